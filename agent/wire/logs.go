@@ -1,0 +1,128 @@
+package wire
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Logs body, version 1 (lanes logs and events). Columns per stream, so that zstd finds likeness:
+//
+//	version byte (1)
+//	uvarint n streams, each:
+//	  kind byte, labels (uvarint n, n x (name, value) with lengths)
+//	  uvarint n lines
+//	  n x varint   T minus T of the line before (nanoseconds)
+//	  n x byte     severity
+//	  n x uvarint  number of fields
+//	  fields of all lines (name, value) with lengths
+//	  n x uvarint  length of the text
+//	  the texts, one behind the other
+const logsVersion = 1
+
+// AppendLogs appends a logs body of b to dst.
+func AppendLogs(dst []byte, b *LogBatch) []byte {
+	dst = append(dst, logsVersion)
+	dst = binary.AppendUvarint(dst, uint64(len(b.Streams)))
+	for i := range b.Streams {
+		s := &b.Streams[i]
+		dst = append(dst, byte(s.Kind))
+		dst = s.Labels.AppendKey(dst)
+		dst = binary.AppendUvarint(dst, uint64(len(s.Lines)))
+		var t int64
+		for j := range s.Lines {
+			dst = binary.AppendVarint(dst, s.Lines[j].T-t)
+			t = s.Lines[j].T
+		}
+		for j := range s.Lines {
+			dst = append(dst, byte(s.Lines[j].Severity))
+		}
+		for j := range s.Lines {
+			dst = binary.AppendUvarint(dst, uint64(len(s.Lines[j].Fields)))
+		}
+		for j := range s.Lines {
+			for _, f := range s.Lines[j].Fields {
+				dst = appendString(dst, f.Name)
+				dst = appendString(dst, f.Value)
+			}
+		}
+		for j := range s.Lines {
+			dst = binary.AppendUvarint(dst, uint64(len(s.Lines[j].Text)))
+		}
+		for j := range s.Lines {
+			dst = append(dst, s.Lines[j].Text...)
+		}
+	}
+	return dst
+}
+
+// DecodeLogs reads a logs body. Texts point into body; labels and fields are copies. Errors wrap ErrMalformed
+// and name the place.
+func DecodeLogs(body []byte) (*LogBatch, error) {
+	c := cursor{b: body}
+	if v := c.byte("version"); c.err == nil && v != logsVersion {
+		return nil, fmt.Errorf("%w: logs body of version %d, this program knows %d", ErrMalformed, v, logsVersion)
+	}
+	n := c.count("count of streams", MaxStreams, 3)
+	b := &LogBatch{Streams: make([]LogStream, n)}
+	for i := range b.Streams {
+		c.stream(&b.Streams[i])
+		if c.err != nil {
+			return nil, fmt.Errorf("stream %d: %w", i, c.err)
+		}
+	}
+	if err := c.end("the last stream"); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (c *cursor) stream(s *LogStream) {
+	s.Kind = StreamKind(c.byte("stream kind"))
+	if c.err == nil && s.Kind != StreamLog && s.Kind != StreamEvent {
+		c.fail("unknown stream kind")
+	}
+	s.Labels = c.labels(MaxStreamLabels)
+	n := c.count("count of lines", len(c.b), 4)
+	if c.err != nil {
+		return
+	}
+	s.Lines = make([]LogLine, n)
+	var t int64
+	for j := range s.Lines {
+		t += c.varint("time of a line")
+		s.Lines[j].T = t
+	}
+	for j := range s.Lines {
+		s.Lines[j].Severity = Severity(c.byte("severity"))
+		if s.Lines[j].Severity > SeverityCritical {
+			c.fail("unknown severity")
+		}
+	}
+	counts := make([]int, n)
+	total := 0
+	for j := range counts {
+		counts[j] = c.count("count of fields", MaxFields, 2)
+		total += counts[j]
+	}
+	if c.err == nil && total > c.left()/2 {
+		c.fail("count of fields")
+	}
+	if c.err != nil {
+		return
+	}
+	fields := make([]Label, total)
+	for j := range fields {
+		fields[j].Name = string(c.prefixed(MaxLabelName, "field name"))
+		fields[j].Value = string(c.prefixed(MaxLine, "field value"))
+	}
+	for j, k := range counts {
+		if k > 0 {
+			s.Lines[j].Fields = fields[:k:k]
+			fields = fields[k:]
+		}
+		counts[j] = c.count("length of a line", MaxLine, 0)
+	}
+	for j, k := range counts {
+		s.Lines[j].Text = c.bytes(k, "text of a line")
+	}
+}

@@ -1,0 +1,65 @@
+package raftstate
+
+import (
+	"context"
+
+	"github.com/triward/triward/agent/wire"
+)
+
+// Sink is a store that Apply feeds. The node opens, feeds, marks, images and swaps it; readers use the store's
+// own query methods at any time, also while the node swaps its directory (they see the old or the new one and
+// never a closed one).
+type Sink interface {
+	// Open opens the store kept in dir (made when absent). When a store is open already it is replaced: new
+	// readers get the new one, the old is closed once its readers are gone or 5 s have passed, their contexts
+	// being cancelled then.
+	Open(dir string) error
+	// Flush hands all that was applied before the call to the file system, so that a syncfs of the
+	// directory makes it durable. It runs beside Apply, never in its goroutine.
+	Flush(ctx context.Context) error
+	// Pause stops background work that rewrites files (compaction, sealing, merging) and returns once it
+	// stands still. It may take long, so it is called before Apply is held up. Resume is idempotent.
+	Pause(ctx context.Context) (resume func(), err error)
+	// Cut makes in dst (absent before) a complete copy of the store as of this moment, from hard links and
+	// short copies, that Open accepts. Called paused and with Apply held up: it must be quick.
+	Cut(dst string) error
+	Close() error
+}
+
+// MetricSink stores accepted samples. Nothing of a sample is decided here (DESIGN D2).
+type MetricSink interface {
+	Sink
+	// ApplySamples stores the samples before it returns (durable only after Flush and a syncfs). Samples that
+	// the store has already are passed over. The columns belong to the caller. Several calls may run at once
+	// with disjoint series.
+	ApplySamples(s *wire.Samples) error
+}
+
+// LogSink stores accepted lines and events.
+type LogSink interface {
+	Sink
+	// ApplyLogs stores the entries, given in ascending order of Index, in one atomic write together with
+	// `through`, the index of the last entry of the log that this call stands for. Entries at or below Applied
+	// are passed over.
+	ApplyLogs(through uint64, entries []wire.LogEntry) error
+	// Applied returns the greatest `through` that the store holds. A store behind the mark after a restart is
+	// damaged.
+	Applied() uint64
+}
+
+// Applied is what one group of entries brought, as observers see it. Everything in it belongs to the state
+// machine and is valid only during the call.
+type Applied struct {
+	Index   uint64 // the last entry of the group
+	LogTime int64  // milliseconds since 1970
+	Samples *wire.Samples
+	Logs    []wire.LogEntry
+	Meta    []MetaChange
+}
+
+// MetaChange names a key of the metadata that changed.
+type MetaChange struct{ Bucket, Key string }
+
+// Observer is told of each group of entries after the stores hold it, in the order of the log, from the apply
+// goroutine: it must copy what it keeps and never block.
+type Observer interface{ Observe(a *Applied) }
