@@ -1,0 +1,274 @@
+package auth
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// APIToken describes an API token; its secret is shown once, when it is made.
+type APIToken struct {
+	ID      string `json:"id"` // the first 16 digits of its hash
+	Name    string `json:"name"`
+	Role    Role   `json:"role"`
+	Created int64  `json:"created"`           // log time, ms
+	Expires int64  `json:"expires,omitempty"` // log time, ms; absent for never
+	By      string `json:"by,omitempty"`      // who made it
+}
+
+// JoinKind says what a join token lets in.
+type JoinKind string
+
+// The kinds of join tokens.
+const (
+	JoinAgent JoinKind = "agent"
+	JoinNode  JoinKind = "node"
+)
+
+// JoinToken describes a token with which agents or nodes join.
+type JoinToken struct {
+	ID       string   `json:"id,omitempty"` // the first 16 digits of its hash
+	Kind     JoinKind `json:"kind"`
+	UsesLeft int      `json:"uses_left"`
+	Name     string   `json:"name,omitempty"` // what it is for
+	Created  int64    `json:"created,omitempty"`
+	Expires  int64    `json:"expires,omitempty"` // log time, ms
+	By       string   `json:"by,omitempty"`
+}
+
+// Bounds of join tokens.
+const (
+	MaxJoinUses = 10000
+	MaxJoinLife = 30 * 24 * time.Hour
+	maxJoinName = 200
+	idLen       = 16
+)
+
+var tokenName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$`)
+
+// CreateAPIToken makes a token for programs. life 0 means it does not expire.
+func (s *Service) CreateAPIToken(ctx context.Context, name string, role Role, life time.Duration, by string) (secret string, t APIToken, err error) {
+	if !tokenName.MatchString(name) {
+		return "", t, fmt.Errorf("token name %.70q: 1 to 64 of letters, digits, space, . _ @ -: %w", name, ErrInvalid)
+	}
+	if !role.Valid() {
+		return "", t, fmt.Errorf("role %.30q: want viewer, operator, administrator or ingest: %w", string(role), ErrInvalid)
+	}
+	if life < 0 || life > 10*365*24*time.Hour {
+		return "", t, fmt.Errorf("token life %s: want 0 (for ever) to 10 years: %w", life, ErrInvalid)
+	}
+	if s.count(BucketAPITokens) >= s.cfg.MaxTokens {
+		return "", t, fmt.Errorf("create API token: %d tokens: %w", s.cfg.MaxTokens, ErrLimit)
+	}
+	secret = newSecret(prefixAPIToken)
+	key := hashSecret(secret)
+	t = APIToken{ID: key[:idLen], Name: name, Role: role, Created: s.meta.LogTime(), By: by}
+	if life > 0 {
+		t.Expires = t.Created + life.Milliseconds()
+	}
+	_, err = s.meta.Commit(ctx, Txn{Ops: []Op{{Bucket: BucketAPITokens, Key: key, Value: encode(t), Expires: t.Expires}}})
+	if err != nil {
+		return "", t, fmt.Errorf("create API token %s: %w", name, err)
+	}
+	return secret, t, nil
+}
+
+// Token returns who holds the secret of an API token.
+func (s *Service) Token(secret string) (Principal, error) {
+	if !strings.HasPrefix(secret, prefixAPIToken) || len(secret) > maxSecretLen {
+		return Principal{}, ErrUnauthenticated
+	}
+	return s.apiTokenByKey(hashSecret(secret))
+}
+
+func (s *Service) apiTokenByKey(key string) (Principal, error) {
+	v, ok := s.meta.Get(BucketAPITokens, key)
+	if !ok {
+		return Principal{}, ErrUnauthenticated
+	}
+	var t APIToken
+	if err := json.Unmarshal(v.Data, &t); err != nil || !t.Role.Valid() {
+		s.log.Error("API token record is not readable", "err", err)
+		return Principal{}, ErrUnauthenticated
+	}
+	if s.past(t.Expires) {
+		return Principal{}, ErrUnauthenticated
+	}
+	return Principal{Name: t.Name, Role: t.Role, Kind: KindToken, Key: key, Expires: t.Expires}, nil
+}
+
+// APITokens returns what is known of all API tokens.
+func (s *Service) APITokens() []APIToken {
+	var list []APIToken
+	s.meta.Scan(BucketAPITokens, "", func(_ string, v Value) bool {
+		var t APIToken
+		if json.Unmarshal(v.Data, &t) == nil {
+			list = append(list, t)
+		}
+		return len(list) < s.cfg.MaxTokens
+	})
+	return list
+}
+
+// RevokeAPIToken ends a token named by its ID.
+func (s *Service) RevokeAPIToken(ctx context.Context, id string) error {
+	return s.revoke(ctx, BucketAPITokens, id)
+}
+
+// RevokeJoinToken ends a join token named by its ID.
+func (s *Service) RevokeJoinToken(ctx context.Context, id string) error {
+	return s.revoke(ctx, BucketTokens, id)
+}
+
+var hexID = regexp.MustCompile(`^[0-9a-f]{16}$`)
+
+func (s *Service) revoke(ctx context.Context, bucket, id string) error {
+	if !hexID.MatchString(id) {
+		return fmt.Errorf("token id %.40q: want 16 hexadecimal digits: %w", id, ErrInvalid)
+	}
+	var ops []Op
+	s.meta.Scan(bucket, id, func(key string, _ Value) bool {
+		ops = append(ops, Op{Delete: true, Bucket: bucket, Key: key})
+		return true
+	})
+	if len(ops) == 0 {
+		return fmt.Errorf("token %s: %w", id, ErrNotFound)
+	}
+	if _, err := s.meta.Commit(ctx, Txn{Ops: ops}); err != nil {
+		return fmt.Errorf("revoke token %s: %w", id, err)
+	}
+	return nil
+}
+
+// JoinOptions of a new join token.
+type JoinOptions struct {
+	Kind JoinKind
+	Uses int           // 1 when 0
+	Life time.Duration // 1 h when 0
+	By   string
+	Name string
+	Pin  string // hash of the CA's public key; travels in the token so that the joiner knows whom it talks to
+}
+
+// CreateJoinToken makes a token with which agents or nodes join. Its text is shown once.
+func (s *Service) CreateJoinToken(ctx context.Context, o JoinOptions) (token string, t JoinToken, err error) {
+	setDefault(&o.Uses, 1)
+	setDefault(&o.Life, time.Hour)
+	prefix := prefixAgentJoin
+	switch o.Kind {
+	case JoinAgent:
+	case JoinNode:
+		prefix = prefixNodeJoin
+	default:
+		return "", t, fmt.Errorf("token kind %.30q: want agent or node: %w", string(o.Kind), ErrInvalid)
+	}
+	if o.Uses < 1 || o.Uses > MaxJoinUses {
+		return "", t, fmt.Errorf("token uses %d: want 1 to %d: %w", o.Uses, MaxJoinUses, ErrInvalid)
+	}
+	if o.Life < time.Second || o.Life > MaxJoinLife {
+		return "", t, fmt.Errorf("token life %s: want 1s to %s: %w", o.Life, MaxJoinLife, ErrInvalid)
+	}
+	if len(o.Name) > maxJoinName || len(o.Pin) > maxSecretLen {
+		return "", t, fmt.Errorf("token name of %d bytes, pin of %d: at most %d and %d: %w", len(o.Name), len(o.Pin),
+			maxJoinName, maxSecretLen, ErrInvalid)
+	}
+	if s.count(BucketTokens) >= s.cfg.MaxTokens {
+		return "", t, fmt.Errorf("create join token: %d tokens: %w", s.cfg.MaxTokens, ErrLimit)
+	}
+	token = newSecret(prefix)
+	if o.Pin != "" {
+		token += "." + o.Pin
+	}
+	key := hashSecret(token)
+	now := s.meta.LogTime()
+	t = JoinToken{ID: key[:idLen], Kind: o.Kind, UsesLeft: o.Uses, Created: now, Expires: now + o.Life.Milliseconds(),
+		By: o.By, Name: o.Name}
+	_, err = s.meta.Commit(ctx, Txn{
+		Compares: []Compare{{Bucket: BucketTokens, Key: key}},
+		Ops:      []Op{{Bucket: BucketTokens, Key: key, Value: encode(t), Expires: t.Expires}},
+	})
+	if err != nil {
+		return "", t, fmt.Errorf("create join token: %w", err)
+	}
+	return token, t, nil
+}
+
+// JoinTokens returns what is known of all tokens with which something may still join.
+func (s *Service) JoinTokens() []JoinToken {
+	var list []JoinToken
+	s.meta.Scan(BucketTokens, "", func(key string, v Value) bool {
+		var t JoinToken
+		if json.Unmarshal(v.Data, &t) == nil && !s.past(t.Expires) && len(key) >= idLen {
+			t.ID = key[:idLen]
+			list = append(list, t)
+		}
+		return len(list) < s.cfg.MaxTokens
+	})
+	return list
+}
+
+// past reports whether a time of expiry was reached by log time; 0 never is.
+func (s *Service) past(expires int64) bool { return expires != 0 && expires <= s.meta.LogTime() }
+
+// CheckJoin reports whether the token could be redeemed now, without using it.
+func (s *Service) CheckJoin(kind JoinKind, token string) error {
+	_, _, _, err := s.joinToken(kind, token)
+	return err
+}
+
+func (s *Service) joinToken(kind JoinKind, token string) (key string, t JoinToken, mod uint64, err error) {
+	if token == "" || len(token) > 2*maxSecretLen {
+		return "", t, 0, ErrToken
+	}
+	key = hashSecret(token)
+	v, ok := s.meta.Get(BucketTokens, key)
+	if !ok {
+		return "", t, 0, ErrToken
+	}
+	if err := json.Unmarshal(v.Data, &t); err != nil {
+		return "", t, 0, fmt.Errorf("read join token: %w", ErrToken)
+	}
+	if t.Kind != kind || t.UsesLeft < 1 || s.past(t.Expires) {
+		return "", t, 0, ErrToken
+	}
+	return key, t, v.ModIndex, nil
+}
+
+// Redeem counts one use of the token and applies the transaction's changes with it, or neither: of any number that
+// redeem at once on any nodes exactly as many succeed as the token has uses. It returns ErrToken when the token is
+// not good (any more) and ErrConflict when a condition of the caller's own does not hold. After an error of
+// another kind the use may have been counted.
+func (s *Service) Redeem(ctx context.Context, kind JoinKind, token string, with Txn) error {
+	for range casRetries {
+		key, t, mod, err := s.joinToken(kind, token)
+		if err != nil {
+			return err
+		}
+		for _, c := range with.Compares {
+			if v, ok := s.meta.Get(c.Bucket, c.Key); ok != (c.ModIndex != 0) || ok && v.ModIndex != c.ModIndex {
+				return fmt.Errorf("redeem %s token: %s/%s: %w", kind, c.Bucket, c.Key, ErrConflict)
+			}
+		}
+		t.UsesLeft--
+		count := Op{Bucket: BucketTokens, Key: key, Value: encode(t), Expires: t.Expires}
+		if t.UsesLeft == 0 {
+			count = Op{Delete: true, Bucket: BucketTokens, Key: key}
+		}
+		_, err = s.meta.Commit(ctx, Txn{
+			Compares: append([]Compare{{Bucket: BucketTokens, Key: key, ModIndex: mod}}, with.Compares...),
+			Ops:      append([]Op{count}, with.Ops...),
+		})
+		if errors.Is(err, ErrConflict) {
+			continue // somebody used it meanwhile: look again
+		}
+		if err != nil {
+			return fmt.Errorf("redeem %s token: %w", kind, err)
+		}
+		return nil
+	}
+	return fmt.Errorf("redeem %s token: %w", kind, ErrConflict)
+}

@@ -1,0 +1,279 @@
+package gateway
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/meta"
+)
+
+type helloRequest struct {
+	Epoch string `json:"epoch"`
+	Open  bool   `json:"open"`
+}
+
+// hello tells an agent where each of its lanes stands, and opens its epoch when asked to.
+func (g *Gateway) hello(w http.ResponseWriter, r *http.Request, agent *Agent) error {
+	var req helloRequest
+	if err := readJSON(w, r, 4<<10, &req); err != nil {
+		return err
+	}
+	epoch, err := wire.ParseEpoch(req.Epoch)
+	if err != nil {
+		return problem.Wrap(http.StatusBadRequest, err)
+	}
+	ctx := r.Context()
+	if err := g.catchUp(ctx); err != nil {
+		return err
+	}
+	lanes, state := g.opts.State.LastSeqs(agent.ID, epoch)
+	if state == meta.EpochNew && req.Open {
+		index, results, err := g.opts.Cluster.Propose(ctx, command.NewOpenEpoch(agent.ID, epoch))
+		if err != nil {
+			return err
+		}
+		if results[0].Status != command.StatusOK && results[0].Status != command.StatusEpochClosed {
+			return fmt.Errorf("open epoch: %s %s", results[0].Status, results[0].Detail)
+		}
+		if err := g.opts.Cluster.WaitApplied(ctx, index); err != nil {
+			return err
+		}
+		lanes, state = g.opts.State.LastSeqs(agent.ID, epoch)
+	}
+	last := make(map[string]uint64, len(wire.Lanes))
+	for _, l := range wire.Lanes {
+		last[l.String()] = lanes[l]
+	}
+	return writeJSON(w, map[string]any{
+		"epoch_state": epochName(state), "last": last, "server_time_ms": time.Now().UnixMilli(), "nodes": g.agentURLs(),
+		"limits": map[string]int{
+			"request_bytes": wire.MaxRequestBody, "batches_per_call": wire.MaxBatchesPerCall,
+			"batch_bytes": wire.MaxBatchRaw, "series_per_call": wire.MaxSeriesPerCall,
+		},
+	})
+}
+
+func epochName(s meta.EpochState) string {
+	switch s {
+	case meta.EpochOpen:
+		return "open"
+	case meta.EpochClosed:
+		return "closed"
+	}
+	return "new"
+}
+
+// series gives the label sets of an agent their ids. The server says which agent and host they are of.
+func (g *Gateway) series(w http.ResponseWriter, r *http.Request, agent *Agent) error {
+	var req struct {
+		Series []map[string]string `json:"series"`
+	}
+	if err := readJSON(w, r, wire.MaxRequestBody, &req); err != nil {
+		return err
+	}
+	if len(req.Series) == 0 || len(req.Series) > wire.MaxSeriesPerCall {
+		return problem.New(http.StatusBadRequest, fmt.Sprintf("%d series, 1 to %d are allowed in one call", len(req.Series), wire.MaxSeriesPerCall))
+	}
+	sets := make([]wire.Labels, len(req.Series))
+	for i, m := range req.Series {
+		if m == nil {
+			return problem.New(http.StatusBadRequest, fmt.Sprintf("series[%d] is no object", i))
+		}
+		m["agent"], m["host"] = agent.ID, agent.Hostname
+		setDefault(m, "instance", agent.Hostname)
+		setDefault(m, "job", "node")
+		sets[i] = wire.LabelsFromMap(m)
+		if err := wire.CheckSeriesLabels(sets[i]); err != nil {
+			return problem.New(http.StatusBadRequest, fmt.Sprintf("series[%d]: %v", i, err))
+		}
+	}
+	cmds := registrations(agent.ID, sets)
+	_, results, err := g.opts.Cluster.Propose(r.Context(), cmds...)
+	if err != nil {
+		return err
+	}
+	ids := make([]uint64, 0, len(sets))
+	for _, res := range results {
+		switch res.Status {
+		case command.StatusOK:
+			ids = append(ids, res.IDs...)
+		case command.StatusLimit:
+			return problem.New(http.StatusUnprocessableEntity, res.Detail).
+				WithHint("drop labels with many values at the agent, or raise limits.series_per_agent")
+		default:
+			return fmt.Errorf("register series: %s %s", res.Status, res.Detail)
+		}
+	}
+	return writeJSON(w, map[string]any{"ids": ids})
+}
+
+func setDefault(m map[string]string, name, value string) {
+	if m[name] == "" {
+		m[name] = value
+	}
+}
+
+// registrations splits label sets into commands that each fit in an entry.
+func registrations(agent string, sets []wire.Labels) []command.Command {
+	const maxBytes = 200 << 10
+	var cmds []command.Command
+	from, size := 0, 0
+	for i, ls := range sets {
+		n := 0
+		for _, l := range ls {
+			n += len(l.Name) + len(l.Value) + 4
+		}
+		if size+n > maxBytes && i > from {
+			cmds = append(cmds, command.NewRegisterSeries(agent, sets[from:i]))
+			from, size = i, 0
+		}
+		size += n
+	}
+	return append(cmds, command.NewRegisterSeries(agent, sets[from:]))
+}
+
+// batchResult is the answer for one batch.
+type batchResult struct {
+	Lane       string              `json:"lane"`
+	Seq        uint64              `json:"seq"`
+	Status     string              `json:"status"`
+	Expected   uint64              `json:"expected,omitempty"`
+	Accepted   uint32              `json:"accepted"`
+	Duplicates uint32              `json:"duplicates,omitempty"`
+	Rejected   uint32              `json:"rejected,omitempty"`
+	Items      []command.ItemError `json:"items,omitempty"`
+	UnknownIDs []uint64            `json:"unknown_ids,omitempty"`
+	Detail     string              `json:"detail,omitempty"`
+}
+
+// batches proposes the batches of one request. A batch that cannot be decoded is answered `invalid` by itself;
+// the others go on.
+func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *Agent) error {
+	if err := wantType(r, wire.ContentType); err != nil {
+		return err
+	}
+	budget := r.ContentLength
+	if budget < 0 || budget > wire.MaxRequestBody {
+		budget = wire.MaxRequestBody
+	}
+	budget += wire.MaxBatchRaw // one body decompressed at a time
+	if !g.inFlight.take(budget) {
+		g.met.busy.Inc()
+		return problem.New(http.StatusTooManyRequests, "this node holds as many bytes in flight as it may").WithRetryAfter(time.Second)
+	}
+	defer g.inFlight.give(budget)
+
+	buf := g.buffers.Get().(*[]byte)
+	defer g.buffers.Put(buf)
+	body, err := readWhole(w, r, wire.MaxRequestBody, (*buf)[:0])
+	*buf = body[:0]
+	if err != nil {
+		return err
+	}
+	g.met.bytes.Add(float64(len(body)))
+	_, batches, err := wire.ReadRequest(agent.ID, body)
+	if err != nil {
+		return err
+	}
+	results := make([]batchResult, len(batches))
+	cmds := make([]command.Command, 0, len(batches))
+	proposed := make([]int, 0, len(batches))
+	check := checker{gateway: g, agent: agent}
+	for i := range batches {
+		results[i] = batchResult{Lane: batches[i].Lane.String(), Seq: batches[i].Seq}
+		if err := check.batch(&batches[i]); err != nil {
+			results[i].Status, results[i].Detail = command.StatusInvalid.String(), err.Error()
+			continue
+		}
+		cmds = append(cmds, command.NewBatch(batches[i], 0))
+		proposed = append(proposed, i)
+	}
+	var index uint64
+	if len(cmds) > 0 {
+		var outcomes []command.Result
+		if index, outcomes, err = g.opts.Cluster.Propose(r.Context(), cmds...); err != nil {
+			return err
+		}
+		for k, i := range proposed {
+			results[i].take(&outcomes[k])
+		}
+	}
+	for i := range results {
+		g.count(&results[i])
+	}
+	return writeJSON(w, map[string]any{"index": index, "results": results})
+}
+
+func (b *batchResult) take(r *command.Result) {
+	b.Status, b.Expected, b.Detail = r.Status.String(), r.Expected, r.Detail
+	b.Accepted, b.Duplicates, b.Rejected = r.Accepted, r.Duplicates, r.Rejected
+	b.Items = r.Items
+	if r.Status == command.StatusUnknownIDs {
+		b.UnknownIDs = r.IDs
+	}
+}
+
+func (g *Gateway) count(r *batchResult) {
+	g.met.batches.WithLabelValues(r.Lane, r.Status).Inc()
+	g.met.samples.WithLabelValues(r.Lane, "accepted").Add(float64(r.Accepted))
+	g.met.samples.WithLabelValues(r.Lane, "duplicate").Add(float64(r.Duplicates))
+	g.met.samples.WithLabelValues(r.Lane, "rejected").Add(float64(r.Rejected))
+}
+
+// checker checks the batches of one request, using its memory again from one to the next.
+type checker struct {
+	gateway *Gateway
+	agent   *Agent
+	raw     []byte
+	metrics wire.MetricsBody
+}
+
+// batch decodes b to see that everything in it is well formed, and makes the labels of its streams say whose
+// they are. It changes the body only when it must.
+func (c *checker) batch(b *wire.Batch) error {
+	var err error
+	if c.raw, err = c.gateway.opts.Coder.Decompress(c.raw[:0], b); err != nil {
+		return err
+	}
+	if b.Lane.CarriesMetrics() {
+		return c.metrics.Decode(c.raw)
+	}
+	logs, err := wire.DecodeLogs(c.raw)
+	if err != nil {
+		return err
+	}
+	changed := false
+	for i := range logs.Streams {
+		s := &logs.Streams[i]
+		if s.Kind != streamKind(b.Lane) {
+			return fmt.Errorf("stream %d: kind %d does not belong in the lane %s", i, s.Kind, b.Lane)
+		}
+		if s.Labels.Get("agent") != c.agent.ID || s.Labels.Get("host") != c.agent.Hostname {
+			s.Labels = s.Labels.With("agent", c.agent.ID).With("host", c.agent.Hostname)
+			changed = true
+		}
+		if err := wire.CheckStreamLabels(s.Labels); err != nil {
+			return fmt.Errorf("stream %d: %w", i, err)
+		}
+	}
+	if changed {
+		raw := wire.AppendLogs(make([]byte, 0, len(c.raw)+64*len(logs.Streams)), logs)
+		if len(raw) > wire.MaxBatchRaw {
+			return fmt.Errorf("batch has %d bytes with the labels of its host, at most %d are allowed", len(raw), wire.MaxBatchRaw)
+		}
+		b.RawLen = len(raw)
+		b.Codec, b.Body = c.gateway.opts.Coder.Compress(nil, raw)
+	}
+	return nil
+}
+
+func streamKind(l wire.Lane) wire.StreamKind {
+	if l == wire.LaneEvents {
+		return wire.StreamEvent
+	}
+	return wire.StreamLog
+}

@@ -1,0 +1,275 @@
+// Package gateway is the listener that agents talk to (8001): it authenticates an agent, bounds what it sends,
+// decodes and checks every batch, and proposes it. It keeps no state of its own: what it answers was decided by
+// the state machine (DESIGN D4, D5), so any number of gateways may serve one agent in turn.
+//
+// It promises that a batch is acknowledged only when its entry is committed, and that no request takes more
+// memory than the limits in Options. It must not import the stores or the browser's API.
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/meta"
+)
+
+// Cluster is the replicated log as the gateway needs it.
+type Cluster interface {
+	// Propose returns when the commands are applied on the leader: their results and the index of their entry.
+	Propose(ctx context.Context, cmds ...command.Command) (index uint64, results []command.Result, err error)
+	// ReadIndex returns an index that holds everything acknowledged before the call.
+	ReadIndex(ctx context.Context) (uint64, error)
+	// WaitApplied returns when this node has applied index.
+	WaitApplied(ctx context.Context, index uint64) error
+}
+
+// State is this node's copy of the metadata.
+type State interface {
+	Get(bucket, key string) (meta.Value, bool)
+	Scan(bucket, prefix string, fn func(key string, v meta.Value) bool)
+	// LastSeqs returns the last sequence of each lane in an open epoch, and how the epoch stands.
+	LastSeqs(agent string, e wire.Epoch) (last map[wire.Lane]uint64, state meta.EpochState)
+	LogTime() int64
+}
+
+// Auth redeems tokens and checks keys.
+type Auth interface {
+	// Redeem counts one use of the token and applies the changes with it, or neither (auth.ErrToken).
+	Redeem(ctx context.Context, kind auth.JoinKind, token string, with auth.Txn) error
+	// VerifyAgent returns nil when the key is the agent's.
+	VerifyAgent(id, key string) error
+}
+
+// Options are the gateway's limits and parts. All fields are needed.
+type Options struct {
+	Cluster   Cluster
+	State     State
+	Auth      Auth
+	Coder     *wire.Coder
+	ClusterID string
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer
+	// Problem turns an error of the cluster into an answer.
+	Problem func(error) *problem.Problem
+
+	Timeout       time.Duration // of one request, from its headers to its answer
+	BytesInFlight int64         // decompressed bodies held at once over all requests
+	RegisterRate  rate.Limit    // registrations and failed logins a second, over all senders
+}
+
+// Gateway serves the agents' protocol. Make it with New, mount Handler, end it with Close.
+type Gateway struct {
+	opts     Options
+	agents   agentCache
+	inFlight *byteBudget
+	strange  *rate.Limiter // look-ups on behalf of senders that are not known yet
+	beats    *heartbeats
+	met      gatewayMetrics
+	buffers  sync.Pool
+}
+
+// New makes a gateway and starts the goroutine that passes heartbeats on.
+func New(opts Options) *Gateway {
+	g := &Gateway{
+		opts:     opts,
+		inFlight: newByteBudget(opts.BytesInFlight),
+		strange:  rate.NewLimiter(opts.RegisterRate, int(opts.RegisterRate)*2+1),
+		met:      newGatewayMetrics(opts.Metrics),
+	}
+	g.agents.init()
+	g.buffers.New = func() any { b := make([]byte, 0, 64<<10); return &b }
+	g.beats = newHeartbeats(opts.Cluster, opts.Log)
+	return g
+}
+
+// Close passes the last heartbeats on and ends the gateway's goroutine. The HTTP server must be shut before.
+func (g *Gateway) Close() error { return g.beats.close() }
+
+// Handler returns the routes of the agents' protocol.
+func (g *Gateway) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/agent/register", g.handle("register", g.register))
+	mux.HandleFunc("POST /agent/register", g.handle("register", g.register))
+	mux.HandleFunc("POST /v1/agent/hello", g.handle("hello", g.asAgent(g.hello)))
+	mux.HandleFunc("POST /v1/agent/series", g.handle("series", g.asAgent(g.series)))
+	mux.HandleFunc("POST /v1/agent/batches", g.handle("batches", g.asAgent(g.batches)))
+	mux.HandleFunc("POST /v1/agent/heartbeat", g.handle("heartbeat", g.asAgent(g.heartbeat)))
+	mux.HandleFunc("POST /agent/heartbeat", g.handle("heartbeat", g.asAgent(g.heartbeat)))
+	mux.HandleFunc("/", g.handle("other", func(http.ResponseWriter, *http.Request) error {
+		return problem.New(http.StatusNotFound, "this listener serves agents only").
+			WithHint("browsers and the command line use the HTTP listener, port 8443 unless configured otherwise")
+	}))
+	return mux
+}
+
+// handle runs fn with the time limit, counts it, and writes its error.
+func (g *Gateway) handle(route string, fn func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(r.Context(), g.opts.Timeout)
+		defer cancel()
+		defer func() {
+			if p := recover(); p != nil {
+				g.opts.Log.Error("request panicked", "route", route, "panic", p)
+				problem.New(http.StatusInternalServerError, "the request could not be served").Write(w)
+			}
+		}()
+		code := http.StatusOK
+		if err := fn(w, r.WithContext(ctx)); err != nil {
+			p := g.problem(err)
+			code = p.Status
+			p.Write(w)
+		}
+		g.met.requests.WithLabelValues(route, statusClass(code)).Inc()
+		g.met.duration.WithLabelValues(route).Observe(time.Since(start).Seconds())
+	}
+}
+
+func statusClass(code int) string { return fmt.Sprintf("%dxx", code/100) }
+
+func (g *Gateway) problem(err error) *problem.Problem {
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		return p
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return problem.Wrap(http.StatusRequestEntityTooLarge, err)
+	}
+	if errors.Is(err, wire.ErrMalformed) || errors.Is(err, wire.ErrRawLength) {
+		return problem.Wrap(http.StatusBadRequest, err)
+	}
+	return g.opts.Problem(err)
+}
+
+// readJSON reads a JSON body of at most limit bytes into v; unknown members are ignored, so that a newer agent
+// can talk to an older gateway.
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	if err := wantType(r, "application/json"); err != nil {
+		return err
+	}
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	if err := d.Decode(v); err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return err
+		}
+		return problem.New(http.StatusBadRequest, fmt.Sprintf("body is not the JSON expected: %v (at byte %d)", err, d.InputOffset()))
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return problem.New(http.StatusBadRequest, fmt.Sprintf("something follows the JSON value at byte %d", d.InputOffset()))
+	}
+	return nil
+}
+
+func wantType(r *http.Request, want string) error {
+	if got, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); got != want {
+		return problem.New(http.StatusUnsupportedMediaType, fmt.Sprintf("Content-Type is %.100q, this needs %q", r.Header.Get("Content-Type"), want))
+	}
+	return nil
+}
+
+func writeJSON(w http.ResponseWriter, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b) // the client is gone: it will ask again
+	return nil
+}
+
+// readWhole reads a request body of at most limit bytes into buf, which it returns grown.
+func readWhole(w http.ResponseWriter, r *http.Request, limit int64, buf []byte) ([]byte, error) {
+	body := http.MaxBytesReader(w, r.Body, limit)
+	if n := r.ContentLength; n > 0 && n <= limit && int64(cap(buf)) < n {
+		buf = make([]byte, 0, n)
+	}
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := body.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if errors.Is(err, io.EOF) {
+			return buf, nil
+		}
+		if err != nil {
+			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+				return buf, err
+			}
+			return buf, problem.New(http.StatusBadRequest, fmt.Sprintf("body broke off after %d bytes: %v", len(buf), err))
+		}
+	}
+}
+
+// byteBudget bounds the bytes that requests hold together.
+type byteBudget struct {
+	mu   sync.Mutex
+	left int64
+}
+
+func newByteBudget(n int64) *byteBudget { return &byteBudget{left: n} }
+
+func (b *byteBudget) take(n int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.left < n {
+		return false
+	}
+	b.left -= n
+	return true
+}
+
+func (b *byteBudget) give(n int64) {
+	b.mu.Lock()
+	b.left += n
+	b.mu.Unlock()
+}
+
+type gatewayMetrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	batches  *prometheus.CounterVec
+	samples  *prometheus.CounterVec
+	bytes    prometheus.Counter
+	busy     prometheus.Counter
+}
+
+func newGatewayMetrics(reg prometheus.Registerer) gatewayMetrics {
+	m := gatewayMetrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "triward_gateway_requests_total", Help: "Requests of agents by route and class of status.",
+		}, []string{"route", "status"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "triward_gateway_request_duration_seconds", Help: "Time to answer an agent's request.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
+		}, []string{"route"}),
+		batches: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "triward_gateway_batches_total", Help: "Batches by lane and outcome.",
+		}, []string{"lane", "status"}),
+		samples: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "triward_gateway_items_total", Help: "Samples and lines by lane and outcome.",
+		}, []string{"lane", "outcome"}),
+		bytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "triward_gateway_received_bytes_total", Help: "Bytes of batches received, as on the wire.",
+		}),
+		busy: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "triward_gateway_refused_busy_total", Help: "Requests answered 429 because too many bytes were in flight.",
+		}),
+	}
+	reg.MustRegister(m.requests, m.duration, m.batches, m.samples, m.bytes, m.busy)
+	return m
+}

@@ -1,0 +1,261 @@
+package command
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/triward/triward/agent/wire"
+)
+
+// Kind tells apart what retention and digests are kept of.
+type Kind uint8
+
+// Kinds of data.
+const (
+	KindMetrics Kind = 1
+	KindLogs    Kind = 2
+	KindEvents  Kind = 3
+)
+
+// Kinds lists the kinds in the order of their numbers.
+var Kinds = [...]Kind{KindMetrics, KindLogs, KindEvents}
+
+// String returns the name of the kind as shown to operators.
+func (k Kind) String() string {
+	switch k {
+	case KindMetrics:
+		return "metrics"
+	case KindLogs:
+		return "logs"
+	case KindEvents:
+		return "events"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// Valid reports whether k is one of the kinds of this format.
+func (k Kind) Valid() bool { return k >= KindMetrics && k <= KindEvents }
+
+// Bounds of what commands carry, in bytes unless said otherwise.
+const (
+	MaxNodeID      = 128
+	MaxBucket      = 64        // name of a bucket of metadata
+	MaxKey         = 512       // key in a bucket
+	MaxValue       = 256 << 10 // value of a key
+	MaxTxnOps      = 256       // compares, and operations, of one MetaTxn
+	MaxHeartbeats  = 4096      // heartbeats in one command
+	MaxStatusBody  = 16 << 10  // JSON of one heartbeat
+	MaxCollect     = 65536     // series in one CollectSeries
+	MaxSeriesBytes = 2 << 20   // label sets of one RegisterSeries written out in full
+)
+
+func expect(c Command, t Type) (reader, error) {
+	if c.Type&^Ignorable != t || c.Version != bodyVersion {
+		return reader{}, fmt.Errorf("%w: %s version %d is no %s version %d", ErrMalformed, c.Type, c.Version, t, bodyVersion)
+	}
+	return reader{b: c.Body}, nil
+}
+
+func checked(r *reader, t Type) error {
+	if err := r.end("the body"); err != nil {
+		return fmt.Errorf("%s: %w", t, err)
+	}
+	return nil
+}
+
+// NewSetFormat raises the format of the cluster's state to n.
+func NewSetFormat(n uint32) Command {
+	return Command{TypeSetFormat, bodyVersion, binary.AppendUvarint(nil, uint64(n))}
+}
+
+// DecodeSetFormat is the inverse of NewSetFormat.
+func DecodeSetFormat(c Command) (uint32, error) {
+	r, err := expect(c, TypeSetFormat)
+	if err != nil {
+		return 0, err
+	}
+	n := r.number("format", 1<<32-1)
+	return uint32(n), checked(&r, TypeSetFormat)
+}
+
+// NewTick moves the log time on while nothing else does; node names the leader that proposed it.
+func NewTick(node string) Command {
+	return Command{TypeTick, bodyVersion, appendString(nil, node)}
+}
+
+// DecodeTick is the inverse of NewTick.
+func DecodeTick(c Command) (node string, err error) {
+	r, err := expect(c, TypeTick)
+	if err != nil {
+		return "", err
+	}
+	node = r.string(MaxNodeID, "node")
+	return node, checked(&r, TypeTick)
+}
+
+// Batch is an agent's batch and the version of the pipelines' configuration it went through.
+type Batch struct {
+	wire.Batch
+	ConfigVersion uint64
+}
+
+// NewBatch applies a batch. Its body is copied.
+func NewBatch(b wire.Batch, configVersion uint64) Command {
+	dst := make([]byte, 0, len(b.Body)+len(b.Agent)+64)
+	dst = appendString(dst, b.Agent)
+	dst = append(dst, b.Epoch[:]...)
+	dst = append(dst, byte(b.Lane))
+	dst = binary.AppendUvarint(dst, b.Seq)
+	dst = binary.LittleEndian.AppendUint64(dst, b.Hash)
+	dst = binary.AppendUvarint(dst, configVersion)
+	dst = append(dst, byte(b.Codec))
+	dst = binary.AppendUvarint(dst, uint64(b.RawLen))
+	return Command{TypeBatch, bodyVersion, append(dst, b.Body...)}
+}
+
+// DecodeBatch is the inverse of NewBatch. The batch's body points into that of the command and is not looked
+// into.
+func DecodeBatch(c Command) (Batch, error) {
+	var b Batch
+	r, err := expect(c, TypeBatch)
+	if err != nil {
+		return b, err
+	}
+	b.Agent = r.string(wire.MaxAgentID, "agent")
+	copy(b.Epoch[:], r.bytes(len(b.Epoch), "epoch"))
+	b.Lane = wire.Lane(r.byte("lane"))
+	b.Seq = r.uvarint("sequence")
+	b.Hash = r.uint64("hash")
+	b.ConfigVersion = r.uvarint("configuration version")
+	b.Codec = wire.Codec(r.byte("codec"))
+	b.RawLen = int(r.number("length decompressed", wire.MaxBatchRaw))
+	switch {
+	case r.err != nil:
+	case b.Agent == "":
+		r.fail("empty agent")
+	case !b.Lane.Valid():
+		r.fail("unknown lane")
+	case b.Seq == 0:
+		r.fail("sequence 0")
+	case b.Codec > wire.CodecZstd:
+		r.fail("unknown codec")
+	}
+	b.Body = r.bytes(r.left(), "body")
+	return b, checked(&r, TypeBatch)
+}
+
+// OpenEpoch closes the agent's epoch and opens another one.
+type OpenEpoch struct {
+	Agent string
+	Epoch wire.Epoch
+}
+
+// NewOpenEpoch opens epoch e for the agent and closes the one before it.
+func NewOpenEpoch(agent string, e wire.Epoch) Command {
+	return Command{TypeOpenEpoch, bodyVersion, append(appendString(nil, agent), e[:]...)}
+}
+
+// DecodeOpenEpoch is the inverse of NewOpenEpoch.
+func DecodeOpenEpoch(c Command) (OpenEpoch, error) {
+	var o OpenEpoch
+	r, err := expect(c, TypeOpenEpoch)
+	if err != nil {
+		return o, err
+	}
+	if o.Agent = r.string(wire.MaxAgentID, "agent"); r.err == nil && o.Agent == "" {
+		r.fail("empty agent")
+	}
+	copy(o.Epoch[:], r.bytes(len(o.Epoch), "epoch"))
+	return o, checked(&r, TypeOpenEpoch)
+}
+
+// NewCollectSeries removes series that are no longer in use from the dictionary. It sorts ids.
+func NewCollectSeries(ids []uint64) Command {
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	dst := binary.AppendUvarint(nil, uint64(len(ids)))
+	var last uint64
+	for _, id := range ids {
+		dst = binary.AppendUvarint(dst, id-last)
+		last = id
+	}
+	return Command{TypeCollectSeries, bodyVersion, dst}
+}
+
+// DecodeCollectSeries is the inverse of NewCollectSeries. The ids ascend.
+func DecodeCollectSeries(c Command) ([]uint64, error) {
+	r, err := expect(c, TypeCollectSeries)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]uint64, r.count("count of ids", MaxCollect, 1))
+	var last uint64
+	for i := range ids {
+		d := r.uvarint("id")
+		if d == 0 || last+d < last {
+			r.fail("ids that do not ascend")
+		}
+		last += d
+		ids[i] = last
+	}
+	return ids, checked(&r, TypeCollectSeries)
+}
+
+// Heartbeat is what an agent says of itself. Status is a JSON value of at most MaxStatusBody bytes.
+type Heartbeat struct {
+	Agent  string
+	Status json.RawMessage
+}
+
+// NewHeartbeats records heartbeats of several agents at the log time of the entry.
+func NewHeartbeats(hs []Heartbeat) Command {
+	dst := binary.AppendUvarint(nil, uint64(len(hs)))
+	for i := range hs {
+		dst = appendString(dst, hs[i].Agent)
+		dst = appendString(dst, hs[i].Status)
+	}
+	return Command{TypeHeartbeats, bodyVersion, dst}
+}
+
+// DecodeHeartbeats is the inverse of NewHeartbeats. Statuses point into the body and are not looked into.
+func DecodeHeartbeats(c Command) ([]Heartbeat, error) {
+	r, err := expect(c, TypeHeartbeats)
+	if err != nil {
+		return nil, err
+	}
+	hs := make([]Heartbeat, r.count("count of heartbeats", MaxHeartbeats, 2))
+	for i := range hs {
+		if hs[i].Agent = r.string(wire.MaxAgentID, "agent"); r.err == nil && hs[i].Agent == "" {
+			r.fail("empty agent")
+		}
+		hs[i].Status = r.prefixed(MaxStatusBody, "status")
+	}
+	return hs, checked(&r, TypeHeartbeats)
+}
+
+// RetentionCut makes data of a kind that is older than Floor invisible for good.
+type RetentionCut struct {
+	Kind  Kind
+	Floor int64 // milliseconds since 1970; data before it goes
+}
+
+// NewRetentionCut raises the retention floor of a kind to floor (milliseconds since 1970).
+func NewRetentionCut(kind Kind, floor int64) Command {
+	return Command{TypeRetentionCut, bodyVersion, binary.AppendVarint([]byte{byte(kind)}, floor)}
+}
+
+// DecodeRetentionCut is the inverse of NewRetentionCut.
+func DecodeRetentionCut(c Command) (RetentionCut, error) {
+	var cut RetentionCut
+	r, err := expect(c, TypeRetentionCut)
+	if err != nil {
+		return cut, err
+	}
+	if cut.Kind = Kind(r.byte("kind")); r.err == nil && !cut.Kind.Valid() {
+		r.fail("unknown kind")
+	}
+	cut.Floor = r.varint("floor")
+	return cut, checked(&r, TypeRetentionCut)
+}

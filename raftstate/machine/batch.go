@@ -1,0 +1,233 @@
+package machine
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/meta"
+)
+
+// batch applies an agent's batch when it is the next one of its lane (DESIGN D4). A batch that is refused as a
+// whole, for whatever reason, does not take its number.
+func (m *Machine) batch(tx *meta.Tx, c command.Command, g *Group, r *command.Result) error {
+	b, err := command.DecodeBatch(c)
+	if err != nil {
+		return err
+	}
+	if !inTurn(tx, &b.Identity, r) {
+		return nil
+	}
+	if b.Lane.CarriesMetrics() {
+		err = m.samples(tx, &b.Batch, g, r)
+	} else {
+		err = m.lines(tx, &b.Batch, g, r)
+	}
+	if err != nil {
+		return fmt.Errorf("batch %d of lane %s: %w", b.Seq, b.Lane, err)
+	}
+	if r.Status == command.StatusOK {
+		tx.Advance(b.Agent, b.Lane, b.Seq, b.Hash)
+	}
+	return nil
+}
+
+// inTurn reports whether the batch is the next of its lane; if not it says in r what it is.
+func inTurn(tx *meta.Tx, id *wire.Identity, r *command.Result) bool {
+	switch tx.EpochState(id.Agent, id.Epoch) {
+	case meta.EpochNew:
+		r.Status = command.StatusUnknownEpoch
+		return false
+	case meta.EpochClosed:
+		r.Status = command.StatusEpochClosed
+		return false
+	}
+	last, hash := tx.Lane(id.Agent, id.Lane)
+	switch {
+	case id.Seq == last+1:
+		return true
+	case id.Seq > last:
+		r.Status, r.Expected = command.StatusGap, last+1
+	case id.Seq == last && id.Hash != hash:
+		r.Status, r.Expected = command.StatusCloned, last
+		r.Detail = fmt.Sprintf("batch %d of lane %s came before with other content: two agents use one identity",
+			id.Seq, id.Lane)
+		tx.CountClone(id.Agent)
+	default:
+		r.Status, r.Expected = command.StatusDuplicate, last
+	}
+	return false
+}
+
+// samples decides on each sample of a metrics body (DESIGN D2).
+func (m *Machine) samples(tx *meta.Tx, b *wire.Batch, g *Group, r *command.Result) error {
+	var err error
+	if m.raw, err = m.coder.Decompress(m.raw[:0], b); err != nil {
+		return err
+	}
+	if err := m.metrics.Decode(m.raw); err != nil {
+		return err
+	}
+	scrapes := m.metrics.Scrapes
+	m.ids = m.ids[:0]
+	for i := range scrapes {
+		m.ids = tx.Foreign(b.Agent, scrapes[i].IDs, m.ids, command.MaxUnknownIDs)
+	}
+	if len(m.ids) > 0 {
+		slices.Sort(m.ids)
+		r.Status, r.IDs = command.StatusUnknownIDs, slices.Clone(slices.Compact(m.ids))
+		return nil
+	}
+	oldest := max(m.store.Floor(command.KindMetrics), tx.LogTime()-meta.LateWindow)
+	newest := tx.LogTime() + FutureWindow
+	item := 0
+	for i := range scrapes {
+		s := &scrapes[i]
+		switch {
+		case s.T < oldest:
+			refuseAll(r, item, len(s.IDs), "older than the retention or than seven days before the cluster's time")
+		case s.T > newest:
+			refuseAll(r, item, len(s.IDs), "more than ten minutes before the cluster's time: check the clock")
+		default:
+			dup, late := tx.AcceptScrape(s.T, oldest, s.IDs, s.Values, &g.Samples, &g.hashes)
+			r.Accepted += uint32(len(s.IDs) - dup - len(late))
+			r.Duplicates += uint32(dup)
+			for _, k := range late {
+				r.Refuse(item+k, "later than what is remembered of the series' gaps")
+			}
+		}
+		item += len(s.IDs)
+	}
+	return nil
+}
+
+func refuseAll(r *command.Result, from, n int, reason string) {
+	listed := min(n, command.MaxItemErrors-len(r.Items))
+	for i := range listed {
+		r.Refuse(from+i, reason)
+	}
+	r.Rejected += uint32(n - listed)
+}
+
+// lines decides on each line of a logs body: those before the retention floor are refused, those too far in the
+// future stored at log time with their own time in the field time_sent.
+func (m *Machine) lines(tx *meta.Tx, b *wire.Batch, g *Group, r *command.Result) error {
+	raw, err := m.coder.Decompress(g.bufs.next(), b)
+	g.bufs.keep(raw)
+	if err != nil {
+		return err
+	}
+	logs, err := wire.DecodeLogs(raw)
+	if err != nil {
+		return err
+	}
+	changed := m.keepLines(tx, logs, r)
+	if r.Accepted == 0 {
+		return nil
+	}
+	if !changed {
+		g.addLogs(g.LastIndex, wire.AcceptedLogs{Agent: b.Agent, Codec: b.Codec, Body: b.Body, Batch: logs})
+		return nil
+	}
+	m.addChanged(b.Agent, logs, g)
+	return nil
+}
+
+// keepLines takes refused lines out of logs, moves those in the future, counts all, and reports whether logs is
+// not as it was.
+func (m *Machine) keepLines(tx *meta.Tx, logs *wire.LogBatch, r *command.Result) (changed bool) {
+	now := tx.LogTime() * 1e6
+	newest := (tx.LogTime() + FutureWindow) * 1e6
+	item := 0
+	streams := logs.Streams[:0]
+	for i := range logs.Streams {
+		st := &logs.Streams[i]
+		floor := m.store.Floor(kindOf(st.Kind))
+		kept := st.Lines[:0]
+		for j := range st.Lines {
+			l := &st.Lines[j]
+			switch {
+			case l.T < 0 || floorMs(l.T) < floor:
+				r.Refuse(item, "older than the retention")
+				changed = true
+			case l.T > newest:
+				moveLine(l, now)
+				changed = true
+				fallthrough
+			default:
+				kept = append(kept, *l)
+				r.Accepted++
+			}
+			item++
+		}
+		st.Lines = kept
+		if len(kept) > 0 {
+			streams = append(streams, *st)
+		}
+	}
+	logs.Streams = streams
+	return changed
+}
+
+const fieldTimeSent = "time_sent"
+
+// moveLine sets the time of a line to now and keeps its own in a field, as long as it may have one more.
+func moveLine(l *wire.LogLine, now int64) {
+	sent := time.Unix(0, l.T).UTC().Format(time.RFC3339Nano)
+	l.T = now
+	i, found := slices.BinarySearchFunc(l.Fields, fieldTimeSent, func(f wire.Label, name string) int {
+		return strings.Compare(f.Name, name)
+	})
+	switch {
+	case found:
+		l.Fields[i].Value = sent
+	case len(l.Fields) < wire.MaxFields:
+		l.Fields = slices.Insert(slices.Clip(l.Fields), i, wire.Label{Name: fieldTimeSent, Value: sent})
+	}
+}
+
+// addChanged writes a batch anew and appends it to g, as several when the added fields make it longer than a
+// body may be.
+func (m *Machine) addChanged(agent string, logs *wire.LogBatch, g *Group) {
+	raw := wire.AppendLogs(nil, logs)
+	if len(raw) > wire.MaxBatchRaw {
+		if a, b, ok := halves(logs); ok {
+			m.addChanged(agent, a, g)
+			m.addChanged(agent, b, g)
+			return
+		}
+		// One line that fills a body alone: it goes without the field.
+		l := &logs.Streams[0].Lines[0]
+		l.Fields = slices.DeleteFunc(l.Fields, func(f wire.Label) bool { return f.Name == fieldTimeSent })
+		raw = wire.AppendLogs(nil, logs)
+	}
+	codec, body := m.coder.Compress(nil, raw)
+	g.addLogs(g.LastIndex, wire.AcceptedLogs{Agent: agent, Codec: codec, Body: body, Batch: logs})
+}
+
+// halves splits a batch into two of about as many lines; false when there is but one.
+func halves(b *wire.LogBatch) (first, second *wire.LogBatch, ok bool) {
+	total := 0
+	for i := range b.Streams {
+		total += len(b.Streams[i].Lines)
+	}
+	if total < 2 {
+		return nil, nil, false
+	}
+	first, second = &wire.LogBatch{}, &wire.LogBatch{}
+	left := total / 2
+	for _, st := range b.Streams {
+		k := min(left, len(st.Lines))
+		left -= k
+		if k > 0 {
+			first.Streams = append(first.Streams, wire.LogStream{Kind: st.Kind, Labels: st.Labels, Lines: st.Lines[:k]})
+		}
+		if k < len(st.Lines) {
+			second.Streams = append(second.Streams, wire.LogStream{Kind: st.Kind, Labels: st.Labels, Lines: st.Lines[k:]})
+		}
+	}
+	return first, second, true
+}

@@ -1,0 +1,156 @@
+// Package machine is the deterministic state machine: it applies the commands of an entry to the deciding state
+// and says what the stores are to take.
+//
+// Its outcome is a function of the log alone (invariant I2): no clock, no random number, no order of a map, no
+// setting of one node. Any change to what it computes is a change of format (DESIGN D16). It stores no sample
+// and no line, knows nothing of Raft, and must not import a store.
+package machine
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/meta"
+)
+
+// ErrUnknownCommand says that an entry holds a command which this program does not know and which may not be
+// passed over, or raises the format beyond what it knows: the node must stop. Nothing of the entry was applied.
+var ErrUnknownCommand = errors.New("unknown command in the log: this program is too old for its cluster")
+
+// Format is the greatest format of the cluster's state that this program applies.
+const Format = 1
+
+// FutureWindow is how far before log time a sample or line may be, in milliseconds.
+const FutureWindow = 10 * 60 * 1000
+
+// Limits of the state. They decide what Apply answers, so every node of a cluster must have the same: use
+// DefaultLimits, whose values are part of the format.
+type Limits struct {
+	Agents         int // agents that ever opened an epoch or registered a series
+	Series         int // series in the dictionary
+	SeriesPerAgent int
+	ClosedEpochs   int // of one agent; none is ever forgotten, since its batches would be taken again
+}
+
+// DefaultLimits returns the limits of format 1.
+func DefaultLimits() Limits {
+	return Limits{Agents: 100_000, Series: 5_000_000, SeriesPerAgent: 50_000, ClosedEpochs: 1024}
+}
+
+// Machine applies entries to a store. It belongs to the apply goroutine, except for what its methods say.
+type Machine struct {
+	store *meta.Store
+	coder *wire.Coder
+	lim   Limits
+
+	raw     []byte // the metrics body at hand, decompressed
+	metrics wire.MetricsBody
+	ids     []uint64
+}
+
+// New makes a machine over store, which it does not own.
+func New(store *meta.Store, coder *wire.Coder, lim Limits) *Machine {
+	return &Machine{store: store, coder: coder, lim: lim}
+}
+
+// Apply applies the entry index and appends to g what it brings to the stores. It returns a result for each
+// command, in order. An error wraps ErrUnknownCommand, and then nothing was applied. Entries must come in the
+// order of the log, and g to Finish before the state is frozen.
+func (m *Machine) Apply(index, term uint64, e command.Entry, g *Group) ([]command.Result, error) {
+	if err := m.check(e); err != nil {
+		return nil, fmt.Errorf("entry %d: %w", index, err)
+	}
+	tx := m.store.Begin(index, e.Stamp, &g.Meta)
+	defer tx.End()
+	g.begin(index, term, tx.LogTime())
+	results := make([]command.Result, len(e.Commands))
+	for i := range e.Commands {
+		r := &results[i]
+		m.apply(tx, e.Commands[i], g, r)
+		r.Index = index
+	}
+	return results, nil
+}
+
+// check finds what this program cannot apply before anything is changed.
+func (m *Machine) check(e command.Entry) error {
+	for i, c := range e.Commands {
+		if !command.Known(c.Type, c.Version) {
+			if c.Type.MayIgnore() {
+				continue
+			}
+			return fmt.Errorf("command %d: %s version %d: %w", i, c.Type, c.Version, ErrUnknownCommand)
+		}
+		if c.Type == command.TypeSetFormat {
+			if n, err := command.DecodeSetFormat(c); err == nil && n > Format {
+				return fmt.Errorf("command %d: format %d, this program knows %d: %w", i, n, Format, ErrUnknownCommand)
+			}
+		}
+	}
+	return nil
+}
+
+func (m *Machine) apply(tx *meta.Tx, c command.Command, g *Group, r *command.Result) {
+	if !command.Known(c.Type, c.Version) {
+		r.Detail = fmt.Sprintf("%s version %d was passed over", c.Type, c.Version)
+		return
+	}
+	var err error
+	switch c.Type &^ command.Ignorable {
+	case command.TypeSetFormat:
+		err = setFormat(tx, m.store.Format(), c, r)
+	case command.TypeTick:
+		_, err = command.DecodeTick(c)
+	case command.TypeBatch:
+		err = m.batch(tx, c, g, r)
+	case command.TypeOpenEpoch:
+		err = m.openEpoch(tx, c, r)
+	case command.TypeRegisterSeries:
+		err = m.registerSeries(tx, c, r)
+	case command.TypeCollectSeries:
+		err = collectSeries(tx, c, r)
+	case command.TypeHeartbeats:
+		err = heartbeats(tx, c, r)
+	case command.TypeMetaTxn:
+		err = metaTxn(tx, c, r)
+	case command.TypeRetentionCut:
+		err = retentionCut(tx, c)
+	}
+	if err != nil {
+		*r = command.Result{Status: command.StatusInvalid, Detail: command.Bounded(err.Error())}
+	}
+}
+
+func setFormat(tx *meta.Tx, now uint32, c command.Command, r *command.Result) error {
+	n, err := command.DecodeSetFormat(c)
+	if err != nil {
+		return err
+	}
+	if n < now {
+		r.Status = command.StatusInvalid
+		r.Detail = fmt.Sprintf("the cluster's format is %d: it cannot go back to %d", now, n)
+		return nil
+	}
+	tx.SetFormat(n)
+	return nil
+}
+
+func retentionCut(tx *meta.Tx, c command.Command) error {
+	cut, err := command.DecodeRetentionCut(c)
+	if err != nil {
+		return err
+	}
+	tx.RaiseFloor(cut.Kind, cut.Floor)
+	return nil
+}
+
+// Finish adds the group's digests, computing those that HashShard did not, and publishes its last entry as
+// applied. Call it after the stores took the group.
+func (m *Machine) Finish(g *Group) {
+	if g.LastIndex == 0 {
+		return
+	}
+	m.store.Publish(g.LastIndex, g.term, g.digests())
+}
