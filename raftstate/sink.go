@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/meta"
 )
 
 // Sink is a store that Apply feeds. The node opens, feeds, marks, images and swaps it; readers use the store's
@@ -55,11 +56,21 @@ type Applied struct {
 	Samples *wire.Samples
 	Logs    []wire.LogEntry
 	Meta    []MetaChange
+	// Installed says that the whole state was replaced by the image of another node: anything may have changed
+	// and nothing but Index and LogTime is given.
+	Installed bool
 }
 
 // MetaChange names a key of the metadata that changed.
-type MetaChange struct{ Bucket, Key string }
+type MetaChange = meta.Change
 
 // Observer is told of each group of entries after the stores hold it, in the order of the log, from the apply
 // goroutine: it must copy what it keeps and never block.
 type Observer interface{ Observe(a *Applied) }
+
+// Sinks are what Apply feeds. The node owns the stores: it opens and closes them.
+type Sinks struct {
+	Metrics   MetricSink
+	Logs      LogSink
+	Observers []Observer
+}

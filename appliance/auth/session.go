@@ -314,3 +314,14 @@ func (s *Service) Resume(ctx context.Context, from netip.Addr, ticket string) (s
 	}
 	return secret, p, err
 }
+
+// AllowJoin counts an attempt to join from the address and reports whether it may be looked at.
+func (s *Service) AllowJoin(from netip.Addr) bool {
+	return s.byResume.allow("join:" + addressKey(from))
+}
+
+// AllowStranger counts a request from the address that shows an identity nobody here knows, and reports whether it is
+// worth asking the rest of the cluster.
+func (s *Service) AllowStranger(from netip.Addr) bool {
+	return s.byResume.allow("stranger:" + addressKey(from))
+}

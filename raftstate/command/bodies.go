@@ -171,8 +171,9 @@ func DecodeOpenEpoch(c Command) (OpenEpoch, error) {
 	return o, checked(&r, TypeOpenEpoch)
 }
 
-// NewCollectSeries removes series that are no longer in use from the dictionary. It sorts ids.
+// NewCollectSeries removes series that are no longer in use from the dictionary.
 func NewCollectSeries(ids []uint64) Command {
+	ids = slices.Clone(ids)
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
 	dst := binary.AppendUvarint(nil, uint64(len(ids)))

@@ -96,7 +96,7 @@ func (m *Machine) samples(tx *meta.Tx, b *wire.Batch, g *Group, r *command.Resul
 			r.Accepted += uint32(len(s.IDs) - dup - len(late))
 			r.Duplicates += uint32(dup)
 			for _, k := range late {
-				r.Refuse(item+k, "later than what is remembered of the series' gaps")
+				r.Refuse(item+k, "too late: which samples the series holds at that time is no longer known")
 			}
 		}
 		item += len(s.IDs)

@@ -8,7 +8,7 @@ import (
 	"github.com/triward/triward/agent/wire"
 )
 
-// timesPage holds the timelines of a page of ids; nil means empty.
+// timesPage holds the timelines of a page of ids; nil where the dictionary has no series.
 type timesPage struct {
 	gen uint64
 	tl  [pageSize]*timeline
@@ -95,9 +95,6 @@ func (tx *Tx) AcceptScrape(t, oldest int64, ids []uint64, values []float64, out 
 
 // decide places t in tl, once for all series of a scrape that share tl.
 func (s *Store) decide(tl *timeline, t, oldest int64) *memo {
-	if tl == nil {
-		tl = s.empty
-	}
 	if tl.memoGen == s.memoGen {
 		return &s.memos[tl.memo]
 	}
@@ -105,13 +102,6 @@ func (s *Store) decide(tl *timeline, t, oldest int64) *memo {
 	tl.memoGen, tl.memo = s.memoGen, int32(len(s.memos))
 	s.memos = append(s.memos, memo{to, v})
 	return &s.memos[tl.memo]
-}
-
-func (s *Store) timesAt(pn uint64) *timesPage {
-	if pn < uint64(len(s.times)) {
-		return s.times[pn]
-	}
-	return nil
 }
 
 // timesPage returns a page for change, made when it is not there.
@@ -187,7 +177,7 @@ func (f *fields) timesPage() (*timesPage, error) {
 }
 
 // IdleSeries returns up to limit series, in ascending order, that hold no sample at or after `before`
-// (milliseconds since 1970) as of the last commit. Series that never had a sample are not among them.
+// (milliseconds since 1970) as of the last commit. A series that never had one counts from its registration.
 func (s *Store) IdleSeries(before int64, limit int) ([]uint64, error) {
 	var ids []uint64
 	err := s.view(func(tx *bolt.Tx) error {
@@ -203,7 +193,7 @@ func (s *Store) IdleSeries(before int64, limit int) ([]uint64, error) {
 				return err
 			}
 			for slot, tl := range p.tl {
-				if tl != nil && tl.count > 0 && tl.last() < before && len(ids) < limit {
+				if tl != nil && tl.last() < before && len(ids) < limit {
 					ids = append(ids, binary.BigEndian.Uint64(k)<<pageBits+uint64(slot))
 				}
 			}

@@ -39,11 +39,8 @@ func (s *Store) Dump(out io.Writer) error {
 		}
 		se, _ := s.Series(id)
 		fmt.Fprintf(w, "series %d %q %v %x", id, se.Agent, se.Labels, s.dict[pn].hash[slot])
-		if p := s.timesAt(pn); p != nil && p.tl[slot] != nil {
-			tl := p.tl[slot]
-			fmt.Fprintf(w, " floor %d runs %v", tl.floor, tl.runs(0))
-		}
-		fmt.Fprintln(w)
+		tl := s.times[pn].tl[slot]
+		fmt.Fprintf(w, " floor %d runs %v\n", tl.floor, tl.runs(0))
 	}
 	buckets, err := s.buckets()
 	if err != nil {

@@ -170,7 +170,9 @@ func (f *Frozen) write(tx *bolt.Tx, m *Mark) error {
 			return err
 		}
 	}
-	if err := writePages(tx.Bucket(bucketSeries), f.layer.labels, func(rec []byte) []byte {
+	series := tx.Bucket(bucketSeries)
+	series.FillPercent = 0.9 // ids ascend, so pages are filled once and split at the end
+	if err := writePages(series, f.layer.labels, func(rec []byte) []byte {
 		return slices.Clip(rec) // sealing must not write behind the shared record
 	}); err != nil {
 		return err

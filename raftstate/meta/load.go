@@ -18,7 +18,6 @@ func (s *Store) load(db *bolt.DB) error {
 	s.digests = make(map[dayKey]dayTotal)
 	s.index = make(map[uint64]uint64)
 	s.collide = make(map[uint64][]uint64)
-	s.empty = emptyTimeline()
 	return db.View(func(tx *bolt.Tx) error {
 		for _, name := range allBuckets {
 			if tx.Bucket(name) == nil {
@@ -48,8 +47,26 @@ func (s *Store) load(db *bolt.DB) error {
 				return fmt.Errorf("bucket %s: %w", step.bucket, err)
 			}
 		}
-		return nil
+		return s.checkPages()
 	})
+}
+
+// checkPages makes sure that every series of the dictionary has a timeline.
+func (s *Store) checkPages() error {
+	for pn, p := range s.dict {
+		if p == nil {
+			continue
+		}
+		if pn >= len(s.times) || s.times[pn] == nil {
+			return fmt.Errorf("%w: page %d has no time stamps", ErrDamaged, pn)
+		}
+		for slot, owner := range p.owner {
+			if owner != 0 && s.times[pn].tl[slot] == nil {
+				return fmt.Errorf("%w: a series of page %d has no time stamps", ErrDamaged, pn)
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Store) loadState(key, value []byte) (err error) {

@@ -136,6 +136,7 @@ func (tx *Tx) AllotSeries(name string, keys [][]byte) (first uint64) {
 	s.tabMu.Lock()
 	defer s.tabMu.Unlock()
 	a := tx.agent(name)
+	born := emptyTimeline(tx.logTime)
 	for i, key := range keys {
 		id := first + uint64(i)
 		rec := make([]byte, 0, binary.MaxVarintLen32+len(key))
@@ -145,6 +146,7 @@ func (tx *Tx) AllotSeries(name string, keys [][]byte) (first uint64) {
 		p := s.dictPage(id >> pageBits)
 		p.owner[id&pageMask], p.hash[id&pageMask] = a.num, h
 		p.live++
+		s.timesPage(id >> pageBits).tl[id&pageMask] = born
 		s.indexSeries(h, id)
 	}
 	a.series += uint32(len(keys))
@@ -161,15 +163,15 @@ func (s *Store) indexSeries(h, id uint64) {
 	s.index[h] = id
 }
 
-// RemoveSeries takes a series out of the dictionary for good and reports whether it was there and holds no
-// sample at or after `since`.
+// RemoveSeries takes a series out of the dictionary for good and reports whether it was there, was registered
+// before `since` and holds no sample at or after it.
 func (tx *Tx) RemoveSeries(id uint64, since int64) bool {
 	s := tx.s
 	pn, slot := id>>pageBits, id&pageMask
 	if pn >= uint64(len(s.dict)) || s.dict[pn] == nil || s.dict[pn].owner[slot] == 0 {
 		return false
 	}
-	if p := s.timesAt(pn); p != nil && p.tl[slot] != nil && p.tl[slot].count > 0 && p.tl[slot].last() >= since {
+	if s.times[pn].tl[slot].last() >= since {
 		return false
 	}
 	s.tabMu.Lock()
@@ -192,9 +194,7 @@ func (tx *Tx) RemoveSeries(id uint64, since int64) bool {
 	a.series--
 	s.series.Add(-1)
 	s.live.labels[id] = nil
-	if s.timesAt(pn) != nil {
-		s.timesPage(pn).tl[slot] = nil
-	}
+	s.timesPage(pn).tl[slot] = nil
 	if p.live == 0 && s.nextID>>pageBits > pn {
 		s.dropPage(pn)
 	}
@@ -203,12 +203,8 @@ func (tx *Tx) RemoveSeries(id uint64, since int64) bool {
 
 // dropPage forgets a page whose ids were all given out and collected.
 func (s *Store) dropPage(pn uint64) {
-	s.dict[pn] = nil
-	s.live.dict[pn] = nil
-	if s.timesAt(pn) != nil {
-		s.times[pn] = nil
-		s.live.times[pn] = nil
-	}
+	s.dict[pn], s.live.dict[pn] = nil, nil
+	s.times[pn], s.live.times[pn] = nil, nil
 }
 
 // dictPage returns a page for change, made when it is not there.

@@ -56,7 +56,6 @@ type Store struct {
 	index   map[uint64]uint64   // hash of labels to id
 	collide map[uint64][]uint64 // further ids of the same hash
 	expiry  expiryHeap
-	empty   *timeline // of series without a sample
 	memos   []memo
 	memoGen uint64
 	late    []int
@@ -77,7 +76,10 @@ var (
 	keyState = []byte("state")
 )
 
-const filePageSize = 4096
+const (
+	filePageSize = 4096
+	fileGrowth   = 1 << 20 // the file grows by so many bytes at once; images carry what is unused
+)
 
 // Open opens the store kept in the file path, made when it is absent. Errors about a file that is not what was
 // written wrap ErrDamaged and name it; the file is left as it is.
@@ -164,6 +166,7 @@ func (s *Store) open(path string) (err error) {
 	if db, err = bolt.Open(path, 0o600, options(false)); err != nil {
 		return fmt.Errorf("open state %s: %w", path, err)
 	}
+	db.AllocSize = fileGrowth
 	if err = s.load(db); err != nil {
 		return fmt.Errorf("open state %s: %w", path, err)
 	}
@@ -213,7 +216,7 @@ func (s *Store) take(fresh *Store) {
 	s.applied, s.appliedTerm = fresh.applied, fresh.appliedTerm
 	s.agents, s.names, s.digests = fresh.agents, fresh.names, fresh.digests
 	s.dict, s.times, s.index, s.collide = fresh.dict, fresh.times, fresh.index, fresh.collide
-	s.expiry, s.empty, s.memoGen = fresh.expiry, fresh.empty, 0
+	s.expiry, s.memoGen = fresh.expiry, 0
 }
 
 // Close closes the file. What was not committed is lost, as it is meant to: the log brings it again.

@@ -16,7 +16,7 @@ type timeline struct {
 	start  int64
 	floor  int64
 	step   uint32
-	count  uint32 // 0: the series holds no sample
+	count  uint32 // 0: the series holds no sample; start is when it was registered
 	older  string // runs before the newest, ascending; see encodeRuns
 	nOlder uint16
 
@@ -30,8 +30,10 @@ const (
 	noFloor = math.MinInt64
 )
 
-func emptyTimeline() *timeline { return &timeline{floor: noFloor} }
+// emptyTimeline is that of series registered at the log time at.
+func emptyTimeline(at int64) *timeline { return &timeline{start: at, floor: noFloor} }
 
+// last is the newest time stamp, or when the series was registered.
 func (tl *timeline) last() int64 { return tl.newest().end() }
 
 func (tl *timeline) newest() run { return run{tl.start, int64(tl.step), int64(tl.count)} }

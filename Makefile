@@ -1,0 +1,134 @@
+# Everything needed to build, run and test Triward. `make help` lists the targets.
+# Needs Go, node with npm, a C compiler and make; `make tools` gets what else the tests want.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+BIN   := $(CURDIR)/bin
+CACHE := $(CURDIR)/.cache
+WEB   := ui/web
+GOFLAGS_BUILD := -trimpath -ldflags '-s -w'
+# Packages whose goroutines share state: the race detector runs over these.
+RACE  := ./agent/... ./raftstate/... ./logstore/... ./tsdb/... ./ui ./appliance ./appliance/auth/... ./appliance/gateway/... ./appliance/fleet/...
+
+web_sources := $(shell find $(WEB) -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/.svelte-kit/*' 2>/dev/null)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: build
+build: web go-build ## make bin/triward and bin/triward-agent with the page in it
+
+.PHONY: go-build
+go-build: ## make the binaries with the page as it was last built
+	@mkdir -p $(BIN)
+	go build $(GOFLAGS_BUILD) -o $(BIN)/ ./appliance/cmd/triward ./agent/cmd/triward-agent
+
+.PHONY: web
+web: $(WEB)/dist/index.html ## build the page
+
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package-lock.json
+	cd $(WEB) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(web_sources)
+	cd $(WEB) && npm run --silent build
+	@touch $(WEB)/dist/.gitkeep $@
+
+.PHONY: run
+run: build ## a throw-away cluster of three nodes and an agent of this machine
+	@$(BIN)/triward dev $(ARGS)
+
+.PHONY: test
+test: build test-go test-web test-e2e ## every test but long faults
+	@echo 'make test: passed'
+
+.PHONY: test-go
+test-go: ## tests of the Go packages
+	TRIWARD_BIN=$(BIN) go test -timeout 20m ./...
+	@echo 'test-go: passed'
+
+.PHONY: test-web
+test-web: $(WEB)/node_modules/.package-lock.json ## tests of the page's code
+	cd $(WEB) && npm test --silent
+	@echo 'test-web: passed'
+
+.PHONY: test-e2e
+test-e2e: build browser ## drive the page in Chromium against a running cluster
+	@if packaging/browser.sh find >/dev/null; then \
+	  cd $(WEB) && TRIWARD_BIN=$(BIN) CHROMIUM=$$($(CURDIR)/packaging/browser.sh find) npm run --silent e2e && echo 'test-e2e: passed'; \
+	else \
+	  echo 'test-e2e: NOT RUN, there is no Chromium on this machine'; test -z "$${CI_STRICT:-}"; \
+	fi
+
+.PHONY: browser
+browser: ## install Chromium and fonts when they are missing and we may
+	@packaging/browser.sh install
+
+.PHONY: check
+check: check-format check-vet check-lint check-architecture check-web ## format, lint, import rules, architecture
+	@echo 'make check: passed'
+
+$(CACHE)/gofumpt: packaging/tools.mod
+	@mkdir -p $(CACHE)
+	go build -modfile=packaging/tools.mod -o $@ mvdan.cc/gofumpt
+
+$(CACHE)/lint: packaging/tools.mod packaging/lint/main.go
+	@mkdir -p $(CACHE)
+	go build -modfile=packaging/tools.mod -o $@ packaging/lint/main.go
+
+.PHONY: tools
+tools: $(CACHE)/gofumpt $(CACHE)/lint browser ## build the linters, install what the tests want
+
+.PHONY: fmt
+fmt: $(CACHE)/gofumpt ## format the tree
+	$(CACHE)/gofumpt -l -w agent appliance logstore packaging raftstate tsdb ui/*.go
+	cd $(WEB) && npm run --silent format
+
+.PHONY: check-format
+check-format: $(CACHE)/gofumpt
+	@bad=$$($(CACHE)/gofumpt -l agent appliance logstore packaging raftstate tsdb ui/*.go); \
+	  if [ -n "$$bad" ]; then echo "not formatted (make fmt):"; echo "$$bad"; exit 1; fi
+	@echo 'check-format: passed'
+
+.PHONY: check-vet
+check-vet:
+	go vet ./...
+	@echo 'check-vet: passed'
+
+.PHONY: check-lint
+check-lint: $(CACHE)/lint
+	go vet -vettool=$(CACHE)/lint ./...
+	@echo 'check-lint: passed'
+
+.PHONY: check-architecture
+check-architecture:
+	go test -count=1 ./appliance/internal/architecture
+	@echo 'check-architecture: passed'
+
+.PHONY: check-web
+check-web: $(WEB)/node_modules/.package-lock.json
+	cd $(WEB) && npm run --silent check
+	@echo 'check-web: passed'
+
+.PHONY: race
+race: ## tests of the concurrent packages under the race detector
+	go test -race -short -timeout 30m $(RACE)
+	@echo 'make race: passed'
+
+.PHONY: faults
+faults: go-build ## kill nodes of a real cluster and count what is left, about ten minutes
+	TRIWARD_BIN=$(BIN) TRIWARD_FAULTS=1 go test -count=1 -v -timeout 30m ./appliance/systemtest/...
+	@echo 'make faults: passed'
+
+.PHONY: bench
+bench: go-build ## whole-path figures for docs/benchmarks.md, then those of the packages
+	TRIWARD_BIN=$(BIN) go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./appliance/systemtest/...
+	go test -run '^$$' -bench . -benchtime 2s -timeout 60m ./agent/... ./raftstate/... ./tsdb/... ./logstore/...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN) $(CACHE) $(WEB)/node_modules
+	find $(WEB)/dist -mindepth 1 -not -name .gitkeep -delete

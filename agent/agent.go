@@ -1,0 +1,338 @@
+// Package agent puts the parts of the host agent together: collectors, tails and journal write into the spool,
+// the sender empties it. It owns their order of start and stop: sources stop first, what they hold is spooled,
+// then the sender gets a few seconds to deliver it; what remains waits on disk for the next start.
+//
+// It imports the packages below agent/ and nothing of the server.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/triward/triward/agent/collect"
+	"github.com/triward/triward/agent/config"
+	"github.com/triward/triward/agent/journal"
+	"github.com/triward/triward/agent/lines"
+	"github.com/triward/triward/agent/sender"
+	"github.com/triward/triward/agent/spool"
+	"github.com/triward/triward/agent/tail"
+	"github.com/triward/triward/agent/wire"
+)
+
+// drainTime is how long a stopping agent tries to deliver what is spooled.
+const drainTime = 5 * time.Second
+
+// Options of an agent besides its configuration.
+type Options struct {
+	Config   config.Config
+	Identity sender.Identity
+	Version  string
+	Log      *slog.Logger
+	// Transport replaces the connections to the gateway, for tests and for a cluster in the same process.
+	Transport http.RoundTripper
+	// Gatherer replaces node_exporter's collectors; nil uses them.
+	Gatherer prometheus.Gatherer
+}
+
+// Agent is a running agent.
+type Agent struct {
+	opt      Options
+	cfg      *config.Config
+	log      *slog.Logger
+	started  time.Time
+	host     sender.Host
+	spool    *spool.Spool
+	coder    *wire.Coder
+	sender   *sender.Sender
+	logs     *lines.Batcher
+	events   *lines.Batcher
+	stream   *lines.Stream // of the agent's own events
+	tailer   *tail.Tailer
+	follower *journal.Follower
+	scraper  *collect.Scraper
+	registry *prometheus.Registry
+	figures  *figures
+	listener net.Listener
+	damage   *spool.Damage
+}
+
+// New opens the spool and makes all parts; nothing runs yet. After an error nothing is left open.
+func New(opt Options) (*Agent, error) {
+	a := &Agent{opt: opt, cfg: &opt.Config, log: opt.Log, started: time.Now(), host: DescribeHost(opt.Version)}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	if err := a.open(); err != nil {
+		return nil, errors.Join(err, a.release())
+	}
+	return a, nil
+}
+
+func (a *Agent) open() (err error) {
+	if a.coder, err = wire.NewCoder(); err != nil {
+		return err
+	}
+	sopt := spool.Options{MaxBytes: int64(a.cfg.Spool.MaxBytes), MaxSeries: a.cfg.Spool.MaxSeries, Log: a.log,
+		OnDrop: a.dropped}
+	a.spool, a.damage, err = spool.OpenOrReplace(a.cfg.SpoolDir(), sopt, time.Now())
+	if err != nil {
+		return err
+	}
+	if a.damage != nil {
+		a.log.Error("spool was damaged and is set aside", "folder", a.damage.SetAside, "err", a.damage.Cause)
+	}
+	a.registry = prometheus.NewRegistry()
+	a.figures = newFigures(a.registry, a)
+	a.logs = lines.NewBatcher(wire.LaneLogs, a.spool, a.coder, a.log)
+	a.events = lines.NewBatcher(wire.LaneEvents, a.spool, a.coder, a.log)
+	a.stream = lines.NewStream(wire.StreamEvent, wire.LabelsFromMap(map[string]string{"source": "agent"}))
+	if err := a.makeSender(); err != nil {
+		return err
+	}
+	if err := a.makeSources(); err != nil {
+		return err
+	}
+	if l := a.cfg.Status.Listen; l != "" && l != "0" {
+		if a.listener, err = net.Listen("tcp", l); err != nil {
+			return fmt.Errorf("status.listen: %w", err)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) makeSender() error {
+	rt := a.opt.Transport
+	if rt == nil {
+		ca := a.opt.Identity.CA
+		if a.cfg.CA != "" {
+			b, err := os.ReadFile(a.cfg.CA)
+			if err != nil {
+				return fmt.Errorf("ca: %w", err)
+			}
+			ca = string(b)
+		}
+		t, err := sender.NewTransport(ca, a.cfg.ServerName)
+		if err != nil {
+			return err
+		}
+		rt = t
+	}
+	a.sender = sender.New(sender.Config{Identity: a.opt.Identity, Nodes: a.cfg.Servers, Transport: rt, Spool: a.spool,
+		Coder: a.coder, Version: a.opt.Version, Log: a.log, Heartbeat: func() any { return a.Heartbeat() },
+		Report: a.Event, OnNodes: a.learnNodes})
+	return nil
+}
+
+func (a *Agent) makeSources() error {
+	if a.cfg.Metrics.Enabled {
+		g, err := a.gatherer()
+		if err != nil {
+			return err
+		}
+		a.scraper = &collect.Scraper{Gatherer: g, Sink: &metricSink{sp: a.spool, coder: a.coder},
+			Period: a.cfg.Metrics.Period, Exclude: a.cfg.Metrics.ExcludeMetrics(), Log: a.log,
+			Observe: a.figures.scraped}
+	}
+	state := a.spool.State(wire.LaneLogs)
+	if a.cfg.Logs.Enabled {
+		a.tailer = tail.New(tail.Config{Groups: a.cfg.Logs.Groups(), State: state, Batcher: a.logs,
+			Parser: &lines.Parser{Zone: time.Local}, Log: a.log, InitialBacklog: int64(a.cfg.Logs.InitialBacklog),
+			MaxFiles: a.cfg.Logs.MaxFiles, Report: a.Event})
+	}
+	if e := a.cfg.Journal.Enabled; e == "true" || e == "auto" && journal.Present() {
+		a.follower = journal.New(journal.Config{Units: a.cfg.Journal.Units, Backlog: a.cfg.Journal.Backlog,
+			Cursor: string(state[journal.StateKey]), Batcher: a.logs, Log: a.log})
+	}
+	return nil
+}
+
+func (a *Agent) gatherer() (prometheus.Gatherer, error) {
+	if a.opt.Gatherer != nil {
+		return prometheus.Gatherers{a.opt.Gatherer, a.registry}, nil
+	}
+	g, err := NodeGatherer(&a.cfg.Metrics, a.log)
+	if err != nil {
+		return nil, err
+	}
+	return prometheus.Gatherers{g, a.registry}, nil
+}
+
+// NodeGatherer makes the gatherer of the machine's metrics.
+func NodeGatherer(m *config.Metrics, log *slog.Logger) (prometheus.Gatherer, error) {
+	c, err := collect.NewNode(collect.NodeOptions{Enable: m.Collectors.Enable, Disable: m.Collectors.Disable,
+		ProcFS: m.ProcFS, SysFS: m.SysFS, RootFS: m.RootFS,
+		Log: slog.New(collect.Quiet(log.Handler()))})
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	reg := prometheus.NewRegistry()
+	if c != nil {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+	}
+	return reg, nil
+}
+
+// Run works until ctx ends, then stops cleanly: sources, spool, delivery of what is left for a few seconds. It
+// releases everything; the agent cannot be run again.
+func (a *Agent) Run(ctx context.Context) error {
+	sources, stopSources := context.WithCancel(ctx)
+	defer stopSources()
+	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSending()
+	var producers, consumers sync.WaitGroup
+	failures := make(chan error, 4)
+	if a.listener != nil {
+		srv := &http.Server{Handler: a.statusHandler(), ReadHeaderTimeout: 5 * time.Second}
+		consumers.Go(func() { srv.Serve(a.listener) })
+		defer srv.Close()
+	}
+	a.Event("started", fmt.Sprintf("agent %s started on %s", a.opt.Version, a.host.Hostname))
+	if a.damage != nil {
+		a.Event("spool-damaged", fmt.Sprintf("the spool was damaged and is kept in %s: %v", a.damage.SetAside, a.damage.Cause))
+	}
+	consumers.Go(func() { failures <- a.sender.Run(sending) })
+	if a.scraper != nil {
+		producers.Go(func() { a.scraper.Run(sources) })
+	}
+	if a.tailer != nil {
+		producers.Go(func() { failures <- a.tailer.Run(sources) })
+	}
+	if a.follower != nil {
+		producers.Go(func() { failures <- a.follower.Run(sources) })
+	}
+	err := a.wait(ctx, failures)
+	stopSources()
+	producers.Wait()
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	if err == nil {
+		a.Event("stopped", "agent stops: it was asked to")
+	}
+	err = errors.Join(err, a.logs.Close(flush), a.events.Close(flush))
+	if err == nil {
+		a.drain(flush)
+	}
+	stopSending()
+	if a.listener != nil {
+		a.listener.Close()
+	}
+	consumers.Wait()
+	return errors.Join(err, a.release())
+}
+
+// wait returns when ctx ends (nil) or a part cannot go on.
+func (a *Agent) wait(ctx context.Context, failures <-chan error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failures:
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// drain waits until the cluster has everything, or ctx ends.
+func (a *Agent) drain(ctx context.Context) {
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for a.spool.Pending() && a.sender.Counters.Connected.Load() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// release closes what New opened. It may be called more than once.
+func (a *Agent) release() error {
+	var errs []error
+	if a.listener != nil {
+		a.listener.Close()
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, b := range []*lines.Batcher{a.logs, a.events} {
+		if b != nil {
+			b.Close(gone) // written before, or given up with an error that was returned already
+		}
+	}
+	if a.spool != nil {
+		errs = append(errs, a.spool.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Event sends an event of the agent itself, at once and in its own lane.
+func (a *Agent) Event(kind, text string) {
+	line := wire.LogLine{T: time.Now().UnixNano(), Severity: wire.SeverityInfo, Text: []byte(text),
+		Fields: []wire.Label{{Name: "kind", Value: "agent." + kind}}}
+	if kind != "started" && kind != "stopped" {
+		line.Severity = wire.SeverityWarning
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel() // an event never waits for a full spool
+	if err := errors.Join(a.events.Add(gone, a.stream, line, lines.Mark{}), a.events.Flush(gone)); err != nil {
+		a.log.Warn("event is not spooled", "kind", kind, "err", err)
+	}
+}
+
+func (a *Agent) dropped(d spool.Drop) {
+	a.log.Error("collected data is given up", "lane", d.Lane.String(), "from", d.From, "to", d.To, "items", d.Items,
+		"reason", d.Reason)
+	a.figures.dropped.WithLabelValues(d.Lane.String()).Add(float64(d.Items))
+	if a.events != nil && d.Lane != wire.LaneEvents {
+		a.Event("lost", fmt.Sprintf("%d items of lane %s, batches %d to %d, were given up: %s", d.Items, d.Lane, d.From,
+			d.To, d.Reason))
+	}
+}
+
+// learnNodes keeps the addresses that the cluster named, for the next start.
+func (a *Agent) learnNodes(urls []string) {
+	id := a.opt.Identity
+	if id.AgentID == "" {
+		return
+	}
+	id.Nodes = urls
+	if err := id.Save(a.cfg.IdentityPath()); err != nil {
+		a.log.Warn("addresses of the nodes are not kept", "err", err)
+	}
+}
+
+// metricSink writes scrapes into the spool.
+type metricSink struct {
+	sp    *spool.Spool
+	coder *wire.Coder
+	raw   []byte
+}
+
+// Number implements collect.Numbers.
+func (m *metricSink) Number(key []byte) (uint64, error) { return m.sp.Number(key) }
+
+// Put implements collect.Sink.
+func (m *metricSink) Put(_ context.Context, scrapes []wire.Scrape) error {
+	m.raw = wire.AppendMetrics(m.raw[:0], scrapes)
+	c := spool.Content{Hash: wire.HashContent(m.raw), RawLen: len(m.raw)}
+	for _, s := range scrapes {
+		c.Items += len(s.IDs)
+	}
+	c.Codec, c.Body = m.coder.Compress(nil, m.raw)
+	return m.sp.Append(wire.LaneMetrics, c)
+}
+
+// Between implements collect.Sink.
+func (m *metricSink) Between() error { return m.sp.ReclaimSeries() }

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/spf13/cobra"
+
+	"github.com/triward/triward/agent"
+	"github.com/triward/triward/agent/config"
+	"github.com/triward/triward/agent/sender"
+	"github.com/triward/triward/agent/spool"
+)
+
+// memoryGoal is the soft limit of the heap: the collector of garbage works harder rather than letting the agent
+// grow beyond what it is allowed on a host.
+const memoryGoal = 28 << 20
+
+func runCommand(o *options) *cobra.Command {
+	return &cobra.Command{Use: "run", Short: "Collect and send until stopped", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.load()
+			if err != nil {
+				return err
+			}
+			id, err := sender.LoadIdentity(c.IdentityPath())
+			if err != nil {
+				return err
+			}
+			if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+				debug.SetGCPercent(40)
+				debug.SetMemoryLimit(memoryGoal)
+			}
+			if os.Getenv("GOMAXPROCS") == "" {
+				runtime.GOMAXPROCS(min(2, runtime.NumCPU())) // an agent is a guest on its machine
+			}
+			log := o.logger(&c)
+			a, err := agent.New(agent.Options{Config: c, Identity: id, Version: version, Log: log})
+			if err != nil {
+				return err
+			}
+			log.Info("agent runs", "version", version, "agent", id.AgentID, "nodes", id.Nodes)
+			return a.Run(cmd.Context())
+		}}
+}
+
+func registerCommand(o *options) *cobra.Command {
+	var node, token, ca, tokenFile string
+	var force bool
+	cmd := &cobra.Command{Use: "register", Aliases: []string{"enroll"}, Short: "Redeem a token for an identity",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.load()
+			if err != nil {
+				return err
+			}
+			path := c.IdentityPath()
+			if _, err := os.Stat(path); err == nil && !force {
+				return fmt.Errorf("this machine is registered already (%s): use --force to register anew", path)
+			}
+			if err := sender.CheckURL(node); err != nil {
+				return &configError{err}
+			}
+			if tokenFile != "" {
+				b, err := os.ReadFile(tokenFile)
+				if err != nil {
+					return fmt.Errorf("read token: %w", err)
+				}
+				token = strings.TrimSpace(string(b))
+			}
+			if token == "" {
+				return &configError{errors.New("give --token or --token-file")}
+			}
+			return register(cmd.Context(), o, &c, strings.TrimRight(node, "/"), token, ca)
+		}}
+	cmd.Flags().StringVar(&node, "url", "", "address of a node for agents, https://host:8001")
+	cmd.Flags().StringVar(&token, "token", "", "token from `triward agents token create`")
+	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file that holds the token")
+	cmd.Flags().StringVar(&ca, "ca", "", "PEM file of the cluster's CA (otherwise the roots of the system)")
+	cmd.Flags().BoolVar(&force, "force", false, "replace an identity that is there")
+	cobra.CheckErr(cmd.MarkFlagRequired("url"))
+	return cmd
+}
+
+func register(ctx context.Context, o *options, c *config.Config, node, token, ca string) error {
+	var pem []byte
+	if ca == "" {
+		ca = c.CA
+	}
+	if ca != "" {
+		var err error
+		if pem, err = os.ReadFile(ca); err != nil {
+			return &configError{fmt.Errorf("read CA: %w", err)}
+		}
+	}
+	t, err := sender.NewTransport(string(pem), c.ServerName)
+	if err != nil {
+		return &configError{err}
+	}
+	defer t.CloseIdleConnections()
+	id, err := sender.NewClient(sender.Identity{}, t).Register(ctx, node, token, agent.DescribeHost(version))
+	if err != nil {
+		return err
+	}
+	id.CA = string(pem)
+	if !slices.Contains(id.Nodes, node) {
+		id.Nodes = append([]string{node}, id.Nodes...)
+	}
+	if err := id.Save(c.IdentityPath()); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(o.out, "registered as %s with cluster %s, identity in %s\n", id.AgentID, id.ClusterID, c.IdentityPath())
+	return err
+}
+
+func statusCommand(o *options) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{Use: "status", Short: "Show what the running agent does", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.load()
+			if err != nil {
+				return err
+			}
+			if c.Status.Listen == "" || c.Status.Listen == "0" {
+				return &configError{errors.New("status.listen is off: the agent cannot be asked")}
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.Status.Listen+"/status", nil)
+			if err != nil {
+				return fmt.Errorf("ask agent: %w", err)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return fmt.Errorf("ask agent (does it run?): %w", err)
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+			if err != nil {
+				return fmt.Errorf("ask agent: %w", err)
+			}
+			var s agent.Status
+			if err := json.Unmarshal(b, &s); err != nil {
+				return fmt.Errorf("answer of %s is not the agent's: %w", c.Status.Listen, err)
+			}
+			if asJSON {
+				_, err = o.out.Write(b)
+				return err
+			}
+			printStatus(o.out, &s)
+			return nil
+		}}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printStatus(w io.Writer, s *agent.Status) {
+	fmt.Fprintf(w, "agent     %s, version %s, up %s\n", s.AgentID, s.Version, time.Duration(s.UptimeS)*time.Second)
+	state := "not connected"
+	if s.Connected {
+		state = "connected"
+	}
+	fmt.Fprintf(w, "node      %s, %s\n", s.Node, state)
+	if s.LastFailure != "" {
+		fmt.Fprintf(w, "failure   %s\n", s.LastFailure)
+	}
+	if s.LastAckMS > 0 {
+		fmt.Fprintf(w, "last ack  %s ago\n", time.Since(time.UnixMilli(s.LastAckMS)).Round(time.Second))
+	}
+	fmt.Fprintf(w, "sources   %d files, journal %v\n", s.Files, s.Journal)
+	printSpool(w, &s.Spool)
+}
+
+func printSpool(w io.Writer, st *spool.Stats) {
+	fmt.Fprintf(w, "epoch     %s, %d series\n", st.Epoch, st.Series)
+	fmt.Fprintf(w, "%-9s %10s %10s %9s %12s %12s %10s\n", "lane", "acked", "next", "waiting", "bytes", "limit", "lost items")
+	names := make([]string, 0, len(st.Lanes))
+	for n := range st.Lanes {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		l := st.Lanes[n]
+		fmt.Fprintf(w, "%-9s %10d %10d %9d %12d %12d %10d\n", n, l.Acked, l.Next, l.Waiting, l.Bytes, l.Limit, l.Lost)
+	}
+}
+
+func checkCommand(o *options) *cobra.Command {
+	return &cobra.Command{Use: "check-config", Short: "Check the configuration file", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			o.explicit = true
+			if _, err := o.load(); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(o.out, "%s is good\n", o.configPath)
+			return err
+		}}
+}
+
+func testCommand(o *options) *cobra.Command {
+	return &cobra.Command{Use: "test", Short: "Print one scrape of this machine, sending nothing", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			c, err := o.load()
+			if err != nil {
+				return err
+			}
+			g, err := agent.NodeGatherer(&c.Metrics, o.logger(&c))
+			if err != nil {
+				return err
+			}
+			families, err := g.Gather()
+			if err != nil {
+				fmt.Fprintln(o.err, "some metrics cannot be gathered:", err)
+			}
+			var b bytes.Buffer
+			for _, f := range families {
+				if ex := c.Metrics.ExcludeMetrics(); ex != nil && ex.MatchString(f.GetName()) {
+					continue
+				}
+				if _, err := expfmt.MetricFamilyToText(&b, f); err != nil {
+					return fmt.Errorf("print metrics: %w", err)
+				}
+			}
+			_, err = o.out.Write(b.Bytes())
+			return err
+		}}
+}
+
+func spoolCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{Use: "spool", Short: "Show the spool of an agent that does not run", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			c, err := o.load()
+			if err != nil {
+				return err
+			}
+			if _, err := os.Stat(filepath.Join(c.SpoolDir(), "lock")); err != nil {
+				return fmt.Errorf("there is no spool in %s", c.SpoolDir())
+			}
+			sp, err := spool.Open(c.SpoolDir(), spool.Options{MaxBytes: int64(c.Spool.MaxBytes), MaxSeries: c.Spool.MaxSeries})
+			if errors.Is(err, spool.ErrLocked) {
+				return fmt.Errorf("%w: ask the running agent with `triward-agent status`", err)
+			}
+			if err != nil {
+				return err
+			}
+			st := sp.Stats()
+			printSpool(o.out, &st)
+			for _, dir := range spool.DamagedBeside(c.SpoolDir()) {
+				fmt.Fprintf(o.out, "damaged   %s\n", dir)
+			}
+			return sp.Close()
+		}}
+	return cmd
+}

@@ -1,0 +1,296 @@
+// Package journal follows the systemd journal through journalctl, which every systemd machine has, and gives its
+// entries to the batcher with the journal's own cursor as position: an entry is in the spool exactly when the
+// cursor is behind it.
+//
+// It starts and ends one child process and imports agent/lines and agent/wire and nothing else of Triward.
+package journal
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/triward/triward/agent/lines"
+	"github.com/triward/triward/agent/wire"
+)
+
+// StateKey is where the spool's state keeps the cursor.
+const StateKey = "journal"
+
+const (
+	maxEntry     = 4 << 20 // a longer entry of journalctl ends the child; it is begun again behind it
+	restartAfter = 5 * time.Second
+)
+
+// Config of a Follower.
+type Config struct {
+	Command []string // "" is journalctl
+	Units   []string // only these units; empty for all
+	Backlog int      // entries read at the first start of all
+	Cursor  string   // where to go on; "" at the first start
+	Batcher *lines.Batcher
+	Log     *slog.Logger
+}
+
+// Follower follows the journal.
+type Follower struct {
+	cfg     Config
+	cursor  string
+	streams map[string]*lines.Stream
+
+	Entries, Restarts atomic.Uint64
+}
+
+// position is a cursor of the journal.
+type position string
+
+// EncodePosition implements lines.Position.
+func (p position) EncodePosition() []byte { return []byte(p) }
+
+// Present reports whether this machine has a journal and the program to read it.
+func Present() bool {
+	if _, err := exec.LookPath("journalctl"); err != nil {
+		return false
+	}
+	for _, dir := range []string{"/run/log/journal", "/var/log/journal"} {
+		if m, err := filepath.Glob(filepath.Join(dir, "*", "*.journal")); err == nil && len(m) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// New makes a Follower.
+func New(cfg Config) *Follower {
+	if len(cfg.Command) == 0 {
+		cfg.Command = []string{"journalctl"}
+	}
+	return &Follower{cfg: cfg, cursor: cfg.Cursor, streams: map[string]*lines.Stream{}}
+}
+
+// Run follows the journal until ctx ends. It returns an error only when lines cannot be spooled any more.
+func (f *Follower) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := f.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		var fatal *spoolError
+		if errors.As(err, &fatal) {
+			return fatal.err
+		}
+		f.Restarts.Add(1)
+		f.cfg.Log.Warn("journal is read anew", "err", err)
+		t := time.NewTimer(restartAfter)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+		case <-t.C:
+		}
+	}
+	return nil
+}
+
+type spoolError struct{ err error }
+
+func (e *spoolError) Error() string { return e.err.Error() }
+
+func (f *Follower) args() []string {
+	args := append(slices.Clone(f.cfg.Command[1:]), "--output=json", "--all", "--follow", "--no-pager", "--quiet")
+	if f.cursor != "" {
+		args = append(args, "--after-cursor="+f.cursor)
+	} else {
+		args = append(args, "--lines="+strconv.Itoa(f.cfg.Backlog))
+	}
+	if f.cursor != "" {
+		args = append(args, "--no-tail")
+	}
+	for _, u := range f.cfg.Units {
+		args = append(args, "--unit="+u)
+	}
+	return args
+}
+
+func (f *Follower) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, f.cfg.Command[0], f.args()...)
+	var complaint bytes.Buffer
+	cmd.Stderr = &limited{w: &complaint, left: 4 << 10}
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 2 * time.Second
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("run journalctl: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("run journalctl: %w", err)
+	}
+	rerr := f.entries(ctx, out)
+	cancel()
+	werr := cmd.Wait()
+	if said := strings.TrimSpace(complaint.String()); said != "" {
+		if strings.Contains(said, "cursor") && f.cursor != "" {
+			// The entry is gone (rotated away): go on with what there is, behind the time of the last start.
+			f.cfg.Log.Warn("position in the journal is gone: entries may be lost", "said", said)
+			f.cursor = ""
+		}
+		return errors.Join(rerr, fmt.Errorf("journalctl says: %s", said))
+	}
+	return errors.Join(rerr, werr, errors.New("journalctl ended"))
+}
+
+// entries reads until the child ends.
+func (f *Follower) entries(ctx context.Context, out io.Reader) error {
+	sc := bufio.NewScanner(out)
+	sc.Buffer(make([]byte, 0, 16<<10), maxEntry)
+	for sc.Scan() {
+		if err := f.entry(ctx, sc.Bytes()); err != nil {
+			return err
+		}
+	}
+	if err := sc.Err(); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("read journalctl: %w", err)
+	}
+	return nil
+}
+
+// record is what is used of an entry. Values are strings, or lists of bytes when they are no UTF-8.
+type record struct {
+	Cursor     string          `json:"__CURSOR"`
+	Realtime   string          `json:"__REALTIME_TIMESTAMP"`
+	Message    json.RawMessage `json:"MESSAGE"`
+	Priority   json.RawMessage `json:"PRIORITY"`
+	Unit       json.RawMessage `json:"_SYSTEMD_UNIT"`
+	UserUnit   json.RawMessage `json:"_SYSTEMD_USER_UNIT"`
+	Identifier json.RawMessage `json:"SYSLOG_IDENTIFIER"`
+	Transport  json.RawMessage `json:"_TRANSPORT"`
+	PID        json.RawMessage `json:"_PID"`
+}
+
+// text returns a value of the journal, which is a string, null, a list of bytes, or a list of values (the first
+// one counts).
+func text(raw json.RawMessage) []byte {
+	if len(raw) == 0 {
+		return nil
+	}
+	switch raw[0] {
+	case '"':
+		var s string
+		if json.Unmarshal(raw, &s) == nil {
+			return []byte(s)
+		}
+	case '[':
+		var n []uint8
+		var codes []int
+		if json.Unmarshal(raw, &codes) == nil {
+			for _, c := range codes {
+				n = append(n, byte(c))
+			}
+			return n
+		}
+		var list []json.RawMessage
+		if json.Unmarshal(raw, &list) == nil && len(list) > 0 && len(list[0]) > 0 && list[0][0] != '[' {
+			return text(list[0])
+		}
+	}
+	return nil
+}
+
+func (f *Follower) entry(ctx context.Context, b []byte) error {
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil {
+		f.cfg.Log.Warn("entry of the journal is left out", "err", err)
+		return nil
+	}
+	if r.Cursor == "" {
+		return nil
+	}
+	mark := lines.Mark{Key: StateKey, Position: position(r.Cursor)}
+	message := bytes.TrimRight(text(r.Message), "\n")
+	if len(message) == 0 {
+		f.cursor = r.Cursor
+		f.cfg.Batcher.Note(mark)
+		return nil
+	}
+	line := wire.LogLine{T: time.Now().UnixNano(), Text: message}
+	if us, err := strconv.ParseInt(r.Realtime, 10, 64); err == nil {
+		line.T = us * 1000
+	}
+	if len(message) > wire.MaxLine {
+		line.Text = message[:wire.MaxLine]
+		line.Fields = append(line.Fields, wire.Label{Name: "truncated", Value: "true"})
+	}
+	if p, err := strconv.Atoi(string(text(r.Priority))); err == nil {
+		line.Severity = lines.SyslogSeverity(p)
+	}
+	ident := string(text(r.Identifier))
+	unit := firstOf(string(text(r.Unit)), string(text(r.UserUnit)), ident, string(text(r.Transport)), "unknown")
+	if ident != "" {
+		line.Fields = append(line.Fields, wire.Label{Name: "identifier", Value: ident})
+	}
+	if pid := string(text(r.PID)); pid != "" {
+		line.Fields = append(line.Fields, wire.Label{Name: "pid", Value: pid})
+	}
+	slices.SortFunc(line.Fields, func(a, b wire.Label) int { return strings.Compare(a.Name, b.Name) })
+	if err := f.cfg.Batcher.Add(ctx, f.stream(unit), line, mark); err != nil {
+		return &spoolError{fmt.Errorf("take entries of the journal: %w", err)}
+	}
+	f.cursor = r.Cursor
+	f.Entries.Add(1)
+	return nil
+}
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// stream returns the stream of a unit. Names of one-time units are bounded by forgetting all of them.
+func (f *Follower) stream(unit string) *lines.Stream {
+	unit = strings.ToValidUTF8(unit, "?")
+	if len(unit) > 256 {
+		unit = strings.ToValidUTF8(unit[:256], "")
+	}
+	if s, ok := f.streams[unit]; ok {
+		return s
+	}
+	if len(f.streams) >= 1024 {
+		clear(f.streams)
+	}
+	s := lines.NewStream(wire.StreamLog, wire.LabelsFromMap(map[string]string{"source": "journal", "unit": unit}))
+	f.streams[unit] = s
+	return s
+}
+
+// limited keeps the first bytes and drops the rest.
+type limited struct {
+	w    io.Writer
+	left int
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	n := min(len(p), l.left)
+	l.left -= n
+	if _, err := l.w.Write(p[:n]); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

@@ -1,0 +1,504 @@
+package sender
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/triward/triward/agent/spool"
+	"github.com/triward/triward/agent/wire"
+)
+
+const (
+	requestBytes     = 1 << 20
+	heartbeatPeriod  = 10 * time.Second
+	minRequestBytes  = 32 << 10
+	unknownIDRetries = 5
+)
+
+// Config of a Sender. Spool stays the caller's.
+type Config struct {
+	Identity  Identity
+	Nodes     []string // tried besides those of the identity
+	Transport http.RoundTripper
+	Spool     *spool.Spool
+	Coder     *wire.Coder
+	Version   string
+	Log       *slog.Logger
+	Heartbeat func() any                 // the status sent every 10 s; nil sends none
+	Report    func(kind, text string)    // tells of things an operator should know; may be nil
+	OnNodes   func([]string)             // called when the cluster named new nodes; may be nil
+	OnConfig  func(configVersion uint64) // called with each heartbeat's answer; may be nil
+}
+
+// Counters of a Sender, for its owner to publish. All only grow, except Clock and Connected.
+type Counters struct {
+	Requests, Failures, Batches, Bytes  atomic.Uint64
+	Accepted, Duplicates, Rejected      atomic.Uint64
+	SetAside, NewEpochs, LeftOut, Hello atomic.Uint64
+	ClockOffsetMS                       atomic.Int64 // the cluster's clock minus ours
+	Connected                           atomic.Bool
+	LastAck                             atomic.Int64 // unix milliseconds
+}
+
+// Sender sends batches until its context ends.
+type Sender struct {
+	cfg    Config
+	client *Client
+	nodes  *nodeSet
+	ids    *idTable
+	budget int // bytes of a request; halved when the gateway finds them too long
+	single bool
+	strike int // unknown_ids answers in a row
+	fresh  bool
+	last   atomic.Value // string: last failure
+
+	Counters Counters
+}
+
+// errAgain asks for a new hello at once: the epoch changed or must be looked at.
+var errAgain = errors.New("say hello again")
+
+// New makes a Sender; Run starts it.
+func New(cfg Config) *Sender {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Report == nil {
+		cfg.Report = func(string, string) {}
+	}
+	s := &Sender{cfg: cfg, client: NewClient(cfg.Identity, cfg.Transport), ids: newIDTable(cfg.Spool),
+		nodes: newNodeSet(append(append([]string{}, cfg.Nodes...), cfg.Identity.Nodes...)), budget: requestBytes}
+	s.last.Store("")
+	return s
+}
+
+// LastFailure returns the newest failure, "" when sending works.
+func (s *Sender) LastFailure() string { return s.last.Load().(string) }
+
+// Node returns the address of the node in use.
+func (s *Sender) Node() string { return s.nodes.currentURL() }
+
+// Run sends until ctx ends. It returns an error only when the spool cannot be used any more.
+func (s *Sender) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	if s.cfg.Heartbeat != nil {
+		wg.Go(func() { s.beat(ctx) })
+	}
+	again := 0
+	for ctx.Err() == nil {
+		node, wait := s.nodes.pick(time.Now())
+		if wait > 0 {
+			sleep(ctx, wait)
+			continue
+		}
+		err := s.session(ctx, node)
+		s.Counters.Connected.Store(false)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, errAgain) && again < 3 {
+			again++
+			continue
+		}
+		again = 0
+		if ferr := s.cfg.Spool.Failed(); ferr != nil {
+			return fmt.Errorf("spool cannot be used any more: %w", ferr)
+		}
+		if errors.Is(err, spool.ErrDamaged) {
+			return err
+		}
+		s.failed(node, err)
+	}
+	return nil
+}
+
+func (s *Sender) failed(node string, err error) {
+	s.Counters.Failures.Add(1)
+	if s.last.Swap(err.Error()) != err.Error() {
+		s.cfg.Log.Warn("sending failed", "node", node, "err", err)
+	}
+	var se *StatusError
+	if !errors.As(err, &se) {
+		s.nodes.failed(node, time.Now(), 0, false)
+		return
+	}
+	switch se.Code {
+	case http.StatusTooManyRequests, http.StatusInsufficientStorage:
+		s.nodes.failed(node, time.Now(), se.RetryAfter, true)
+	case http.StatusUnauthorized, http.StatusForbidden:
+		s.nodes.failed(node, time.Now(), maxBackoff, true)
+	default:
+		s.nodes.failed(node, time.Now(), se.RetryAfter, false)
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// session says hello to a node and sends until something fails.
+func (s *Sender) session(ctx context.Context, node string) error {
+	if err := s.greet(ctx, node); err != nil {
+		return err
+	}
+	s.Counters.Connected.Store(true)
+	s.cfg.Log.Debug("connected", "node", node)
+	for {
+		n, err := s.sendOnce(ctx, node)
+		if err != nil {
+			return err
+		}
+		s.nodes.succeeded(node)
+		s.last.Store("")
+		if n > 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.cfg.Spool.Notify():
+		}
+	}
+}
+
+// greet learns what the cluster has of our epoch and makes ours fit.
+func (s *Sender) greet(ctx context.Context, node string) error {
+	sp := s.cfg.Spool
+	s.Counters.Hello.Add(1)
+	h, err := s.client.hello(ctx, node, sp.Epoch(), s.cfg.Version, false)
+	if err != nil {
+		return fmt.Errorf("hello: %w", err)
+	}
+	if h.ServerTimeMS != 0 {
+		s.Counters.ClockOffsetMS.Store(h.ServerTimeMS - time.Now().UnixMilli())
+	}
+	if s.nodes.add(h.Nodes) && s.cfg.OnNodes != nil {
+		s.cfg.OnNodes(s.nodes.urls())
+	}
+	fits, err := s.reconcile(&h)
+	if err != nil {
+		return err
+	}
+	if h.EpochState == "open" && fits {
+		return nil
+	}
+	if h.EpochState != "new" || !fits {
+		if err := s.newEpoch("the cluster holds the epoch as " + h.EpochState); err != nil {
+			return err
+		}
+	}
+	h, err = s.client.hello(ctx, node, sp.Epoch(), s.cfg.Version, true)
+	if err != nil {
+		return fmt.Errorf("open epoch: %w", err)
+	}
+	if h.EpochState != "open" {
+		return fmt.Errorf("open epoch: the cluster answers epoch_state %q", h.EpochState)
+	}
+	return nil
+}
+
+// reconcile takes over what the cluster says it has and reports whether our epoch can go on.
+func (s *Sender) reconcile(h *helloAnswer) (fits bool, err error) {
+	fits = true
+	sp := s.cfg.Spool
+	for _, lane := range wire.Lanes {
+		last := h.Last[lane.String()]
+		acked, next := sp.Position(lane)
+		switch {
+		case last < acked:
+			// The cluster lost what it had acknowledged (an older state was restored), or never knew us.
+			fits = false
+		case last >= next:
+			// Our disk went back in time. What was spooled before this start went out then; what this process
+			// made did not.
+			fits = false
+			if open := sp.NextAtOpen(lane); open > acked+1 {
+				err = sp.Ack(lane, min(last, open-1))
+			}
+		default:
+			err = sp.Ack(lane, last)
+		}
+		if err != nil {
+			return fits, fmt.Errorf("take over acknowledgement: %w", err)
+		}
+	}
+	return fits, nil
+}
+
+func (s *Sender) newEpoch(why string) error {
+	old := s.cfg.Spool.Epoch()
+	e, err := s.cfg.Spool.NewEpoch()
+	if err != nil {
+		return fmt.Errorf("begin a new epoch: %w", err)
+	}
+	s.Counters.NewEpochs.Add(1)
+	s.cfg.Log.Warn("new epoch", "old", old.String(), "new", e.String(), "because", why)
+	s.cfg.Report("epoch", fmt.Sprintf("spool goes on as epoch %s instead of %s: %s", e, old, why))
+	return nil
+}
+
+// pending reads what the next request takes: batches of all lanes that wait, each lane with its share.
+func (s *Sender) pending() ([]wire.Batch, error) {
+	sp := s.cfg.Spool
+	var waiting []wire.Lane
+	for _, lane := range wire.Lanes {
+		if acked, next := sp.Position(lane); acked+1 < next {
+			waiting = append(waiting, lane)
+		}
+	}
+	if len(waiting) == 0 {
+		return nil, nil
+	}
+	count := max(1, wire.MaxBatchesPerCall/len(waiting))
+	size := s.budget / len(waiting)
+	if s.single {
+		count, waiting = 1, waiting[:1]
+	}
+	var out []wire.Batch
+	for _, lane := range waiting {
+		acked, _ := sp.Position(lane)
+		batches, err := sp.Read(lane, acked+1, count, size)
+		if err != nil {
+			return nil, fmt.Errorf("read spool: %w", err)
+		}
+		out = append(out, batches...)
+	}
+	return out, nil
+}
+
+// sendOnce sends one request and takes over its results. n is the number of batches it carried.
+func (s *Sender) sendOnce(ctx context.Context, node string) (n int, err error) {
+	batches, err := s.pending()
+	if err != nil || len(batches) == 0 {
+		return 0, err
+	}
+	if batches, err = s.translate(ctx, node, batches); err != nil {
+		return 0, err
+	}
+	body := wire.AppendRequest(nil, s.cfg.Spool.Epoch(), batches)
+	s.Counters.Requests.Add(1)
+	results, err := s.client.batches(ctx, node, body)
+	var se *StatusError
+	if errors.As(err, &se) && refusesContent(se.Code) {
+		return s.narrow(batches, se)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("send %d batches: %w", len(batches), err)
+	}
+	s.Counters.Batches.Add(uint64(len(batches)))
+	s.Counters.Bytes.Add(uint64(len(body)))
+	s.budget, s.single = min(requestBytes, s.budget*2), false
+	return len(batches), s.takeOver(batches, results)
+}
+
+// narrow finds the batch for which a whole request was refused: smaller requests, then single batches, and one
+// that is refused alone is set aside.
+func (s *Sender) narrow(batches []wire.Batch, se *StatusError) (int, error) {
+	switch {
+	case len(batches) == 1:
+		s.single = false
+		return 1, s.renew(s.refuse(batches[0].Lane, batches[0].Seq, se.Error()))
+	case s.budget > minRequestBytes:
+		s.budget /= 2
+	default:
+		s.single = true
+	}
+	return len(batches), nil
+}
+
+// translate gives metrics batches their cluster ids, registering series first where needed.
+func (s *Sender) translate(ctx context.Context, node string, batches []wire.Batch) ([]wire.Batch, error) {
+	var missing []uint64
+	now := time.Now()
+	for i := range batches {
+		b := &batches[i]
+		if !b.Lane.CarriesMetrics() {
+			continue
+		}
+		var err error
+		if missing, err = s.ids.missing(missing, s.cfg.Coder, b, now); err != nil {
+			return nil, s.refuseLocal(b, err)
+		}
+	}
+	if err := s.ids.register(ctx, s.client, node, missing, now); err != nil {
+		if errors.Is(err, errSeriesUnknown) {
+			for i := range batches {
+				if s.namesUnknown(&batches[i]) {
+					return nil, s.refuseLocal(&batches[i], err)
+				}
+			}
+		}
+		return nil, err
+	}
+	for i := range batches {
+		b := &batches[i]
+		if !b.Lane.CarriesMetrics() {
+			continue
+		}
+		out, left, err := s.ids.encode(s.cfg.Coder, b)
+		if err == nil && out.RawLen > wire.MaxBatchRaw {
+			err = fmt.Errorf("batch has %d bytes with cluster ids, at most %d are allowed", out.RawLen, wire.MaxBatchRaw)
+		}
+		if err != nil {
+			return nil, s.refuseLocal(b, err)
+		}
+		s.Counters.LeftOut.Add(uint64(left))
+		*b = out
+	}
+	return batches, nil
+}
+
+func (s *Sender) namesUnknown(b *wire.Batch) bool {
+	if !b.Lane.CarriesMetrics() || s.ids.decode(s.cfg.Coder, b) != nil {
+		return false
+	}
+	for _, sc := range s.ids.decoded.Scrapes {
+		for _, n := range sc.IDs {
+			if _, ok := s.cfg.Spool.SeriesLabels(n); !ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// refuseLocal sets a batch aside that we cannot send ourselves.
+func (s *Sender) refuseLocal(b *wire.Batch, cause error) error {
+	if err := s.renew(s.refuse(b.Lane, b.Seq, cause.Error())); err != nil {
+		return err
+	}
+	return errAgain
+}
+
+// refuse puts an empty batch in the place of one that will never be taken, and gives the epoch up when even the
+// empty one is refused.
+func (s *Sender) refuse(lane wire.Lane, seq uint64, reason string) error {
+	sp := s.cfg.Spool
+	s.Counters.SetAside.Add(1)
+	if !sp.Given(lane, seq) {
+		s.cfg.Log.Error("batch is set aside", "lane", lane.String(), "seq", seq, "reason", reason)
+		s.cfg.Report("set-aside", fmt.Sprintf("batch %d of lane %s was refused and set aside: %s", seq, lane, reason))
+		return sp.SetAside(lane, seq, reason)
+	}
+	if err := sp.Ack(lane, seq); err != nil {
+		return err
+	}
+	return &renewError{"an empty batch in place of a refused one was refused: " + reason}
+}
+
+// renewError asks for a new epoch once all results of a request are taken over.
+type renewError struct{ why string }
+
+func (e *renewError) Error() string { return "a new epoch is needed: " + e.why }
+
+// takeOver applies the results of a request, per lane in order up to the first that stops the lane.
+func (s *Sender) takeOver(batches []wire.Batch, results []result) error {
+	if len(results) != len(batches) {
+		return fmt.Errorf("gateway answered %d results for %d batches", len(results), len(batches))
+	}
+	var stopped [len(wire.Lanes) + 1]bool
+	var outcome error
+	for i := range results {
+		r, b := &results[i], &batches[i]
+		if r.Lane != b.Lane.String() || r.Seq != b.Seq {
+			return fmt.Errorf("result %d is for batch %d of lane %s, sent was %d of %s", i, r.Seq, r.Lane, b.Seq, b.Lane)
+		}
+		if stopped[b.Lane] {
+			continue
+		}
+		stop, err := s.takeResult(b, r)
+		stopped[b.Lane] = stop
+		var renew *renewError
+		if err != nil && (outcome == nil || errors.Is(outcome, errAgain) || errors.As(err, &renew)) {
+			outcome = err
+		}
+	}
+	return s.renew(outcome)
+}
+
+// renew begins the new epoch that err asks for; other errors pass through. The error stays, so that a cluster
+// that refuses everything is met with back-off.
+func (s *Sender) renew(err error) error {
+	var r *renewError
+	if !errors.As(err, &r) {
+		return err
+	}
+	return errors.Join(err, s.newEpoch(r.why))
+}
+
+func (s *Sender) takeResult(b *wire.Batch, r *result) (stop bool, err error) {
+	sp := s.cfg.Spool
+	switch r.Status {
+	case "ok", "duplicate":
+		s.strike = 0
+		s.Counters.Accepted.Add(r.Accepted)
+		s.Counters.Duplicates.Add(r.Duplicates)
+		s.Counters.Rejected.Add(r.Rejected)
+		s.Counters.LastAck.Store(time.Now().UnixMilli())
+		if r.Rejected > 0 {
+			s.cfg.Log.Warn("cluster rejected items", "lane", r.Lane, "seq", r.Seq, "rejected", r.Rejected, "first", r.reason())
+		}
+		return false, sp.Ack(b.Lane, b.Seq)
+	case "gap":
+		acked, next := sp.Position(b.Lane)
+		if r.Expected > acked && r.Expected <= next {
+			return true, sp.Ack(b.Lane, r.Expected-1)
+		}
+		return true, errAgain // hello tells more and decides about the epoch
+	case "unknown_ids":
+		s.ids.forget(r.UnknownIDs)
+		if s.strike++; s.strike > unknownIDRetries {
+			s.strike = 0
+			return true, fmt.Errorf("batch %d of lane %s: series ids stay unknown after registration", b.Seq, b.Lane)
+		}
+		return true, nil
+	case "epoch_closed", "unknown_epoch":
+		return true, errAgain
+	case "cloned":
+		return true, &renewError{"another spool with the same epoch sends: was this machine cloned?"}
+	case "invalid", "limit":
+		return true, s.refuse(b.Lane, b.Seq, r.reason())
+	}
+	return true, fmt.Errorf("gateway answered an unknown status %q: this agent is older than the cluster", r.Status)
+}
+
+// beat sends signs of life beside the batches.
+func (s *Sender) beat(ctx context.Context) {
+	t := time.NewTicker(heartbeatPeriod)
+	defer t.Stop()
+	for {
+		if node := s.nodes.currentURL(); node != "" {
+			a, err := s.client.heartbeat(ctx, node, s.cfg.Heartbeat())
+			switch {
+			case err != nil:
+				s.cfg.Log.Debug("heartbeat failed", "node", node, "err", err)
+			default:
+				if a.ServerTimeMS != 0 {
+					s.Counters.ClockOffsetMS.Store(a.ServerTimeMS - time.Now().UnixMilli())
+				}
+				if s.cfg.OnConfig != nil {
+					s.cfg.OnConfig(a.ConfigVersion)
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}

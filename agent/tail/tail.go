@@ -1,0 +1,539 @@
+package tail
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/bmatcuk/doublestar/v4"
+
+	"github.com/triward/triward/agent/lines"
+	"github.com/triward/triward/agent/wire"
+)
+
+// Group is a set of files that are read alike.
+type Group struct {
+	Include   []string // globs, ** allowed
+	Exclude   []string
+	Multiline *Multiline       // nil: every line is a record
+	Drop      []*regexp.Regexp // records that match any are left out
+	Keep      []*regexp.Regexp // when not empty, records that match none are left out
+	Labels    wire.Labels      // added to the stream
+}
+
+// Config of a Tailer.
+type Config struct {
+	Groups         []Group
+	State          map[string][]byte // the spool's state when it was opened
+	Batcher        *lines.Batcher
+	Parser         *lines.Parser
+	Log            *slog.Logger
+	InitialBacklog int64                   // bytes read of a file that is there at the first start of all
+	MaxFiles       int                     // 0 is 256
+	Poll           time.Duration           // 0 is 500 ms
+	Rescan         time.Duration           // 0 is 10 s
+	Linger         time.Duration           // how long a rotated file is watched for late lines; 0 is 10 s
+	Report         func(kind, text string) // may be nil
+}
+
+const (
+	maxKnown    = 4096           // positions of files that are finished
+	knownFor    = 30 * 24 * 3600 // seconds they are kept
+	readChunk   = 64 << 10
+	bufferMax   = wire.MaxLine + readChunk
+	readPerPoll = 1 << 20 // bytes of one file before the next one has its turn
+)
+
+// Tailer follows files. Run does all the work in one goroutine.
+type Tailer struct {
+	cfg    Config
+	log    *slog.Logger
+	files  []*file
+	known  map[string]position // by state key: files that are not open
+	next   int                 // number of the next state key
+	first  bool                // nothing was known when the agent started
+	buf    []byte
+	warned map[string]bool
+
+	suspects map[string]time.Time // new files that may be copies of followed ones
+
+	Open, Filtered, Lost, Bytes atomic.Int64
+}
+
+// file is an open file.
+type file struct {
+	key      string
+	group    *Group
+	stream   *lines.Stream
+	f        *os.File
+	pos      position
+	size     int64
+	grown    time.Time // when it last grew or changed
+	rotated  time.Time // when its path was found to lead elsewhere; zero while it does not
+	checked  time.Time
+	finished bool
+}
+
+// New makes a Tailer.
+func New(cfg Config) *Tailer {
+	cfg.MaxFiles = cmp.Or(cfg.MaxFiles, 256)
+	cfg.Poll = cmp.Or(cfg.Poll, 500*time.Millisecond)
+	cfg.Rescan = cmp.Or(cfg.Rescan, 10*time.Second)
+	cfg.Linger = cmp.Or(cfg.Linger, 10*time.Second)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Report == nil {
+		cfg.Report = func(string, string) {}
+	}
+	t := &Tailer{cfg: cfg, log: cfg.Log, known: map[string]position{}, first: true, buf: make([]byte, readChunk),
+		warned: map[string]bool{}, suspects: map[string]time.Time{}}
+	for key, value := range cfg.State {
+		if !strings.HasPrefix(key, statePrefix) {
+			continue
+		}
+		t.first = false
+		if n, err := strconv.Atoi(key[len(statePrefix):]); err == nil {
+			t.next = max(t.next, n+1)
+		}
+		p, err := decodePosition(value)
+		if err != nil {
+			t.log.Error("position of a file cannot be read", "key", key, "err", err)
+			continue
+		}
+		t.known[key] = p
+	}
+	return t
+}
+
+// Run follows the files until ctx ends. It returns an error only when lines cannot be spooled any more.
+func (t *Tailer) Run(ctx context.Context) error {
+	defer func() {
+		for _, f := range t.files {
+			f.f.Close()
+		}
+	}()
+	t.resume()
+	poll := time.NewTicker(t.cfg.Poll)
+	defer poll.Stop()
+	var scanned time.Time
+	for {
+		if now := time.Now(); now.Sub(scanned) >= t.cfg.Rescan {
+			scanned = now
+			t.scan()
+			t.first = false
+		}
+		if err := t.pollAll(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-poll.C:
+		}
+	}
+}
+
+// resume opens the files that were being read: at their path, or beside it when they were rotated meanwhile.
+func (t *Tailer) resume() {
+	keys := make([]string, 0, len(t.known))
+	for key := range t.known {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	for _, key := range keys {
+		p := t.known[key]
+		if p.Done {
+			continue
+		}
+		g := t.groupOf(p.Path)
+		if g == nil {
+			continue // not configured any more; the position is kept for a while
+		}
+		if f, fi, err := openRegular(p.Path); err == nil && !p.Rotated {
+			if p.sameFile(fi) && fi.Size() >= int64(p.Print.N) && p.Print.matches(f) {
+				t.track(key, g, f, p, fi)
+				continue
+			}
+			if p.sameFile(fi) && p.Key != (fileKey{}) && p.Print.N > 0 && fi.Size() < p.Off {
+				t.track(key, g, f, p, fi) // truncated in place: poll finds out and looks for the copy
+				continue
+			}
+			f.Close()
+		} else if err == nil {
+			f.Close()
+		}
+		t.resumeRotated(key, g, p)
+	}
+}
+
+// resumeRotated looks for a file that left its path while the agent was down.
+func (t *Tailer) resumeRotated(key string, g *Group, p position) {
+	f, fi, path := t.findSibling(p.Path, func(f *os.File, fi os.FileInfo) bool {
+		return p.sameFile(fi) && (p.Key != (fileKey{}) || p.Print.N > 0) && fi.Size() >= p.Off && p.Print.matches(f)
+	})
+	if f == nil {
+		f, fi, path = t.findCopy(p)
+	}
+	if f == nil {
+		if !p.Rotated {
+			t.lost(p, "it was rotated away and cannot be found")
+		}
+		delete(t.known, key)
+		t.cfg.Batcher.Note(lines.Mark{Key: key})
+		return
+	}
+	id := *p.identity
+	id.Rotated, id.Key = true, keyOf(fi)
+	p.identity = &id
+	t.log.Debug("rotated log file is found again", "path", p.Path, "at", path)
+	nf := t.track(key, g, f, p, fi)
+	nf.rotated = time.Now()
+	t.resumeBetween(g, p.Path, fi)
+}
+
+// resumeBetween follows files that came to path and left it again while the agent was down: those beside it that
+// are named after it, are younger than the file that was being read, and unknown.
+func (t *Tailer) resumeBetween(g *Group, path string, old os.FileInfo) {
+	type sibling struct {
+		path string
+		fi   os.FileInfo
+	}
+	var between []sibling
+	t.findSibling(path, func(f *os.File, fi os.FileInfo) bool {
+		name := f.Name()
+		if name == path || !strings.HasPrefix(name, path) || !strings.ContainsAny(name[len(path):len(path)+1], ".-_") ||
+			!fi.ModTime().After(old.ModTime()) || os.SameFile(fi, old) || t.groupOf(name) != nil {
+			return false
+		}
+		for _, p := range t.known {
+			if p.sameFile(fi) && p.Print.matches(f) {
+				return false
+			}
+		}
+		if !slices.ContainsFunc(t.files, func(o *file) bool { return o.pos.sameFile(fi) && o.pos.Key != fileKey{} }) {
+			between = append(between, sibling{name, fi})
+		}
+		return false
+	})
+	slices.SortFunc(between, func(a, b sibling) int { return a.fi.ModTime().Compare(b.fi.ModTime()) })
+	for _, s := range between {
+		f, fi, err := openRegular(s.path)
+		if err != nil {
+			continue
+		}
+		p := position{identity: &identity{Path: path, Stream: path, Key: keyOf(fi), Rotated: true, Seen: time.Now().Unix()}}
+		nf := t.track(t.newKey(), g, f, p, fi)
+		nf.rotated = time.Now()
+	}
+}
+
+func (t *Tailer) lost(p position, why string) {
+	t.Lost.Add(1)
+	t.log.Warn("lines of a log file may be lost", "path", p.Path, "after", p.Off, "because", why)
+	t.cfg.Report("lost", fmt.Sprintf("lines of %s after byte %d may be lost: %s", p.Path, p.Off, why))
+}
+
+// maxSiblings bounds how many files of a folder are looked at for a rotated one.
+const maxSiblings = 512
+
+// findSibling returns the first file beside path, with a name that begins like it, for which ok holds.
+func (t *Tailer) findSibling(path string, ok func(*os.File, os.FileInfo) bool) (*os.File, os.FileInfo, string) {
+	dir, base := filepath.Split(path)
+	stem := strings.TrimSuffix(base, filepath.Ext(base))
+	names, err := os.ReadDir(filepath.Clean(dir))
+	if err != nil {
+		return nil, nil, ""
+	}
+	looked := 0
+	for _, n := range names {
+		if !strings.HasPrefix(n.Name(), stem) || compressed(n.Name()) || looked >= maxSiblings {
+			continue
+		}
+		looked++
+		p := filepath.Join(dir, n.Name())
+		f, fi, err := openRegular(p)
+		if err != nil {
+			continue
+		}
+		if ok(f, fi) {
+			return f, fi, p
+		}
+		f.Close()
+	}
+	return nil, nil, ""
+}
+
+// findCopy looks for the copy that copy-and-truncate made of a file: another file with the same beginning that
+// holds at least what was read, the newest of them.
+func (t *Tailer) findCopy(p position) (*os.File, os.FileInfo, string) {
+	if p.Print.N == 0 || p.Off == 0 {
+		return nil, nil, ""
+	}
+	var newest time.Time
+	var best string
+	match := func(f *os.File, fi os.FileInfo) bool {
+		return (p.Key == fileKey{} || keyOf(fi) != p.Key) && fi.Size() >= p.Off && p.Print.matches(f)
+	}
+	f, _, _ := t.findSibling(p.Path, func(f *os.File, fi os.FileInfo) bool {
+		if match(f, fi) && fi.ModTime().After(newest) {
+			newest, best = fi.ModTime(), f.Name()
+		}
+		return false
+	})
+	if f != nil || best == "" {
+		return nil, nil, ""
+	}
+	f, fi, err := openRegular(best)
+	if err != nil {
+		return nil, nil, ""
+	}
+	if !match(f, fi) {
+		f.Close()
+		return nil, nil, ""
+	}
+	return f, fi, best
+}
+
+func compressed(name string) bool {
+	switch filepath.Ext(name) {
+	case ".gz", ".xz", ".bz2", ".zst", ".zip", ".lz4", ".journal":
+		return true
+	}
+	return false
+}
+
+var errNotRegular = errors.New("no regular file")
+
+func openRegular(path string) (*os.File, os.FileInfo, error) {
+	// Looked at before it is opened: opening a named pipe would wait for its writer.
+	if fi, err := os.Stat(path); err != nil {
+		return nil, nil, err
+	} else if !fi.Mode().IsRegular() {
+		return nil, nil, errNotRegular
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errNotRegular
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, fi, nil
+}
+
+func (t *Tailer) groupOf(path string) *Group {
+	for i := range t.cfg.Groups {
+		g := &t.cfg.Groups[i]
+		if matchesAny(g.Include, path) && !matchesAny(g.Exclude, path) {
+			return g
+		}
+	}
+	return nil
+}
+
+func matchesAny(globs []string, path string) bool {
+	for _, g := range globs {
+		if ok, err := doublestar.PathMatch(g, path); err == nil && ok {
+			return true
+		}
+		if ok, err := doublestar.Match(g, filepath.Base(path)); err == nil && ok && !strings.Contains(g, "/") {
+			return true
+		}
+	}
+	return false
+}
+
+// track begins to follow an open file.
+func (t *Tailer) track(key string, g *Group, f *os.File, p position, fi os.FileInfo) *file {
+	delete(t.known, key)
+	ls := wire.LabelsFromMap(map[string]string{"source": "file", "file": p.Stream})
+	for _, l := range g.Labels {
+		ls = ls.With(l.Name, l.Value)
+	}
+	nf := &file{key: key, group: g, stream: lines.NewStream(wire.StreamLog, ls), f: f, pos: p, size: -1,
+		grown: time.Now()}
+	t.files = append(t.files, nf)
+	t.Open.Store(int64(len(t.files)))
+	return nf
+}
+
+// scan looks for new files and forgets old positions.
+func (t *Tailer) scan() {
+	for i := range t.cfg.Groups {
+		g := &t.cfg.Groups[i]
+		for _, glob := range g.Include {
+			paths, err := doublestar.FilepathGlob(glob)
+			if err != nil {
+				t.warnOnce("glob "+glob, "files cannot be listed", "glob", glob, "err", err)
+				continue
+			}
+			for _, path := range paths {
+				if compressed(path) || t.groupOf(path) != g {
+					continue
+				}
+				t.discover(path, g)
+			}
+		}
+	}
+	t.forgetOld()
+}
+
+func (t *Tailer) warnOnce(key, msg string, args ...any) {
+	if t.warned[key] {
+		return
+	}
+	if len(t.warned) > 1000 {
+		clear(t.warned)
+	}
+	t.warned[key] = true
+	t.log.Warn(msg, args...)
+}
+
+func (t *Tailer) forgetOld() {
+	old := time.Now().Unix() - knownFor
+	keys := make([]string, 0, len(t.known))
+	for key := range t.known {
+		keys = append(keys, key)
+	}
+	slices.SortFunc(keys, func(a, b string) int { return cmp.Compare(t.known[a].Seen, t.known[b].Seen) })
+	for i, key := range keys {
+		if t.known[key].Seen < old || len(keys)-i > maxKnown {
+			delete(t.known, key)
+			t.cfg.Batcher.Note(lines.Mark{Key: key})
+		}
+	}
+}
+
+// discover begins to follow the file at path unless it is followed already. A file that was read before goes on
+// where it stood.
+func (t *Tailer) discover(path string, g *Group) {
+	fi, err := os.Stat(path)
+	if err != nil || !fi.Mode().IsRegular() {
+		return
+	}
+	for _, f := range t.files {
+		if f.pos.Key != (fileKey{}) && f.pos.sameFile(fi) || f.pos.Key == (fileKey{}) && f.pos.Path == path {
+			return
+		}
+	}
+	if len(t.files) >= t.cfg.MaxFiles {
+		t.warnOnce("limit", "more log files than may be open: some are not read", "limit", t.cfg.MaxFiles, "path", path)
+		return
+	}
+	f, fi, err := openRegular(path)
+	if err != nil {
+		t.warnOnce("open "+path, "log file cannot be opened", "path", path, "err", err)
+		return
+	}
+	for key, p := range t.known {
+		if p.sameFile(fi) && (p.Key != (fileKey{}) || p.Path == path) && fi.Size() >= p.Off && p.Print.matches(f) {
+			if p.Done && fi.Size() == p.Off {
+				f.Close() // read to its end before it was rotated
+				return
+			}
+			t.track(key, g, f, p, fi)
+			return
+		}
+	}
+	if t.looksLikeCopy(path, f) {
+		f.Close()
+		return
+	}
+	t.begin(path, g, f, fi)
+}
+
+// copyGrace is how long a file that begins like its neighbour is not begun: should the neighbour be truncated,
+// it was a copy.
+const copyGrace = time.Minute
+
+// looksLikeCopy reports whether the new file at path may be the copy that copy-and-truncate is making of a file
+// that is followed: it lies beside it, has a similar name and the same beginning.
+func (t *Tailer) looksLikeCopy(path string, f *os.File) bool {
+	dir, base := filepath.Split(path)
+	for _, other := range t.files {
+		odir, obase := filepath.Split(other.pos.Path)
+		stem := strings.TrimSuffix(obase, filepath.Ext(obase))
+		if odir != dir || !strings.HasPrefix(base, stem) || other.pos.Print.N < 64 || !other.pos.Print.matches(f) {
+			continue
+		}
+		since, seen := t.suspects[path]
+		if !seen {
+			t.suspects[path] = time.Now()
+			return true
+		}
+		if time.Since(since) < copyGrace {
+			return true
+		}
+	}
+	delete(t.suspects, path)
+	return false
+}
+
+// begin follows a file that was never seen.
+func (t *Tailer) begin(path string, g *Group, f *os.File, fi os.FileInfo) {
+	head := t.buf[:min(len(t.buf), 512)]
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.Close()
+		return
+	}
+	if slices.Contains(head[:n], 0) {
+		t.warnOnce("binary "+path, "file is left out: it is not text", "path", path)
+		f.Close()
+		return
+	}
+	p := position{identity: &identity{Path: path, Stream: path, Key: keyOf(fi), Seen: time.Now().Unix()}}
+	if t.first && fi.Size() > t.cfg.InitialBacklog {
+		p.Off = t.lineAfter(f, fi.Size()-t.cfg.InitialBacklog, fi.Size())
+	}
+	key := t.newKey()
+	nf := t.track(key, g, f, p, fi)
+	if err := t.extendPrint(nf, fi.Size()); err != nil {
+		t.log.Warn("log file cannot be read", "path", path, "err", err)
+	}
+	t.cfg.Batcher.Note(lines.Mark{Key: key, Position: nf.pos})
+}
+
+func (t *Tailer) newKey() string {
+	key := statePrefix + strconv.Itoa(t.next)
+	t.next++
+	return key
+}
+
+// lineAfter returns where the first line begins at or behind off.
+func (t *Tailer) lineAfter(f *os.File, off, size int64) int64 {
+	if off <= 0 {
+		return 0
+	}
+	for off < size {
+		n, err := f.ReadAt(t.buf[:readChunk], off-1)
+		if n == 0 || err != nil && !errors.Is(err, io.EOF) {
+			return size
+		}
+		if i := slices.Index(t.buf[:n], '\n'); i >= 0 {
+			return off + int64(i)
+		}
+		off += int64(n)
+	}
+	return size
+}

@@ -1,0 +1,577 @@
+package tail
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/triward/triward/agent/lines"
+	"github.com/triward/triward/agent/spool"
+	"github.com/triward/triward/agent/wire"
+)
+
+// gate is a spool that a dying process cannot write to any more.
+type gate struct {
+	sp   *spool.Spool
+	dead atomic.Bool
+	full atomic.Bool
+}
+
+var errDead = errors.New("the process is dead")
+
+func (g *gate) Append(lane wire.Lane, c spool.Content) error {
+	if g.dead.Load() {
+		return errDead
+	}
+	if g.full.Load() {
+		return spool.ErrFull
+	}
+	return g.sp.Append(lane, c)
+}
+
+func (g *gate) AppendState(lane wire.Lane, changes []spool.StateChange) error {
+	if g.dead.Load() {
+		return errDead
+	}
+	return g.sp.AppendState(lane, changes)
+}
+
+// rig is a folder of log files with a tailer over it.
+type rig struct {
+	t     *testing.T
+	dir   string
+	cfg   Config
+	coder *wire.Coder
+	sp    *spool.Spool
+	gate  *gate
+	b     *lines.Batcher
+	tail  *Tailer
+	stop  func()
+}
+
+func newRig(t *testing.T, groups ...Group) *rig {
+	t.Helper()
+	coder, err := wire.NewCoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, dir: t.TempDir(), coder: coder}
+	if len(groups) == 0 {
+		groups = []Group{{Include: []string{"*.log"}}}
+	}
+	for i := range groups {
+		for j, g := range groups[i].Include {
+			groups[i].Include[j] = filepath.Join(r.dir, g)
+		}
+	}
+	r.cfg = Config{Groups: groups, InitialBacklog: 1 << 20, Parser: &lines.Parser{Zone: time.UTC}}
+	if r.sp, err = spool.Open(filepath.Join(t.TempDir(), "spool"), spool.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *rig) start() {
+	r.gate = &gate{sp: r.sp}
+	log := slog.New(slog.DiscardHandler)
+	r.b = lines.NewBatcher(wire.LaneLogs, r.gate, r.coder, log)
+	r.cfg.Batcher, r.cfg.State, r.cfg.Log = r.b, r.sp.State(wire.LaneLogs), log
+	r.tail = New(r.cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.tail.Run(ctx) }()
+	r.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("tail: %v", err)
+		}
+	}
+}
+
+// end stops cleanly: what was read is spooled.
+func (r *rig) end() {
+	r.t.Helper()
+	r.stop()
+	if err := r.b.Close(context.Background()); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// crash stops as kill -9 does: what is not spooled is gone.
+func (r *rig) crash() {
+	r.gate.dead.Store(true)
+	r.stop()
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	r.b.Close(gone)
+}
+
+func (r *rig) path(name string) string { return filepath.Join(r.dir, name) }
+
+func (r *rig) write(name, text string) {
+	r.t.Helper()
+	f, err := os.OpenFile(r.path(name), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := io.WriteString(f, text); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// copyTruncate rotates as logrotate's copytruncate does.
+func (r *rig) copyTruncate(name, to string) {
+	r.t.Helper()
+	b, err := os.ReadFile(r.path(name))
+	r.must(err)
+	r.must(os.WriteFile(r.path(to), b, 0o600))
+	r.must(os.Truncate(r.path(name), 0))
+}
+
+// spooled returns all lines in the spool, in order.
+func (r *rig) spooled() []wire.LogLine {
+	r.t.Helper()
+	batches, err := r.sp.Read(wire.LaneLogs, 1, 1<<20, 1<<30)
+	r.must(err)
+	var out []wire.LogLine
+	for i := range batches {
+		raw, err := r.coder.Decompress(nil, &batches[i])
+		r.must(err)
+		b, err := wire.DecodeLogs(raw)
+		r.must(err)
+		for _, s := range b.Streams {
+			if s.Labels.Get("source") != "file" || s.Labels.Get("file") == "" {
+				r.t.Errorf("stream %v", s.Labels)
+			}
+			out = append(out, s.Lines...)
+		}
+	}
+	return out
+}
+
+func (r *rig) texts() string {
+	var out []string
+	for _, l := range r.spooled() {
+		out = append(out, string(l.Text))
+	}
+	return strings.Join(out, "|")
+}
+
+// settle lets all timers of a short while pass.
+func settle() { time.Sleep(30 * time.Second) }
+
+func run(t *testing.T, fn func(t *testing.T, r *rig), groups ...Group) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, groups...)
+		defer r.sp.Close()
+		fn(t, r)
+	})
+}
+
+func (r *rig) want(want string) {
+	r.t.Helper()
+	if got := r.texts(); got != want {
+		r.t.Errorf("spooled %q, want %q", got, want)
+	}
+}
+
+func TestLines(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.write("a.log", "one\r\n\ntwo\npart")
+		r.start()
+		settle()
+		r.want("one|two")
+		r.write("a.log", "ly\nthree\n")
+		r.write("b.log", "b1\n")
+		r.write("c.txt", "not asked for\n")
+		settle()
+		r.end()
+		r.want("one|two|partly|three|b1")
+	})
+}
+
+func TestTimeAndSeverityAreTaken(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.write("a.log", "2026-11-23T21:00:01.5Z ERROR it broke\nplain\n")
+		r.start()
+		settle()
+		r.end()
+		got := r.spooled()
+		if got[0].T != time.Date(2026, 11, 23, 21, 0, 1, 5e8, time.UTC).UnixNano() || got[0].Severity != wire.SeverityError {
+			t.Errorf("line %+v", got[0])
+		}
+		if d := time.Since(time.Unix(0, got[1].T)); d < 0 || d > time.Hour {
+			t.Errorf("a line without time is %s old", d)
+		}
+	})
+}
+
+func TestRenameRotation(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n2\n")
+		settle()
+		f, err := os.OpenFile(r.path("a.log"), os.O_APPEND|os.O_WRONLY, 0)
+		r.must(err)
+		defer f.Close()
+		r.must(os.Rename(r.path("a.log"), r.path("a.log.1")))
+		r.write("a.log", "4\n")
+		_, err = io.WriteString(f, "3\nunfinished") // the writer still holds the old one
+		r.must(err)
+		settle()
+		settle()
+		r.write("a.log", "5\n")
+		settle()
+		r.end()
+		got := strings.Split(r.texts(), "|")
+		slices.Sort(got)
+		if strings.Join(got, "|") != "1|2|3|4|5|unfinished" {
+			t.Errorf("spooled %q", got)
+		}
+		r.start()
+		settle()
+		r.end()
+		if n := len(r.spooled()); n != 6 {
+			t.Errorf("%d lines after a restart", n)
+		}
+	})
+}
+
+func TestCopyTruncate(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n2\n")
+		settle()
+		r.write("a.log", "3\n4\n") // not read yet when it is truncated
+		r.copyTruncate("a.log", "a.log.1")
+		r.write("a.log", "5\n")
+		settle()
+		r.write("a.log", "6\n")
+		settle()
+		r.end()
+		r.want("1|2|3|4|5|6")
+	})
+}
+
+// TestCopyThatMatches: the copy's name matches the glob too, and must not be read as a new file.
+func TestCopyThatMatches(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		first := strings.Repeat("x", 100)
+		r.write("a.log", first+"\n2\n")
+		settle()
+		b, err := os.ReadFile(r.path("a.log"))
+		r.must(err)
+		r.must(os.WriteFile(r.path("a-1.log"), b, 0o600))
+		time.Sleep(15 * time.Second) // a scan sees the copy before the truncation
+		r.must(os.Truncate(r.path("a.log"), 0))
+		r.write("a.log", "3\n")
+		time.Sleep(2 * time.Minute)
+		r.end()
+		r.want(first + "|2|3")
+	})
+}
+
+func TestTruncatedAndWrittenAnew(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "old 1\nold 2\n")
+		settle()
+		r.must(os.WriteFile(r.path("a.log"), []byte("new 1\nnew 2\nnew 3\n"), 0o600)) // same inode, longer
+		settle()
+		r.end()
+		r.want("old 1|old 2|new 1|new 2|new 3")
+	})
+}
+
+func TestDeletedAndMadeAnew(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		for i := range 3 {
+			r.write("a.log", fmt.Sprintf("%d\n", i))
+			settle()
+			r.must(os.Remove(r.path("a.log")))
+			settle()
+		}
+		r.end()
+		r.want("0|1|2")
+	})
+}
+
+func TestBacklogOfTheFirstStart(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.cfg.InitialBacklog = 25
+		r.write("a.log", strings.Repeat("0123456789\n", 100)+"last\n")
+		r.start()
+		settle()
+		r.write("b.log", strings.Repeat("new file\n", 10)) // not there at the start: read whole
+		settle()
+		r.end()
+		r.want("0123456789|last" + strings.Repeat("|new file", 10))
+	})
+}
+
+func TestLeavesOut(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.write("a.log", "keep 1\ndrop this\nkeep 2\nother\n")
+		r.write("wtmp.log", "keep 3\n")
+		r.write("bin.log", "keep\x00 4\n")
+		r.write("x.log.gz", "keep 5\n")
+		r.start()
+		settle()
+		r.crash()
+		r.start()
+		settle()
+		r.end()
+		r.want("keep 1|keep 2")
+	}, Group{Include: []string{"*.log", "*.gz"}, Exclude: []string{"wtmp*"}, Drop: []*regexp.Regexp{regexp.MustCompile("^drop")},
+		Keep: []*regexp.Regexp{regexp.MustCompile("^(keep|drop)")}})
+}
+
+func TestMultiline(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.write("a.log", "E1\n  at x\n  at y\nE2\nE3\n  at z\n")
+		r.start()
+		settle()
+		r.write("a.log", "E4\n")
+		settle()
+		r.crash()
+		r.start()
+		settle()
+		r.end()
+		r.want("E1\n  at x\n  at y|E2|E3\n  at z|E4")
+	}, Group{Include: []string{"*.log"}, Multiline: &Multiline{Continue: regexp.MustCompile(`^\s`)}})
+	run(t, func(t *testing.T, r *rig) {
+		r.write("a.log", "stray\n[1] a\nmore\n[2] b\n")
+		r.start()
+		settle()
+		r.end()
+		r.want("stray|[1] a\nmore|[2] b")
+	}, Group{Include: []string{"*.log"}, Multiline: &Multiline{Start: regexp.MustCompile(`^\[`)}})
+}
+
+func TestLongLines(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		long := strings.Repeat("x", wire.MaxLine)
+		r.write("a.log", "a\n"+long+"\nb\n"+long+"tail\nc\n"+strings.Repeat("y", 3*wire.MaxLine))
+		r.start()
+		settle()
+		r.crash()
+		r.start()
+		r.write("a.log", "yyy\nd\n")
+		settle()
+		r.end()
+		got := r.spooled()
+		var shape []string
+		for _, l := range got {
+			cut := ""
+			if len(l.Fields) > 0 {
+				cut = "+" + l.Fields[0].Name
+			}
+			shape = append(shape, fmt.Sprint(len(l.Text))+cut)
+		}
+		want := "1 262144 1 262144+truncated 1 262144+truncated 1"
+		if strings.Join(shape, " ") != want {
+			t.Errorf("lengths %v, want %s", shape, want)
+		}
+	})
+}
+
+// TestFullSpoolHoldsReadingBack: nothing is read into memory beyond a batch, nothing is lost.
+func TestFullSpoolHoldsReadingBack(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.gate.full.Store(true)
+		line := strings.Repeat("z", 1000)
+		r.write("a.log", strings.Repeat(line+"\n", 2000))
+		settle()
+		if n := r.b.Lines.Load(); n > 500 {
+			t.Errorf("%d lines were taken while the spool was full", n)
+		}
+		r.gate.full.Store(false)
+		settle()
+		r.end()
+		if n := len(r.spooled()); n != 2000 {
+			t.Errorf("%d lines spooled", n)
+		}
+	})
+}
+
+func TestTooManyFiles(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.cfg.MaxFiles = 3
+		for i := range 6 {
+			r.write(fmt.Sprintf("%d.log", i), "x\n")
+		}
+		r.start()
+		settle()
+		if n := r.tail.Open.Load(); n != 3 {
+			t.Errorf("%d files open", n)
+		}
+		r.end()
+	})
+}
+
+// TestRotatedTwiceWhileDown: the file that was being read and the one that came after it both left their path.
+func TestRotatedTwiceWhileDown(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n")
+		settle()
+		r.end()
+		r.write("a.log", "2\n")
+		past := time.Now().Add(-time.Hour)
+		r.must(os.Chtimes(r.path("a.log"), past, past))
+		r.must(os.Rename(r.path("a.log"), r.path("a.log.2")))
+		r.write("a.log.1", "3\n4\n")
+		r.write("a.log", "5\n")
+		r.start()
+		settle()
+		r.end()
+		r.want("1|2|3|4|5")
+	})
+}
+
+// TestExactlyOnce writes, rotates both ways, crashes and restarts in random order: every line arrives once.
+func TestExactlyOnce(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			run(t, func(t *testing.T, r *rig) { r.torture(rand.New(rand.NewPCG(seed, 7))) })
+		})
+	}
+}
+
+func (r *rig) torture(rnd *rand.Rand) {
+	n, old := 0, 0
+	up := false
+	write := func() {
+		var b bytes.Buffer
+		for range 1 + rnd.IntN(40) {
+			n++
+			fmt.Fprintf(&b, "line %d %s\n", n, strings.Repeat("p", rnd.IntN(300)))
+		}
+		r.write("a.log", b.String())
+	}
+	write()
+	for range 60 {
+		switch k := rnd.IntN(10); {
+		case k < 5:
+			write()
+		case k == 5:
+			old++
+			r.must(os.Rename(r.path("a.log"), r.path(fmt.Sprintf("a.log.%d", old))))
+			write()
+			if !up {
+				r.start() // a second rotation while down needs time stamps that differ: its own test
+				up = true
+			}
+			settle()
+		case k == 6:
+			old++
+			r.copyTruncate("a.log", fmt.Sprintf("a.log.%d", old))
+			if !up {
+				r.start()
+				up = true
+			}
+			settle()
+			write()
+		case up && k == 7:
+			r.crash()
+			up = false
+		case up && k == 8:
+			r.end()
+			up = false
+		case !up:
+			r.start()
+			up = true
+		}
+		time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
+	}
+	if !up {
+		r.start()
+	}
+	settle()
+	settle()
+	r.end()
+	seen := map[int]int{}
+	for _, l := range r.spooled() {
+		var k int
+		if _, err := fmt.Sscanf(string(l.Text), "line %d", &k); err != nil {
+			r.t.Fatalf("line %q", l.Text)
+		}
+		seen[k]++
+	}
+	for k := 1; k <= n; k++ {
+		if seen[k] != 1 {
+			r.t.Errorf("line %d of %d arrived %d times", k, n, seen[k])
+		}
+	}
+}
+
+func BenchmarkTail(b *testing.B) {
+	line := "2026-11-23T21:00:01.123Z host app[123]: INFO request 4711 from 10.0.0.1 took 12 ms and was answered with 200\n"
+	t := New(Config{Batcher: lines.NewBatcher(wire.LaneLogs, discard{}, mustCoder(b), slog.New(slog.DiscardHandler)),
+		Parser: &lines.Parser{Zone: time.UTC}})
+	path := filepath.Join(b.TempDir(), "a.log")
+	if err := os.WriteFile(path, bytes.Repeat([]byte(line), 10_000), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(10_000 * len(line)))
+	for b.Loop() {
+		f, fi, err := openRegular(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		g := &Group{}
+		nf := t.track("file/0", g, f, position{identity: &identity{Path: path, Stream: path}}, fi)
+		for {
+			more, err := t.read(b.Context(), nf, fi.Size(), false, false)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if !more {
+				break
+			}
+		}
+		t.files = t.files[:0]
+		f.Close()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/10_000, "ns/line")
+}
+
+type discard struct{}
+
+func (discard) Append(wire.Lane, spool.Content) error            { return nil }
+func (discard) AppendState(wire.Lane, []spool.StateChange) error { return nil }
+
+func mustCoder(b *testing.B) *wire.Coder {
+	c, err := wire.NewCoder()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return c
+}

@@ -1,0 +1,430 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/problem"
+)
+
+// Config of an API.
+type Config struct {
+	Auth    *auth.Service
+	Reads   Reads
+	Logs    Logs
+	Fleet   Fleet
+	Cluster Cluster
+	Checks  []Check // parts of the node for /-/healthy and /-/ready
+
+	Prometheus http.Handler // /api/v1/; nil answers 404
+	Live       http.Handler // /v1/live
+	Assets     http.Handler // everything else
+	Metrics    http.Handler // /metrics
+
+	// Errors are answers for errors of the parts, looked at before this package's own.
+	Errors []ErrorRule
+	// Origins are further origins ("https://host:port") whose pages count as ours, beside the members'.
+	Origins []string
+
+	Log        *slog.Logger          // default: discards
+	Registerer prometheus.Registerer // nil for no metrics
+}
+
+const (
+	defaultTimeout = 30 * time.Second
+	defaultMaxBody = 64 << 10
+	// IndexHeader tells how far the node was when it answered.
+	IndexHeader = "X-Triward-Index"
+	// RequestIDHeader names the request in the node's log.
+	RequestIDHeader = "X-Request-Id"
+)
+
+// API is the handler of port 8443. It is safe for concurrent use.
+type API struct {
+	cfg     Config
+	log     *slog.Logger
+	mux     *http.ServeMux
+	rules   []ErrorRule
+	methods map[string][]string // by path
+	doc     []byte              // the OpenAPI description
+	took    *prometheus.HistogramVec
+}
+
+// New builds the handler from the table of routes.
+func New(cfg Config) (*API, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string)}
+	a.rules = append(slices.Clone(cfg.Errors), errorRules()...)
+	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "triward_http_request_duration_seconds",
+		Help:    "Time to answer requests on the API listener.",
+		Buckets: []float64{.001, .005, .02, .1, .5, 2, 10, 60}}, []string{"route", "code"})
+	if cfg.Registerer != nil {
+		if err := cfg.Registerer.Register(a.took); err != nil {
+			return nil, fmt.Errorf("register metrics of the API: %w", err)
+		}
+	}
+	routes := Routes()
+	for i := range routes {
+		r := &routes[i]
+		if r.Permission == auth.Undeclared {
+			return nil, fmt.Errorf("route %s %s declares no permission", r.Method, r.Path)
+		}
+		a.methods[r.Path] = append(a.methods[r.Path], r.Method)
+		pattern := r.Method + " " + r.Path
+		if r.Path == "/" {
+			pattern = r.Path // the page answers for its methods itself
+		}
+		a.mux.Handle(pattern, a.handler(r))
+	}
+	for path := range a.methods {
+		if path != "/" {
+			a.mux.Handle(path, a.wrongMethod(path))
+		}
+	}
+	for _, below := range []string{"/v1/", "/-/"} {
+		a.mux.Handle(below, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			problem.New(http.StatusNotFound, "there is nothing at "+clip(r.URL.Path, 200)).
+				WithHint("see /v1/openapi.json").Write(w)
+		}))
+	}
+	var err error
+	if a.doc, err = describe(routes); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// NewServer returns a server for the handler with the time-outs that every listener of the appliance has.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// ServeHTTP names the request, keeps panics inside it, refuses writes from foreign pages and finds the route.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var raw [8]byte
+	rand.Read(raw[:])
+	id := hex.EncodeToString(raw[:])
+	w.Header().Set(RequestIDHeader, id)
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		if v == http.ErrAbortHandler {
+			panic(v)
+		}
+		a.log.Error("panic while answering", "request", id, "method", r.Method, "path", clip(r.URL.Path, 200), "panic", v,
+			"stack", string(debug.Stack()))
+		problem.New(http.StatusInternalServerError, "the node met a defect; its log tells more under the request id "+id).Write(w)
+	}()
+	safe := r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions
+	if !safe && a.crossOrigin().Check(r) != nil {
+		problem.New(http.StatusForbidden, "the request comes from a page of another origin").
+			WithHint("open the page by an address of this cluster").Write(w)
+		return
+	}
+	a.mux.ServeHTTP(w, r)
+}
+
+// Origins returns the origins whose pages count as ours: those of the members and the configured ones.
+func (a *API) Origins() []string {
+	out := slices.Clone(a.cfg.Origins)
+	for _, m := range a.cfg.Cluster.Members() {
+		if o := originOf(m.URL); o != "" && !slices.Contains(out, o) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// crossOrigin returns the check of writes against the members as they are now.
+func (a *API) crossOrigin() *http.CrossOriginProtection {
+	p := http.NewCrossOriginProtection()
+	for _, o := range a.Origins() {
+		if err := p.AddTrustedOrigin(o); err != nil {
+			a.log.Warn("origin of a member is not usable", "origin", o, "err", err)
+		}
+	}
+	return p
+}
+
+// request is one request on its way through a route.
+type request struct {
+	w   http.ResponseWriter
+	r   *http.Request
+	p   auth.Principal
+	v   values
+	id  string
+	now time.Time
+}
+
+func (q *request) ctx() context.Context { return q.r.Context() }
+
+// handler is what every route has around it: identity, permission, parameters, bounds, freshness, time-out, errors.
+func (a *API) handler(route *Route) http.Handler {
+	params := route.Params
+	if route.Fresh {
+		params = with(params, freshParams...)
+	}
+	name := route.Method + " " + route.Path
+	maxBody := route.MaxBody
+	if maxBody == 0 {
+		maxBody = defaultMaxBody
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := &recorder{ResponseWriter: w}
+		start := time.Now()
+		defer func() {
+			a.took.WithLabelValues(name, strconv.Itoa(rec.code())).Observe(time.Since(start).Seconds())
+		}()
+		q := &request{w: rec, r: r, id: w.Header().Get(RequestIDHeader), now: start}
+		if err := a.serve(route, params, maxBody, q); err != nil {
+			a.fail(q, name, err)
+		}
+	})
+}
+
+func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) error {
+	if err := a.identify(route, q); err != nil {
+		return err
+	}
+	if q.r.Body != nil && q.r.Body != http.NoBody {
+		q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxBody)
+	}
+	if route.mount != nil {
+		h := route.mount(a)
+		if h == nil {
+			return problem.New(http.StatusNotFound, "this node does not serve "+clip(q.r.URL.Path, 200))
+		}
+		if strings.HasPrefix(route.Path, "/api/") {
+			q.w.Header().Set(IndexHeader, strconv.FormatUint(a.cfg.Reads.AppliedIndex(), 10))
+		}
+		h.ServeHTTP(q.w, q.r)
+		return nil
+	}
+	var err error
+	if q.v, err = readParams(q.r.URL.RawQuery, params, q.now); err != nil {
+		return err
+	}
+	timeout := defaultTimeout
+	if t := q.v.int("timeout"); t > 0 {
+		timeout = time.Duration(t)
+	}
+	ctx, cancel := context.WithTimeout(q.r.Context(), timeout)
+	defer cancel()
+	q.r = q.r.WithContext(ctx)
+	h := q.w.Header()
+	h.Set("Cache-Control", "no-store")
+	if route.Fresh {
+		if err := a.freshen(q); err != nil {
+			return err
+		}
+		h.Set(IndexHeader, strconv.FormatUint(a.cfg.Reads.AppliedIndex(), 10))
+	}
+	return route.serve(a, q)
+}
+
+// identify finds out who asks and whether they may.
+func (a *API) identify(route *Route, q *request) error {
+	p, err := a.cfg.Auth.Authenticate(q.r)
+	shown := q.r.Header.Get("Authorization") != "" || q.r.Header.Get("Cookie") != ""
+	if err != nil && shown && route.Permission != auth.Public && a.cfg.Auth.AllowStranger(auth.RemoteAddr(q.r)) &&
+		a.catchUp(q.r.Context()) {
+		p, err = a.cfg.Auth.Authenticate(q.r)
+	}
+	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
+		return err
+	}
+	q.p = p
+	if p.Role.Allows(route.Permission) {
+		if p.Kind == auth.KindSession {
+			a.cfg.Auth.Renew(p)
+		}
+		return nil
+	}
+	if err != nil {
+		q.w.Header().Set("WWW-Authenticate", `Bearer realm="triward"`)
+		return auth.ErrUnauthenticated
+	}
+	return fmt.Errorf("role %s, %s wanted: %w", p.Role, route.Permission, auth.ErrForbidden)
+}
+
+// catchUpTimeout is how long somebody unknown waits for this node to learn what others have committed.
+const catchUpTimeout = time.Second
+
+// catchUp waits until this node holds all that was committed before: a session or ticket that another node made a
+// moment ago must not look unknown here. It reports whether it got there.
+func (a *API) catchUp(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
+	defer cancel()
+	index, err := a.cfg.Reads.ReadIndex(ctx)
+	return err == nil && a.cfg.Reads.WaitApplied(ctx, index) == nil
+}
+
+// freshen waits until this node is as far as the request asks.
+func (a *API) freshen(q *request) error {
+	ctx := q.ctx()
+	want := uint64(q.v.int("min_index"))
+	switch q.v.str("consistency") {
+	case "stale":
+		return nil
+	case "linearizable":
+		index, err := a.cfg.Reads.ReadIndex(ctx)
+		if err != nil {
+			return fmt.Errorf("ask the leader how far the log is: %w", err)
+		}
+		want = max(want, index)
+	}
+	if want == 0 || a.cfg.Reads.AppliedIndex() >= want {
+		return nil
+	}
+	if err := a.cfg.Reads.WaitApplied(ctx, want); err != nil {
+		if ctx.Err() != nil {
+			reached := a.cfg.Reads.AppliedIndex()
+			q.w.Header().Set(IndexHeader, strconv.FormatUint(reached, 10))
+			return &lagError{want: want, reached: reached, err: context.DeadlineExceeded}
+		}
+		return fmt.Errorf("wait for index %d: %w", want, err)
+	}
+	return nil
+}
+
+// fail answers with the problem that the tables make of the error.
+func (a *API) fail(q *request, route string, err error) {
+	if rec, ok := q.w.(*recorder); ok && rec.status != 0 {
+		a.log.Debug("answer was cut short", "request", q.id, "route", route, "err", err)
+		return
+	}
+	p := a.problemOf(err)
+	if p.Status >= 500 {
+		a.log.Warn("request failed", "request", q.id, "route", route, "status", p.Status, "err", err)
+	}
+	p.Write(q.w)
+}
+
+func (a *API) wrongMethod(path string) http.Handler {
+	allow := strings.Join(a.methods[path], ", ")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", allow)
+		problem.New(http.StatusMethodNotAllowed, r.Method+" is not possible here").WithHint("possible are " + allow).Write(w)
+	})
+}
+
+// body reads the request's JSON strictly into v.
+func (q *request) body(v any) error {
+	kind, _, err := mime.ParseMediaType(q.r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		return problem.New(http.StatusUnsupportedMediaType, "the body must be application/json")
+	}
+	// A body that trickles in must not hold the request for ever.
+	_ = http.NewResponseController(q.w).SetReadDeadline(time.Now().Add(defaultTimeout))
+	dec := json.NewDecoder(q.r.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		if tooBig, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return tooBig
+		}
+		return problem.New(http.StatusBadRequest, "the body is not the JSON that this route takes: "+clip(err.Error(), 200))
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return problem.New(http.StatusBadRequest, "there is something after the JSON value of the body")
+	}
+	return nil
+}
+
+// answer writes v as JSON.
+func (q *request) answer(status int, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	return q.raw(status, data)
+}
+
+func (q *request) raw(status int, data []byte) error {
+	h := q.w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(data)))
+	q.w.WriteHeader(status)
+	_, err := q.w.Write(data)
+	return err
+}
+
+// recorder remembers the status that was sent.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController and the websocket reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+func (r *recorder) code() int {
+	if r.status == 0 {
+		return http.StatusOK
+	}
+	return r.status
+}
+
+// clip shortens text that a stranger sent before it is repeated.
+func clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "…"
+}
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+// originOf returns the origin of a member's URL as browsers write it, "" when it has none.
+func originOf(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return ""
+	}
+	host := u.Host
+	if u.Port() == "443" && u.Scheme == "https" || u.Port() == "80" && u.Scheme == "http" {
+		host = host[:len(host)-len(u.Port())-1]
+	}
+	return u.Scheme + "://" + host
+}

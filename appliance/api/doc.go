@@ -1,0 +1,183 @@
+// Package api is the HTTP interface of port 8443: the native API under /v1, the mounts of the Prometheus API, the
+// live socket and the page, and the health endpoints.
+//
+// One table (routes.go) names every route with its permission, its parameters and its bodies; the mux, the checks of
+// requests and the OpenAPI description come from it. One table (errors.go) turns errors into answers. The package
+// promises that every body, list and wait is bounded, that nothing is served without a declared permission, and that
+// reads are as fresh as asked for (DESIGN D17).
+//
+// It reaches the rest of the appliance through the interfaces of source.go and must not import raftstate, the stores
+// or ui.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/triward/triward/appliance/fleet"
+)
+
+// Reads says how far this node is and waits for more.
+type Reads interface {
+	// AppliedIndex is the newest index of the log that this node's stores hold.
+	AppliedIndex() uint64
+	// WaitApplied returns once the index is applied here, or an error when ctx ends before.
+	WaitApplied(ctx context.Context, index uint64) error
+	// ReadIndex returns an index that the leader has confirmed to be current since the call began.
+	ReadIndex(ctx context.Context) (uint64, error)
+}
+
+// LogQuery asks for lines.
+type LogQuery struct {
+	Query      string
+	Start, End int64 // ns since 1970; End is not part of it
+	Limit      int
+	Cursor     string // of the page before, "" for the first
+}
+
+// LogRow is one line.
+type LogRow struct {
+	T        string            `json:"t"`   // ns since 1970, as text because JavaScript's numbers are too short
+	Pos      string            `json:"pos"` // <index>.<ordinal>
+	Severity string            `json:"severity"`
+	Text     string            `json:"text"`
+	Labels   map[string]string `json:"labels"`
+	Fields   map[string]string `json:"fields,omitempty"`
+}
+
+// LogStats says what an answer cost.
+type LogStats struct {
+	Blocks  int     `json:"blocks"`
+	Skipped int     `json:"skipped"` // blocks that were not opened
+	Lines   int64   `json:"scanned_lines"`
+	Bytes   int64   `json:"bytes"`
+	Ms      float64 `json:"ms"`
+	Partial bool    `json:"partial"` // a bound was reached before the whole time was searched
+}
+
+// LogPage is some of the lines, newest first.
+type LogPage struct {
+	Rows  []LogRow `json:"rows"`
+	Next  string   `json:"next"` // cursor of the next page, "" for none
+	Stats LogStats `json:"stats"`
+}
+
+// LogHits counts lines by time and severity.
+type LogHits struct {
+	T0     int64        `json:"t0"`   // ms
+	Step   int64        `json:"step"` // ms
+	Total  int64        `json:"total"`
+	Series []HitsSeries `json:"series"`
+}
+
+// HitsSeries is the counts of one severity, one for each step.
+type HitsSeries struct {
+	Severity string  `json:"severity"`
+	Counts   []int64 `json:"counts"`
+}
+
+// FacetValue is a value and how many lines have it.
+type FacetValue struct {
+	Value string `json:"value"`
+	Count int64  `json:"count"`
+}
+
+// Facet is the most frequent values of a field.
+type Facet struct {
+	Field  string       `json:"field"`
+	Values []FacetValue `json:"values"`
+}
+
+// Logs answers questions about lines. A query that cannot be read is a *QueryError. All methods end with ctx.
+type Logs interface {
+	Query(ctx context.Context, q LogQuery) (LogPage, error)
+	// Hits counts in steps of step from start, which is a multiple of it.
+	Hits(ctx context.Context, query string, start, end int64, step time.Duration) (LogHits, error)
+	Facets(ctx context.Context, query string, start, end int64, field string, limit int) (Facet, error)
+	Labels(ctx context.Context) ([]string, error)
+	LabelValues(ctx context.Context, name string, limit int) ([]string, error)
+	// Context returns lines of the same stream around the line at pos, whose time is t (ns), oldest first.
+	Context(ctx context.Context, pos string, t int64, before, after int) ([]LogRow, error)
+}
+
+// QueryError says where in a query an error is.
+type QueryError struct {
+	Pos     int // byte offset, negative when unknown
+	Message string
+	Hint    string
+}
+
+// Error returns the message.
+func (e *QueryError) Error() string { return e.Message }
+
+// Fleet is the view of agents and hosts.
+type Fleet interface {
+	Hosts() (at int64, rows []fleet.Host)
+	Agents() []fleet.Agent
+	Agent(id string) (fleet.Agent, bool)
+	Latest(agent, prefix string, limit int) (samples []fleet.Sample, more, ok bool)
+}
+
+// Member is a node of the cluster as browsers reach it.
+type Member struct {
+	ID  string `json:"id"`
+	URL string `json:"url"`
+}
+
+// Identity says which node of which cluster answers.
+type Identity struct {
+	Node    string
+	Cluster string
+	Version string
+}
+
+// JoinRequest is what a node says that wants to become a member.
+type JoinRequest struct {
+	Token    string `json:"token"`
+	ID       string `json:"id"`
+	CSR      string `json:"csr_pem"`
+	PeerAddr string `json:"peer_addr"`
+	URL      string `json:"url"`
+	AgentURL string `json:"agent_url"`
+}
+
+// JoinAnswer is what a node needs to start as a member.
+type JoinAnswer struct {
+	Cert      string       `json:"cert_pem"`
+	CA        string       `json:"ca_pem"`
+	CAKey     string       `json:"ca_key_pem"`
+	ClusterID string       `json:"cluster_id"`
+	Peers     []JoinedPeer `json:"peers"`
+}
+
+// JoinedPeer is a member as a new node reaches it.
+type JoinedPeer struct {
+	ID       string `json:"id"`
+	PeerAddr string `json:"peer_addr"`
+	URL      string `json:"url,omitempty"`
+}
+
+// Cluster knows the members and the state of the log.
+type Cluster interface {
+	Identity() Identity
+	// Members lists the nodes that browsers may go to.
+	Members() []Member
+	// Status, Queue and Digest return the bodies of their routes. They ask other nodes for at most a second and
+	// say which did not answer.
+	Status(ctx context.Context) (json.RawMessage, error)
+	Queue(ctx context.Context) (json.RawMessage, error)
+	Digest(ctx context.Context) (json.RawMessage, error)
+	// Join redeems the token and makes the sender a member.
+	Join(ctx context.Context, r JoinRequest) (JoinAnswer, error)
+	// Pin is what goes into join tokens: the hash of the CA's public key, "" for none.
+	Pin() string
+}
+
+// Check tells whether a part of the node works. It must be quick.
+type Check struct {
+	Part  string
+	Check func(ctx context.Context) error
+	// Live marks a part whose failure a restart would mend: it counts for /-/healthy too, not only for /-/ready.
+	Live bool
+}

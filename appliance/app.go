@@ -1,0 +1,395 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/time/rate"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/appliance/api/live"
+	"github.com/triward/triward/appliance/api/promapi"
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/fleet"
+	"github.com/triward/triward/appliance/gateway"
+	"github.com/triward/triward/appliance/pki"
+	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/tsdb"
+	"github.com/triward/triward/ui"
+)
+
+// Options are what an App is given beside its configuration.
+type Options struct {
+	Log     *slog.Logger // nil: discards
+	Version string       // shown to operators
+	// PasswordCost of new passwords; zero takes the default. Tests lower it.
+	PasswordCost auth.PasswordCost
+}
+
+// App is a node: it owns every part of it. New opens the stores and joins the log, Start begins to serve, Stop
+// ends everything in the reverse order.
+type App struct {
+	cfg      Config
+	rootLog  *slog.Logger // for the part that adds the node itself
+	log      *slog.Logger
+	version  string
+	identity *pki.Identity
+	registry *prometheus.Registry
+	setup    *Setup
+
+	metrics *tsdb.Store
+	query   *tsdb.Query
+	logs    *logstore.Store
+	state   *lateState
+	node    *raftstate.Node
+	auth    *auth.Service
+	view    *fleet.View
+	lines   *ui.LineFeed
+	cluster *clusterView
+	gateway *gateway.Gateway
+	hub     *ui.Hub
+	api     *api.API
+
+	agentsListener, httpListener net.Listener
+
+	opened   chan struct{}   // closed once node is set or will never be
+	settled  atomic.Bool     // the setup is done
+	ctx      context.Context // ends with Stop
+	cancel   context.CancelFunc
+	work     sync.WaitGroup
+	fatal    chan error
+	leading  chan bool
+	stopOnce sync.Once
+	stopErr  error
+	stack    []teardown
+}
+
+// teardown is one step of Stop.
+type teardown struct {
+	name string
+	fn   func(context.Context) error
+}
+
+// onStop notes what ends a part that was begun; the last noted is ended first.
+func (a *App) onStop(name string, fn func(context.Context) error) {
+	a.stack = append(a.stack, teardown{name, fn})
+}
+
+// New opens the node that the configuration describes: its data directory, its listeners, its stores and its place
+// in the log. Nothing is served yet. When it fails, everything it opened is closed again.
+func New(cfg Config, opts Options) (_ *App, err error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	a := &App{cfg: cfg, version: opts.Version, fatal: make(chan error, 1), leading: make(chan bool, 1), opened: make(chan struct{})}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Stop(context.Background()))
+		}
+	}()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	release, err := lockDir(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	a.onStop("lock", func(context.Context) error { return release() })
+	if err := a.listen(); err != nil {
+		return nil, err
+	}
+	if err := a.cfg.Resolve(); err != nil {
+		return nil, err
+	}
+	a.rootLog, a.log = opts.Log, opts.Log.With("node", a.cfg.NodeID)
+	if a.identity, err = pki.Load(a.cfg.TLS.Dir); err != nil {
+		return nil, err
+	}
+	if a.identity.ID() != a.cfg.NodeID {
+		return nil, fmt.Errorf("the certificate in %s is for node %q, this is node %q", a.cfg.TLS.Dir, a.identity.ID(), a.cfg.NodeID)
+	}
+	if a.setup, err = readSetup(a.cfg.DataDir); err != nil {
+		return nil, err
+	}
+	a.registry = prometheus.NewRegistry()
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	a.state = newLateState()
+	a.onStop("state", func(context.Context) error { a.state.open(nil); return nil }) // frees whoever still waits for it
+	if err := a.openStores(); err != nil {
+		return nil, err
+	}
+	a.auth = auth.New(auth.Config{
+		Meta: &metadata{app: a}, Log: a.part("auth"), Password: opts.PasswordCost,
+		SessionIdle: time.Duration(a.cfg.Access.SessionIdle), SessionMax: time.Duration(a.cfg.Access.SessionMax),
+	})
+	a.onStop("auth", func(context.Context) error { return a.auth.Close() })
+	a.view = fleet.New(fleet.Config{Directory: a.state, Registry: a.state.registry(), Warmer: &warmer{app: a}, Log: a.part("fleet")})
+	a.lines = ui.NewLineFeed()
+	if err := a.openNode(); err != nil {
+		return nil, err
+	}
+	a.view.Start()
+	a.onStop("fleet", func(context.Context) error { return a.view.Close() })
+	return a, a.openServices()
+}
+
+func (a *App) part(name string) *slog.Logger { return a.log.With("part", name) }
+
+// listen takes the ports for agents and browsers before anything slow begins. A port 0 becomes the one that was
+// given.
+func (a *App) listen() (err error) {
+	l := &a.cfg.Listen
+	if a.agentsListener, err = net.Listen("tcp", l.Agents.Address); err != nil {
+		return fmt.Errorf("listen for agents: %w", err)
+	}
+	a.onStop("agents listener", func(context.Context) error { return closed(a.agentsListener.Close()) })
+	if a.httpListener, err = net.Listen("tcp", l.HTTP.Address); err != nil {
+		return fmt.Errorf("listen for browsers: %w", err)
+	}
+	a.onStop("http listener", func(context.Context) error { return closed(a.httpListener.Close()) })
+	l.Agents.Address = withPort(l.Agents.Address, a.agentsListener.Addr())
+	l.HTTP.Address = withPort(l.HTTP.Address, a.httpListener.Addr())
+	return nil
+}
+
+func withPort(address string, got net.Addr) string {
+	host, _, _ := net.SplitHostPort(address)
+	_, port, _ := net.SplitHostPort(got.String())
+	return net.JoinHostPort(host, port)
+}
+
+// closed passes over that something is closed already.
+func closed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// openStores makes the stores; the node opens them in their directories.
+func (a *App) openStores() (err error) {
+	a.metrics, err = tsdb.New(tsdb.Options{
+		Dictionary: a.state, Logger: a.part("tsdb"), Registerer: a.registry, Stagger: a.stagger(3 * time.Minute),
+	})
+	if err != nil {
+		return err
+	}
+	if a.logs, err = logstore.New(logstore.Options{Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes)}); err != nil {
+		return errors.Join(err, a.metrics.Close())
+	}
+	a.onStop("stores", func(context.Context) error { return errors.Join(a.metrics.Close(), a.logs.Close()) })
+	a.query = tsdb.NewQuery(a.metrics, tsdb.QueryOptions{
+		Logger: a.part("promql"), Registerer: a.registry, Timeout: time.Duration(a.cfg.Limits.QueryTimeout),
+		MaxSamples: a.cfg.Limits.QuerySamples, Concurrent: a.cfg.Limits.Queries,
+	})
+	a.onStop("query engine", func(context.Context) error { return a.query.Close() })
+	return nil
+}
+
+// stagger is a node's own share of the span, so that nodes do not do the same work at the same moment.
+func (a *App) stagger(span time.Duration) time.Duration {
+	return time.Duration(wire.HashContent([]byte(a.cfg.NodeID)) % uint64(span))
+}
+
+// openNode takes the node's place in the log. From here on entries are applied.
+func (a *App) openNode() (err error) {
+	a.cluster = &clusterView{app: a}
+	cfg := raftstate.Config{
+		NodeID: a.cfg.NodeID, DataDir: a.cfg.DataDir,
+		Listen: a.cfg.Listen.Peer.Address, Advertise: a.cfg.Listen.Peer.Advertise,
+		Identity: a.peerIdentity(), PeerHandler: a.cluster.peerHandler(),
+		QueueBytes: int64(a.cfg.Queue.Retention.Bytes), QueueAge: time.Duration(a.cfg.Queue.Retention.Time),
+		MarkInterval: time.Duration(a.cfg.Queue.MarkInterval), MaxInFlight: int64(a.cfg.Queue.BytesInFlight),
+		LogCache: int64(a.cfg.Queue.CacheBytes), OnFatal: a.fail, OnLeadership: a.lead,
+		Logger: a.rootLog, Registerer: a.registry,
+	}
+	if a.setup != nil {
+		cfg.Bootstrap = a.setup.Members
+	}
+	// The sinks need the state that Open makes, and entries are applied before it returns: what is asked of the
+	// state until then waits.
+	sinks := raftstate.Sinks{Metrics: a.metrics, Logs: a.logs, Observers: []raftstate.Observer{&observer{app: a}}}
+	if a.node, err = raftstate.Open(a.ctx, cfg, sinks); err != nil {
+		return fatalCause(err)
+	}
+	a.onStop("node", func(context.Context) error { return a.node.Close() })
+	a.state.open(a.node.State())
+	close(a.opened)
+	return nil
+}
+
+// isOpen waits until the node is there. Peers may ask before Open has returned it.
+func (a *App) isOpen(ctx context.Context) bool {
+	select {
+	case <-a.opened:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// openServices makes what answers agents and browsers.
+func (a *App) openServices() error {
+	coder, err := wire.NewCoder()
+	if err != nil {
+		return err
+	}
+	a.gateway = gateway.New(gateway.Options{
+		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(), Log: a.part("gateway"), Metrics: a.registry,
+		Problem: problemOf, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
+		BytesInFlight: int64(a.cfg.Listen.Agents.BytesInFlight), RegisterRate: rate.Limit(a.cfg.Listen.Agents.RegisterRate),
+	})
+	a.onStop("gateway", func(context.Context) error { return a.gateway.Close() })
+	a.hub = ui.NewHub(ui.Config{
+		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query},
+		Cluster: live.Cluster{Source: a.cluster}, Tail: &tails{app: a}, Lines: a.lines,
+		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
+	})
+	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
+	a.api, err = api.New(api.Config{
+		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Checks: a.checks(),
+		Prometheus: promapi.New(promapi.Options{
+			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
+			Retention: a.cfg.Metrics.Retention.String,
+		}),
+		Live: a.hub, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
+		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
+	})
+	return err
+}
+
+// origins are asked by the hub, which is made before the API.
+func (a *App) origins() []string { return a.api.Origins() }
+
+// Start begins to serve and to do what the setup asks. It returns at once; when it fails, Stop must be called.
+func (a *App) Start() error {
+	agentsTLS, err := a.listenerTLS(a.cfg.Listen.Agents.TLS)
+	if err != nil {
+		return fmt.Errorf("listen.agents.tls: %w", err)
+	}
+	agents := gateway.NewServer(a.gateway.Handler(), time.Duration(a.cfg.Listen.Agents.Timeout), a.part("gateway"))
+	agents.TLSConfig = agentsTLS
+	a.serve("agents server", agents, gateway.Limit(a.agentsListener, a.cfg.Listen.Agents.MaxConnections))
+
+	browsers := api.NewServer(a.api, a.part("api"))
+	if !a.cfg.Listen.HTTP.PlainHTTP {
+		if browsers.TLSConfig, err = a.listenerTLS(a.cfg.Listen.HTTP.TLS); err != nil {
+			return fmt.Errorf("listen.http.tls: %w", err)
+		}
+	}
+	a.serve("http server", browsers, gateway.Limit(a.httpListener, a.cfg.Listen.HTTP.MaxConnections))
+
+	background, cancel := context.WithCancel(a.ctx)
+	a.onStop("background work", func(context.Context) error { cancel(); a.work.Wait(); return nil })
+	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
+	a.work.Go(func() { a.settleIn(background) })
+	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })
+	a.log.Info("serving", "url", a.cfg.Listen.HTTP.URL, "agents", a.cfg.Listen.Agents.Advertise, "peers", a.cfg.Listen.Peer.Advertise)
+	return nil
+}
+
+// serve runs an HTTP server over TLS when it has a configuration for it.
+func (a *App) serve(name string, s *http.Server, ln net.Listener) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var err error
+		if s.TLSConfig != nil {
+			err = s.ServeTLS(ln, "", "")
+		} else {
+			err = s.Serve(ln)
+		}
+		if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			a.fail(fmt.Errorf("%s: %w", name, err))
+		}
+	}()
+	a.onStop(name, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, shutdownPatience)
+		defer cancel()
+		err := s.Shutdown(ctx)
+		if err != nil { // somebody holds on to a request: cut it
+			err = s.Close()
+		}
+		<-done
+		return closed(err)
+	})
+}
+
+// shutdownPatience is how long requests under way may take to end.
+const shutdownPatience = 3 * time.Second
+
+// fail ends Run with the error.
+func (a *App) fail(err error) {
+	select {
+	case a.fatal <- fatalCause(err):
+	default:
+	}
+}
+
+// Stop ends the node in the reverse order of how it began, and waits for it. It is idempotent.
+func (a *App) Stop(ctx context.Context) error {
+	a.stopOnce.Do(func() {
+		var errs []error
+		a.cancel()
+		for i := len(a.stack) - 1; i >= 0; i-- {
+			if err := a.stack[i].fn(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("stop %s: %w", a.stack[i].name, err))
+			}
+		}
+		a.stopErr = errors.Join(errs...)
+	})
+	return a.stopErr
+}
+
+// Run starts the node and serves until ctx ends or something fails for good.
+func (a *App) Run(ctx context.Context) error {
+	if err := a.Start(); err != nil {
+		return errors.Join(err, a.Stop(context.Background()))
+	}
+	notifySystemd(a.log, "READY=1")
+	select {
+	case <-ctx.Done():
+		a.log.Info("stopping")
+		notifySystemd(a.log, "STOPPING=1")
+		return a.Stop(context.Background())
+	case err := <-a.fatal:
+		// A disk that hangs would hold up an orderly end; what is on it is as good as after a crash.
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = a.Stop(context.Background())
+		}()
+		patience := time.NewTimer(shutdownPatience)
+		defer patience.Stop()
+		select {
+		case <-done:
+		case <-patience.C:
+		}
+		return err
+	}
+}
+
+// Config returns the configuration in effect, with the ports that were given.
+func (a *App) Config() Config { return a.cfg }
+
+// Node returns the node's place in the log, for tests and tools that look inside.
+func (a *App) Node() *raftstate.Node { return a.node }
+
+// dataPath is a directory of the data directory.
+func (a *App) dataPath(name string) string { return filepath.Join(a.cfg.DataDir, name) }

@@ -1,0 +1,478 @@
+package auth_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/auth/authtest"
+)
+
+const hour = int64(time.Hour / time.Millisecond)
+
+var here = netip.MustParseAddr("192.0.2.1")
+
+func service(t *testing.T) (*auth.Service, *authtest.Meta) {
+	t.Helper()
+	m := &authtest.Meta{}
+	m.Advance(1_000_000 * hour)
+	s := auth.New(auth.Config{Meta: m, Password: authtest.Cheap()})
+	m.OnChange = s.Changed
+	t.Cleanup(func() { s.Close() })
+	return s, m
+}
+
+func must[T any](t *testing.T) func(v T, err error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func addUser(t *testing.T, s *auth.Service, name string, role auth.Role) {
+	t.Helper()
+	if err := s.CreateUser(t.Context(), name, "correct horse "+name, role); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func login(t *testing.T, s *auth.Service, name string) (string, auth.Principal) {
+	t.Helper()
+	secret, p, err := s.Login(t.Context(), here, name, "correct horse "+name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return secret, p
+}
+
+func TestLoginAndLogout(t *testing.T) {
+	s, m := service(t)
+	addUser(t, s, "ada", auth.RoleOperator)
+	for _, c := range [][2]string{{"ada", "wrong password"}, {"nobody", "correct horse ada"}, {"", ""}, {"ada", ""}} {
+		if _, _, err := s.Login(t.Context(), here, c[0], c[1]); !errors.Is(err, auth.ErrCredentials) {
+			t.Errorf("login %q: %v", c, err)
+		}
+	}
+	secret, p := login(t, s, "ada")
+	if p.Role != auth.RoleOperator || p.Name != "ada" {
+		t.Fatalf("principal %+v", p)
+	}
+	if strings.Contains(m.Dump(), secret) || strings.Contains(m.Dump(), "correct horse") {
+		t.Fatal("a secret is stored as it is")
+	}
+	got, err := s.Session(secret)
+	if err != nil || got != p {
+		t.Fatalf("session: %+v, %v", got, err)
+	}
+	if err := s.Logout(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Session(secret); !errors.Is(err, auth.ErrUnauthenticated) {
+		t.Fatalf("after logout: %v", err)
+	}
+	if _, ok := s.Recheck(p); ok {
+		t.Fatal("recheck after logout")
+	}
+}
+
+func TestSessionEnds(t *testing.T) { synctest.Test(t, sessionEnds) }
+
+func sessionEnds(t *testing.T) {
+	s, m := service(t)
+	addUser(t, s, "ada", auth.RoleViewer)
+	secret, p := login(t, s, "ada")
+	m.Advance(11 * hour)
+	if _, err := s.Session(secret); err != nil {
+		t.Fatal("ended too early")
+	}
+	s.Renew(p)
+	synctest.Wait()
+	m.Advance(11 * hour)
+	if _, err := s.Session(secret); err != nil {
+		t.Fatalf("was not renewed: %v", err)
+	}
+	m.Advance(2 * hour)
+	if _, err := s.Session(secret); err == nil {
+		t.Fatal("outlived its idle time")
+	}
+}
+
+func TestSessionHasALongestLife(t *testing.T) { synctest.Test(t, sessionHasALongestLife) }
+
+func sessionHasALongestLife(t *testing.T) {
+	m := &authtest.Meta{}
+	s := auth.New(auth.Config{Meta: m, Password: authtest.Cheap(), SessionIdle: 10 * time.Hour, SessionMax: 24 * time.Hour})
+	defer s.Close()
+	addUser(t, s, "ada", auth.RoleViewer)
+	secret, _ := login(t, s, "ada")
+	for h := 0; ; h++ {
+		p, err := s.Session(secret)
+		if err != nil {
+			if h != 24 {
+				t.Fatalf("ended after %d hours", h)
+			}
+			return
+		}
+		if h > 24 {
+			t.Fatal("does not end")
+		}
+		s.Renew(p)
+		synctest.Wait()
+		m.Advance(hour)
+	}
+}
+
+func TestSessionsOfAUserAreBounded(t *testing.T) {
+	m := &authtest.Meta{}
+	s := auth.New(auth.Config{Meta: m, Password: authtest.Cheap(), MaxSessions: 3})
+	addUser(t, s, "ada", auth.RoleViewer)
+	first, _ := login(t, s, "ada")
+	for range 5 {
+		m.Advance(1)
+		login(t, s, "ada")
+	}
+	if n := len(m.Keys(auth.BucketSessions)); n != 3 {
+		t.Fatalf("%d sessions", n)
+	}
+	if _, err := s.Session(first); err == nil {
+		t.Fatal("the oldest is still there")
+	}
+}
+
+func TestRoleAndPasswordChangesHoldAtOnce(t *testing.T) {
+	s, _ := service(t)
+	addUser(t, s, "ada", auth.RoleAdministrator)
+	secret, p := login(t, s, "ada")
+	changes, stop := s.Watch()
+	defer stop()
+	if err := s.SetRole(t.Context(), "ada", auth.RoleViewer); err != nil {
+		t.Fatal(err)
+	}
+	<-changes
+	if now, ok := s.Recheck(p); !ok || now.Role != auth.RoleViewer {
+		t.Fatalf("%+v %v", now, ok)
+	}
+	if err := s.SetPassword(t.Context(), "ada", "another password"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Session(secret); err == nil {
+		t.Fatal("the session outlived the password")
+	}
+	if err := s.DeleteUser(t.Context(), "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetRole(t.Context(), "ada", auth.RoleViewer); !errors.Is(err, auth.ErrNotFound) {
+		t.Fatalf("role of a user that is gone: %v", err)
+	}
+}
+
+func TestGuessingIsLimited(t *testing.T) {
+	s, _ := service(t)
+	addUser(t, s, "ada", auth.RoleViewer)
+	var refused int
+	for range 30 {
+		if _, _, err := s.Login(t.Context(), here, "ada", "wrong password"); errors.Is(err, auth.ErrTooMany) {
+			refused++
+		}
+	}
+	if refused < 15 {
+		t.Fatalf("%d of 30 refused", refused)
+	}
+	// The account is held back for other addresses too.
+	if _, _, err := s.Login(t.Context(), netip.MustParseAddr("198.51.100.7"), "ada", "correct horse ada"); !errors.Is(err, auth.ErrTooMany) {
+		t.Fatalf("from elsewhere: %v", err)
+	}
+	// Another account from another address is not.
+	addUser(t, s, "bob", auth.RoleViewer)
+	if _, _, err := s.Login(t.Context(), netip.MustParseAddr("198.51.100.7"), "bob", "correct horse bob"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTicketWorksOnce(t *testing.T) {
+	s, m := service(t)
+	addUser(t, s, "ada", auth.RoleOperator)
+	secret, p := login(t, s, "ada")
+	old, _, err := s.Ticket(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ticket, _, err := s.Ticket(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Resume(t.Context(), here, old); !errors.Is(err, auth.ErrUnauthenticated) {
+		t.Fatalf("a ticket that was replaced: %v", err)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	won := 0
+	for range 20 {
+		wg.Go(func() {
+			got, q, err := s.Resume(context.Background(), here, ticket)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			won++
+			if now, err := s.Session(got); err != nil || now.Name != "ada" || q.Role != auth.RoleOperator {
+				t.Errorf("resumed as %+v, %v", now, err)
+			}
+		})
+	}
+	wg.Wait()
+	if won != 1 {
+		t.Fatalf("the ticket worked %d times", won)
+	}
+	if _, err := s.Session(secret); err == nil {
+		t.Fatal("the old session goes on beside the new one")
+	}
+	_, p2 := login(t, s, "ada")
+	late, _, err := s.Ticket(t.Context(), p2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Advance(11 * 60_000)
+	if _, _, err := s.Resume(t.Context(), here, late); !errors.Is(err, auth.ErrUnauthenticated) {
+		t.Fatalf("an expired ticket: %v", err)
+	}
+}
+
+func TestTicketEndsWithItsSession(t *testing.T) {
+	s, _ := service(t)
+	addUser(t, s, "ada", auth.RoleOperator)
+	_, p := login(t, s, "ada")
+	ticket, _, err := s.Ticket(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Logout(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Resume(t.Context(), here, ticket); !errors.Is(err, auth.ErrUnauthenticated) {
+		t.Fatalf("resume after logout: %v", err)
+	}
+}
+
+func TestJoinTokenIsCounted(t *testing.T) {
+	s, m := service(t)
+	token, rec, err := s.CreateJoinToken(t.Context(), auth.JoinOptions{Kind: auth.JoinAgent, Uses: 3, Pin: "abc"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if auth.Pin(token) != "abc" || rec.UsesLeft != 3 || strings.Contains(m.Dump(), token) {
+		t.Fatalf("%q %+v", token, rec)
+	}
+	if err := s.Redeem(t.Context(), auth.JoinNode, token, auth.Txn{}); !errors.Is(err, auth.ErrToken) {
+		t.Fatalf("as another kind: %v", err)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	good := 0
+	for i := range 40 {
+		wg.Go(func() {
+			id := string(rune('a'+i%26)) + strings.Repeat("x", i)
+			err := s.Redeem(context.Background(), auth.JoinAgent, token, auth.Txn{
+				Compares: []auth.Compare{{Bucket: auth.BucketAgents, Key: id}},
+				Ops:      []auth.Op{{Bucket: auth.BucketAgents, Key: id, Value: []byte("{}")}}})
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				good++
+			} else if !errors.Is(err, auth.ErrToken) {
+				t.Errorf("redeem: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if agents := len(m.Keys(auth.BucketAgents)); good != 3 || agents != 3 {
+		t.Fatalf("%d redeemed, %d agents", good, agents)
+	}
+	if len(s.JoinTokens()) != 0 {
+		t.Fatal("the used token is still listed")
+	}
+}
+
+func TestJoinTokenExpiresAndIsRevoked(t *testing.T) {
+	s, m := service(t)
+	token, rec, err := s.CreateJoinToken(t.Context(), auth.JoinOptions{Kind: auth.JoinNode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CheckJoin(auth.JoinNode, token); err != nil {
+		t.Fatal(err)
+	}
+	if list := s.JoinTokens(); len(list) != 1 || list[0].ID != rec.ID {
+		t.Fatalf("%+v", list)
+	}
+	if err := s.RevokeJoinToken(t.Context(), rec.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CheckJoin(auth.JoinNode, token); !errors.Is(err, auth.ErrToken) {
+		t.Fatalf("revoked: %v", err)
+	}
+	token, _, err = s.CreateJoinToken(t.Context(), auth.JoinOptions{Kind: auth.JoinNode, Life: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Advance(60_000)
+	if err := s.CheckJoin(auth.JoinNode, token); !errors.Is(err, auth.ErrToken) {
+		t.Fatalf("expired: %v", err)
+	}
+}
+
+func TestRedeemKeepsTheCallersConditions(t *testing.T) {
+	s, _ := service(t)
+	token, _, err := s.CreateJoinToken(t.Context(), auth.JoinOptions{Kind: auth.JoinAgent, Uses: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := auth.Txn{Compares: []auth.Compare{{Bucket: auth.BucketAgents, Key: "x"}},
+		Ops: []auth.Op{{Bucket: auth.BucketAgents, Key: "x", Value: []byte("{}")}}}
+	if err := s.Redeem(t.Context(), auth.JoinAgent, token, with); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Redeem(t.Context(), auth.JoinAgent, token, with); !errors.Is(err, auth.ErrConflict) {
+		t.Fatalf("agent there already: %v", err)
+	}
+	if left := s.JoinTokens()[0].UsesLeft; left != 4 {
+		t.Fatalf("%d uses left: a refused one was counted", left)
+	}
+}
+
+func TestBadArguments(t *testing.T) {
+	s, _ := service(t)
+	ctx := t.Context()
+	for name, err := range map[string]error{
+		"user name":     s.CreateUser(ctx, "../etc", "long enough password", auth.RoleViewer),
+		"user role":     s.CreateUser(ctx, "ada", "long enough password", "root"),
+		"ingest person": s.CreateUser(ctx, "ada", "long enough password", auth.RoleIngest),
+		"password":      s.CreateUser(ctx, "ada", "short", auth.RoleViewer),
+		"long password": s.CreateUser(ctx, "ada", strings.Repeat("x", 600), auth.RoleViewer),
+		"revoke":        s.RevokeAPIToken(ctx, "zz"),
+		"token role":    second(s.CreateAPIToken(ctx, "x", "root", 0, "")),
+		"token name":    second(s.CreateAPIToken(ctx, "\n", auth.RoleViewer, 0, "")),
+		"token life":    second(s.CreateAPIToken(ctx, "x", auth.RoleViewer, -1, "")),
+		"join kind":     secondJoin(s.CreateJoinToken(ctx, auth.JoinOptions{Kind: "root"})),
+		"join uses":     secondJoin(s.CreateJoinToken(ctx, auth.JoinOptions{Kind: auth.JoinAgent, Uses: -1})),
+		"join life":     secondJoin(s.CreateJoinToken(ctx, auth.JoinOptions{Kind: auth.JoinAgent, Life: 1e18})),
+	} {
+		if !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func second(_ string, _ auth.APIToken, err error) error      { return err }
+func secondJoin(_ string, _ auth.JoinToken, err error) error { return err }
+
+func TestAuthenticate(t *testing.T) {
+	s, m := service(t)
+	addUser(t, s, "ada", auth.RoleOperator)
+	session, _ := login(t, s, "ada")
+	token, _, err := s.CreateAPIToken(t.Context(), "ci", auth.RoleIngest, time.Hour, "ada")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secure := func(r *http.Request) { r.TLS = &tls.ConnectionState{} }
+	cookie := func(name, value string) func(*http.Request) {
+		return func(r *http.Request) { r.AddCookie(&http.Cookie{Name: name, Value: value}) }
+	}
+	header := func(v string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set("Authorization", v) }
+	}
+	from := func(addr string) func(*http.Request) { return func(r *http.Request) { r.RemoteAddr = addr } }
+	cases := []struct {
+		name string
+		with []func(*http.Request)
+		want string
+	}{
+		{"nothing", nil, ""},
+		{"cookie on TLS", []func(*http.Request){secure, cookie(auth.CookieSecure, session)}, "ada"},
+		{"plain cookie on TLS", []func(*http.Request){secure, cookie(auth.CookiePlain, session)}, ""},
+		{"plain cookie on loopback", []func(*http.Request){from("127.0.0.1:1"), cookie(auth.CookiePlain, session)}, "ada"},
+		{"plain cookie from afar", []func(*http.Request){from("192.0.2.1:1"), cookie(auth.CookiePlain, session)}, ""},
+		{"wrong cookie", []func(*http.Request){secure, cookie(auth.CookieSecure, session+"x")}, ""},
+		{"long cookie", []func(*http.Request){secure, cookie(auth.CookieSecure, strings.Repeat("x", 5000))}, ""},
+		{"token", []func(*http.Request){header("Bearer " + token)}, "ci"},
+		{"token in lower case scheme", []func(*http.Request){header("bearer " + token)}, "ci"},
+		{"session as a token", []func(*http.Request){header("Bearer " + session)}, ""},
+		{"basic", []func(*http.Request){header("Basic YWRhOmFkYQ==")}, ""},
+		{"bad token beside a good cookie", []func(*http.Request){secure, header("Bearer twt_x"), cookie(auth.CookieSecure, session)}, ""},
+	}
+	for _, c := range cases {
+		r := httptest.NewRequest("GET", "/", nil)
+		for _, f := range c.with {
+			f(r)
+		}
+		p, err := s.Authenticate(r)
+		if p.Name != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s: %+v, %v", c.name, p, err)
+		}
+	}
+	m.Advance(hour)
+	if _, err := s.Token(token); err == nil {
+		t.Error("the token outlived its life")
+	}
+}
+
+func TestVerifyAgent(t *testing.T) {
+	s, m := service(t)
+	key, hash := auth.NewAgentKey()
+	put := func(value string) {
+		must[uint64](t)(m.Commit(t.Context(), auth.Txn{Ops: []auth.Op{{Bucket: auth.BucketAgents, Key: "a1", Value: []byte(value)}}}))
+	}
+	put(`{"key_hash":"` + hash + `"}`)
+	for range 2 {
+		if err := s.VerifyAgent("a1", key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range [][2]string{{"a1", key + "x"}, {"a2", key}, {"", ""}, {"a1", ""}, {"a1", strings.Repeat("k", 1000)}} {
+		if err := s.VerifyAgent(c[0], c[1]); !errors.Is(err, auth.ErrUnauthenticated) {
+			t.Errorf("%.20q: %v", c, err)
+		}
+	}
+	put(`{"key_hash":"` + hash + `","revoked":true}`)
+	if err := s.VerifyAgent("a1", key); !errors.Is(err, auth.ErrUnauthenticated) {
+		t.Fatalf("revoked: %v", err)
+	}
+}
+
+func TestRolesByPermission(t *testing.T) {
+	want := map[auth.Role]string{
+		"":                     "public",
+		auth.RoleViewer:        "public signed-in read",
+		auth.RoleOperator:      "public signed-in read operate",
+		auth.RoleAdministrator: "public signed-in read operate administer ingest",
+		auth.RoleIngest:        "public signed-in ingest",
+		"root":                 "public",
+	}
+	for role, list := range want {
+		var got []string
+		for _, p := range auth.Permissions() {
+			if role.Allows(p) {
+				got = append(got, p.String())
+			}
+		}
+		if strings.Join(got, " ") != list {
+			t.Errorf("%q: %v", role, got)
+		}
+		if role.Allows(auth.Undeclared) {
+			t.Errorf("%q is allowed what nobody declared", role)
+		}
+	}
+}

@@ -1,0 +1,348 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/triward/triward/appliance/pki"
+)
+
+// Context is what the command line remembers of the cluster it talks to, in one file of the user.
+type Context struct {
+	Token string        `json:"token"`
+	CA    string        `json:"ca,omitempty"` // PEM file
+	Nodes []ContextNode `json:"nodes"`
+	PID   int           `json:"pid,omitempty"` // of the `triward dev` that wrote it
+}
+
+// ContextNode is a node of the cluster.
+type ContextNode struct {
+	ID  string `json:"id"`
+	URL string `json:"url"`
+}
+
+// contextPath is where the context lies: $XDG_STATE_HOME/triward/context.json, or below ~/.local/state.
+func contextPath() (string, error) {
+	dir := os.Getenv("XDG_STATE_HOME")
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("find the user's directory: %w", err)
+		}
+		dir = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(dir, "triward", "context.json"), nil
+}
+
+func readContext() (Context, error) {
+	var c Context
+	path, err := contextPath()
+	if err != nil {
+		return c, nil // nobody's: there is no context
+	}
+	body, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return c, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &c)
+	}
+	if err != nil {
+		return c, fmt.Errorf("read context %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func (c *Context) write() error {
+	path, err := contextPath()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("write context: %w", err)
+	}
+	body, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write context: %w", err)
+	}
+	return pki.WriteSecret(path, append(body, '\n'))
+}
+
+// removeContext takes the context away that the process pid wrote, and no other.
+func removeContext(pid int) error {
+	c, err := readContext()
+	if err != nil || c.PID != pid {
+		return err
+	}
+	path, err := contextPath()
+	if err != nil {
+		return err
+	}
+	return os.Remove(path)
+}
+
+// target are the flags that say which cluster and node to ask.
+type target struct {
+	addr, node, ca, token string
+	timeout               time.Duration
+}
+
+func (t *target) flags(c *cobra.Command) {
+	f := c.PersistentFlags()
+	f.StringVar(&t.addr, "addr", os.Getenv("TRIWARD_ADDR"), "address of a node, https://host:8443 (TRIWARD_ADDR)")
+	f.StringVar(&t.node, "node", "", "ask this node of the cluster last started here: its id or 1, 2, 3")
+	f.StringVar(&t.ca, "ca", os.Getenv("TRIWARD_CA"), "PEM file of the cluster's CA (TRIWARD_CA)")
+	f.StringVar(&t.token, "token", os.Getenv("TRIWARD_TOKEN"), "API token; better in the environment (TRIWARD_TOKEN)")
+	f.DurationVar(&t.timeout, "timeout", 30*time.Second, "give up after this time")
+}
+
+// client asks one cluster over HTTP, the next node when one cannot be reached.
+type client struct {
+	http    *http.Client
+	token   string
+	cookie  *http.Cookie // of a session, instead of a token
+	urls    []string
+	timeout time.Duration
+}
+
+func (t *target) client() (*client, error) {
+	saved, err := readContext()
+	if err != nil {
+		return nil, err
+	}
+	c := &client{token: t.token, timeout: t.timeout}
+	ca := t.ca
+	switch {
+	case t.addr != "" && t.node != "":
+		return nil, errors.New("--addr and --node exclude each other")
+	case t.addr != "":
+		if !strings.Contains(t.addr, "://") {
+			t.addr = "https://" + t.addr
+		}
+		u, err := url.Parse(t.addr)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return nil, fmt.Errorf("--addr %q: want https://host:port", t.addr)
+		}
+		c.urls = []string{strings.TrimRight(t.addr, "/")}
+	case len(saved.Nodes) == 0:
+		c.urls = []string{"https://localhost:8443"}
+	case t.node != "":
+		u, err := saved.find(t.node)
+		if err != nil {
+			return nil, err
+		}
+		c.urls = []string{u}
+	default:
+		for _, n := range saved.Nodes {
+			c.urls = append(c.urls, n.URL)
+		}
+	}
+	if saved.knows(c.urls[0]) { // its token goes to the nodes it was made for, and nowhere else
+		if c.token == "" {
+			c.token = saved.Token
+		}
+		if ca == "" {
+			ca = saved.CA
+		}
+	}
+	tlsConf := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		pem, err := os.ReadFile(ca)
+		if err != nil {
+			return nil, fmt.Errorf("read the cluster's CA: %w", err)
+		}
+		tlsConf.RootCAs = x509.NewCertPool()
+		if !tlsConf.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no certificate", ca)
+		}
+	}
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			TLSClientConfig: tlsConf, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment,
+			DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+func (c *Context) find(node string) (string, error) {
+	var ids []string
+	for i, n := range c.Nodes {
+		if n.ID == node || strconv.Itoa(i+1) == node {
+			return n.URL, nil
+		}
+		ids = append(ids, n.ID)
+	}
+	return "", fmt.Errorf("--node %q: the cluster last started here has %s", node, strings.Join(ids, ", "))
+}
+
+func (c *Context) knows(u string) bool {
+	for _, n := range c.Nodes {
+		if n.URL == u {
+			return true
+		}
+	}
+	return false
+}
+
+// apiError is an answer of the cluster that is no success.
+type apiError struct {
+	Status int
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+	Hint   string `json:"hint"`
+	Pos    *int   `json:"pos"`
+	// The form of Prometheus' own API.
+	ErrorType string `json:"errorType"`
+	ErrorText string `json:"error"`
+}
+
+// Error returns what the cluster said.
+func (e *apiError) Error() string {
+	text := e.Detail
+	for _, other := range []string{e.ErrorText, e.Title, http.StatusText(e.Status)} {
+		if text == "" {
+			text = other
+		}
+	}
+	if e.Pos != nil && *e.Pos >= 0 {
+		text += fmt.Sprintf(" (at byte %d)", *e.Pos)
+	}
+	return fmt.Sprintf("%s (%d)", text, e.Status)
+}
+
+func (e *apiError) noQuorum() bool { return e.Status == http.StatusServiceUnavailable }
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 256 << 20
+
+// get asks path with the query values and decodes the answer into v.
+func (c *client) get(ctx context.Context, path string, q url.Values, v any) error {
+	if len(q) > 0 {
+		path += "?" + q.Encode()
+	}
+	return c.call(ctx, http.MethodGet, path, nil, v)
+}
+
+// post sends body as JSON and decodes the answer into v, which may be nil.
+func (c *client) post(ctx context.Context, path string, body, v any) error {
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	return c.call(ctx, http.MethodPost, path, encoded, v)
+}
+
+func (c *client) call(ctx context.Context, method, path string, body []byte, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	resp, err := c.reach(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return fmt.Errorf("read answer of %s: %w", resp.Request.URL.Host, err)
+	}
+	if len(answer) > maxAnswer {
+		return fmt.Errorf("the answer is longer than %d bytes; ask for less", maxAnswer)
+	}
+	if resp.StatusCode/100 != 2 {
+		return newAPIError(resp, answer)
+	}
+	if v == nil {
+		return nil
+	}
+	if raw, ok := v.(*json.RawMessage); ok {
+		*raw = answer
+		return nil
+	}
+	if err := json.Unmarshal(answer, v); err != nil {
+		return fmt.Errorf("answer of %s%s is not what this program expects: %w", resp.Request.URL.Host, path, err)
+	}
+	return nil
+}
+
+func newAPIError(resp *http.Response, answer []byte) error {
+	e := &apiError{Status: resp.StatusCode}
+	_ = json.Unmarshal(answer, e) // an answer of something else than a node has its status alone
+	e.Status = resp.StatusCode
+	if e.Status == http.StatusUnauthorized && e.Hint == "" {
+		e.Hint = "set TRIWARD_TOKEN to an API token of the cluster"
+	}
+	return e
+}
+
+// reach sends the request to the first node that can be reached. Only what was not sent is sent to another.
+func (c *client) reach(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	var errs []error
+	for _, base := range c.urls {
+		req, err := http.NewRequestWithContext(ctx, method, base+path, bytes.NewReader(body))
+		if err != nil {
+			return nil, fmt.Errorf("make request: %w", err)
+		}
+		req.Header.Set("User-Agent", "triward/"+Version())
+		if body != nil {
+			req.Header.Set("Content-Type", "application/json")
+		}
+		if c.token != "" {
+			req.Header.Set("Authorization", "Bearer "+c.token)
+		}
+		if c.cookie != nil {
+			req.AddCookie(c.cookie)
+		}
+		resp, err := c.http.Do(req)
+		if err == nil {
+			return resp, nil
+		}
+		errs = append(errs, err)
+		if op, ok := errors.AsType[*net.OpError](err); ctx.Err() != nil || method != http.MethodGet && (!ok || op.Op != "dial") {
+			break
+		}
+	}
+	return nil, fmt.Errorf("no node can be reached: %w", errors.Join(errs...))
+}
+
+// login opens a session and returns its cookie.
+func (c *client) login(ctx context.Context, user, password string) (*http.Cookie, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	body, err := json.Marshal(map[string]string{"user": user, "password": password})
+	if err != nil {
+		return nil, fmt.Errorf("encode request: %w", err)
+	}
+	resp, err := c.reach(ctx, http.MethodPost, "/v1/login", body)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, newAPIError(resp, answer)
+	}
+	for _, k := range resp.Cookies() {
+		return k, nil
+	}
+	return nil, errors.New("the node gave no cookie")
+}

@@ -1,0 +1,298 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/spf13/cobra"
+)
+
+// logRow is one line as /v1/logs/query and the live socket give it.
+type logRow struct {
+	T        string            `json:"t"`
+	Pos      string            `json:"pos"`
+	Severity string            `json:"severity"`
+	Text     string            `json:"text"`
+	Labels   map[string]string `json:"labels"`
+	Fields   map[string]string `json:"fields,omitempty"`
+}
+
+type logAnswer struct {
+	Rows  []json.RawMessage `json:"rows"`
+	Next  string            `json:"next"`
+	Stats json.RawMessage   `json:"stats,omitempty"`
+}
+
+func newLogs(s streams) *cobra.Command {
+	var t target
+	c := &cobra.Command{Use: "logs", Short: "Search logs, or follow them as they come", Args: cobra.NoArgs, RunE: needSubcommand}
+	t.flags(c)
+	c.AddCommand(newLogsQuery(s, &t), newLogsTail(s, &t))
+	return c
+}
+
+func newLogsQuery(s streams, t *target) *cobra.Command {
+	var form outputForm
+	var start, end string
+	var limit int
+	c := &cobra.Command{
+		Use:     "query QUERY",
+		Short:   "Search logs, newest first",
+		Example: "  triward logs query error\n  triward logs query '\"connection refused\" AND host=db1' --start now-6h --limit 1000",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if limit < 1 {
+				return errors.New("--limit must be at least 1")
+			}
+			now := time.Now()
+			from, err := parseTime(start, now)
+			if err != nil {
+				return fmt.Errorf("--start: %w", err)
+			}
+			to, err := parseTime(end, now)
+			if err != nil {
+				return fmt.Errorf("--end: %w", err)
+			}
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			q := url.Values{"query": {strings.Join(args, "")}}
+			q.Set("start", strconv.FormatInt(from.UnixNano(), 10))
+			q.Set("end", strconv.FormatInt(to.UnixNano(), 10))
+			return queryLogs(c.Context(), s, cl, &form, q, limit)
+		},
+	}
+	form.flag(c)
+	c.Flags().StringVar(&start, "start", "now-24h", "from: RFC 3339, Unix seconds, now or now-1h")
+	c.Flags().StringVar(&end, "end", "now", "to")
+	c.Flags().IntVar(&limit, "limit", 200, "most lines to print")
+	return c
+}
+
+// pageLines is the most that one request may ask for.
+const pageLines = 5000
+
+// queryLogs prints up to limit lines, page by page: a table as text, JSON as one row a line.
+func queryLogs(ctx context.Context, s streams, cl *client, form *outputForm, q url.Values, limit int) error {
+	for limit > 0 {
+		q.Set("limit", strconv.Itoa(min(limit, pageLines)))
+		var answer logAnswer
+		if err := cl.get(ctx, "/v1/logs/query", q, &answer); err != nil {
+			return err
+		}
+		if err := printRows(s.out, form, answer.Rows); err != nil {
+			return err
+		}
+		limit -= len(answer.Rows)
+		if answer.Next == "" || len(answer.Rows) == 0 {
+			return nil
+		}
+		q.Set("cursor", answer.Next)
+	}
+	return nil
+}
+
+func printRows(out io.Writer, form *outputForm, rows []json.RawMessage) error {
+	for _, raw := range rows {
+		if form.json() {
+			if _, err := fmt.Fprintf(out, "%s\n", raw); err != nil {
+				return err
+			}
+			continue
+		}
+		var r logRow
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return fmt.Errorf("row of the answer: %w", err)
+		}
+		if _, err := fmt.Fprintln(out, r.line()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *logRow) line() string {
+	when := r.T
+	if ns, err := strconv.ParseInt(r.T, 10, 64); err == nil {
+		when = time.Unix(0, ns).Format("2006-01-02 15:04:05.000")
+	}
+	source := r.Labels["unit"]
+	for _, name := range []string{"file", "source"} {
+		if source == "" {
+			source = r.Labels[name]
+		}
+	}
+	text := strings.ReplaceAll(r.Text, "\n", " ⏎ ")
+	var fields []string
+	for k, v := range r.Fields {
+		fields = append(fields, k+"="+v)
+	}
+	slices.Sort(fields)
+	if len(fields) > 0 {
+		text += "  [" + strings.Join(fields, " ") + "]"
+	}
+	return printable(fmt.Sprintf("%s %-8s %s %s: %s", when, r.Severity, r.Labels["host"], source, text))
+}
+
+func newLogsTail(s streams, t *target) *cobra.Command {
+	var form outputForm
+	var backlog int
+	c := &cobra.Command{
+		Use:     "tail [QUERY]",
+		Short:   "Print lines as they come, until interrupted",
+		Example: "  triward logs tail 'sshd'",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			f := &follower{client: cl, query: strings.Join(args, ""), backlog: min(max(backlog, 0), 200), form: &form, s: s}
+			return f.run(c.Context())
+		},
+	}
+	form.flag(c)
+	c.Flags().IntVarP(&backlog, "lines", "n", 10, "begin with this many lines that are there (at most 200)")
+	return c
+}
+
+// follower holds a live subscription, on another node when one is lost: its cursor is good on every node.
+type follower struct {
+	client  *client
+	query   string
+	backlog int
+	form    *outputForm
+	s       streams
+	cursor  string
+}
+
+const liveProtocol = "triward.v1.json"
+
+func (f *follower) run(ctx context.Context) error {
+	failed := 0
+	for i := 0; ; i++ {
+		got, err := f.follow(ctx, f.client.urls[i%len(f.client.urls)])
+		if ctx.Err() != nil {
+			return nil // interrupting is how a tail ends
+		}
+		if refused, ok := errors.AsType[*apiError](err); ok {
+			return refused
+		}
+		if got {
+			failed = 0
+		}
+		if failed++; failed > 5*len(f.client.urls) {
+			return fmt.Errorf("the live connection is lost: %w", err)
+		}
+		fmt.Fprintf(f.s.err, "connection lost, trying again: %v\n", err)
+		wait := time.NewTimer(time.Duration(min(failed, 6)) * 500 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return nil
+		case <-wait.C:
+		}
+	}
+}
+
+type liveMessage struct {
+	Op      string            `json:"op"`
+	V       []json.RawMessage `json:"v"`
+	Cursor  string            `json:"cursor"`
+	Sampled int               `json:"sampled"`
+	Dropped int               `json:"dropped"`
+	Code    string            `json:"code"`
+	Pos     *int              `json:"pos"`
+	Message string            `json:"message"`
+}
+
+// follow prints what one connection brings. got says whether it brought anything.
+func (f *follower) follow(ctx context.Context, base string) (got bool, err error) {
+	conn, err := f.dial(ctx, base)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	sub := map[string]any{
+		"op": "sub", "id": "t", "kind": "logs.tail", "params": map[string]any{"query": f.query, "backlog": f.backlog},
+	}
+	if f.cursor != "" {
+		sub["cursor"] = f.cursor
+	}
+	for _, m := range []any{map[string]string{"op": "hello"}, sub} {
+		if err := conn.WriteJSON(m); err != nil {
+			return false, fmt.Errorf("subscribe: %w", err)
+		}
+	}
+	for {
+		var m liveMessage
+		if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil { // a tick comes every 5 s
+			return got, err
+		}
+		if err := conn.ReadJSON(&m); err != nil {
+			return got, fmt.Errorf("read live connection: %w", err)
+		}
+		switch m.Op {
+		case "snap", "delta":
+			got = true
+			if err := printRows(f.s.out, f.form, m.V); err != nil {
+				return got, err
+			}
+			if m.Sampled > 0 {
+				fmt.Fprintf(f.s.err, "... %d lines not shown: they come too fast\n", m.Sampled)
+			}
+			if m.Cursor != "" {
+				f.cursor = m.Cursor
+			}
+		case "gap":
+			fmt.Fprintf(f.s.err, "... lines are missing here (%d)\n", m.Dropped)
+		case "err":
+			return got, &apiError{Status: http.StatusBadRequest, Detail: m.Message, Pos: m.Pos}
+		case "end":
+			return got, errors.New("the node ended the subscription")
+		}
+	}
+}
+
+func (f *follower) dial(ctx context.Context, base string) (*websocket.Conn, error) {
+	t, ok := f.client.http.Transport.(*http.Transport)
+	if !ok {
+		return nil, errors.New("no transport to dial with")
+	}
+	conf := t.TLSClientConfig.Clone()
+	conf.NextProtos = []string{"http/1.1"} // a websocket is an upgrade of HTTP/1.1
+	d := websocket.Dialer{
+		TLSClientConfig: conf, HandshakeTimeout: 10 * time.Second,
+		Subprotocols: []string{liveProtocol}, Proxy: http.ProxyFromEnvironment,
+	}
+	h := http.Header{"Origin": {base}}
+	if f.client.token != "" {
+		h.Set("Authorization", "Bearer "+f.client.token)
+	}
+	conn, resp, err := d.DialContext(ctx, "ws"+strings.TrimPrefix(base, "http")+"/v1/live", h)
+	if err != nil {
+		if resp != nil {
+			defer resp.Body.Close()
+			body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+			if resp.StatusCode/100 == 4 {
+				return nil, newAPIError(resp, body)
+			}
+		}
+		return nil, fmt.Errorf("open live connection: %w", err)
+	}
+	conn.SetReadLimit(16 << 20)
+	return conn, nil
+}

@@ -1,0 +1,167 @@
+// Package cli is the command line of triward: the daemon's commands, those that ask a running cluster over its
+// HTTP API, and `triward dev`. It owns the exit codes and the forms in which answers are printed.
+//
+// Commands that ask a cluster use nothing of the node but its HTTP API; only server, dev and cluster init reach
+// into the appliance.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/triward/triward/appliance"
+	"github.com/triward/triward/appliance/pki"
+)
+
+// Exit codes of the command.
+const (
+	ExitOK             = 0
+	ExitFailed         = 1
+	ExitWarnings       = 3
+	ExitNotInitialised = 10
+	ExitLocked         = 11
+	ExitConfig         = 12
+	ExitCorrupt        = 13
+	ExitNoQuorum       = 14
+	ExitInterrupted    = 130
+)
+
+// streams are where a command reads and writes.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// Main runs the command line and returns its exit code. SIGINT and SIGTERM end the context of the command.
+func Main(args []string, in io.Reader, out, errs io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot(streams{in, out, errs})
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return ExitOK
+	}
+	code := exitCode(ctx, err)
+	if code != ExitInterrupted {
+		fmt.Fprintf(errs, "triward: %v\n", err)
+		if hint := hintOf(err); hint != "" {
+			fmt.Fprintf(errs, "hint: %s\n", hint)
+		}
+	}
+	return code
+}
+
+// exitCode is the one table from errors to exit codes.
+func exitCode(ctx context.Context, err error) int {
+	var (
+		config *appliance.ConfigError
+		answer *apiError
+	)
+	switch {
+	case errors.As(err, &config):
+		return ExitConfig
+	case errors.Is(err, pki.ErrNotInitialised):
+		return ExitNotInitialised
+	case errors.Is(err, appliance.ErrLocked):
+		return ExitLocked
+	case errors.Is(err, appliance.ErrDamaged), errors.Is(err, appliance.ErrNewerFormat):
+		return ExitCorrupt
+	case errors.As(err, &answer) && answer.noQuorum():
+		return ExitNoQuorum
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return ExitInterrupted
+	}
+	return ExitFailed
+}
+
+func hintOf(err error) string {
+	if answer, ok := errors.AsType[*apiError](err); ok && answer.Hint != "" {
+		return answer.Hint
+	}
+	switch {
+	case errors.Is(err, pki.ErrNotInitialised):
+		return "run `triward cluster init` on the first node and `triward cluster join` on the others"
+	case errors.Is(err, appliance.ErrLocked):
+		return "another triward server uses this data directory; stop it first"
+	case errors.Is(err, appliance.ErrDamaged):
+		return "move the data directory aside and start again: the node takes everything anew from its peers"
+	}
+	return ""
+}
+
+func newRoot(s streams) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "triward",
+		Short: "Monitoring for a site of its own: metrics, logs and events in three nodes that never lose one",
+		Long: `Triward keeps the metrics, logs and events of a site in three nodes behind one replicated log.
+
+Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data directory locked,
+12 bad configuration, 13 corrupt data or newer format, 14 no quorum, 130 interrupted.`,
+		Version:       Version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetIn(s.in)
+	root.SetOut(s.out)
+	root.SetErr(s.err)
+	root.SetVersionTemplate("triward {{.Version}}\n")
+	root.AddCommand(
+		newServer(s), newDev(s), newCluster(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newConfig(s),
+		newVersion(s),
+	)
+	root.InitDefaultCompletionCmd()
+	return root
+}
+
+// Version is the release and the commit that the binary was built from.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	rev, dirty := "", ""
+	for _, set := range info.Settings {
+		switch set.Key {
+		case "vcs.revision":
+			rev = "-" + set.Value[:min(12, len(set.Value))]
+		case "vcs.modified":
+			if set.Value == "true" {
+				dirty = "-changed"
+			}
+		}
+	}
+	return "0.1.0-dev" + rev + dirty
+}
+
+func newVersion(s streams) *cobra.Command {
+	var form outputForm
+	c := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this program",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			info, _ := debug.ReadBuildInfo()
+			if form.json() {
+				return writeJSON(s.out, map[string]string{"version": Version(), "go": info.GoVersion})
+			}
+			_, err := fmt.Fprintf(s.out, "triward %s (%s)\n", Version(), info.GoVersion)
+			return err
+		},
+	}
+	form.flag(c)
+	return c
+}

@@ -1,0 +1,398 @@
+package appliance
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/raftstate/forward"
+	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/ui"
+)
+
+// Paths on the peer port, for members only.
+const (
+	peerNodePath = "/appliance/node"
+	peerJoinPath = "/appliance/join"
+)
+
+const (
+	peerPatience = time.Second // how long another node may take to say how it is
+	joinPatience = 25 * time.Second
+	usageEvery   = 30 * time.Second // directories are added up no more often
+)
+
+// clusterView says how the cluster is, asking the other nodes, and takes new ones in.
+type clusterView struct {
+	app *App
+
+	mu      sync.Mutex
+	usage   diskUsage
+	usageAt time.Time
+}
+
+// nodeStatus is what a node says of itself, and a row of GET /v1/cluster.
+type nodeStatus struct {
+	ID          string    `json:"id"`
+	URL         string    `json:"url"`
+	AgentURL    string    `json:"agent_url"`
+	Peer        string    `json:"peer"`
+	Role        string    `json:"role"`
+	Voter       bool      `json:"voter"`
+	Term        uint64    `json:"term"`
+	LastIndex   uint64    `json:"last_index"`
+	CommitIndex uint64    `json:"commit_index"`
+	Applied     uint64    `json:"applied_index"`
+	MarkIndex   uint64    `json:"mark_index"`
+	Lag         uint64    `json:"lag"`
+	Version     string    `json:"version"`
+	Disk        diskUsage `json:"disk"`
+	CertExpires int64     `json:"cert_expires"` // milliseconds since 1970
+	Digest      string    `json:"digest"`       // over everything, as of DigestIndex
+	DigestIndex uint64    `json:"digest_index"`
+	StartedAt   int64     `json:"started_at"` // milliseconds since 1970
+	UptimeS     int64     `json:"uptime_s"`
+	Installing  bool      `json:"installing,omitempty"`
+	DiskFull    string    `json:"disk_full,omitempty"`
+}
+
+type diskUsage struct {
+	Total  int64            `json:"total"`
+	Free   int64            `json:"free"`
+	UsedBy map[string]int64 `json:"used_by"`
+}
+
+type clusterStatus struct {
+	ID        string       `json:"id"`
+	Leader    string       `json:"leader"`
+	Term      uint64       `json:"term"`
+	Tolerates int          `json:"tolerates"` // nodes that may still fail
+	Nodes     []nodeStatus `json:"nodes"`
+}
+
+// Identity implements api.Cluster.
+func (c *clusterView) Identity() api.Identity {
+	return api.Identity{Node: c.app.cfg.NodeID, Cluster: c.app.identity.ClusterID(), Version: c.app.version}
+}
+
+// Members implements api.Cluster.
+func (c *clusterView) Members() []api.Member {
+	var out []api.Member
+	for _, r := range c.records() {
+		out = append(out, api.Member{ID: r.ID, URL: r.URL})
+	}
+	return out
+}
+
+func (c *clusterView) records() []nodeRecord {
+	var out []nodeRecord
+	c.app.state.Scan(bucketNodes, "", func(_ string, v meta.Value) bool {
+		var r nodeRecord
+		if json.Unmarshal(v.Data, &r) == nil {
+			out = append(out, r)
+		}
+		return true
+	})
+	return out
+}
+
+// Pin implements api.Cluster.
+func (c *clusterView) Pin() string {
+	if ca := c.app.identity.CA(); ca != nil {
+		return ca.Fingerprint()
+	}
+	return ""
+}
+
+// own is what this node says of itself.
+func (c *clusterView) own() nodeStatus {
+	a := c.app
+	st := a.node.Status()
+	index, sum := c.digest()
+	return nodeStatus{
+		ID: a.cfg.NodeID, URL: a.cfg.Listen.HTTP.URL, AgentURL: a.cfg.Listen.Agents.Advertise, Peer: a.cfg.Listen.Peer.Advertise,
+		Role: st.Role, Term: st.Term, LastIndex: st.LastIndex, CommitIndex: st.CommitIndex, Applied: st.AppliedIndex,
+		MarkIndex: st.MarkIndex, Version: a.version, Disk: c.disk(), CertExpires: a.identity.Expires().UnixMilli(),
+		Digest: sum, DigestIndex: index, StartedAt: st.StartedAt.UnixMilli(), UptimeS: int64(time.Since(st.StartedAt).Seconds()),
+		Installing: st.Installing, DiskFull: st.DiskFull,
+	}
+}
+
+// digest folds the running digests into one text, the same on every node at one index.
+func (c *clusterView) digest() (uint64, string) {
+	index, sums := c.app.node.Digest()
+	slices.SortFunc(sums, func(x, y meta.Digest) int {
+		return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Day, y.Day))
+	})
+	var b []byte
+	for _, d := range sums {
+		b = fmt.Appendf(b, "%d %d %d %x %x\n", d.Kind, d.Day, d.Count, d.Sum.Hi, d.Sum.Lo)
+	}
+	h := wire.HashContent(b)
+	return index, hex.EncodeToString([]byte{byte(h >> 56), byte(h >> 48), byte(h >> 40), byte(h >> 32), byte(h >> 24), byte(h >> 16), byte(h >> 8), byte(h)})
+}
+
+// Status implements api.Cluster.
+func (c *clusterView) Status(ctx context.Context) (json.RawMessage, error) {
+	st := c.app.node.Status()
+	out := clusterStatus{ID: c.app.identity.ClusterID(), Leader: st.Leader, Term: st.Term, Nodes: make([]nodeStatus, len(st.Members))}
+	ctx, cancel := context.WithTimeout(ctx, peerPatience)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, m := range st.Members {
+		if m.ID == c.app.cfg.NodeID {
+			out.Nodes[i] = c.own()
+			continue
+		}
+		wg.Go(func() {
+			var err error
+			if out.Nodes[i], err = c.ask(ctx, m.ID); err != nil {
+				out.Nodes[i] = nodeStatus{ID: m.ID, Role: "unreachable"}
+			}
+		})
+	}
+	wg.Wait()
+	records := c.records()
+	var head uint64
+	voters, alive := 0, 0
+	for i, m := range st.Members {
+		n := &out.Nodes[i]
+		n.Peer, n.Voter = m.Addr, m.Voter
+		head = max(head, n.CommitIndex)
+		if m.Voter {
+			voters++
+			if n.Role != "unreachable" {
+				alive++
+			}
+		}
+		for _, r := range records {
+			if r.ID == n.ID && n.URL == "" {
+				n.URL, n.AgentURL, n.Version = r.URL, r.AgentURL, r.Version
+			}
+		}
+	}
+	for i := range out.Nodes {
+		if n := &out.Nodes[i]; n.Role != "unreachable" && head > n.Applied {
+			n.Lag = head - n.Applied
+		}
+	}
+	out.Tolerates = max(0, alive-(voters/2+1))
+	return json.Marshal(out)
+}
+
+// ask gets another member's status of itself.
+func (c *clusterView) ask(ctx context.Context, id string) (nodeStatus, error) {
+	var n nodeStatus
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+id+peerNodePath, nil)
+	if err != nil {
+		return n, err
+	}
+	resp, err := c.app.node.PeerClient().Transport().RoundTrip(req)
+	if err != nil {
+		return n, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return n, fmt.Errorf("node %s: %s", id, resp.Status)
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&n); err != nil {
+		return n, fmt.Errorf("node %s: %w", id, err)
+	}
+	return n, nil
+}
+
+// Digest implements api.Cluster.
+func (c *clusterView) Digest(context.Context) (json.RawMessage, error) {
+	type sum struct {
+		Kind  string `json:"kind"`
+		Day   int64  `json:"day"` // days since 1970, UTC
+		Count uint64 `json:"count"`
+		Sum   string `json:"sum"`
+	}
+	index, sums := c.app.node.Digest()
+	list := make([]sum, 0, len(sums))
+	for _, d := range sums {
+		list = append(list, sum{d.Kind.String(), d.Day, d.Count, fmt.Sprintf("%016x%016x", d.Sum.Hi, d.Sum.Lo)})
+	}
+	slices.SortFunc(list, func(x, y sum) int { return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Day, y.Day)) })
+	return json.Marshal(map[string]any{"node": c.app.cfg.NodeID, "index": index, "sums": list})
+}
+
+// Queue implements api.Cluster.
+func (c *clusterView) Queue(context.Context) (json.RawMessage, error) {
+	type topic struct {
+		Name    string `json:"name"`
+		Entries uint64 `json:"entries"` // items accepted and within retention
+	}
+	st := c.app.node.Status()
+	_, sums := c.app.node.Digest()
+	counts := map[string]uint64{"metrics": 0, "logs": 0, "events": 0}
+	for _, d := range sums {
+		counts[d.Kind.String()] += d.Count
+	}
+	var topics []topic
+	for name, n := range counts {
+		topics = append(topics, topic{name, n})
+	}
+	slices.SortFunc(topics, func(x, y topic) int { return cmp.Compare(x.Name, y.Name) })
+	return json.Marshal(map[string]any{
+		"node": st.Node, "first_index": st.FirstIndex, "last_index": st.LastIndex, "commit_index": st.CommitIndex,
+		"applied_index": st.AppliedIndex, "mark_index": st.MarkIndex, "bytes": st.LogBytes, "segments": st.LogSegments,
+		"topics": topics, "consumers": []string{}, "in_flight_bytes": st.InFlightBytes,
+		"limits": map[string]int64{"in_flight_bytes": st.InFlightLimit, "retention_bytes": st.QueueBytes},
+	})
+}
+
+// disk adds up what the node's files take, at most every usageEvery.
+func (c *clusterView) disk() diskUsage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.usage.UsedBy == nil || time.Since(c.usageAt) > usageEvery {
+		c.usage.UsedBy, c.usageAt = make(map[string]int64), time.Now()
+		for _, part := range []string{"raft", "tsdb", "logs", "meta"} {
+			c.usage.UsedBy[part] = dirBytes(c.app.dataPath(part))
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(c.app.cfg.DataDir, &st); err == nil {
+		c.usage.Total, c.usage.Free = int64(st.Blocks)*int64(st.Bsize), int64(st.Bavail)*int64(st.Bsize)
+	}
+	return c.usage
+}
+
+func dirBytes(dir string) int64 {
+	var n int64
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil // files come and go while we look
+		}
+		if info, err := d.Info(); err == nil {
+			n += info.Size()
+		}
+		return nil
+	})
+	return n
+}
+
+// Join implements api.Cluster: it signs the certificate of a node that has a token. The node becomes a member when
+// it starts and asks on the peer port with that certificate.
+func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnswer, error) {
+	var none api.JoinAnswer
+	ca := c.app.identity.CA()
+	if ca == nil {
+		return none, errors.New("this node does not have the CA's key; ask another member")
+	}
+	if !nodeIDForm.MatchString(r.ID) {
+		return none, problem.New(http.StatusBadRequest, fmt.Sprintf("id %.80q is no node id", r.ID))
+	}
+	if host, port, err := net.SplitHostPort(r.PeerAddr); err != nil || host == "" || port == "" {
+		return none, problem.New(http.StatusBadRequest, fmt.Sprintf("peer_addr %.80q: want host:port", r.PeerAddr))
+	}
+	if _, taken := c.app.state.Get(bucketNodes, r.ID); taken {
+		return none, problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member already", r.ID)).WithHint("choose another node_id, or remove the old node first")
+	}
+	if err := c.app.auth.CheckJoin(auth.JoinNode, r.Token); err != nil {
+		return none, err
+	}
+	cert, err := ca.SignRequest([]byte(r.CSR), r.ID, joinHosts(&r), time.Now())
+	if err != nil {
+		return none, problem.Wrap(http.StatusBadRequest, err)
+	}
+	record, err := json.Marshal(nodeRecord{ID: r.ID, PeerAddr: r.PeerAddr, URL: r.URL, AgentURL: r.AgentURL, JoinedAt: c.app.state.LogTime()})
+	if err != nil {
+		return none, fmt.Errorf("encode record: %w", err)
+	}
+	err = c.app.auth.Redeem(ctx, auth.JoinNode, r.Token, auth.Txn{
+		Compares: []auth.Compare{{Bucket: bucketNodes, Key: r.ID}},
+		Ops:      []auth.Op{{Bucket: bucketNodes, Key: r.ID, Value: record}},
+	})
+	if err != nil {
+		return none, err
+	}
+	key, err := ca.KeyPEM()
+	if err != nil {
+		return none, err
+	}
+	answer := api.JoinAnswer{Cert: string(cert), CA: string(ca.CertPEM()), CAKey: string(key), ClusterID: c.app.identity.ClusterID()}
+	for _, m := range c.app.node.Status().Members {
+		answer.Peers = append(answer.Peers, api.JoinedPeer{ID: m.ID, PeerAddr: m.Addr})
+	}
+	return answer, nil
+}
+
+// joinHosts are the names that a new node's certificate carries: those under which it says it is reached.
+func joinHosts(r *api.JoinRequest) []string {
+	hosts := []string{"localhost", "127.0.0.1", "::1"}
+	if h, _, err := net.SplitHostPort(r.PeerAddr); err == nil {
+		hosts = append(hosts, h)
+	}
+	for _, raw := range []string{r.URL, r.AgentURL} {
+		if u, err := url.Parse(raw); err == nil && u.Hostname() != "" {
+			hosts = append(hosts, u.Hostname())
+		}
+	}
+	return hosts
+}
+
+// peerHandler serves the other members.
+func (c *clusterView) peerHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+peerNodePath, func(w http.ResponseWriter, r *http.Request) {
+		if !c.app.isOpen(r.Context()) {
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(c.own()) // the other node is gone: it will ask again
+	})
+	mux.HandleFunc("POST "+peerJoinPath, func(w http.ResponseWriter, r *http.Request) {
+		if !c.app.isOpen(r.Context()) {
+			return
+		}
+		if err := c.takeIn(w, r); err != nil {
+			problemOf(err).Write(w)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	return mux
+}
+
+// takeIn makes the node at the other end a member. Its certificate says who it is.
+func (c *clusterView) takeIn(w http.ResponseWriter, r *http.Request) error {
+	var s raftstate.Server
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&s); err != nil {
+		return problem.Wrap(http.StatusBadRequest, err)
+	}
+	if id := forward.PeerID(r.TLS); id != s.ID {
+		return problem.New(http.StatusForbidden, fmt.Sprintf("node %q asks for node %q", id, s.ID))
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), joinPatience)
+	defer cancel()
+	return c.app.node.Join(ctx, s.ID, s.Addr)
+}
+
+// sortRows puts rows of a tail in the order of the log.
+func sortRows(rows []ui.Row) {
+	slices.SortFunc(rows, func(x, y ui.Row) int {
+		return cmp.Or(cmp.Compare(x.Pos.Index, y.Pos.Index), cmp.Compare(x.Pos.Ord, y.Pos.Ord))
+	})
+}

@@ -1,0 +1,10 @@
+// Command triward is the node and its command line. All it does is in appliance/cli.
+package main
+
+import (
+	"os"
+
+	"github.com/triward/triward/appliance/cli"
+)
+
+func main() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

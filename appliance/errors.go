@@ -1,0 +1,59 @@
+package appliance
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/tsdb"
+)
+
+// fatalCause marks an error of the node with the sentinel for its exit code.
+func fatalCause(err error) error {
+	if fatal, ok := errors.AsType[*raftstate.FatalError](err); ok && fatal.ExitCode() == raftstate.ExitDamaged && !errors.Is(err, ErrDamaged) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
+
+// errorRules is how errors of the log and the stores are answered, to browsers and agents alike.
+func errorRules() []api.ErrorRule {
+	const quorum = "too few nodes are up for a majority; what was acknowledged is kept"
+	return []api.ErrorRule{
+		{Is: raftstate.ErrBusy, Status: http.StatusTooManyRequests, RetryAfter: time.Second},
+		{Is: raftstate.ErrDiskFull, Status: http.StatusInsufficientStorage, RetryAfter: 10 * time.Second, Hint: "free space on the nodes; it resumes by itself"},
+		{Is: raftstate.ErrTooLarge, Status: http.StatusRequestEntityTooLarge},
+		{Is: raftstate.ErrQuorum, Status: http.StatusConflict, Hint: "bring the other members up first"},
+		{Is: raftstate.ErrNoLeader, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: quorum},
+		{Is: raftstate.ErrUnknown, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "repeat the request: what was taken is not taken twice"},
+		{Is: raftstate.ErrStopped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
+		{Is: tsdb.ErrSwapped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second},
+		{Is: tsdb.ErrClosed, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
+		{Is: tsdb.ErrDamaged, Status: http.StatusServiceUnavailable, Hint: "ask another node"},
+		{Is: logstore.ErrClosed, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
+		{Is: logstore.ErrDamaged, Status: http.StatusServiceUnavailable, Hint: "ask another node"},
+	}
+}
+
+// problemOf answers agents by the same table. What it does not know is a failure of ours, told without its text.
+func problemOf(err error) *problem.Problem {
+	for _, rule := range errorRules() {
+		if !errors.Is(err, rule.Is) {
+			continue
+		}
+		p := problem.Wrap(rule.Status, err)
+		if rule.Hint != "" {
+			p = p.WithHint(rule.Hint)
+		}
+		if rule.RetryAfter > 0 {
+			p = p.WithRetryAfter(rule.RetryAfter)
+		}
+		return p
+	}
+	return problem.New(http.StatusServiceUnavailable, "the request could not be served now").WithRetryAfter(5 * time.Second)
+}

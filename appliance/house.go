@@ -1,0 +1,113 @@
+package appliance
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/triward/triward/raftstate/command"
+)
+
+const (
+	houseInterval = 10 * time.Minute
+	// seriesIdle is how long a series must be without a sample before its id is collected: longer than the window
+	// in which late samples are taken, so that none finds its id gone.
+	seriesIdle      = 9 * day
+	collectAtOnce   = 5000
+	retentionGrain  = time.Hour // cuts are made at full hours, so that there are few
+	proposalTimeout = 10 * time.Second
+)
+
+// lead is told that this node became or ceased to be the leader. It never blocks.
+func (a *App) lead(leading bool) {
+	for {
+		select {
+		case a.leading <- leading:
+			return
+		default:
+		}
+		select { // only the newest counts
+		case <-a.leading:
+		default:
+		}
+	}
+}
+
+// keepHouse proposes, while this node leads, what time makes due: retention cuts and the collection of series that
+// nobody sends any more. When is a matter of schedule; what holds is what is in the log.
+func (a *App) keepHouse(ctx context.Context) {
+	tick := time.NewTicker(houseInterval)
+	defer tick.Stop()
+	leading := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case leading = <-a.leading:
+		case <-tick.C:
+		}
+		if !leading {
+			continue
+		}
+		if err := a.cutRetention(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("retention is not cut", "err", err)
+		}
+		if err := a.collectSeries(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("idle series are not collected", "err", err)
+		}
+	}
+}
+
+func (a *App) cutRetention(ctx context.Context) error {
+	st := a.state.wait()
+	now := st.LogTime()
+	if now == 0 {
+		return nil
+	}
+	var cmds []command.Command
+	for _, cut := range []struct {
+		kind command.Kind
+		keep Duration
+	}{{command.KindMetrics, a.cfg.Metrics.Retention}, {command.KindLogs, a.cfg.Logs.Retention}, {command.KindEvents, a.cfg.Logs.Retention}} {
+		grain := retentionGrain.Milliseconds()
+		floor := (now - time.Duration(cut.keep).Milliseconds()) / grain * grain
+		if floor > 0 && floor > st.Floor(cut.kind) {
+			cmds = append(cmds, command.NewRetentionCut(cut.kind, floor))
+		}
+	}
+	if len(cmds) == 0 {
+		return nil
+	}
+	return a.propose(ctx, cmds...)
+}
+
+func (a *App) collectSeries(ctx context.Context) error {
+	st := a.state.wait()
+	now := st.LogTime()
+	if now == 0 {
+		return nil
+	}
+	ids, err := st.IdleSeries(now-seriesIdle.Milliseconds(), collectAtOnce)
+	if err != nil {
+		return fmt.Errorf("look for idle series: %w", err)
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return a.propose(ctx, command.NewCollectSeries(ids))
+}
+
+func (a *App) propose(ctx context.Context, cmds ...command.Command) error {
+	ctx, cancel := context.WithTimeout(ctx, proposalTimeout)
+	defer cancel()
+	_, results, err := a.node.Propose(ctx, cmds...)
+	if err != nil {
+		return err
+	}
+	for i := range results {
+		if results[i].Status != command.StatusOK {
+			return fmt.Errorf("%s: %s %s", cmds[i].Type, results[i].Status, results[i].Detail)
+		}
+	}
+	return nil
+}

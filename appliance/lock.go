@@ -1,0 +1,39 @@
+package appliance
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sentinels that the command line turns into exit codes.
+var (
+	// ErrLocked says that another process uses the data directory.
+	ErrLocked = errors.New("data directory is in use")
+	// ErrDamaged says that the node's data cannot be used.
+	ErrDamaged = errors.New("the node's data is damaged")
+	// ErrNewerFormat says that the data was written by a newer version.
+	ErrNewerFormat = errors.New("the node's data has a newer format")
+)
+
+// lockDir takes the data directory for this process until release is called or the process ends.
+func lockDir(dir string) (release func() error, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "LOCK"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w", dir, ErrLocked)
+		}
+		return nil, fmt.Errorf("lock data directory %s: %w", dir, err)
+	}
+	return f.Close, nil
+}

@@ -1,0 +1,248 @@
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/logstore/query"
+	"github.com/triward/triward/ui"
+)
+
+// logQueries answers the API's questions about lines from the log store.
+type logQueries struct{ store *logstore.Store }
+
+// maxLogQuery bounds the text of a query before it is parsed.
+const maxLogQuery = 16 << 10
+
+// compile reads a query in the language of the search box; an empty one matches every line.
+func compile(text string) (*query.Filter, error) {
+	if len(text) > maxLogQuery {
+		return nil, &api.QueryError{Pos: maxLogQuery, Message: "the query is longer than " + strconv.Itoa(maxLogQuery) + " bytes"}
+	}
+	f, err := query.Parse(text)
+	if syntax, ok := errors.AsType[*query.SyntaxError](err); ok {
+		return nil, &api.QueryError{Pos: syntax.Pos, Message: syntax.Msg}
+	}
+	return f, err
+}
+
+// logError turns what the store says of a bad request into an answer.
+func logError(err error) error {
+	switch {
+	case errors.Is(err, logstore.ErrRequest):
+		return problem.Wrap(http.StatusBadRequest, err)
+	case errors.Is(err, logstore.ErrNoLine):
+		return problem.Wrap(http.StatusNotFound, err)
+	}
+	return err
+}
+
+// Query implements api.Logs.
+func (l *logQueries) Query(ctx context.Context, q api.LogQuery) (api.LogPage, error) {
+	f, err := compile(q.Query)
+	if err != nil {
+		return api.LogPage{}, err
+	}
+	a, err := l.store.Search(ctx, logstore.Request{Filter: f, Start: q.Start, End: q.End, Limit: q.Limit, Cursor: q.Cursor})
+	if err != nil {
+		return api.LogPage{}, logError(err)
+	}
+	return api.LogPage{Rows: apiRows(a.Rows), Next: a.Next, Stats: apiStats(&a.Stats)}, nil
+}
+
+func apiStats(s *logstore.Stats) api.LogStats {
+	return api.LogStats{
+		Blocks: s.Blocks, Skipped: s.Skipped, Lines: s.Lines, Bytes: s.Bytes,
+		Ms: float64(s.Duration.Microseconds()) / 1000, Partial: s.Partial,
+	}
+}
+
+func apiRows(rows []logstore.Row) []api.LogRow {
+	out := make([]api.LogRow, len(rows))
+	for i := range rows {
+		r := &rows[i]
+		out[i] = apiRow(r.T, r.Position.String(), r.Severity, r.Text, r.Labels, r.Fields)
+	}
+	return out
+}
+
+func apiRow(t int64, pos string, sev wire.Severity, text []byte, labels wire.Labels, fields []wire.Label) api.LogRow {
+	row := api.LogRow{
+		T: strconv.FormatInt(t, 10), Pos: pos, Severity: sev.String(), Text: validText(text), Labels: labels.Map(),
+	}
+	if len(fields) > 0 {
+		row.Fields = wire.Labels(fields).Map()
+	}
+	return row
+}
+
+// validText is the line as JSON can carry it; bytes that are no UTF-8 become U+FFFD.
+func validText(b []byte) string {
+	if utf8.Valid(b) {
+		return string(b)
+	}
+	return string([]rune(string(b)))
+}
+
+// Hits implements api.Logs.
+func (l *logQueries) Hits(ctx context.Context, text string, start, end int64, step time.Duration) (api.LogHits, error) {
+	f, err := compile(text)
+	if err != nil {
+		return api.LogHits{}, err
+	}
+	h, err := l.store.Hits(ctx, logstore.Request{Filter: f, Start: start, End: end}, int64(step))
+	if err != nil {
+		return api.LogHits{}, logError(err)
+	}
+	out := api.LogHits{T0: h.T0 / 1e6, Step: h.Step / 1e6, Total: h.Total, Series: []api.HitsSeries{}}
+	for severity, counts := range h.Counts {
+		if counts != nil {
+			out.Series = append(out.Series, api.HitsSeries{Severity: wire.Severity(severity).String(), Counts: counts})
+		}
+	}
+	return out, nil
+}
+
+// Facets implements api.Logs.
+func (l *logQueries) Facets(ctx context.Context, text string, start, end int64, field string, limit int) (api.Facet, error) {
+	f, err := compile(text)
+	if err != nil {
+		return api.Facet{}, err
+	}
+	found, err := l.store.Facets(ctx, logstore.Request{Filter: f, Start: start, End: end, Limit: limit}, field)
+	if err != nil {
+		return api.Facet{}, logError(err)
+	}
+	out := api.Facet{Field: field, Values: []api.FacetValue{}}
+	for _, v := range found.Values {
+		out.Values = append(out.Values, api.FacetValue{Value: v.Value, Count: v.Count})
+	}
+	return out, nil
+}
+
+// Labels implements api.Logs.
+func (l *logQueries) Labels(ctx context.Context) ([]string, error) {
+	names, err := l.store.Labels(ctx, 0, math.MaxInt64)
+	return names, logError(err)
+}
+
+// LabelValues implements api.Logs.
+func (l *logQueries) LabelValues(ctx context.Context, name string, limit int) ([]string, error) {
+	values, err := l.store.LabelValues(ctx, name, 0, math.MaxInt64)
+	return values[:min(limit, len(values))], logError(err)
+}
+
+// Context implements api.Logs.
+func (l *logQueries) Context(ctx context.Context, pos string, t int64, before, after int) ([]api.LogRow, error) {
+	p, err := logstore.ParsePosition(pos)
+	if err != nil {
+		return nil, problem.Wrap(http.StatusBadRequest, err)
+	}
+	around, err := l.store.Context(ctx, p, t, before, after)
+	if err != nil {
+		return nil, logError(err)
+	}
+	return apiRows(around.Rows), nil
+}
+
+// tails answers what a live tail asks of the log store.
+type tails struct{ app *App }
+
+// tailBack is how far back in time a tail looks for its first lines and for what it missed.
+const tailBack = day
+
+// compileTail is compile with the hub's error.
+func compileTail(text string) (*query.Filter, error) {
+	f, err := compile(text)
+	if q, ok := errors.AsType[*api.QueryError](err); ok {
+		return nil, &ui.QueryError{Pos: q.Pos, Message: q.Message}
+	}
+	return f, err
+}
+
+type matcher struct{ filter *query.Filter }
+
+// Match implements ui.Matcher.
+func (m matcher) Match(l *ui.Line) bool {
+	return logstore.Matches(m.filter, l.Kind, l.Labels, &l.LogLine)
+}
+
+// Compile implements ui.TailSource.
+func (t *tails) Compile(text string) (ui.Matcher, error) {
+	f, err := compileTail(text)
+	if err != nil {
+		return nil, err
+	}
+	return matcher{f}, nil
+}
+
+// Encode implements ui.TailSource.
+func (t *tails) Encode(l *ui.Line) json.RawMessage {
+	return encodeRow(apiRow(l.T, l.Pos.String(), l.Severity, l.Text, l.Labels, l.Fields))
+}
+
+func encodeRow(r api.LogRow) json.RawMessage {
+	body, err := json.Marshal(r)
+	if err != nil { // texts and maps of texts always encode
+		return json.RawMessage("null")
+	}
+	return body
+}
+
+func tailRow(r *logstore.Row) ui.Row {
+	return ui.Row{
+		Pos: ui.Position{Index: r.Index, Ord: r.Ord},
+		Row: encodeRow(apiRow(r.T, r.Position.String(), r.Severity, r.Text, r.Labels, r.Fields)),
+	}
+}
+
+// since is the time before which a tail does not look, in nanoseconds.
+func (t *tails) since() int64 { return t.app.state.LogTime()*1e6 - tailBack.Nanoseconds() }
+
+// Newest implements ui.TailSource: newest by time, which for a tail is what people mean.
+func (t *tails) Newest(ctx context.Context, text string, n int) ([]ui.Row, error) {
+	f, err := compileTail(text)
+	if err != nil {
+		return nil, err
+	}
+	if n <= 0 {
+		return nil, nil
+	}
+	a, err := t.app.logs.Search(ctx, logstore.Request{Filter: f, Start: t.since(), End: math.MaxInt64, Limit: n})
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]ui.Row, 0, len(a.Rows))
+	for i := range a.Rows {
+		rows = append(rows, tailRow(&a.Rows[i]))
+	}
+	sortRows(rows)
+	return rows, nil
+}
+
+// ReadAfter implements ui.TailSource.
+func (t *tails) ReadAfter(ctx context.Context, text string, after ui.Position, limit int) ([]ui.Row, bool, error) {
+	f, err := compileTail(text)
+	if err != nil {
+		return nil, false, err
+	}
+	found, err := t.app.logs.ReadAfter(ctx, logstore.Position{Index: after.Index, Ord: after.Ord}, f, t.since(), limit)
+	if err != nil {
+		return nil, false, err
+	}
+	rows := make([]ui.Row, 0, len(found.Rows))
+	for i := range found.Rows {
+		rows = append(rows, tailRow(&found.Rows[i]))
+	}
+	return rows, !found.More && !found.Stats.Partial, nil
+}

@@ -1,0 +1,50 @@
+package appliance
+
+import (
+	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/raftstate/command"
+)
+
+// observer passes on what Apply brought to the views that are kept beside the stores. It runs in the apply
+// goroutine: all it calls copies what it keeps and returns at once.
+type observer struct {
+	app     *App
+	metrics int64 // floors handed on
+	logs    int64
+}
+
+// Observe implements raftstate.Observer.
+func (o *observer) Observe(applied *raftstate.Applied) {
+	a := o.app
+	a.view.Observe(applied.LogTime, applied.Samples, applied.Logs)
+	a.lines.Observe(applied.Index, applied.Logs)
+	last := ""
+	for _, m := range applied.Meta {
+		if m.Bucket != last { // neighbours are mostly of one bucket
+			a.auth.Changed(m.Bucket)
+			last = m.Bucket
+		}
+	}
+	if applied.Installed {
+		for _, bucket := range accessBuckets {
+			a.auth.Changed(bucket)
+		}
+	}
+	o.floors()
+}
+
+// floors makes a retention cut count at once.
+func (o *observer) floors() {
+	st := o.app.state.wait()
+	if st == nil {
+		return
+	}
+	if f := st.Floor(command.KindMetrics); f != o.metrics {
+		o.metrics = f
+		o.app.metrics.SetFloor(f)
+	}
+	if f := st.Floor(command.KindLogs); f != o.logs {
+		o.logs = f
+		o.app.logs.SetFloor(f * 1e6) // a floor is in milliseconds, lines are in nanoseconds
+	}
+}

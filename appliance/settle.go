@@ -1,0 +1,192 @@
+package appliance
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/forward"
+	"github.com/triward/triward/raftstate/machine"
+)
+
+// Buckets of the metadata that this package owns.
+const (
+	bucketNodes    = "nodes"
+	bucketSettings = "settings"
+)
+
+var accessBuckets = []string{auth.BucketUsers, auth.BucketSessions, auth.BucketAPITokens, auth.BucketAgents, auth.BucketTokens}
+
+// nodeRecord says how a node is reached; each node keeps its own.
+type nodeRecord struct {
+	ID       string `json:"id"`
+	PeerAddr string `json:"peer_addr"`
+	URL      string `json:"url"`
+	AgentURL string `json:"agent_url"`
+	Version  string `json:"version"`
+	JoinedAt int64  `json:"joined_at"` // log time, milliseconds
+}
+
+// settleRetry is how long after a failure the next attempt is made.
+const settleRetry = 300 * time.Millisecond
+
+// settleIn makes the node what its setup says and its record true, however often that takes.
+func (a *App) settleIn(ctx context.Context) {
+	for _, step := range []struct {
+		name string
+		fn   func(context.Context) error
+	}{{"join the cluster", a.joinPeers}, {"found the cluster", a.found}, {"write the record of the node", a.writeRecord}, {"finish setup", a.finishSetup}} {
+		for tried := 0; ; tried++ {
+			attempt, cancel := context.WithTimeout(ctx, 30*time.Second)
+			err := step.fn(attempt)
+			cancel()
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			if tried%20 == 10 {
+				a.log.Warn("not done yet: "+step.name, "err", err)
+			}
+			wait := time.NewTimer(settleRetry)
+			select {
+			case <-ctx.Done():
+				wait.Stop()
+				return
+			case <-wait.C:
+			}
+		}
+	}
+	a.settled.Store(true)
+	a.log.Info("this node is a member", "cluster", a.identity.ClusterID())
+}
+
+// found makes what a new cluster begins with. Each part is made once, whoever tried before.
+func (a *App) found(ctx context.Context) error {
+	if a.setup == nil || len(a.setup.Members) == 0 {
+		return nil
+	}
+	if a.state.wait().Format() == 0 {
+		if _, _, err := a.node.Propose(ctx, command.NewSetFormat(machine.Format)); err != nil {
+			return fmt.Errorf("set format: %w", err)
+		}
+	}
+	about, err := json.Marshal(map[string]any{"id": a.setup.ClusterID})
+	if err != nil {
+		return fmt.Errorf("encode settings: %w", err)
+	}
+	_, err = a.commit(ctx, command.Txn{
+		Compares: []command.Compare{{Bucket: bucketSettings, Key: "cluster"}},
+		Ops:      []command.Op{{Bucket: bucketSettings, Key: "cluster", Value: about}},
+	})
+	if err != nil && !errors.Is(err, auth.ErrConflict) {
+		return err
+	}
+	if a.setup.User == "" {
+		return nil
+	}
+	if err := a.auth.CreateUser(ctx, a.setup.User, a.setup.Password, auth.RoleAdministrator); err != nil && !errors.Is(err, auth.ErrExists) {
+		return err
+	}
+	return nil
+}
+
+// writeRecord makes the record of this node say how it is reached now.
+func (a *App) writeRecord(ctx context.Context) error {
+	if err := a.node.Barrier(ctx); err != nil {
+		return err
+	}
+	want := nodeRecord{
+		ID: a.cfg.NodeID, PeerAddr: a.cfg.Listen.Peer.Advertise, URL: a.cfg.Listen.HTTP.URL,
+		AgentURL: a.cfg.Listen.Agents.Advertise, Version: a.version, JoinedAt: a.state.LogTime(),
+	}
+	held, ok := a.state.Get(bucketNodes, want.ID)
+	if ok {
+		var have nodeRecord
+		if json.Unmarshal(held.Data, &have) == nil {
+			want.JoinedAt = have.JoinedAt
+			if have == want {
+				return nil
+			}
+		}
+	}
+	body, err := json.Marshal(want)
+	if err != nil {
+		return fmt.Errorf("encode record: %w", err)
+	}
+	_, err = a.commit(ctx, command.Txn{
+		Compares: []command.Compare{{Bucket: bucketNodes, Key: want.ID, ModIndex: held.ModIndex}},
+		Ops:      []command.Op{{Bucket: bucketNodes, Key: want.ID, Value: body}},
+	})
+	return err
+}
+
+func (a *App) finishSetup(context.Context) error {
+	if a.setup == nil {
+		return nil
+	}
+	return removeSetup(a.cfg.DataDir)
+}
+
+// joinPeers asks the members of the setup to take this node in, until it has a vote.
+func (a *App) joinPeers(ctx context.Context) error {
+	if a.setup == nil || len(a.setup.Peers) == 0 || a.votes() {
+		return nil
+	}
+	client := forward.NewClient(a.peerIdentity(), func(id string) (string, error) {
+		for _, p := range a.setup.Peers {
+			if p.ID == id {
+				return p.Addr, nil
+			}
+		}
+		return "", fmt.Errorf("node %s is not among the peers of the setup", id)
+	})
+	defer client.Close()
+	body, err := json.Marshal(raftstate.Server{ID: a.cfg.NodeID, Addr: a.cfg.Listen.Peer.Advertise})
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	var errs []error
+	for _, p := range a.setup.Peers {
+		if err := askToJoin(ctx, client, p.ID, body); err == nil {
+			return nil
+		} else {
+			errs = append(errs, fmt.Errorf("node %s: %w", p.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func askToJoin(ctx context.Context, client *forward.Client, peer string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+peer+peerJoinPath, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := client.Transport().RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	said, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusNoContent {
+		return fmt.Errorf("%s: %s", resp.Status, said)
+	}
+	return nil
+}
+
+func (a *App) votes() bool {
+	return slices.ContainsFunc(a.node.Status().Members, func(m raftstate.Member) bool { return m.ID == a.cfg.NodeID && m.Voter })
+}

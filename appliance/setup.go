@@ -1,0 +1,120 @@
+package appliance
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/triward/triward/appliance/pki"
+	"github.com/triward/triward/raftstate"
+)
+
+// Setup is what the first start of a node needs to know and what is no configuration. It lies in the data
+// directory with mode 0600 from `cluster init` or `join` until the node is a member and has done what it says.
+type Setup struct {
+	ClusterID string `json:"cluster_id"`
+	// Members, when set, are the first members of a new cluster that this node founds.
+	Members []raftstate.Server `json:"members,omitempty"`
+	// User and Password are the first administrator of a new cluster.
+	User     string `json:"user,omitempty"`
+	Password string `json:"password,omitempty"`
+	// Peers, when set, are members that take this node into their cluster.
+	Peers []raftstate.Server `json:"peers,omitempty"`
+}
+
+const setupFile = "setup.json"
+
+// Write stores the setup in the data directory, which is made when absent.
+func (s *Setup) Write(dataDir string) error {
+	if err := os.MkdirAll(dataDir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	body, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encode setup: %w", err)
+	}
+	return pki.WriteSecret(filepath.Join(dataDir, setupFile), body)
+}
+
+// readSetup returns nil when there is none.
+func readSetup(dataDir string) (*Setup, error) {
+	body, err := os.ReadFile(filepath.Join(dataDir, setupFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var s Setup
+	if err == nil {
+		err = json.Unmarshal(body, &s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read setup of the node: %w", err)
+	}
+	return &s, nil
+}
+
+func removeSetup(dataDir string) error {
+	if err := os.Remove(filepath.Join(dataDir, setupFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove setup of the node: %w", err)
+	}
+	return nil
+}
+
+// Hosts are the names and addresses under which the node is reached: what its certificate must carry. The
+// configuration must be resolved.
+func (c *Config) Hosts() []string {
+	hosts := []string{"localhost", "127.0.0.1", "::1"}
+	add := func(h string) {
+		if ip, err := netip.ParseAddr(h); err == nil && ip.IsUnspecified() {
+			return
+		}
+		if h != "" && !slices.Contains(hosts, h) {
+			hosts = append(hosts, h)
+		}
+	}
+	if name, err := os.Hostname(); err == nil {
+		add(name)
+	}
+	addHostPort := func(hp string) {
+		if h, _, err := net.SplitHostPort(hp); err == nil {
+			add(h)
+		}
+	}
+	for _, raw := range append([]string{c.Listen.Agents.Advertise, c.Listen.HTTP.URL}, c.Listen.HTTP.Origins...) {
+		if u, err := url.Parse(raw); err == nil {
+			add(u.Hostname())
+		}
+	}
+	for _, hp := range []string{c.Listen.Peer.Advertise, c.Listen.Peer.Address, c.Listen.Agents.Address, c.Listen.HTTP.Address} {
+		addHostPort(hp)
+	}
+	if addrs, err := net.InterfaceAddrs(); err == nil {
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+				add(p.Addr().String())
+			}
+		}
+	}
+	return hosts
+}
+
+// IssueIdentity makes the node's certificate with the CA and writes both to its TLS directory.
+func (c *Config) IssueIdentity(ca *pki.CA) error {
+	cert, key, err := ca.Issue(c.NodeID, c.Hosts(), time.Now())
+	if err != nil {
+		return err
+	}
+	caKey, err := ca.KeyPEM()
+	if err != nil {
+		return err
+	}
+	files := pki.Files{CA: ca.CertPEM(), CAKey: caKey, Cert: cert, Key: key}
+	return files.Save(c.TLS.Dir)
+}

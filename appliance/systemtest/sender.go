@@ -1,0 +1,265 @@
+package systemtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/triward/triward/agent/wire"
+)
+
+// sender speaks the agents' protocol as an agent would, and writes down what the cluster answered. It sends one
+// batch of each lane at a time and repeats it, at any node, until it is answered; now and then it repeats a
+// batch that was answered already, as a sender does whose acknowledgement was lost.
+type sender struct {
+	name    string
+	nodes   []string // agent URLs
+	http    *http.Client
+	coder   *wire.Coder
+	agent   string
+	key     string
+	epoch   wire.Epoch
+	series  []uint64
+	base    int64 // milliseconds; batch seq has the time base + seq*stepMs
+	ledger  *ledger
+	node    int
+	lastAck time.Time
+
+	mu       sync.Mutex
+	longest  time.Duration // longest time between two acknowledgements
+	acks     int
+	failures int
+}
+
+const (
+	seriesPerSender = 8
+	linesPerBatch   = 5
+	stepMs          = 100
+	repeatEvery     = 5
+)
+
+func newSender(name string, nodes []string, tlsConf *tls.Config, l *ledger) (*sender, error) {
+	coder, err := wire.NewCoder()
+	if err != nil {
+		return nil, err
+	}
+	s := &sender{
+		name: name, nodes: nodes, coder: coder, ledger: l,
+		base: time.Now().Add(-time.Hour).UnixMilli() / 1000 * 1000,
+		http: &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: tlsConf, ForceAttemptHTTP2: true}},
+	}
+	_, _ = rand.Read(s.epoch[:]) // never fails
+	return s, nil
+}
+
+// register redeems the token, opens the epoch and registers that many series.
+func (s *sender) register(ctx context.Context, token string, columns int) error {
+	var reg struct {
+		AgentID string `json:"agent_id"`
+		Key     string `json:"key"`
+	}
+	if err := s.retry(ctx, "/v1/agent/register", map[string]any{"token": token, "hostname": s.name}, &reg); err != nil {
+		return err
+	}
+	s.agent, s.key = reg.AgentID, reg.Key
+	var hello struct {
+		EpochState string `json:"epoch_state"`
+	}
+	if err := s.retry(ctx, "/v1/agent/hello", map[string]any{"epoch": s.epoch.String(), "open": true}, &hello); err != nil {
+		return err
+	}
+	if hello.EpochState != "open" {
+		return fmt.Errorf("epoch of %s is %q after hello", s.name, hello.EpochState)
+	}
+	series := make([]map[string]string, columns)
+	for i := range series {
+		series[i] = map[string]string{"__name__": "ledger_seq", "sender": s.name, "column": fmt.Sprint(i)}
+	}
+	var ids struct {
+		IDs []uint64 `json:"ids"`
+	}
+	if err := s.retry(ctx, "/v1/agent/series", map[string]any{"series": series}, &ids); err != nil {
+		return err
+	}
+	if len(ids.IDs) != columns {
+		return fmt.Errorf("%d series ids, want %d", len(ids.IDs), columns)
+	}
+	s.series = ids.IDs
+	return nil
+}
+
+// run sends until ctx ends. A batch that ctx cuts off is left `unknown` in the ledger.
+func (s *sender) run(ctx context.Context, pace time.Duration) error {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	s.lastAck = time.Now()
+	for seq := uint64(1); ; seq++ {
+		batches := []wire.Batch{s.metricsBatch(seq), s.logsBatch(seq)}
+		s.ledger.sent(s.name, seq)
+		if err := s.deliver(ctx, batches); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("%s batch %d: %w", s.name, seq, err)
+		}
+		if err := s.ledger.acknowledged(s.name, seq); err != nil {
+			return err
+		}
+		s.noteAck()
+		if seq%repeatEvery == 0 {
+			s.node++
+			if err := s.deliver(ctx, batches); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%s repeat of batch %d: %w", s.name, seq, err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *sender) noteAck() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.longest = max(s.longest, now.Sub(s.lastAck))
+	s.lastAck = now
+	s.acks++
+}
+
+// takeLongest returns the longest gap between acknowledgements since the last call.
+func (s *sender) takeLongest() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := max(s.longest, time.Since(s.lastAck))
+	s.longest = 0
+	return d
+}
+
+func (s *sender) metricsBatch(seq uint64) wire.Batch {
+	sc := wire.Scrape{T: s.base + int64(seq)*stepMs, IDs: s.series, Values: make([]float64, len(s.series))}
+	for i := range sc.Values {
+		sc.Values[i] = float64(seq)
+	}
+	return s.batch(wire.LaneMetrics, seq, wire.AppendMetrics(nil, []wire.Scrape{sc}))
+}
+
+func (s *sender) logsBatch(seq uint64) wire.Batch {
+	st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "file", Value: "/ledger/" + s.name}, {Name: "source", Value: "file"}}}
+	for i := range linesPerBatch {
+		st.Lines = append(st.Lines, wire.LogLine{T: (s.base+int64(seq)*stepMs)*1e6 + int64(i), Severity: wire.SeverityInfo, Text: []byte(ledgerLine(s.name, seq, i))})
+	}
+	return s.batch(wire.LaneLogs, seq, wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{st}}))
+}
+
+func ledgerLine(name string, seq uint64, i int) string {
+	text := fmt.Sprintf("ledgerline sender=%s seq=%d line=%d", name, seq, i)
+	return fmt.Sprintf("%s crc=%08x", text, crc32.ChecksumIEEE([]byte(text)))
+}
+
+func (s *sender) batch(lane wire.Lane, seq uint64, raw []byte) wire.Batch {
+	b := wire.Batch{Identity: wire.Identity{Agent: s.agent, Epoch: s.epoch, Lane: lane, Seq: seq, Hash: wire.HashContent(raw)}, RawLen: len(raw)}
+	b.Codec, b.Body = s.coder.Compress(nil, raw)
+	return b
+}
+
+// deliver repeats the batches until each was answered ok or duplicate, or ctx ends.
+func (s *sender) deliver(ctx context.Context, batches []wire.Batch) error {
+	body := wire.AppendRequest(nil, s.epoch, batches)
+	for {
+		var answer struct {
+			Results []struct {
+				Lane, Status, Detail string
+				Expected             uint64
+				Rejected             int
+			} `json:"results"`
+		}
+		err := s.call(ctx, "/v1/agent/batches", wire.ContentType, body, &answer)
+		if err == nil {
+			if len(answer.Results) != len(batches) {
+				return fmt.Errorf("%d results for %d batches", len(answer.Results), len(batches))
+			}
+			for _, r := range answer.Results {
+				if (r.Status != "ok" && r.Status != "duplicate") || r.Rejected > 0 {
+					return fmt.Errorf("answered %+v", r)
+				}
+			}
+			return nil
+		}
+		if err := s.again(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// again waits a little before the next try at the next node; it returns an error when there is to be none.
+func (s *sender) again(ctx context.Context, cause error) error {
+	if p, ok := cause.(*answerError); ok && p.status < 500 && p.status != http.StatusTooManyRequests {
+		return cause
+	}
+	s.failures++
+	s.node++
+	select {
+	case <-time.After(50 * time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *sender) retry(ctx context.Context, path string, req, answer any) error {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	for {
+		err := s.call(ctx, path, "application/json", body, answer)
+		if err == nil {
+			return nil
+		}
+		if e := s.again(ctx, err); e != nil {
+			return fmt.Errorf("%s: %w (%w)", path, err, e)
+		}
+	}
+}
+
+type answerError struct {
+	status int
+	body   string
+}
+
+func (e *answerError) Error() string { return fmt.Sprintf("status %d: %s", e.status, e.body) }
+
+func (s *sender) call(ctx context.Context, path, contentType string, body []byte, answer any) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.nodes[s.node%len(s.nodes)]+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", contentType)
+	if s.agent != "" {
+		r.Header.Set("Authorization", "Bearer "+s.agent+":"+s.key)
+	}
+	resp, err := s.http.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return &answerError{resp.StatusCode, string(b)}
+	}
+	return json.Unmarshal(b, answer)
+}

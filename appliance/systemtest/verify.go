@@ -1,0 +1,180 @@
+package systemtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// violations says what the cluster answers that the ledger does not allow.
+type violations struct {
+	lost, doubled, foreign, differing int
+	examples                          []string
+}
+
+func (v *violations) add(count *int, format string, args ...any) {
+	*count++
+	if len(v.examples) < 10 {
+		v.examples = append(v.examples, fmt.Sprintf(format, args...))
+	}
+}
+
+func (v *violations) total() int { return v.lost + v.doubled + v.foreign + v.differing }
+
+func (v *violations) String() string {
+	return fmt.Sprintf("lost %d, doubled %d, never sent %d, nodes differing %d\n%s", v.lost, v.doubled, v.foreign, v.differing, strings.Join(v.examples, "\n"))
+}
+
+// verify compares every node's answers with the ledger.
+func (c *cluster) verify(ctx context.Context, l *ledger, senders []*sender) (*violations, error) {
+	v := new(violations)
+	if err := c.settle(ctx, v); err != nil {
+		return v, err
+	}
+	for i := range c.Nodes {
+		for _, s := range senders {
+			if err := c.verifyLines(ctx, &c.Nodes[i], l, s, v); err != nil {
+				return v, fmt.Errorf("%s: lines of %s: %w", c.Nodes[i].ID, s.name, err)
+			}
+			if err := c.verifySamples(ctx, &c.Nodes[i], l, s, v); err != nil {
+				return v, fmt.Errorf("%s: samples of %s: %w", c.Nodes[i].ID, s.name, err)
+			}
+		}
+	}
+	return v, nil
+}
+
+type digest struct {
+	Node  string `json:"node"`
+	Index uint64 `json:"index"`
+	Sums  any    `json:"sums"`
+}
+
+// settle waits until all nodes report their digest at one index, and compares.
+func (c *cluster) settle(ctx context.Context, v *violations) error {
+	return until(ctx, 60*time.Second, func(ctx context.Context) error {
+		ds := make([]digest, len(c.Nodes))
+		for i := range c.Nodes {
+			if err := c.get(ctx, &c.Nodes[i], "/v1/digest", nil, &ds[i]); err != nil {
+				return fmt.Errorf("%s: %w", c.Nodes[i].ID, err)
+			}
+		}
+		for _, d := range ds[1:] {
+			if d.Index != ds[0].Index {
+				return fmt.Errorf("digests at different indexes: %d and %d", ds[0].Index, d.Index)
+			}
+		}
+		for _, d := range ds[1:] {
+			if !reflect.DeepEqual(d.Sums, ds[0].Sums) {
+				v.add(&v.differing, "digests of %s and %s differ at index %d: %v and %v", ds[0].Node, d.Node, d.Index, ds[0].Sums, d.Sums)
+			}
+		}
+		return nil
+	})
+}
+
+func (c *cluster) verifyLines(ctx context.Context, n *devNode, l *ledger, s *sender, v *violations) error {
+	seen := make(map[string]int)
+	q := url.Values{
+		"query": {`ledgerline host:` + s.name}, "limit": {"5000"},
+		"start": {strconv.FormatInt(s.base-1000, 10)}, "end": {strconv.FormatInt(time.Now().Add(time.Hour).UnixMilli(), 10)},
+	}
+	for {
+		var page struct {
+			Rows []struct {
+				Text string `json:"text"`
+			} `json:"rows"`
+			Next  string `json:"next"`
+			Stats struct {
+				Partial bool `json:"partial"`
+			} `json:"stats"`
+		}
+		if err := c.get(ctx, n, "/v1/logs/query", q, &page); err != nil {
+			return err
+		}
+		if page.Stats.Partial {
+			return fmt.Errorf("the answer is partial")
+		}
+		for _, r := range page.Rows {
+			seen[r.Text]++
+		}
+		if page.Next == "" {
+			break
+		}
+		q.Set("cursor", page.Next)
+	}
+	a := l.of(s.name)
+	for seq := uint64(1); seq <= a.sent; seq++ {
+		for i := range linesPerBatch {
+			text := ledgerLine(s.name, seq, i)
+			switch k := seen[text]; {
+			case k == 0 && seq <= a.acked:
+				v.add(&v.lost, "%s lost acknowledged line %q", n.ID, text)
+			case k > 1:
+				v.add(&v.doubled, "%s has line %q %d times", n.ID, text, k)
+			}
+			delete(seen, text)
+		}
+	}
+	for text := range seen {
+		v.add(&v.foreign, "%s has a line that was never sent: %q", n.ID, text)
+	}
+	return nil
+}
+
+func (c *cluster) verifySamples(ctx context.Context, n *devNode, l *ledger, s *sender, v *violations) error {
+	var answer struct {
+		Data struct {
+			Result []struct {
+				Metric map[string]string    `json:"metric"`
+				Values [][2]json.RawMessage `json:"values"`
+			} `json:"result"`
+		} `json:"data"`
+	}
+	a := l.of(s.name)
+	last := s.base + int64(a.sent)*stepMs
+	q := url.Values{
+		"query": {fmt.Sprintf(`ledger_seq{sender=%q}[%dms]`, s.name, last-s.base+1000)},
+		"time":  {fmt.Sprintf("%d.%03d", last/1000, last%1000)},
+	}
+	if err := c.get(ctx, n, "/api/v1/query", q, &answer); err != nil {
+		return err
+	}
+	if got := len(answer.Data.Result); got != seriesPerSender && a.acked > 0 {
+		v.add(&v.lost, "%s has %d series of %s, want %d", n.ID, got, s.name, seriesPerSender)
+	}
+	for _, series := range answer.Data.Result {
+		values := make(map[int64]string, len(series.Values))
+		for _, p := range series.Values {
+			sec, err := strconv.ParseFloat(string(p[0]), 64)
+			if err != nil {
+				return fmt.Errorf("time stamp %s: %w", p[0], err)
+			}
+			t := int64(sec*1000 + 0.5)
+			if _, double := values[t]; double {
+				v.add(&v.doubled, "%s has two samples of %v at %d", n.ID, series.Metric, t)
+			}
+			values[t] = strings.Trim(string(p[1]), `"`)
+		}
+		for seq := uint64(1); seq <= a.sent; seq++ {
+			t := s.base + int64(seq)*stepMs
+			got, ok := values[t]
+			switch {
+			case !ok && seq <= a.acked:
+				v.add(&v.lost, "%s lost acknowledged sample %d of %v", n.ID, seq, series.Metric)
+			case ok && got != strconv.FormatUint(seq, 10):
+				v.add(&v.foreign, "%s has %s for sample %d of %v", n.ID, got, seq, series.Metric)
+			}
+			delete(values, t)
+		}
+		for t := range values {
+			v.add(&v.foreign, "%s has a sample at %d of %v that was never sent", n.ID, t, series.Metric)
+		}
+	}
+	return nil
+}

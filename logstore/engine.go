@@ -1,0 +1,298 @@
+package logstore
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/index"
+)
+
+// engine is the store of one directory: <dir>/pebble and <dir>/index.
+type engine struct {
+	store *Store
+	dir   string
+	db    *pebble.DB
+	index *index.Days // nil without a word index
+	gate  gate
+	maint chan struct{} // held by whoever does background work, and by Pause
+	wake  chan struct{}
+
+	ctx    context.Context // ends when readers must go
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	applied    atomic.Uint64
+	inboxBytes atomic.Int64 // of text
+	inboxSince atomic.Int64 // unix nanoseconds of the first row since the inbox was empty, 0 when it is
+	nextBlock  atomic.Uint64
+
+	applyMu sync.Mutex
+	known   map[dayStream]struct{} // stream keys that are written
+
+	streams sync.Map // streamID -> *stream, emptied when large
+	cached  atomic.Int64
+
+	ripe ripeness
+
+	failMu  sync.Mutex
+	failure error                // the last background error of Pebble
+	failed  chan struct{}        // closed and renewed at each failure
+	damage  map[string]bool      // places reported
+	bad     map[int64]index.Name // indexes that must be made again
+}
+
+type dayStream struct {
+	day int64
+	id  streamID
+}
+
+const maxKnown = 1 << 16
+
+func openEngine(s *Store, dir string) (*engine, error) {
+	fs := s.opt.FS
+	if err := fs.MkdirAll(dir, 0o750); err != nil {
+		return nil, err
+	}
+	e := &engine{store: s, dir: dir, maint: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		known: map[dayStream]struct{}{}, failed: make(chan struct{}), damage: map[string]bool{}, bad: map[int64]index.Name{}}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	// Ids of blocks are never used twice, also not after a crash has taken back the last ones.
+	e.nextBlock.Store(rand.Uint64())
+	cache := pebble.NewCache(s.opt.CacheBytes)
+	defer cache.Unref()
+	db, err := pebble.Open(filepath.Join(dir, "pebble"), e.pebbleOptions(cache))
+	if err != nil {
+		e.cancel()
+		return nil, e.wrap("pebble", err)
+	}
+	e.db = db
+	if err := e.load(); err != nil {
+		e.cancel()
+		return nil, errors.Join(err, db.Close())
+	}
+	if !s.opt.Manual {
+		e.work.Go(e.run)
+	}
+	return e, nil
+}
+
+func (e *engine) pebbleOptions(cache *pebble.Cache) *pebble.Options {
+	o := &pebble.Options{
+		FS:                          e.store.opt.FS,
+		Cache:                       cache,
+		DisableWAL:                  true, // the Raft log is the log
+		MemTableSize:                uint64(e.store.opt.MemTableBytes),
+		MemTableStopWritesThreshold: 4,
+		MaxOpenFiles:                512,
+		FormatMajorVersion:          pebble.FormatValueSeparation,
+		L0CompactionThreshold:       4,
+		Logger:                      quietLogger{e.store.opt.Log, e.dir},
+		EventListener: &pebble.EventListener{
+			BackgroundError: e.background,
+			DataCorruption:  func(i pebble.DataCorruptionInfo) { e.damaged(i.Path, i.Details) },
+		},
+	}
+	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
+		return pebble.ValueSeparationPolicy{Enabled: true, MinimumSize: 4 << 10, MaxBlobReferenceDepth: 10,
+			RewriteMinimumAge: 5 * time.Minute, TargetGarbageRatio: 0.2}
+	}
+	return o
+}
+
+// load reads what the engine keeps in memory and checks the indexes' names.
+func (e *engine) load() error {
+	v, closer, err := e.db.Get(keyApplied)
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+	case err != nil:
+		return e.wrap("key aT", err)
+	default:
+		ok := len(v) == 9 && v[0] == formatVersion
+		if ok {
+			e.applied.Store(binary.BigEndian.Uint64(v[1:]))
+		}
+		if err := closer.Close(); err != nil || !ok {
+			return e.wrap("key aT", errors.Join(errors.New("unknown form"), err))
+		}
+	}
+	if err := e.loadInbox(); err != nil {
+		return err
+	}
+	if !e.store.opt.NoIndex {
+		if e.index, err = index.Open(filepath.Join(e.dir, "index"), e.store.opt.OpenIndexes, e.unmarked, e.store.opt.Log); err != nil {
+			return err
+		}
+	}
+	return e.loadMarks()
+}
+
+// close waits for the readers, at most for grace before their contexts end, then for the background work.
+func (e *engine) close(grace time.Duration, flush bool) error {
+	drained := e.gate.drained()
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-drained:
+	case <-timer.C:
+	}
+	e.cancel()
+	<-drained
+	e.work.Wait()
+	var errs []error
+	if e.index != nil {
+		errs = append(errs, e.index.Close())
+	}
+	if flush {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		errs = append(errs, e.flush(ctx))
+		cancel()
+	}
+	return errors.Join(append(errs, e.db.Close())...)
+}
+
+func (e *engine) flush(ctx context.Context) error {
+	e.failMu.Lock()
+	failed := e.failed
+	e.failMu.Unlock()
+	done, err := e.db.AsyncFlush()
+	if err != nil {
+		return e.wrap("flush", err)
+	}
+	for done != nil {
+		select {
+		case <-done:
+			done = nil
+		case <-failed:
+			e.failMu.Lock()
+			err := e.failure
+			e.failMu.Unlock()
+			return fmt.Errorf("flush log store %s: %w", e.dir, err)
+		case <-ctx.Done():
+			return fmt.Errorf("flush log store %s: %w", e.dir, ctx.Err())
+		}
+	}
+	if e.index != nil {
+		return e.index.Sync()
+	}
+	return nil
+}
+
+func (e *engine) cut(dst string) error {
+	fs := e.store.opt.FS
+	if _, err := fs.Stat(dst); err == nil {
+		return fmt.Errorf("cut log store: %s is there already", dst)
+	}
+	if err := fs.MkdirAll(dst, 0o750); err != nil {
+		return fmt.Errorf("cut log store: %w", err)
+	}
+	// Pebble's checkpoint holds no memtables while its log is off.
+	if err := e.db.Flush(); err != nil {
+		return e.wrap("flush", err)
+	}
+	if err := e.db.Checkpoint(filepath.Join(dst, "pebble")); err != nil {
+		return fmt.Errorf("cut log store into %s: %w", dst, e.wrap("checkpoint", err))
+	}
+	return nil
+}
+
+// background takes errors of flushes and compactions, which Pebble tries again by itself.
+func (e *engine) background(err error) {
+	if errors.Is(err, pebble.ErrCancelledCompaction) {
+		return
+	}
+	e.store.opt.Log.Error("log store: background work of Pebble failed", "dir", e.dir, "err", err)
+	e.failMu.Lock()
+	e.failure = err
+	close(e.failed)
+	e.failed = make(chan struct{})
+	e.failMu.Unlock()
+	if pebble.IsCorruptionError(err) {
+		e.damaged("pebble", err)
+	}
+}
+
+// wrap makes a DamageError of errors that tell of damage.
+func (e *engine) wrap(place string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if pebble.IsCorruptionError(err) || errors.Is(err, block.ErrDamaged) || errors.Is(err, wire.ErrMalformed) {
+		return e.damaged(place, err)
+	}
+	return fmt.Errorf("log store %s: %s: %w", e.dir, place, err)
+}
+
+const maxDamage = 1000
+
+// damaged reports damage at a place, once.
+func (e *engine) damaged(place string, err error) error {
+	d := &DamageError{Dir: e.dir, Place: place, Err: err}
+	e.failMu.Lock()
+	first := !e.damage[place] && len(e.damage) < maxDamage
+	if first {
+		e.damage[place] = true
+	}
+	e.failMu.Unlock()
+	if first {
+		e.store.opt.Log.Error("log store is damaged", "dir", e.dir, "place", place, "err", err)
+		if e.store.opt.OnDamage != nil {
+			e.store.opt.OnDamage(d)
+		}
+	}
+	return d
+}
+
+// poke wakes the background work.
+func (e *engine) poke() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// streamAt returns the stream of a dictionary row. Rows never change, so they are kept decoded.
+func (e *engine) streamAt(id streamID, row []byte) (*stream, error) {
+	if st, ok := e.streams.Load(id); ok {
+		return st.(*stream), nil
+	}
+	st, err := parseStream(id, row)
+	if err != nil {
+		return nil, err
+	}
+	if e.cached.Add(1) > maxKnown {
+		e.streams.Clear()
+		e.cached.Store(1)
+	}
+	e.streams.Store(id, st)
+	return st, nil
+}
+
+// DiskBytes returns the bytes on disk of the store, its index included.
+func (s *Store) DiskBytes() (int64, error) {
+	e, release, err := s.acquire()
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	n := int64(e.db.Metrics().DiskSpaceUsage())
+	err = filepath.WalkDir(filepath.Join(e.dir, "index"), func(_ string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, ierr := d.Info(); ierr == nil {
+				n += info.Size()
+			}
+		}
+		return nil // files come and go beside us
+	})
+	return n, err
+}

@@ -1,0 +1,142 @@
+package logstore
+
+import (
+	"errors"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/index"
+	"github.com/triward/triward/logstore/query"
+)
+
+// prune asks the word index of the day which of the blocks may match; blocks with a mark are not in it yet and
+// stay. The snapshot is older than the index reader, so an unmarked block is in the index. indexed reports
+// whether the index answered; an index that cannot be used is dropped behind and the blocks are scanned.
+func (c *scan) prune(d int64, need *query.Need, cands []candidate) (left []candidate, indexed bool, err error) {
+	if c.e.index == nil {
+		return cands, false, nil
+	}
+	q := indexQuery(need)
+	if q.Op == index.Everything {
+		return cands, false, nil
+	}
+	name, ok, err := c.e.indexName(c.snap, d)
+	if err != nil || !ok {
+		return cands, false, err
+	}
+	marks, err := c.e.marks(c.snap, d)
+	if err != nil {
+		return nil, false, err
+	}
+	ids, all, err := c.e.index.Find(c.ctx, d, name, &q)
+	switch {
+	case errors.Is(err, index.ErrUnusable):
+		c.e.distrust(d, name, err)
+		return cands, false, nil
+	case err != nil:
+		if cerr := c.err(); cerr != nil {
+			return nil, false, cerr
+		}
+		return nil, false, err
+	case all:
+		return cands, false, nil
+	}
+	for i := range cands {
+		_, cands[i].marked = marks[cands[i].id]
+		if _, hit := ids[cands[i].id]; hit || cands[i].marked {
+			left = append(left, cands[i])
+		}
+	}
+	c.stats.Skipped += len(cands) - len(left)
+	return left, true, nil
+}
+
+// indexName returns the name of the index that the unmarked blocks of the day are in.
+func (e *engine) indexName(r pebble.Reader, d int64) (name index.Name, ok bool, err error) {
+	v, closer, err := r.Get(dayPrefix(prefixIndex, d))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return name, false, nil
+	}
+	if err != nil {
+		return name, false, e.wrap("index name", err)
+	}
+	if ok = len(v) == len(name); ok {
+		name = index.Name(v)
+	}
+	return name, ok, closer.Close()
+}
+
+// unmarked lists the blocks that must be in an index: those of its day without a mark.
+func (e *engine) unmarked(d int64, name index.Name) (ids []uint64, err error) {
+	snap := e.db.NewSnapshot()
+	defer func() { _ = snap.Close() }() // a snapshot has nothing to fail with
+	now, ok, err := e.indexName(snap, d)
+	if err != nil || !ok || now != name {
+		return nil, err
+	}
+	marks, err := e.marks(snap, d)
+	if err != nil {
+		return nil, err
+	}
+	err = e.rows(snap, dayPrefix(prefixHeader, d), func(key, _ []byte) error {
+		_, _, id := parseHeaderKey(key)
+		if _, ok := marks[id]; !ok {
+			ids = append(ids, id)
+		}
+		return nil
+	})
+	return ids, err
+}
+
+// indexQuery turns a need into a question to the index, which knows only the letters that words begin with.
+func indexQuery(n *query.Need) index.Query {
+	switch n.Op {
+	case query.NeedWord:
+		if term, _ := block.IndexTerm(n.Text); term != "" {
+			return index.Query{Op: index.Term, Text: term}
+		}
+	case query.NeedPrefix:
+		if term, whole := block.IndexTerm(n.Text); whole {
+			return index.Query{Op: index.Prefix, Text: term}
+		} else if term != "" {
+			return index.Query{Op: index.Term, Text: term}
+		}
+	case query.NeedAll:
+		q := index.Query{Op: index.And}
+		for i := range n.Kids {
+			if k := indexQuery(&n.Kids[i]); k.Op != index.Everything {
+				q.Kids = append(q.Kids, k)
+			}
+		}
+		if len(q.Kids) > 0 {
+			return q
+		}
+	case query.NeedAny:
+		q := index.Query{Op: index.Or}
+		for i := range n.Kids {
+			k := indexQuery(&n.Kids[i])
+			if k.Op == index.Everything {
+				return k
+			}
+			q.Kids = append(q.Kids, k)
+		}
+		return q
+	}
+	return index.Query{}
+}
+
+// settled reports whether the index answers the need in full, so that filters have nothing to add.
+func settled(n *query.Need) bool {
+	switch n.Op {
+	case query.NeedWord:
+		_, whole := block.IndexTerm(n.Text)
+		return whole
+	case query.NeedAll, query.NeedAny:
+		for i := range n.Kids {
+			if !settled(&n.Kids[i]) {
+				return false
+			}
+		}
+	}
+	return true
+}

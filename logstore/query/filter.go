@@ -1,0 +1,283 @@
+// Package query holds the filter tree under every log query language, the parser of the search box, and the
+// matcher that decides a line. It owns no data: log stores hand it lines or the columns of a block.
+//
+// What a filter means is defined on one line alone (Match); Select is the same for many lines at once, Reduce
+// and Need only let a store pass over lines that cannot match. The package may import agent/wire and
+// logstore/words, and must not import the store.
+package query
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/words"
+)
+
+type op uint8
+
+const (
+	opAll op = iota
+	opNone
+	opAnd
+	opOr
+	opNot
+	opPhrase
+	opLiteral
+	opRegex
+	opSeverity
+	opKind
+	opField
+)
+
+// Compare says how the value of a field is compared.
+type Compare uint8
+
+// Ways to compare a field. Equal and HasPrefix disregard case; the numeric ones hold only for values that are
+// decimal numbers.
+const (
+	Equal Compare = iota
+	HasPrefix
+	Matches // regular expression
+	Exists
+	Less
+	LessOrEqual
+	Greater
+	GreaterOrEqual
+)
+
+// Filter is a node of the tree. Filters are immutable once made and safe for concurrent use.
+type Filter struct {
+	op      op
+	kids    []*Filter
+	words   []string // of a phrase, folded
+	prefix  bool     // the last word of the phrase may be the beginning of one
+	literal string   // of opLiteral; for a regular expression a piece that every match contains, or ""
+	re      *regexp.Regexp
+	mask    uint16 // severities that match; for opKind the kind
+	field   string
+	cmp     Compare
+	value   string // folded
+	num     float64
+}
+
+// Line is what a filter decides on.
+type Line struct {
+	Kind     wire.StreamKind
+	Severity wire.Severity
+	Labels   wire.Labels
+	Fields   []wire.Label
+	Text     []byte
+}
+
+// All matches every line.
+func All() *Filter { return &Filter{op: opAll} }
+
+// None matches no line.
+func None() *Filter { return &Filter{op: opNone} }
+
+// And matches what all of kids match.
+func And(kids ...*Filter) *Filter {
+	out := make([]*Filter, 0, len(kids))
+	for _, k := range kids {
+		switch k.op {
+		case opNone:
+			return k
+		case opAll:
+		case opAnd:
+			out = append(out, k.kids...)
+		default:
+			out = append(out, k)
+		}
+	}
+	switch len(out) {
+	case 0:
+		return All()
+	case 1:
+		return out[0]
+	}
+	return &Filter{op: opAnd, kids: out}
+}
+
+// Or matches what any of kids matches.
+func Or(kids ...*Filter) *Filter {
+	out := make([]*Filter, 0, len(kids))
+	for _, k := range kids {
+		switch k.op {
+		case opAll:
+			return k
+		case opNone:
+		case opOr:
+			out = append(out, k.kids...)
+		default:
+			out = append(out, k)
+		}
+	}
+	switch len(out) {
+	case 0:
+		return None()
+	case 1:
+		return out[0]
+	}
+	return &Filter{op: opOr, kids: out}
+}
+
+// Not matches what kid does not match.
+func Not(kid *Filter) *Filter {
+	switch kid.op {
+	case opAll:
+		return None()
+	case opNone:
+		return All()
+	case opNot:
+		return kid.kids[0]
+	}
+	return &Filter{op: opNot, kids: []*Filter{kid}}
+}
+
+// Phrase matches lines that hold the words of text one after the other, whatever separates them; with prefix
+// the last may be the beginning of a longer word. Text without any word matches as a literal.
+func Phrase(text string, prefix bool) *Filter {
+	ws := words.Split(text)
+	if len(ws) == 0 {
+		return Literal(text)
+	}
+	return &Filter{op: opPhrase, words: ws, prefix: prefix}
+}
+
+// Literal matches lines whose text contains exactly these bytes.
+func Literal(text string) *Filter {
+	if text == "" {
+		return All()
+	}
+	return &Filter{op: opLiteral, literal: text}
+}
+
+// Regex matches lines whose text re matches somewhere.
+func Regex(re *regexp.Regexp) *Filter {
+	return &Filter{op: opRegex, re: re, literal: required(re.String())}
+}
+
+// SeverityIn matches lines whose severity is one of those whose bit 1<<severity is set in mask.
+func SeverityIn(mask uint16) *Filter { return &Filter{op: opSeverity, mask: mask} }
+
+// KindIs matches the lines of streams of the kind.
+func KindIs(k wire.StreamKind) *Filter { return &Filter{op: opKind, mask: uint16(k)} }
+
+// Field compares the value called name: that of the stream's label when there is one, otherwise that of the
+// line's structured field. Without either it does not match.
+func Field(name string, cmp Compare, value string) *Filter {
+	return &Filter{op: opField, field: name, cmp: cmp, value: words.FoldString(value)}
+}
+
+// FieldNumber compares the value called name with a number.
+func FieldNumber(name string, cmp Compare, num float64) *Filter {
+	return &Filter{op: opField, field: name, cmp: cmp, num: num}
+}
+
+// FieldRegex matches when re matches the value called name somewhere.
+func FieldRegex(name string, re *regexp.Regexp) *Filter {
+	return &Filter{op: opField, field: name, cmp: Matches, re: re}
+}
+
+// IsAll reports whether the filter matches everything whatever the line.
+func (f *Filter) IsAll() bool { return f.op == opAll }
+
+// IsNone reports whether the filter can match nothing.
+func (f *Filter) IsNone() bool { return f.op == opNone }
+
+// NeedsText reports whether the text of lines must be looked at.
+func (f *Filter) NeedsText() bool {
+	return f.any(func(o op) bool { return o == opPhrase || o == opLiteral || o == opRegex })
+}
+
+// NeedsFields reports whether the structured fields of lines must be looked at.
+func (f *Filter) NeedsFields() bool { return f.any(func(o op) bool { return o == opField }) }
+
+func (f *Filter) any(is func(op) bool) bool {
+	if is(f.op) {
+		return true
+	}
+	for _, k := range f.kids {
+		if k.any(is) {
+			return true
+		}
+	}
+	return false
+}
+
+// rewrite returns the filter with leaves replaced by what leaf returns for them.
+func (f *Filter) rewrite(leaf func(*Filter) *Filter) *Filter {
+	switch f.op {
+	case opAnd, opOr:
+		kids := make([]*Filter, len(f.kids))
+		for i, k := range f.kids {
+			kids[i] = k.rewrite(leaf)
+		}
+		if f.op == opAnd {
+			return And(kids...)
+		}
+		return Or(kids...)
+	case opNot:
+		return Not(f.kids[0].rewrite(leaf))
+	}
+	return leaf(f)
+}
+
+// Reduce returns a filter that decides the lines of one stream as f does, with all that the labels settle
+// taken out.
+func (f *Filter) Reduce(kind wire.StreamKind, labels wire.Labels) *Filter {
+	return f.rewrite(func(l *Filter) *Filter {
+		switch l.op {
+		case opKind:
+			return constant(l.mask == uint16(kind))
+		case opField:
+			if v := labels.Get(l.field); v != "" {
+				return constant(l.compare(v))
+			}
+		}
+		return l
+	})
+}
+
+// ReduceBlock does the same for lines whose severities are all in present (bits 1<<severity) and which have no
+// structured fields when fields is false. The labels must have been reduced before.
+func (f *Filter) ReduceBlock(present uint16, fields bool) *Filter {
+	return f.rewrite(func(l *Filter) *Filter {
+		switch {
+		case l.op == opSeverity && l.mask&present == 0, l.op == opField && !fields:
+			return None()
+		case l.op == opSeverity && present&^l.mask == 0:
+			return All()
+		}
+		return l
+	})
+}
+
+func constant(yes bool) *Filter {
+	if yes {
+		return All()
+	}
+	return None()
+}
+
+// severities lists the names of a severity in queries.
+func severities(name string) (wire.Severity, bool) {
+	switch strings.ToLower(name) {
+	case "unknown", "none":
+		return wire.SeverityUnknown, true
+	case "debug", "trace":
+		return wire.SeverityDebug, true
+	case "info", "informational":
+		return wire.SeverityInfo, true
+	case "notice":
+		return wire.SeverityNotice, true
+	case "warning", "warn":
+		return wire.SeverityWarning, true
+	case "error", "err":
+		return wire.SeverityError, true
+	case "critical", "crit", "fatal", "alert", "emergency", "emerg", "panic":
+		return wire.SeverityCritical, true
+	}
+	return 0, false
+}

@@ -1,0 +1,305 @@
+package query
+
+import (
+	"bytes"
+	"math/bits"
+	"regexp/syntax"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/words"
+)
+
+// Match decides one line.
+func (f *Filter) Match(l *Line) bool {
+	switch f.op {
+	case opAll:
+		return true
+	case opAnd:
+		for _, k := range f.kids {
+			if !k.Match(l) {
+				return false
+			}
+		}
+		return true
+	case opOr:
+		for _, k := range f.kids {
+			if k.Match(l) {
+				return true
+			}
+		}
+		return false
+	case opNot:
+		return !f.kids[0].Match(l)
+	case opPhrase, opLiteral, opRegex:
+		return f.matchText(l.Text)
+	case opSeverity:
+		return f.mask&(1<<l.Severity) != 0
+	case opKind:
+		return f.mask == uint16(l.Kind)
+	case opField:
+		v := l.Labels.Get(f.field)
+		if v == "" {
+			v = wire.Labels(l.Fields).Get(f.field)
+		}
+		return v != "" && f.compare(v)
+	}
+	return false
+}
+
+func (f *Filter) matchText(text []byte) bool {
+	switch f.op {
+	case opPhrase:
+		return f.matchPhrase(text)
+	case opLiteral:
+		return bytes.Contains(text, []byte(f.literal))
+	}
+	if f.literal != "" && !bytes.Contains(text, []byte(f.literal)) {
+		return false
+	}
+	return f.re.Match(text)
+}
+
+func (f *Filter) matchPhrase(text []byte) bool {
+	last := len(f.words) - 1
+	for s := (words.Scanner{Text: text}); s.Next(); {
+		if !words.Same(text[s.Start:s.End], f.words[0], f.prefix && last == 0) {
+			continue
+		}
+		if last == 0 {
+			return true
+		}
+		t, i := s, 1
+		for t.Next() && words.Same(text[t.Start:t.End], f.words[i], f.prefix && i == last) {
+			if i == last {
+				return true
+			}
+			i++
+		}
+	}
+	return false
+}
+
+func (f *Filter) compare(v string) bool {
+	switch f.cmp {
+	case Equal:
+		return words.Same([]byte(v), f.value, false)
+	case HasPrefix:
+		return words.Same([]byte(v), f.value, true)
+	case Matches:
+		return f.re.MatchString(v)
+	case Exists:
+		return true
+	}
+	n, err := strconv.ParseFloat(v, 64)
+	if err != nil {
+		return false
+	}
+	switch f.cmp {
+	case Less:
+		return n < f.num
+	case LessOrEqual:
+		return n <= f.num
+	case Greater:
+		return n > f.num
+	}
+	return n >= f.num
+}
+
+// Lines are the columns of many lines of one stream, as a block holds them. Text and Fields are asked for only
+// when the filter needs them.
+type Lines struct {
+	N          int
+	Severities []byte
+	Text       []byte   // all texts, one behind the other
+	Ends       []uint32 // where each text ends
+	Fields     [][]wire.Label
+
+	lowered []byte
+}
+
+// Line returns the text of line i.
+func (b *Lines) Line(i int) []byte {
+	if i == 0 {
+		return b.Text[:b.Ends[0]]
+	}
+	return b.Text[b.Ends[i-1]:b.Ends[i]]
+}
+
+// Reset makes b ready for other columns, keeping its memory.
+func (b *Lines) Reset() { *b = Lines{lowered: b.lowered[:0], Fields: b.Fields[:0], Ends: b.Ends[:0]} }
+
+func (b *Lines) lower() []byte {
+	if len(b.lowered) != len(b.Text) {
+		b.lowered = words.AppendLowerASCII(b.lowered[:0], b.Text)
+	}
+	return b.lowered
+}
+
+// Bits is a set of lines: bit i%64 of word i/64 for line i.
+type Bits []uint64
+
+// Range returns the set of the lines from <= i < to of n.
+func Range(n, from, to int) Bits {
+	b := make(Bits, (n+63)/64)
+	for i := from; i < to; {
+		if i%64 == 0 && to-i >= 64 {
+			b[i/64] = ^uint64(0)
+			i += 64
+			continue
+		}
+		b.set(i)
+		i++
+	}
+	return b
+}
+
+func (b Bits) set(i int)      { b[i/64] |= 1 << (i % 64) }
+func (b Bits) Has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
+
+// Count returns the number of lines in the set.
+func (b Bits) Count() (n int) {
+	for _, w := range b {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
+// Each calls fn for the lines in ascending order.
+func (b Bits) Each(fn func(i int)) {
+	for k, w := range b {
+		for ; w != 0; w &= w - 1 {
+			fn(k*64 + bits.TrailingZeros64(w))
+		}
+	}
+}
+
+// Select returns which of the lines in `in` match. The filter must have been reduced to the stream (Reduce).
+func (f *Filter) Select(b *Lines, in Bits) Bits {
+	switch f.op {
+	case opAll:
+		return in
+	case opAnd:
+		for _, k := range f.kids {
+			if in = k.Select(b, in); in.Count() == 0 {
+				break
+			}
+		}
+		return in
+	case opOr:
+		out, rest := make(Bits, len(in)), append(Bits(nil), in...)
+		for _, k := range f.kids {
+			for i, w := range k.Select(b, rest) {
+				out[i] |= w
+				rest[i] &^= w
+			}
+		}
+		return out
+	case opNot:
+		out := append(Bits(nil), in...)
+		for i, w := range f.kids[0].Select(b, in) {
+			out[i] &^= w
+		}
+		return out
+	}
+	out := make(Bits, len(in))
+	switch f.op {
+	case opPhrase, opLiteral, opRegex:
+		f.selectText(b, in, out)
+	case opSeverity:
+		in.Each(func(i int) {
+			if f.mask&(1<<b.Severities[i]) != 0 {
+				out.set(i)
+			}
+		})
+	case opField:
+		if len(b.Fields) != 0 {
+			in.Each(func(i int) {
+				if v := wire.Labels(b.Fields[i]).Get(f.field); v != "" && f.compare(v) {
+					out.set(i)
+				}
+			})
+		}
+	}
+	return out
+}
+
+// selectText looks for a piece that every match contains through all texts at once, and decides only the lines
+// that hold it. When few lines are left it goes line by line.
+func (f *Filter) selectText(b *Lines, in, out Bits) {
+	text, piece := b.Text, f.literal
+	if f.op == opPhrase {
+		for _, w := range f.words {
+			if len(w) > len(piece) {
+				piece = w
+			}
+		}
+		if !words.Caseless(piece) {
+			piece = ""
+		}
+	}
+	if piece == "" || in.Count()*8 < b.N {
+		in.Each(func(i int) {
+			if f.matchText(b.Line(i)) {
+				out.set(i)
+			}
+		})
+		return
+	}
+	if f.op == opPhrase {
+		text = b.lower()
+	}
+	at, line, needle := 0, 0, []byte(piece)
+	for {
+		k := bytes.Index(text[at:], needle)
+		if k < 0 {
+			return
+		}
+		for at += k; int(b.Ends[line]) <= at; {
+			line++
+		}
+		if in.Has(line) && f.matchText(b.Line(line)) {
+			out.set(line)
+		}
+		at = int(b.Ends[line])
+	}
+}
+
+// required returns the longest string that every match of the expression contains, or "".
+func required(expr string) string {
+	re, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return ""
+	}
+	s := literalOf(re.Simplify(), 0)
+	for _, r := range s {
+		if r == utf8.RuneError {
+			return ""
+		}
+	}
+	return s
+}
+
+func literalOf(re *syntax.Regexp, depth int) string {
+	if depth > 32 {
+		return ""
+	}
+	switch re.Op {
+	case syntax.OpLiteral:
+		if re.Flags&syntax.FoldCase == 0 {
+			return string(re.Rune)
+		}
+	case syntax.OpCapture, syntax.OpPlus:
+		return literalOf(re.Sub[0], depth+1)
+	case syntax.OpConcat:
+		best := ""
+		for _, sub := range re.Sub {
+			if s := literalOf(sub, depth+1); len(s) > len(best) {
+				best = s
+			}
+		}
+		return best
+	}
+	return ""
+}

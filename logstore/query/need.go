@@ -1,0 +1,110 @@
+package query
+
+import "github.com/triward/triward/logstore/words"
+
+// NeedOp is the operator of a Need.
+type NeedOp uint8
+
+// Operators of a Need.
+const (
+	NeedAnything NeedOp = iota
+	NeedAll             // all of Kids
+	NeedAny             // any of Kids
+	NeedWord            // the word Text (or two CJK characters that follow each other)
+	NeedPrefix          // a word that begins with Text
+)
+
+// Need is a condition on the set of words of many lines that holds whenever one of the lines can match.
+type Need struct {
+	Op   NeedOp
+	Kids []Need
+	Text string // folded
+}
+
+// Need returns what the words of a block must fulfil so that a line in it can match.
+func (f *Filter) Need() Need {
+	switch f.op {
+	case opAnd:
+		n := Need{Op: NeedAll}
+		for _, k := range f.kids {
+			if kn := k.Need(); kn.Op != NeedAnything {
+				n.Kids = append(n.Kids, kn)
+			}
+		}
+		return n.simple()
+	case opOr:
+		n := Need{Op: NeedAny}
+		for _, k := range f.kids {
+			kn := k.Need()
+			if kn.Op == NeedAnything {
+				return kn
+			}
+			n.Kids = append(n.Kids, kn)
+		}
+		return n
+	case opPhrase:
+		return phraseNeed(f.words, f.prefix)
+	case opLiteral, opRegex:
+		return phraseNeed(inner(f.literal), false)
+	}
+	return Need{}
+}
+
+func (n Need) simple() Need {
+	switch len(n.Kids) {
+	case 0:
+		return Need{}
+	case 1:
+		return n.Kids[0]
+	}
+	return n
+}
+
+func phraseNeed(ws []string, prefix bool) Need {
+	n := Need{Op: NeedAll}
+	for i, w := range ws {
+		if prefix && i == len(ws)-1 {
+			n.Kids = append(n.Kids, Need{Op: NeedPrefix, Text: w})
+			break
+		}
+		n.Kids = append(n.Kids, Need{Op: NeedWord, Text: w})
+		if i > 0 && words.IsCJKWord(ws[i-1]) && words.IsCJKWord(w) {
+			n.Kids = append(n.Kids, Need{Op: NeedWord, Text: ws[i-1] + w})
+		}
+	}
+	return n.simple()
+}
+
+// inner returns the words of a piece of text that are whole words wherever the piece occurs.
+func inner(piece string) []string {
+	var out []string
+	for s := (words.Scanner{Text: []byte(piece)}); s.Next(); {
+		if s.CJK || (s.Start > 0 && s.End < len(piece)) {
+			out = append(out, string(words.AppendFold(nil, s.Text[s.Start:s.End])))
+		}
+	}
+	return out
+}
+
+// May evaluates the need against a block: has must not answer no for a word that the block holds. Prefixes are
+// taken as present.
+func (n *Need) May(has func(word string) bool) bool {
+	switch n.Op {
+	case NeedWord:
+		return has(n.Text)
+	case NeedAll:
+		for i := range n.Kids {
+			if !n.Kids[i].May(has) {
+				return false
+			}
+		}
+	case NeedAny:
+		for i := range n.Kids {
+			if n.Kids[i].May(has) {
+				return true
+			}
+		}
+		return false
+	}
+	return true
+}

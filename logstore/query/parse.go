@@ -1,0 +1,375 @@
+package query
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/triward/triward/agent/wire"
+)
+
+// Bounds of the text of a query.
+const (
+	MaxText  = 16 << 10 // bytes
+	MaxRegex = 256      // bytes of one regular expression
+	maxDepth = 64       // nested parentheses and negations
+	maxNodes = 512      // conditions in one query
+)
+
+// SyntaxError says what is wrong with the text of a query, and where.
+type SyntaxError struct {
+	Pos int // byte offset in the text
+	Msg string
+}
+
+func (e *SyntaxError) Error() string { return fmt.Sprintf("query at byte %d: %s", e.Pos, e.Msg) }
+
+// Parse reads the language of the search box. Errors are of type *SyntaxError.
+//
+//	word            a whole word of the text, whatever its case; 错误 is the two words 错 and 误 in a row, and so
+//	                is disk-full: what separates words inside a condition separates them in the text
+//	"some words"    the words in a row; \" and \\ inside
+//	pre*  "a pre"*  the last word may go on
+//	*               every line
+//	/re/            a regular expression (RE2, case counts, \/ for a slash)
+//	field:value     the label or structured field equals value (case does not count), host:web-1
+//	field:pre*  field:*  field:"a b"  field:/re/
+//	field>1.5       numbers, also >= < <=
+//	severity:error  severity>=warning    (also called level), kind:event  kind:log
+//	a b   a AND b   both     a OR b   either     NOT a   -a   not     ( )
+//
+// Text without a letter or digit, such as "=>", is sought as it is.
+func Parse(text string) (*Filter, error) {
+	if len(text) > MaxText {
+		return nil, &SyntaxError{Pos: MaxText, Msg: fmt.Sprintf("longer than %d bytes", MaxText)}
+	}
+	p := &parser{text: text}
+	if p.space(); p.pos == len(text) {
+		return All(), nil
+	}
+	f, err := p.or(0)
+	if err != nil {
+		return nil, err
+	}
+	if p.pos < len(text) {
+		return nil, p.fail(p.pos, "this ) closes nothing")
+	}
+	return f, nil
+}
+
+type parser struct {
+	text  string
+	pos   int
+	nodes int
+}
+
+func (p *parser) fail(pos int, format string, args ...any) error {
+	return &SyntaxError{Pos: pos, Msg: fmt.Sprintf(format, args...)}
+}
+
+func (p *parser) space() {
+	for p.pos < len(p.text) {
+		r, n := utf8.DecodeRuneInString(p.text[p.pos:])
+		if r != ' ' && r != '\t' && r != '\n' && r != '\r' && r != '\u3000' && r != '\u00a0' {
+			return
+		}
+		p.pos += n
+	}
+}
+
+// ends reports whether a condition ends at i.
+func (p *parser) ends(i int) bool {
+	return i >= len(p.text) || strings.IndexByte(" \t\r\n()", p.text[i]) >= 0 ||
+		strings.HasPrefix(p.text[i:], "\u3000") || strings.HasPrefix(p.text[i:], "\u00a0")
+}
+
+// keyword takes the keyword if it stands here.
+func (p *parser) keyword(k string) bool {
+	if strings.HasPrefix(p.text[p.pos:], k) && p.ends(p.pos+len(k)) {
+		p.pos += len(k)
+		p.space()
+		return true
+	}
+	return false
+}
+
+func (p *parser) or(depth int) (*Filter, error) {
+	var kids []*Filter
+	for {
+		f, err := p.and(depth)
+		if err != nil {
+			return nil, err
+		}
+		kids = append(kids, f)
+		if !p.keyword("OR") {
+			return Or(kids...), nil
+		}
+	}
+}
+
+func (p *parser) and(depth int) (*Filter, error) {
+	var kids []*Filter
+	for {
+		f, err := p.not(depth)
+		if err != nil {
+			return nil, err
+		}
+		kids = append(kids, f)
+		if p.keyword("AND") {
+			continue
+		}
+		if p.pos >= len(p.text) || p.text[p.pos] == ')' || (strings.HasPrefix(p.text[p.pos:], "OR") && p.ends(p.pos+2)) {
+			return And(kids...), nil
+		}
+	}
+}
+
+func (p *parser) not(depth int) (*Filter, error) {
+	if depth > maxDepth {
+		return nil, p.fail(p.pos, "nested deeper than %d", maxDepth)
+	}
+	negated := p.keyword("NOT")
+	if !negated && p.pos < len(p.text) && p.text[p.pos] == '-' && (!p.ends(p.pos+1) || strings.HasPrefix(p.text[p.pos+1:], "(")) {
+		negated = true
+		p.pos++
+	}
+	if negated {
+		f, err := p.not(depth + 1)
+		if err != nil {
+			return nil, err
+		}
+		return Not(f), nil
+	}
+	return p.primary(depth)
+}
+
+func (p *parser) primary(depth int) (*Filter, error) {
+	if p.nodes++; p.nodes > maxNodes {
+		return nil, p.fail(p.pos, "more than %d conditions", maxNodes)
+	}
+	start := p.pos
+	if start >= len(p.text) {
+		return nil, p.fail(start, "a word, a phrase or a field is missing here")
+	}
+	switch c := p.text[start]; {
+	case c == ')':
+		return nil, p.fail(start, "a condition is missing before )")
+	case c == '(':
+		p.pos++
+		p.space()
+		f, err := p.or(depth + 1)
+		if err != nil {
+			return nil, err
+		}
+		if p.pos >= len(p.text) {
+			return nil, p.fail(start, "this ( is never closed")
+		}
+		p.pos++
+		p.space()
+		return f, nil
+	case p.text[start:] == "OR" || p.text[start:] == "AND" || p.keyword("OR") || p.keyword("AND"):
+		return nil, p.fail(start, "AND and OR stand between two conditions; put the word in quotes to search for it")
+	}
+	f, err := p.condition()
+	if err != nil {
+		return nil, err
+	}
+	p.space()
+	return f, nil
+}
+
+// condition reads one condition up to where it ends.
+func (p *parser) condition() (*Filter, error) {
+	start := p.pos
+	if name, cmp, n := p.fieldName(); n > 0 {
+		p.pos += n
+		return p.fieldValue(name, cmp, start)
+	}
+	if re, ok, err := p.regex(); err != nil || ok {
+		return Regex(re), err
+	}
+	text, quoted, star, err := p.value()
+	switch {
+	case err != nil:
+		return nil, err
+	case text == "" && star:
+		return All(), nil
+	case text == "" && quoted:
+		return All(), nil
+	}
+	return Phrase(text, star), nil
+}
+
+// fieldName recognises name: and name>number at the current position, and returns how long it is.
+func (p *parser) fieldName() (name, cmp string, n int) {
+	rest := p.text[p.pos:]
+	i := 0
+	for i < len(rest) && (isNameByte(rest[i]) || i > 0 && (rest[i] == '.' || rest[i] == '-' || '0' <= rest[i] && rest[i] <= '9')) {
+		i++
+	}
+	if i == 0 || i == len(rest) || i > wire.MaxLabelName {
+		return "", "", 0
+	}
+	name = rest[:i]
+	switch rest[i] {
+	case ':':
+		if p.ends(p.pos+i+1) || strings.HasPrefix(rest[i+1:], "//") {
+			return "", "", 0
+		}
+		return name, ":", i + 1
+	case '<', '>':
+		cmp = rest[i : i+1]
+		if i++; strings.HasPrefix(rest[i:], "=") {
+			cmp += "="
+			i++
+		}
+		v := rest[i:]
+		if end := strings.IndexAny(v, " \t\r\n()"); end >= 0 {
+			v = v[:end]
+		}
+		if _, err := strconv.ParseFloat(v, 64); err != nil && !isSeverity(name) {
+			return "", "", 0
+		}
+		return name, cmp, i
+	}
+	return "", "", 0
+}
+
+func isNameByte(b byte) bool {
+	return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || b == '_' || b == '@'
+}
+
+func isSeverity(name string) bool { return name == "severity" || name == "level" }
+
+func (p *parser) fieldValue(name, cmp string, start int) (*Filter, error) {
+	at := p.pos
+	if cmp == ":" {
+		re, ok, err := p.regex()
+		switch {
+		case err != nil:
+			return nil, err
+		case ok && (isSeverity(name) || name == "kind"):
+			return nil, p.fail(at, "%s takes a name, not an expression", name)
+		case ok:
+			return FieldRegex(name, re), nil
+		}
+	}
+	text, quoted, star, err := p.value()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case isSeverity(name):
+		return p.severity(cmp, text, star, at)
+	case name == "kind":
+		switch text {
+		case "log", "logs":
+			return KindIs(wire.StreamLog), nil
+		case "event", "events":
+			return KindIs(wire.StreamEvent), nil
+		}
+		return nil, p.fail(at, "kind is log or event")
+	case cmp != ":":
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return nil, p.fail(at, "%s takes a number", cmp)
+		}
+		return FieldNumber(name, compares[cmp], n), nil
+	case text == "" && star:
+		return Field(name, Exists, ""), nil
+	case text == "" && quoted:
+		return Not(Field(name, Exists, "")), nil
+	case star:
+		return Field(name, HasPrefix, text), nil
+	case text == "":
+		return nil, p.fail(start, "field %s has no value", name)
+	}
+	return Field(name, Equal, text), nil
+}
+
+var compares = map[string]Compare{"<": Less, "<=": LessOrEqual, ">": Greater, ">=": GreaterOrEqual}
+
+func (p *parser) severity(cmp, text string, star bool, at int) (*Filter, error) {
+	if text == "" && star {
+		return All(), nil
+	}
+	s, ok := severities(text)
+	if !ok || star {
+		return nil, p.fail(at, "unknown severity %q: debug, info, notice, warning, error, critical or unknown", text)
+	}
+	var mask uint16
+	for v := wire.SeverityUnknown; v <= wire.SeverityCritical; v++ {
+		if cmp == ":" && v == s || cmp[0] == '>' && v > s || cmp[0] == '<' && v < s || len(cmp) == 2 && v == s {
+			mask |= 1 << v
+		}
+	}
+	return SeverityIn(mask), nil
+}
+
+// regex reads /expression/ when one stands here: the first slash without a backslash must end the condition,
+// so that paths such as /var/log are no expressions.
+func (p *parser) regex() (*regexp.Regexp, bool, error) {
+	rest := p.text[p.pos:]
+	if rest == "" || rest[0] != '/' {
+		return nil, false, nil
+	}
+	end := 1
+	for end < len(rest) && rest[end] != '/' {
+		if rest[end] == '\\' {
+			end++
+		}
+		end++
+	}
+	if end == 1 || end >= len(rest) || !p.ends(p.pos+end+1) {
+		return nil, false, nil
+	}
+	expr := strings.ReplaceAll(rest[1:end], `\/`, `/`)
+	if len(expr) > MaxRegex {
+		return nil, false, p.fail(p.pos, "regular expression of %d bytes, at most %d are allowed", len(expr), MaxRegex)
+	}
+	re, err := regexp.Compile(expr)
+	if err != nil {
+		return nil, false, p.fail(p.pos+1, "%v", err)
+	}
+	p.pos += end + 1
+	return re, true, nil
+}
+
+// value reads a quoted or a bare value and the * behind it.
+func (p *parser) value() (text string, quoted, star bool, err error) {
+	start := p.pos
+	if start < len(p.text) && p.text[start] == '"' {
+		var b strings.Builder
+		i := start + 1
+		for ; i < len(p.text) && p.text[i] != '"'; i++ {
+			if p.text[i] == '\\' && i+1 < len(p.text) && (p.text[i+1] == '"' || p.text[i+1] == '\\') {
+				i++
+			}
+			b.WriteByte(p.text[i])
+		}
+		if i >= len(p.text) {
+			return "", false, false, p.fail(start, "this quote is never closed")
+		}
+		p.pos = i + 1
+		if strings.HasPrefix(p.text[p.pos:], "*") {
+			star = true
+			p.pos++
+		}
+		return b.String(), true, star, nil
+	}
+	i := start
+	for !p.ends(i) && p.text[i] != '"' {
+		if p.text[i] == '*' {
+			if !p.ends(i + 1) {
+				return "", false, false, p.fail(i, "* stands only at the end of a word; put it in quotes to search for it")
+			}
+			p.pos = i + 1
+			return p.text[start:i], false, true, nil
+		}
+		i++
+	}
+	p.pos = i
+	return p.text[start:i], false, false, nil
+}

@@ -1,0 +1,519 @@
+package logstore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/query"
+)
+
+const (
+	minTime = math.MinInt64
+	maxTime = math.MaxInt64
+)
+
+// sink receives the matching lines of a scan. A line is offered exactly once.
+type sink interface {
+	// wants reports whether a line with a time in [minT, maxT] and a raft index in [minIndex, maxIndex] can matter.
+	wants(minT, maxT int64, minIndex, maxIndex uint64) bool
+	// whole offers all lines of a block at once, by its header; it reports whether it took them.
+	whole(st *stream, h *block.Header) bool
+	// add takes a line, whose text and fields are valid only during the call. It returns false when no later line
+	// of the same part, in the order of the scan, can matter.
+	add(st *stream, l *block.Line) bool
+	// needs tells what of lines add looks at besides time and severity.
+	needs() (positions, fields, text bool)
+}
+
+// Stats tell what an answer cost and whether it is whole.
+type Stats struct {
+	Blocks   int   // blocks that were opened
+	Skipped  int   // blocks passed over by index or filter
+	Lines    int64 // lines looked at
+	Bytes    int64 // bytes of text of those, decompressed
+	Duration time.Duration
+	Partial  bool     // something damaged was left out
+	Damaged  []string // what, at most ten places
+}
+
+// scan walks over all lines of one snapshot in [start, last] that match.
+type scan struct {
+	e      *engine
+	snap   *pebble.Snapshot
+	ctx    context.Context
+	filter *query.Filter
+	start  int64
+	last   int64
+	newest bool      // newest first, else oldest first
+	only   *streamID // only lines of this stream
+	sink   sink
+	stats  Stats
+
+	reduced map[streamID]*query.Filter
+	cols    block.Columns
+	text    block.Text
+	lines   query.Lines
+	began   time.Time
+}
+
+// scan opens a scan on the store as of now; done frees it. The caller's context bounds it together with the
+// life of the directory.
+func (s *Store) scan(ctx context.Context, f *query.Filter, start, end int64) (*scan, func(), error) {
+	e, release, err := s.acquire()
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(e.ctx, func() { cancel(ErrClosed) })
+	if f == nil {
+		f = query.All()
+	}
+	if end == 0 {
+		end = maxTime
+	} else {
+		end--
+	}
+	c := &scan{e: e, ctx: ctx, snap: e.db.NewSnapshot(), filter: f, start: max(start, s.floor.Load()), last: end,
+		newest: true, reduced: map[streamID]*query.Filter{}, began: time.Now()}
+	return c, func() {
+		_ = c.snap.Close() // a snapshot has nothing to fail with
+		stop()
+		cancel(nil)
+		release()
+	}, nil
+}
+
+// run offers every matching line to the sink.
+func (c *scan) run() error {
+	defer func() { c.stats.Duration = time.Since(c.began) }()
+	if c.start > c.last || c.filter.IsNone() {
+		return nil
+	}
+	if err := c.inbox(); err != nil {
+		return err
+	}
+	days, err := c.days()
+	if err != nil {
+		return err
+	}
+	need := c.filter.Need()
+	for _, d := range days {
+		from, to := d*DayNs, d*DayNs+DayNs-1
+		if d < 0 && from > 0 { // before the first representable midnight
+			from = minTime
+		}
+		if to < from {
+			to = maxTime
+		}
+		if from > c.last || to < c.start || !c.sink.wants(max(from, c.start), min(to, c.last), 0, math.MaxUint64) {
+			continue
+		}
+		if err := c.day(d, &need); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *scan) err() error {
+	if c.ctx.Err() != nil {
+		return fmt.Errorf("log search: %w", context.Cause(c.ctx))
+	}
+	return nil
+}
+
+// spoiled notes a part that is damaged and left out; other errors it returns.
+func (c *scan) spoiled(place string, err error) error {
+	if errors.Is(err, ErrDamaged) || errors.Is(err, block.ErrDamaged) || errors.Is(err, wire.ErrMalformed) || pebble.IsCorruptionError(err) {
+		var d *DamageError
+		if !errors.As(err, &d) {
+			_ = c.e.damaged(place, err) // the scan goes on without it
+		}
+		c.stats.Partial = true
+		if len(c.stats.Damaged) < 10 {
+			c.stats.Damaged = append(c.stats.Damaged, place)
+		}
+		return nil
+	}
+	return err
+}
+
+// days lists the days that have blocks, in the order of the scan.
+func (c *scan) days() ([]int64, error) { return c.e.days(c.snap, prefixHeader, c.newest) }
+
+func (e *engine) days(r pebble.Reader, prefix byte, newest bool) (days []int64, err error) {
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: []byte{prefix}, UpperBound: []byte{prefix + 1}})
+	if err != nil {
+		return nil, e.wrap("days", err)
+	}
+	for ok := it.First(); ok; {
+		d := dayOf(it.Key())
+		days = append(days, d)
+		ok = it.SeekGE(dayPrefix(prefix, d+1))
+	}
+	if err := errors.Join(it.Error(), it.Close()); err != nil {
+		return nil, e.wrap("days", err)
+	}
+	if newest {
+		slices.Reverse(days)
+	}
+	return days, nil
+}
+
+// inbox scans the lines that are not in blocks yet.
+func (c *scan) inbox() error {
+	type part struct {
+		minT, maxT int64
+		key        []byte
+	}
+	var parts []part
+	err := c.e.rows(c.snap, []byte{prefixInbox}, func(key, value []byte) error {
+		r, err := parseInboxRow(key, value)
+		if err != nil {
+			return c.spoiled(fmt.Sprintf("key %x", key), err)
+		}
+		if r.minT <= c.last && r.maxT >= c.start {
+			parts = append(parts, part{r.minT, r.maxT, slices.Clone(key)})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(parts, func(a, b part) int {
+		if c.newest {
+			return cmp.Compare(b.maxT, a.maxT)
+		}
+		return cmp.Compare(a.minT, b.minT)
+	})
+	for _, p := range parts {
+		index, _ := parseInboxKey(p.key)
+		if !c.sink.wants(max(p.minT, c.start), min(p.maxT, c.last), index, index) {
+			continue
+		}
+		if err := c.err(); err != nil {
+			return err
+		}
+		v, closer, err := c.snap.Get(p.key)
+		if err == nil {
+			err = errors.Join(c.inboxRow(p.key, v), closer.Close())
+		}
+		if err != nil {
+			if err := c.spoiled(fmt.Sprintf("key %x", p.key), err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *scan) inboxRow(key, v []byte) error {
+	r, err := parseInboxRow(key, v)
+	if err != nil {
+		return err
+	}
+	b, err := r.decode(c.e.store.codec)
+	if err != nil {
+		return err
+	}
+	ord := r.ord
+	for i := range b.Streams {
+		st := &b.Streams[i]
+		first := ord
+		ord += uint32(len(st.Lines))
+		if len(st.Lines) == 0 {
+			continue
+		}
+		id := streamIDOf(st.Kind, st.Labels)
+		if c.only != nil && *c.only != id {
+			continue
+		}
+		f := c.filterOf(&stream{id: id, kind: st.Kind, labels: st.Labels})
+		if f.IsNone() {
+			continue
+		}
+		c.inboxStream(st, id, f, r.index, first)
+	}
+	return nil
+}
+
+func (c *scan) inboxStream(ws *wire.LogStream, id streamID, f *query.Filter, index uint64, first uint32) {
+	st := &stream{id: id, kind: ws.Kind, labels: ws.Labels}
+	order := make([]int, len(ws.Lines))
+	for i := range order {
+		order[i] = i
+	}
+	sort.SliceStable(order, func(a, b int) bool { return ws.Lines[order[a]].T < ws.Lines[order[b]].T })
+	if c.newest {
+		slices.Reverse(order)
+	}
+	for _, i := range order {
+		l := &ws.Lines[i]
+		if l.T < c.start || l.T > c.last {
+			continue
+		}
+		c.stats.Lines++
+		c.stats.Bytes += int64(len(l.Text))
+		if !f.Match(&query.Line{Kind: ws.Kind, Severity: l.Severity, Labels: ws.Labels, Fields: l.Fields, Text: l.Text}) {
+			continue
+		}
+		line := block.Line{T: l.T, Index: index, Ord: first + uint32(i), Severity: l.Severity, Fields: l.Fields, Text: l.Text}
+		if !c.sink.add(st, &line) {
+			return
+		}
+	}
+}
+
+// filterOf returns the filter as it is for one stream.
+func (c *scan) filterOf(st *stream) *query.Filter {
+	f, ok := c.reduced[st.id]
+	if !ok {
+		f = c.filter.Reduce(st.kind, st.labels)
+		c.reduced[st.id] = f
+	}
+	return f
+}
+
+// candidate is a block that may hold matching lines.
+type candidate struct {
+	id     uint64
+	st     *stream
+	filter *query.Filter
+	head   block.Header
+	marked bool
+}
+
+// day scans the blocks of one day.
+func (c *scan) day(d int64, need *query.Need) error {
+	streams, total, err := c.dayStreams(d)
+	if err != nil || len(streams) == 0 {
+		return err
+	}
+	cands, err := c.candidates(d, streams, total)
+	if err != nil || len(cands) == 0 {
+		return err
+	}
+	indexed := false
+	if need.Op != query.NeedAnything {
+		if cands, indexed, err = c.prune(d, need, cands); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(cands, func(a, b candidate) int {
+		if c.newest {
+			return cmp.Compare(b.head.MaxT, a.head.MaxT)
+		}
+		return cmp.Compare(a.head.MinT, b.head.MinT)
+	})
+	for i := range cands {
+		k := &cands[i]
+		if err := c.err(); err != nil {
+			return err
+		}
+		if !c.sink.wants(max(k.head.MinT, c.start), min(k.head.MaxT, c.last), k.head.MinIndex, k.head.MaxIndex) {
+			continue
+		}
+		if err := c.block(d, k, indexed && !k.marked); err != nil {
+			if err := c.spoiled(fmt.Sprintf("block %d/%016x", d, k.id), err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// dayStreams returns the streams of a day that the filter does not rule out, and how many there are in all.
+func (c *scan) dayStreams(d int64) (map[streamID]*stream, int, error) {
+	out, total := map[streamID]*stream{}, 0
+	prefix := dayPrefix(prefixStream, d)
+	if c.only != nil {
+		prefix = streamKey(d, *c.only)
+	}
+	err := c.e.rows(c.snap, prefix, func(key, value []byte) error {
+		total++
+		st, err := c.e.streamAt(streamID(key[5:21]), value)
+		if err != nil {
+			return c.spoiled(fmt.Sprintf("key %x", key), fmt.Errorf("%w: %w", block.ErrDamaged, err))
+		}
+		if !c.filterOf(st).IsNone() {
+			out[st.id] = st
+		}
+		return nil
+	})
+	return out, total, err
+}
+
+// candidates returns the blocks whose headers do not rule them out.
+func (c *scan) candidates(d int64, streams map[streamID]*stream, total int) (out []candidate, err error) {
+	take := func(key, value []byte) error {
+		_, sid, id := parseHeaderKey(key)
+		st := streams[sid]
+		if st == nil {
+			return nil
+		}
+		h, err := block.ParseHeader(value)
+		if err != nil {
+			return c.spoiled(fmt.Sprintf("header %x", key), err)
+		}
+		if h.MinT > c.last || h.MaxT < c.start || !c.sink.wants(max(h.MinT, c.start), min(h.MaxT, c.last), h.MinIndex, h.MaxIndex) {
+			return nil
+		}
+		if f := c.filterOf(st).ReduceBlock(h.Present(), h.HasFields); !f.IsNone() {
+			out = append(out, candidate{id: id, st: st, filter: f, head: h, marked: true})
+		}
+		return nil
+	}
+	if len(streams)*4 > total && c.only == nil {
+		return out, c.e.rows(c.snap, dayPrefix(prefixHeader, d), take)
+	}
+	for id := range streams {
+		if err := c.e.rows(c.snap, append(dayPrefix(prefixHeader, d), id[:]...), take); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// block scans one block. indexed tells that the word index has answered for it.
+func (c *scan) block(d int64, k *candidate, indexed bool) error {
+	h, f := &k.head, k.filter
+	inside := h.MinT >= c.start && h.MaxT <= c.last
+	if f.IsAll() && inside && c.sink.whole(k.st, h) {
+		c.stats.Lines += int64(h.Lines)
+		return nil
+	}
+	if need := f.Need(); need.Op != query.NeedAnything && !(indexed && settled(&need)) {
+		v, closer, err := c.snap.Get(blockKey(prefixFilter, d, k.id))
+		if err != nil && !errors.Is(err, pebble.ErrNotFound) {
+			return err
+		}
+		if err == nil {
+			may := need.May(func(w string) bool { return block.MayHold(v, block.WordHash(w)) })
+			if err := closer.Close(); err != nil {
+				return err
+			}
+			if !may {
+				c.stats.Skipped++
+				return nil
+			}
+		}
+	}
+	c.stats.Blocks++
+	positions, fields, text := c.sink.needs()
+	ok, err := c.columns(d, k, block.What{Positions: positions, Fields: fields || f.NeedsFields()})
+	if err != nil || !ok {
+		return err
+	}
+	in := c.inRange()
+	if f.NeedsText() || text {
+		if ok, err := c.texts(d, k); err != nil || !ok {
+			return err
+		}
+	}
+	c.stats.Lines += int64(in.Count())
+	if !f.IsAll() {
+		c.lines.Reset()
+		c.lines.N, c.lines.Severities, c.lines.Fields = h.Lines, c.cols.Severities, c.cols.Fields
+		c.lines.Text, c.lines.Ends = c.text.Bytes, c.text.Ends
+		in = f.Select(&c.lines, in)
+	}
+	c.offer(k.st, in, positions, text)
+	return nil
+}
+
+// offer hands the lines in the set to the sink, in the order of the scan.
+func (c *scan) offer(st *stream, in query.Bits, positions, text bool) {
+	give := func(i int) bool {
+		l := block.Line{T: c.cols.Times[i], Severity: wire.Severity(c.cols.Severities[i])}
+		if positions {
+			l.Index, l.Ord = c.cols.Indexes[i], c.cols.Ords[i]
+		}
+		if c.cols.Fields != nil {
+			l.Fields = c.cols.Fields[i]
+		}
+		if text {
+			l.Text = c.text.At(i)
+		}
+		return c.sink.add(st, &l)
+	}
+	if !c.newest {
+		for i := range c.cols.N {
+			if in.Has(i) && !give(i) {
+				return
+			}
+		}
+		return
+	}
+	for i := c.cols.N - 1; i >= 0; i-- {
+		if in.Has(i) && !give(i) {
+			return
+		}
+	}
+}
+
+// inRange returns the lines of the decoded columns within the time of the scan.
+func (c *scan) inRange() query.Bits {
+	from := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] >= c.start })
+	to := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] > c.last })
+	return query.Range(c.cols.N, from, max(from, to))
+}
+
+// columns decodes the columns of a block; ok is false when the day was dropped meanwhile.
+func (c *scan) columns(d int64, k *candidate, what block.What) (ok bool, err error) {
+	v, closer, err := c.snap.Get(blockKey(prefixColumns, d, k.id))
+	if err != nil {
+		return false, c.missing(d, err)
+	}
+	err = c.e.store.codec.DecodeColumns(&c.cols, v, k.head.Lines, what)
+	return err == nil, errors.Join(err, closer.Close())
+}
+
+func (c *scan) texts(d int64, k *candidate) (ok bool, err error) {
+	v, closer, err := c.snap.Get(blockKey(prefixText, d, k.id))
+	if err != nil {
+		return false, c.missing(d, err)
+	}
+	err = c.e.store.codec.DecodeText(&c.text, v, k.head.Lines)
+	c.stats.Bytes += int64(len(c.text.Bytes))
+	return err == nil, errors.Join(err, closer.Close())
+}
+
+// missing tells a block of a day that retention took away from a block that is lost.
+func (c *scan) missing(d int64, err error) error {
+	if errors.Is(err, pebble.ErrNotFound) {
+		if d < Day(c.e.store.floor.Load()) {
+			return nil
+		}
+		return fmt.Errorf("%w: its row is missing", block.ErrDamaged)
+	}
+	return err
+}
+
+// marks returns the ids of the day's blocks that are not in its word index.
+func (e *engine) marks(r pebble.Reader, d int64) (map[uint64]struct{}, error) {
+	out := map[uint64]struct{}{}
+	prefix := dayPrefix(prefixMark, d)
+	err := e.rows(r, prefix, func(key, _ []byte) error {
+		out[blockID(key)] = struct{}{}
+		return nil
+	})
+	return out, err
+}
+
+func blockID(key []byte) uint64 {
+	var id uint64
+	for _, b := range bytes.TrimPrefix(key, key[:5]) {
+		id = id<<8 | uint64(b)
+	}
+	return id
+}

@@ -1,0 +1,379 @@
+package logstore
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
+)
+
+// Sealing takes a prefix of the inbox, sorts its lines by stream and day into blocks, and writes the blocks,
+// the removal of that prefix and the marks in one Pebble batch: after a crash a line is in the inbox or in a
+// block, never in both and never in none. Small blocks are merged later by the same means.
+//
+// A mark says "not in the word index". Its value: version byte (1), the stream (16 bytes), uvarint lines,
+// uvarint bytes of text, then the block's terms (block.Vocabulary.Terms) as a zstd frame, or nothing when they
+// must be computed again. Only blocks with a mark are merged, so a document never outlives its block except by
+// retention.
+
+const (
+	smallLines  = 2048    // blocks below wait to be merged ...
+	smallText   = 1 << 20 // ... unless they have this much text
+	mergeBlocks = 8       // as many small blocks of a stream and day are merged,
+	mergeLines  = 4096    // or as many lines
+)
+
+type group struct {
+	lines []block.Line
+}
+
+// seal turns a prefix of the inbox into blocks and reports whether there was any.
+func (e *engine) seal() (bool, error) {
+	groups := map[dayStream]*group{}
+	var text int64
+	var last []byte
+	floor := Day(e.store.floor.Load())
+	err := e.rows(e.db, []byte{prefixInbox}, func(key, value []byte) error {
+		if text >= e.store.opt.SealBytes {
+			return errStop
+		}
+		if err := e.ctx.Err(); err != nil {
+			return err
+		}
+		r, err := parseInboxRow(key, value)
+		if err != nil {
+			return err
+		}
+		b, err := r.decode(e.store.codec)
+		if err != nil {
+			return err
+		}
+		text += r.textBytes
+		last = append(last[:0], key...)
+		sortIn(groups, b, r.index, r.ord, floor)
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("seal: %w", err)
+	}
+	if last == nil {
+		e.inboxSince.Store(0)
+		return false, nil
+	}
+	batch := e.db.NewBatch()
+	defer func() { _ = batch.Close() }()
+	w := blockWriter{e: e, batch: batch}
+	for _, k := range sortedKeys(groups) {
+		if err := w.write(k, groups[k].lines); err != nil {
+			return false, fmt.Errorf("seal: %w", err)
+		}
+		delete(groups, k)
+	}
+	if err := batch.DeleteRange([]byte{prefixInbox}, append(last, 0), nil); err != nil {
+		return false, fmt.Errorf("seal: %w", err)
+	}
+	if err := batch.Commit(pebble.NoSync); err != nil {
+		return false, fmt.Errorf("seal: %w", e.wrap("blocks", err))
+	}
+	w.done()
+	e.applyMu.Lock()
+	if e.inboxBytes.Add(-text) <= 0 {
+		e.inboxSince.Store(0)
+	} else {
+		e.inboxSince.Store(e.store.opt.Now().UnixNano())
+	}
+	e.applyMu.Unlock()
+	return true, nil
+}
+
+// sortIn adds the lines of a batch to the groups of their streams and days.
+func sortIn(groups map[dayStream]*group, b *wire.LogBatch, index uint64, ord uint32, floor int64) {
+	for i := range b.Streams {
+		st := &b.Streams[i]
+		id := streamIDOf(st.Kind, st.Labels)
+		var g *group
+		have := dayStream{id: id}
+		for j := range st.Lines {
+			l := &st.Lines[j]
+			if d := Day(l.T); d < floor {
+				ord++
+				continue
+			} else if g == nil || d != have.day {
+				have.day = d
+				if g = groups[have]; g == nil {
+					g = &group{}
+					groups[have] = g
+				}
+			}
+			g.lines = append(g.lines, block.Line{T: l.T, Index: index, Ord: ord, Severity: l.Severity, Fields: l.Fields, Text: l.Text})
+			ord++
+		}
+	}
+}
+
+func sortedKeys(groups map[dayStream]*group) []dayStream {
+	keys := make([]dayStream, 0, len(groups))
+	for k := range groups {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b dayStream) int {
+		if a.day != b.day {
+			return int(a.day - b.day)
+		}
+		return slices.Compare(a.id[:], b.id[:])
+	})
+	return keys
+}
+
+// blockWriter puts blocks into a batch; done takes note of them once the batch is committed.
+type blockWriter struct {
+	e     *engine
+	batch *pebble.Batch
+	voc   block.Vocabulary
+	made  []madeBlock
+}
+
+type madeBlock struct {
+	k     dayStream
+	id    uint64
+	lines int
+	text  int
+}
+
+// write sorts lines and writes them as blocks.
+func (w *blockWriter) write(k dayStream, lines []block.Line) error {
+	slices.SortStableFunc(lines, func(a, b block.Line) int {
+		switch {
+		case a.T != b.T:
+			if a.T < b.T {
+				return -1
+			}
+			return 1
+		case a.Index != b.Index:
+			if a.Index < b.Index {
+				return -1
+			}
+			return 1
+		}
+		return int(a.Ord) - int(b.Ord)
+	})
+	for len(lines) > 0 {
+		parts := (len(lines) + block.MaxLines - 1) / block.MaxLines
+		n, text := (len(lines)+parts-1)/parts, 0
+		for i := range n {
+			if text += len(lines[i].Text); text > block.MaxText && i > 0 {
+				n = i
+				break
+			}
+		}
+		if err := w.one(k, lines[:n]); err != nil {
+			return err
+		}
+		lines = lines[n:]
+	}
+	return nil
+}
+
+func (w *blockWriter) one(k dayStream, lines []block.Line) error {
+	id := w.e.nextBlock.Add(1)
+	w.voc.Reset()
+	for i := range lines {
+		w.voc.Add(lines[i].Text)
+	}
+	columns, text := w.e.store.codec.Encode(lines)
+	h := block.HeaderOf(lines)
+	mark := appendMark(nil, k.id, h.Lines, h.TextBytes)
+	mark = w.e.store.codec.Compress(mark, w.voc.Terms())
+	for _, kv := range [...]struct{ key, value []byte }{
+		{headerKey(k.day, k.id, id), h.Append(nil)},
+		{blockKey(prefixColumns, k.day, id), columns},
+		{blockKey(prefixText, k.day, id), text},
+		{blockKey(prefixFilter, k.day, id), w.voc.Filter()},
+		{blockKey(prefixMark, k.day, id), mark},
+	} {
+		if err := w.batch.Set(kv.key, kv.value, nil); err != nil {
+			return err
+		}
+	}
+	w.made = append(w.made, madeBlock{k, id, h.Lines, h.TextBytes})
+	return nil
+}
+
+func (w *blockWriter) done() {
+	for _, m := range w.made {
+		w.e.ripe.add(m)
+	}
+}
+
+func appendMark(dst []byte, id streamID, lines, text int) []byte {
+	dst = append(append(dst, formatVersion), id[:]...)
+	dst = binary.AppendUvarint(dst, uint64(lines))
+	return binary.AppendUvarint(dst, uint64(text))
+}
+
+// parseMark returns what a mark says; terms is the frame.
+func parseMark(key, v []byte) (m madeBlock, terms []byte, err error) {
+	bad := fmt.Errorf("%w: mark of an unknown version", block.ErrDamaged)
+	if len(key) != 13 || len(v) < 19 || v[0] != formatVersion {
+		return m, nil, bad
+	}
+	m.k, m.id = dayStream{dayOf(key), streamID(v[1:17])}, blockID(key)
+	v = v[17:]
+	lines, n := binary.Uvarint(v)
+	if n <= 0 {
+		return m, nil, bad
+	}
+	text, k := binary.Uvarint(v[n:])
+	if k <= 0 {
+		return m, nil, bad
+	}
+	m.lines, m.text = int(lines), int(text)
+	return m, v[n+k:], nil
+}
+
+// ripeness knows the blocks with a mark: which are small, and which wait for the word index. Only background
+// work touches it, under the engine's maint.
+type ripeness struct {
+	small map[dayStream]*pile
+	ready map[int64][]madeBlock // by day
+}
+
+// pile are the small blocks of one stream and day.
+type pile struct {
+	blocks []madeBlock
+	lines  int
+}
+
+func (r *ripeness) add(m madeBlock) {
+	if r.small == nil {
+		r.small, r.ready = map[dayStream]*pile{}, map[int64][]madeBlock{}
+	}
+	if m.lines >= smallLines || m.text >= smallText {
+		r.ready[m.k.day] = append(r.ready[m.k.day], m)
+		return
+	}
+	p := r.small[m.k]
+	if p == nil {
+		p = &pile{}
+		r.small[m.k] = p
+	}
+	p.blocks = append(p.blocks, m)
+	p.lines += m.lines
+}
+
+// due reports whether the pile should be merged. A day is over when nothing much is expected for it any more.
+func (p *pile) due(over bool) bool {
+	return len(p.blocks) >= mergeBlocks || p.lines >= mergeLines || over && len(p.blocks) > 1
+}
+
+// merge merges one pile of small blocks and reports whether there was any that is due.
+func (e *engine) merge() (bool, error) {
+	over := Day(e.store.opt.Now().UnixNano() - int64(3600e9))
+	for k, p := range e.ripe.small {
+		switch {
+		case k.day < over && len(p.blocks) == 1: // will not grow
+			e.ripe.ready[k.day] = append(e.ripe.ready[k.day], p.blocks[0])
+			delete(e.ripe.small, k)
+		case p.due(k.day < over):
+			return true, e.mergePile(k, p)
+		}
+	}
+	return false, nil
+}
+
+func (e *engine) mergePile(k dayStream, p *pile) error {
+	delete(e.ripe.small, k)
+	batch := e.db.NewBatch()
+	defer func() { _ = batch.Close() }()
+	var lines []block.Line
+	n, text := 0, 0
+	for _, m := range p.blocks {
+		if n > 0 && (len(lines)+m.lines > block.MaxLines || text+m.text > block.MaxText) {
+			break
+		}
+		got, err := e.readBlock(m)
+		if err != nil {
+			e.keepOthers(p, n)
+			return fmt.Errorf("merge: %w", e.wrap(fmt.Sprintf("block %d/%016x", m.k.day, m.id), err))
+		}
+		lines = append(lines, got...)
+		text += m.text
+		n++
+		for _, key := range m.keys() {
+			if err := batch.Delete(key, nil); err != nil {
+				return fmt.Errorf("merge: %w", err)
+			}
+		}
+	}
+	w := blockWriter{e: e, batch: batch}
+	err := w.write(k, lines)
+	if err == nil {
+		err = batch.Commit(pebble.NoSync)
+	}
+	if err != nil {
+		e.ripe.small[k] = p
+		return fmt.Errorf("merge: %w", e.wrap("blocks", err))
+	}
+	for _, m := range p.blocks[n:] {
+		e.ripe.add(m)
+	}
+	w.done()
+	return nil
+}
+
+// keepOthers puts back the blocks of a pile except the damaged one, which keeps its mark and is left alone.
+func (e *engine) keepOthers(p *pile, damaged int) {
+	for i, m := range p.blocks {
+		if i != damaged {
+			e.ripe.add(m)
+		}
+	}
+}
+
+func (m *madeBlock) keys() [][]byte {
+	d := m.k.day
+	return [][]byte{headerKey(d, m.k.id, m.id), blockKey(prefixColumns, d, m.id), blockKey(prefixText, d, m.id),
+		blockKey(prefixFilter, d, m.id), blockKey(prefixMark, d, m.id)}
+}
+
+// readBlock returns all lines of a block in memory of their own.
+func (e *engine) readBlock(m madeBlock) ([]block.Line, error) {
+	var cols block.Columns
+	var text block.Text
+	err := e.get(blockKey(prefixColumns, m.k.day, m.id), func(v []byte) error {
+		return e.store.codec.DecodeColumns(&cols, v, m.lines, block.What{Positions: true, Fields: true})
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = e.get(blockKey(prefixText, m.k.day, m.id), func(v []byte) error {
+		return e.store.codec.DecodeText(&text, v, m.lines)
+	})
+	if err != nil {
+		return nil, err
+	}
+	lines := make([]block.Line, m.lines)
+	for i := range lines {
+		lines[i] = block.Line{T: cols.Times[i], Index: cols.Indexes[i], Ord: cols.Ords[i], Severity: wire.Severity(cols.Severities[i]), Text: text.At(i)}
+		if cols.Fields != nil {
+			lines[i].Fields = cols.Fields[i]
+		}
+	}
+	return lines, nil
+}
+
+// get calls fn with the value of a key that must be there.
+func (e *engine) get(key []byte, fn func(v []byte) error) error {
+	v, closer, err := e.db.Get(key)
+	if err != nil {
+		return fmt.Errorf("key %x: %w", key, err)
+	}
+	err = fn(v)
+	if cerr := closer.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}

@@ -1,0 +1,275 @@
+package logstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/triward/triward/logstore/block"
+)
+
+// Options say how a Store works. The zero value of a field takes its default.
+type Options struct {
+	Log *slog.Logger
+	// CacheBytes bounds the cache of Pebble (64 MiB). MemTableBytes is the size of one of at most four memtables
+	// (16 MiB).
+	CacheBytes, MemTableBytes int64
+	// SealBytes of text in the inbox are sealed at once (32 MiB), or what there is after SealAge (60 s).
+	SealBytes int64
+	SealAge   time.Duration
+	// OpenIndexes bounds the word indexes held open (8), each a day.
+	OpenIndexes int
+	// NoIndex leaves the word index out; searches are the same, only slower.
+	NoIndex bool
+	// OnDamage is told, at most once for each place, of damage found by a reader or by background work. It must
+	// not block.
+	OnDamage func(*DamageError)
+	// FS is the file system of Pebble (the real one); the word index always lives on the real one.
+	FS vfs.FS
+	// Now is the clock of background work (time.Now). No answer depends on it.
+	Now func() time.Time
+	// Manual leaves background work to Store.Work.
+	Manual bool
+}
+
+func (o *Options) defaults() {
+	def := func(v *int64, d int64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&o.CacheBytes, 64<<20)
+	def(&o.MemTableBytes, 16<<20)
+	def(&o.SealBytes, 32<<20)
+	if o.SealAge == 0 {
+		o.SealAge = time.Minute
+	}
+	if o.OpenIndexes == 0 {
+		o.OpenIndexes = 8
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+}
+
+// ErrClosed says that no directory is open.
+var ErrClosed = errors.New("log store is closed")
+
+// ErrDamaged is wrapped by every DamageError.
+var ErrDamaged = errors.New("log store is damaged")
+
+// DamageError names what is damaged. What holds the place is never served; the store must be installed again
+// from a peer.
+type DamageError struct {
+	Dir   string
+	Place string // a file or a key
+	Err   error
+}
+
+func (e *DamageError) Error() string {
+	return fmt.Sprintf("log store %s: %s is damaged: %v", e.Dir, e.Place, e.Err)
+}
+
+// Unwrap makes errors.Is find ErrDamaged and the cause.
+func (e *DamageError) Unwrap() []error { return []error{ErrDamaged, e.Err} }
+
+// Store is the log store of one node: a LogSink of raftstate and the source of all log queries. All methods are
+// safe for concurrent use; ApplyLogs, Open, Cut and Close are called by one goroutine at a time.
+type Store struct {
+	opt   Options
+	codec *block.Codec
+	floor atomic.Int64 // query floor, nanoseconds
+
+	mu     sync.Mutex // guards engine
+	engine *engine
+	retire sync.WaitGroup // engines being closed
+	closed bool
+
+	tails feed
+}
+
+// New makes a Store without a directory; Open gives it one.
+func New(opt Options) (*Store, error) {
+	opt.defaults()
+	codec, err := block.NewCodec()
+	if err != nil {
+		return nil, fmt.Errorf("make log store: %w", err)
+	}
+	s := &Store{opt: opt, codec: codec}
+	s.floor.Store(minTime)
+	return s, nil
+}
+
+// Open opens the store kept in dir, made when absent, in place of the one that is open now. New readers get the
+// new one; the old one is closed once its readers are gone, or cancelled 5 s later.
+func (s *Store) Open(dir string) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	same := s.engine != nil && s.engine.dir == dir
+	s.mu.Unlock()
+	if same {
+		return fmt.Errorf("open log store %s: it is open already", dir)
+	}
+	e, err := openEngine(s, dir)
+	if err != nil {
+		return fmt.Errorf("open log store %s: %w", dir, err)
+	}
+	s.mu.Lock()
+	old := s.engine
+	s.engine = e
+	s.mu.Unlock()
+	if old != nil {
+		s.retire.Go(func() {
+			if err := old.close(5*time.Second, false); err != nil {
+				s.opt.Log.Warn("closing the replaced log store", "dir", old.dir, "err", err)
+			}
+		})
+	}
+	return nil
+}
+
+// acquire returns the open engine, kept open until release is called.
+func (s *Store) acquire() (e *engine, release func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engine == nil {
+		return nil, nil, ErrClosed
+	}
+	return s.engine, s.engine.gate.enter(), nil
+}
+
+// Applied returns the greatest index that ApplyLogs stored, 0 when none or closed.
+func (s *Store) Applied() uint64 {
+	e, release, err := s.acquire()
+	if err != nil {
+		return 0
+	}
+	defer release()
+	return e.applied.Load()
+}
+
+// Flush hands all that was applied before the call to the file system, so that a syncfs makes it durable. It
+// fails when the disk is full (errors.Is syscall.ENOSPC) or ctx ends; what was applied stays in memory then.
+func (s *Store) Flush(ctx context.Context) error {
+	e, release, err := s.acquire()
+	if err != nil {
+		return err
+	}
+	defer release()
+	return e.flush(ctx)
+}
+
+// Pause stops sealing, merging, indexing and dropping, and returns when they stand still. Resume is idempotent.
+func (s *Store) Pause(ctx context.Context) (resume func(), err error) {
+	e, release, err := s.acquire()
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case e.maint <- struct{}{}:
+	case <-ctx.Done():
+		release()
+		return nil, fmt.Errorf("pause log store: %w", ctx.Err())
+	}
+	return sync.OnceFunc(func() {
+		<-e.maint
+		release()
+	}), nil
+}
+
+// Cut makes in dst, absent before, a copy of the store as of now from hard links. The word index is left out:
+// the copy's owner builds it again from the blocks.
+func (s *Store) Cut(dst string) error {
+	e, release, err := s.acquire()
+	if err != nil {
+		return err
+	}
+	defer release()
+	return e.cut(dst)
+}
+
+// Close closes the store after flushing it and waits for all its goroutines. It is idempotent.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	old := s.engine
+	s.engine = nil
+	first := !s.closed
+	s.closed = true
+	s.mu.Unlock()
+	s.tails.close()
+	var err error
+	if old != nil {
+		if err = old.close(5*time.Second, true); err != nil {
+			err = fmt.Errorf("close log store %s: %w", old.dir, err)
+		}
+	}
+	s.retire.Wait()
+	if first {
+		s.codec.Close()
+	}
+	return err
+}
+
+// SetFloor raises the query floor at once: lines before it (nanoseconds) are in no answer any more. Whole days
+// below it are dropped behind.
+func (s *Store) SetFloor(ns int64) {
+	for {
+		old := s.floor.Load()
+		if ns <= old || s.floor.CompareAndSwap(old, ns) {
+			break
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engine != nil {
+		s.engine.poke()
+	}
+}
+
+// gate counts users of something that will be closed.
+type gate struct {
+	mu   sync.Mutex
+	n    int
+	idle chan struct{} // made by drained, closed at n == 0
+}
+
+func (g *gate) enter() (leave func()) {
+	g.mu.Lock()
+	g.n++
+	g.mu.Unlock()
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.n--; g.n == 0 && g.idle != nil {
+			close(g.idle)
+			g.idle = nil
+		}
+	})
+}
+
+// drained returns a channel that is closed when there are no users; nobody may enter any more.
+func (g *gate) drained() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	done := make(chan struct{})
+	if g.n == 0 {
+		close(done)
+	} else {
+		g.idle = done
+	}
+	return done
+}

@@ -1,0 +1,335 @@
+package logstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/index"
+)
+
+// run does the background work until the engine ends.
+func (e *engine) run() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var rest <-chan time.Time // after a failure
+	for {
+		select {
+		case <-e.ctx.Done():
+			return
+		case <-rest:
+			rest = nil
+		case <-tick.C:
+		case <-e.wake:
+		}
+		if rest != nil {
+			continue
+		}
+		if err := e.pass(e.ctx, false); err != nil && e.ctx.Err() == nil {
+			e.store.opt.Log.Error("log store: background work", "dir", e.dir, "err", err)
+			rest = time.After(10 * time.Second)
+		}
+	}
+}
+
+// Work does all background work that is due at once, and seals the inbox whatever its size when force is set.
+// It is for Options.Manual, tests and tools.
+func (s *Store) Work(ctx context.Context, force bool) error {
+	e, release, err := s.acquire()
+	if err != nil {
+		return err
+	}
+	defer release()
+	return e.pass(ctx, force)
+}
+
+// pass takes the steps in turn; Pause can come in between any two. A step that fails does not keep the others
+// from being tried.
+func (e *engine) pass(ctx context.Context, force bool) error {
+	var errs []error
+	for _, step := range []func() (again bool, err error){
+		e.heal, e.dropDays,
+		func() (bool, error) {
+			if !force && !e.sealDue() {
+				return false, nil
+			}
+			return e.seal()
+		},
+		e.merge, e.indexBatch,
+	} {
+		for again := true; again; {
+			select {
+			case e.maint <- struct{}{}:
+			case <-ctx.Done():
+				return errors.Join(append(errs, ctx.Err())...)
+			}
+			var err error
+			again, err = step()
+			<-e.maint
+			if err != nil {
+				errs = append(errs, err)
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (e *engine) sealDue() bool {
+	if e.inboxBytes.Load() >= e.store.opt.SealBytes {
+		return true
+	}
+	since := e.inboxSince.Load()
+	return since != 0 && e.store.opt.Now().UnixNano()-since >= int64(e.store.opt.SealAge)
+}
+
+// loadMarks finds what waits to be merged and indexed, and the indexes that are gone.
+func (e *engine) loadMarks() error {
+	err := e.rows(e.db, []byte{prefixMark}, func(key, value []byte) error {
+		m, _, err := parseMark(key, value)
+		if err != nil {
+			return err
+		}
+		e.ripe.add(m)
+		return nil
+	})
+	if err != nil || e.index == nil {
+		return err
+	}
+	names := map[int64]index.Name{}
+	err = e.rows(e.db, []byte{prefixIndex}, func(key, value []byte) error {
+		if len(key) != 5 || len(value) != len(index.Name{}) {
+			return fmt.Errorf("%w: name of an index", block.ErrDamaged)
+		}
+		d, name := dayOf(key), index.Name(value)
+		if names[d] = name; !e.index.Has(d, name) {
+			e.distrust(d, name, errors.New("it is not there"))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return e.index.Sweep(func(d int64, name index.Name) bool { return names[d] == name })
+}
+
+// distrust has the index of a day made again.
+func (e *engine) distrust(d int64, name index.Name, why error) {
+	e.failMu.Lock()
+	_, known := e.bad[d]
+	if !known {
+		e.bad[d] = name
+	}
+	e.failMu.Unlock()
+	if !known {
+		e.store.opt.Log.Warn("word index is built again", "dir", e.dir, "day", d, "why", why)
+		e.poke()
+	}
+}
+
+// heal marks all blocks of one day whose index is not trusted, and drops the index.
+func (e *engine) heal() (bool, error) {
+	e.failMu.Lock()
+	days := slices.Sorted(maps.Keys(e.bad))
+	var name index.Name
+	if len(days) > 0 {
+		name = e.bad[days[0]]
+	}
+	e.failMu.Unlock()
+	if len(days) == 0 || e.index == nil {
+		return false, nil
+	}
+	d := days[0]
+	if now, ok, err := e.indexName(e.db, d); err != nil {
+		return false, err
+	} else if ok && now == name {
+		if err := e.remark(d); err != nil {
+			return false, fmt.Errorf("mark day %d again: %w", d, err)
+		}
+	}
+	if err := e.index.Drop(d, name); err != nil {
+		return false, err
+	}
+	e.failMu.Lock()
+	delete(e.bad, d)
+	e.failMu.Unlock()
+	return len(days) > 1, nil
+}
+
+// remark gives every block of the day its mark back and forgets the index, in one batch.
+func (e *engine) remark(d int64) error {
+	marked, err := e.marks(e.db, d)
+	if err != nil {
+		return err
+	}
+	batch := e.db.NewBatch()
+	defer func() { _ = batch.Close() }()
+	var made []madeBlock
+	err = e.rows(e.db, dayPrefix(prefixHeader, d), func(key, value []byte) error {
+		_, sid, id := parseHeaderKey(key)
+		if _, ok := marked[id]; ok {
+			return nil
+		}
+		h, err := block.ParseHeader(value)
+		if err != nil {
+			return err
+		}
+		made = append(made, madeBlock{dayStream{d, sid}, id, h.Lines, h.TextBytes})
+		return batch.Set(blockKey(prefixMark, d, id), appendMark(nil, sid, h.Lines, h.TextBytes), nil)
+	})
+	if err != nil {
+		return err
+	}
+	if err := batch.Delete(dayPrefix(prefixIndex, d), nil); err != nil {
+		return err
+	}
+	if err := batch.Commit(pebble.NoSync); err != nil {
+		return e.wrap("marks", err)
+	}
+	for _, m := range made {
+		e.ripe.add(m)
+	}
+	return nil
+}
+
+// docsAtOnce bounds one batch of the word index.
+const docsAtOnce = 64
+
+// indexBatch gives some blocks of one day to the word index and then takes their marks away. The documents are
+// durable before the marks go; a crash in between only has them written twice.
+func (e *engine) indexBatch() (bool, error) {
+	if e.index == nil || len(e.ripe.ready) == 0 {
+		return false, nil
+	}
+	d := slices.Max(slices.Collect(maps.Keys(e.ripe.ready)))
+	blocks := e.ripe.ready[d]
+	n := min(docsAtOnce, len(blocks))
+	take := func() {
+		if e.ripe.ready[d] = blocks[n:]; len(blocks) == n {
+			delete(e.ripe.ready, d)
+		}
+	}
+	docs := make([]index.Doc, 0, n)
+	for i, m := range blocks[:n] {
+		terms, err := e.terms(m)
+		if err != nil { // it keeps its mark, and is scanned or found damaged by whoever asks
+			n = i + 1
+			take()
+			e.ripe.ready[d] = append(e.ripe.ready[d], blocks[:i]...)
+			return false, fmt.Errorf("index: %w", e.wrap(fmt.Sprintf("block %d/%016x", d, m.id), err))
+		}
+		docs = append(docs, index.Doc{ID: m.id, Terms: terms})
+	}
+	name, ok, err := e.indexName(e.db, d)
+	if err == nil && !ok {
+		name, err = e.index.Create(d)
+	}
+	if err != nil {
+		return false, fmt.Errorf("index: %w", err)
+	}
+	if err := e.index.Add(d, name, docs); err != nil {
+		if errors.Is(err, index.ErrUnusable) {
+			e.distrust(d, name, err)
+		}
+		return false, fmt.Errorf("index: %w", err)
+	}
+	batch := e.db.NewBatch()
+	defer func() { _ = batch.Close() }()
+	err = batch.Set(dayPrefix(prefixIndex, d), name[:], nil)
+	for _, m := range blocks[:n] {
+		err = errors.Join(err, batch.Delete(blockKey(prefixMark, d, m.id), nil))
+	}
+	if err == nil {
+		err = batch.Commit(pebble.NoSync)
+	}
+	if err != nil {
+		return false, fmt.Errorf("index: %w", e.wrap("marks", err))
+	}
+	take()
+	return true, nil
+}
+
+// terms returns the terms of a block, from its mark or from its text.
+func (e *engine) terms(m madeBlock) (out []byte, err error) {
+	err = e.get(blockKey(prefixMark, m.k.day, m.id), func(v []byte) error {
+		_, frame, err := parseMark(blockKey(prefixMark, m.k.day, m.id), v)
+		if err == nil && len(frame) > 0 {
+			out, err = e.store.codec.Decompress([]byte{}, frame)
+		}
+		return err
+	})
+	if err != nil || out != nil {
+		return out, err
+	}
+	lines, err := e.readBlock(m)
+	if err != nil {
+		return nil, err
+	}
+	var voc block.Vocabulary
+	for i := range lines {
+		voc.Add(lines[i].Text)
+	}
+	return voc.Terms(), nil
+}
+
+// dropDays removes one day that lies below the query floor as a whole.
+func (e *engine) dropDays() (bool, error) {
+	floor := Day(e.store.floor.Load())
+	first := int64(0)
+	found := false
+	for _, p := range []byte{prefixHeader, prefixStream, prefixIndex} {
+		days, err := e.days(e.db, p, false)
+		if err != nil {
+			return false, err
+		}
+		if len(days) > 0 && days[0] < floor && (!found || days[0] < first) {
+			first, found = days[0], true
+		}
+	}
+	if !found {
+		return false, nil
+	}
+	if err := e.dropDay(first); err != nil {
+		return false, fmt.Errorf("drop day %d: %w", first, err)
+	}
+	return true, nil
+}
+
+func (e *engine) dropDay(d int64) error {
+	name, ok, err := e.indexName(e.db, d)
+	if err != nil {
+		return err
+	}
+	e.applyMu.Lock()
+	for k := range e.known {
+		if k.day == d {
+			delete(e.known, k)
+		}
+	}
+	e.applyMu.Unlock()
+	// Excise works on tables only. Apply adds nothing to a day below the floor but dictionary rows, which are
+	// dropped the next time.
+	if err := e.db.Flush(); err != nil {
+		return e.wrap("flush", err)
+	}
+	for _, p := range []byte{prefixHeader, prefixColumns, prefixText, prefixFilter, prefixMark, prefixStream, prefixIndex} {
+		if err := e.db.Excise(e.ctx, pebble.KeyRange{Start: dayPrefix(p, d), End: dayPrefix(p, d+1)}); err != nil {
+			return e.wrap("excise", err)
+		}
+	}
+	delete(e.ripe.ready, d)
+	for k := range e.ripe.small {
+		if k.day == d {
+			delete(e.ripe.small, k)
+		}
+	}
+	if ok && e.index != nil {
+		return e.index.Drop(d, name)
+	}
+	return nil
+}

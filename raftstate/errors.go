@@ -1,0 +1,71 @@
+package raftstate
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/triward/triward/raftstate/logfile"
+)
+
+// Errors of proposals and reads. They come wrapped.
+var (
+	// ErrBusy: the bytes of proposals in flight have reached their bound; try again shortly (HTTP 429).
+	ErrBusy = errors.New("too many proposals in flight")
+	// ErrNoLeader: no leader could be reached within a second; nothing was applied (HTTP 503).
+	ErrNoLeader = errors.New("the cluster has no leader at the moment")
+	// ErrUnknown: whether the proposal was or will be applied is not known; repeat it with the same identity.
+	ErrUnknown = errors.New("outcome of the proposal is unknown")
+	// ErrTooLarge: the commands do not fit into one entry of the log.
+	ErrTooLarge = errors.New("proposal is too large for one entry")
+	// ErrDiskFull: the leader's disk is full; nothing was applied (HTTP 507). It resumes by itself.
+	ErrDiskFull = errors.New("disk of the leader is full")
+	// ErrStopped: the node is closed or has met a fatal error.
+	ErrStopped = errors.New("node is stopped")
+	// ErrQuorum: the change of membership would leave the cluster without a majority that can be reached.
+	ErrQuorum = errors.New("change would endanger the majority")
+
+	// errNotLeader: this node certainly did not take the proposal, as it is not the leader.
+	errNotLeader = errors.New("not the leader")
+	// errSuperseded: a mark was overtaken by an image or an install; the next one covers it.
+	errSuperseded = errors.New("mark was superseded")
+)
+
+// Exit codes that a FatalError asks for.
+const (
+	ExitStorage = 12 // a disk failed or hangs: starting again is worth a try
+	ExitDamaged = 13 // state or log cannot be used, or needs a newer version: a person must look
+)
+
+// FatalError stops a node: going on could lose or corrupt data. Open returns it, Config.OnFatal is given it.
+type FatalError struct {
+	Part string // what failed: a store, the log, an entry
+	Code int    // exit code
+	Hint string // what to do
+	Err  error
+}
+
+// Error implements error.
+func (e *FatalError) Error() string {
+	if e.Hint == "" {
+		return fmt.Sprintf("%s: %v", e.Part, e.Err)
+	}
+	return fmt.Sprintf("%s: %v (%s)", e.Part, e.Err, e.Hint)
+}
+
+// Unwrap returns the cause.
+func (e *FatalError) Unwrap() error { return e.Err }
+
+// ExitCode returns the exit code that the process should end with.
+func (e *FatalError) ExitCode() int { return e.Code }
+
+const (
+	hintReinstall = "replace this node's data: empty its data directory and join it again"
+	hintDisk      = "check the disk, then start the node again"
+	hintUpgrade   = "upgrade this node to the version that the rest of the cluster runs"
+)
+
+// diskFull reports whether err says that there is no room, which passes, as opposed to a broken disk.
+func diskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, logfile.ErrFull)
+}

@@ -1,0 +1,273 @@
+package forward
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	handshakeTimeout = 10 * time.Second
+	maxHandshakes    = 128
+)
+
+// Listener accepts the connections of other nodes on one port.
+type Listener struct {
+	id     *Identity
+	log    *slog.Logger
+	tcp    net.Listener
+	tls    *tls.Config
+	stream *Stream
+	http   *queue
+	server *http.Server
+	slots  chan struct{}
+
+	mu      sync.Mutex
+	pending map[net.Conn]struct{} // in their handshake
+	closed  bool
+	wg      sync.WaitGroup
+}
+
+// Listen opens the peer port. Connections wait until Stream is accepted from and Serve was called.
+func Listen(addr string, id *Identity, log *slog.Logger) (*Listener, error) {
+	if err := id.check(); err != nil {
+		return nil, err
+	}
+	tcp, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for peers: %w", err)
+	}
+	l := &Listener{
+		id: id, log: log, tcp: tcp, tls: id.server(),
+		http:    newQueue(tcp.Addr()),
+		slots:   make(chan struct{}, maxHandshakes),
+		pending: make(map[net.Conn]struct{}),
+	}
+	l.stream = &Stream{queue: newQueue(tcp.Addr()), id: id}
+	l.wg.Add(1)
+	go l.accept()
+	return l, nil
+}
+
+// Addr returns the address of the listener.
+func (l *Listener) Addr() net.Addr { return l.tcp.Addr() }
+
+// Stream returns the raft side of the listener.
+func (l *Listener) Stream() *Stream { return l.stream }
+
+// Serve answers the calls of other nodes with h and everything else under other paths with pages (nil: 404).
+func (l *Listener) Serve(h Handler, pages http.Handler) {
+	mux := http.NewServeMux()
+	mux.Handle("POST "+callPath+"{method}", callServer{h})
+	if pages != nil {
+		mux.Handle("/", pages)
+	}
+	l.server = &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       5 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 512, SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+	}
+	l.wg.Add(1)
+	go func() {
+		defer l.wg.Done()
+		if err := l.server.Serve(l.http); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			l.log.Error("peer server ended", "err", err)
+		}
+	}()
+}
+
+func (l *Listener) accept() {
+	defer l.wg.Done()
+	for {
+		conn, err := l.tcp.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of file descriptors, or the connection is gone already
+			l.log.Warn("accept peer connection", "err", err)
+			timer := time.NewTimer(50 * time.Millisecond)
+			<-timer.C
+			continue
+		}
+		if !l.begin(conn) {
+			_ = conn.Close()
+			continue
+		}
+		go l.handshake(conn)
+	}
+}
+
+// begin takes a slot for the handshake; a connection beyond the bound is closed at once.
+func (l *Listener) begin(conn net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	select {
+	case l.slots <- struct{}{}:
+	default:
+		return false
+	}
+	l.pending[conn] = struct{}{}
+	l.wg.Add(1)
+	return true
+}
+
+func (l *Listener) handshake(raw net.Conn) {
+	defer l.wg.Done()
+	tuneConn(raw)
+	conn := tls.Server(raw, l.tls)
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	err := conn.HandshakeContext(ctx)
+	cancel()
+	l.mu.Lock()
+	delete(l.pending, raw)
+	l.mu.Unlock()
+	<-l.slots
+	if err != nil {
+		l.log.Warn("peer connection refused", "from", raw.RemoteAddr().String(), "err", err)
+		_ = raw.Close()
+		return
+	}
+	target := l.http
+	if conn.ConnectionState().NegotiatedProtocol == protoRaft {
+		target = l.stream.queue
+	}
+	if !target.put(conn) {
+		_ = conn.Close()
+	}
+}
+
+// Close stops listening, ends the calls being served and the connections that nobody accepted. It waits for its
+// goroutines. Connections that raft accepted are raft's to close.
+func (l *Listener) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		l.wg.Wait()
+		return nil
+	}
+	l.closed = true
+	for c := range l.pending {
+		_ = c.Close()
+	}
+	l.mu.Unlock()
+	err := l.tcp.Close()
+	_ = l.stream.Close()
+	_ = l.http.Close()
+	if l.server != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		if l.server.Shutdown(ctx) != nil {
+			_ = l.server.Close()
+		}
+		cancel()
+	}
+	l.wg.Wait()
+	return err
+}
+
+// queue is a net.Listener that is handed its connections.
+type queue struct {
+	addr  net.Addr
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newQueue(addr net.Addr) *queue {
+	return &queue{addr: addr, conns: make(chan net.Conn, maxHandshakes), done: make(chan struct{})}
+}
+
+func (q *queue) put(c net.Conn) bool {
+	select {
+	case <-q.done:
+		return false
+	default:
+	}
+	select {
+	case q.conns <- c:
+		return true
+	default:
+		return false
+	}
+}
+
+// Accept implements net.Listener.
+func (q *queue) Accept() (net.Conn, error) {
+	select {
+	case <-q.done:
+		return nil, net.ErrClosed
+	case c := <-q.conns:
+		return c, nil
+	}
+}
+
+// Close implements net.Listener.
+func (q *queue) Close() error {
+	q.once.Do(func() {
+		close(q.done)
+		for {
+			select {
+			case c := <-q.conns:
+				_ = c.Close()
+			default:
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// Addr implements net.Listener.
+func (q *queue) Addr() net.Addr { return q.addr }
+
+// Stream is the raft.StreamLayer of the listener.
+type Stream struct {
+	*queue
+	id *Identity
+}
+
+// PeerAddress joins a node's id and its host:port into the form that Dial wants.
+func PeerAddress(id, addr string) raft.ServerAddress { return raft.ServerAddress(id + "@" + addr) }
+
+// Dial implements raft.StreamLayer. The address must be one of PeerAddress: whom to expect is part of it.
+func (s *Stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	for i := 0; i < len(address); i++ {
+		if address[i] == '@' {
+			return dial(ctx, s.id, string(address[:i]), string(address[i+1:]), protoRaft)
+		}
+	}
+	return nil, fmt.Errorf("dial peer %s: no node id is known for this address", address)
+}
+
+func dial(ctx context.Context, id *Identity, peer, addr, proto string) (net.Conn, error) {
+	d := net.Dialer{Control: dialControl, KeepAlive: 15 * time.Second}
+	raw, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("dial node %s: %w", peer, err)
+	}
+	conn := tls.Client(raw, id.client(peer, proto))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, fmt.Errorf("dial node %s at %s: %w", peer, addr, err)
+	}
+	if got := conn.ConnectionState().NegotiatedProtocol; got != proto {
+		_ = conn.Close()
+		return nil, fmt.Errorf("dial node %s at %s: it speaks %q, not %q", peer, addr, got, proto)
+	}
+	return conn, nil
+}

@@ -1,0 +1,118 @@
+package forward
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Protocols by ALPN.
+const (
+	protoRaft = "triward-raft/1"
+	protoHTTP = "h2"
+)
+
+// Identity is who a node is to others and whom it trusts. The functions are asked for each connection, so
+// renewed certificates and a second CA count at once; they may be called many times at once.
+type Identity struct {
+	// ID is the name of the node: the certificate carries it as a DNS name.
+	ID string
+	// Certificate returns the node's certificate, good for both ends of a connection, and its key.
+	Certificate func() (*tls.Certificate, error)
+	// Roots returns the CAs of nodes.
+	Roots func() *x509.CertPool
+	// Verify, when set, may refuse the node called id although its certificate is good (a denylist).
+	Verify func(id string, cert *x509.Certificate) error
+}
+
+func (i *Identity) check() error {
+	if i.ID == "" || i.Certificate == nil || i.Roots == nil {
+		return errors.New("peer identity needs a node id, a certificate and the node CA")
+	}
+	return nil
+}
+
+// server returns the configuration of the accepting end.
+func (i *Identity) server() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{protoRaft, protoHTTP},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return &tls.Config{
+				MinVersion:       tls.VersionTLS13,
+				NextProtos:       []string{protoRaft, protoHTTP},
+				GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.Certificate() },
+				ClientAuth:       tls.RequireAndVerifyClientCert,
+				ClientCAs:        i.Roots(),
+				VerifyConnection: func(s tls.ConnectionState) error { return i.verify(s, "") },
+			}, nil
+		},
+	}
+}
+
+// client returns the configuration for dialling the node called peer.
+func (i *Identity) client(peer, proto string) *tls.Config {
+	return &tls.Config{
+		MinVersion:           tls.VersionTLS13,
+		NextProtos:           []string{proto},
+		ServerName:           peer,
+		RootCAs:              i.Roots(),
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return i.Certificate() },
+		VerifyConnection:     func(s tls.ConnectionState) error { return i.verify(s, peer) },
+	}
+}
+
+func (i *Identity) verify(s tls.ConnectionState, want string) error {
+	id := PeerID(&s)
+	if id == "" {
+		return errors.New("certificate of the peer carries no node id")
+	}
+	if want != "" && id != want {
+		return fmt.Errorf("peer is node %q, node %q was asked for", id, want)
+	}
+	if i.Verify != nil {
+		if err := i.Verify(id, s.PeerCertificates[0]); err != nil {
+			return fmt.Errorf("node %q is refused: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// PeerID returns the id of the node at the other end: the first DNS name of its certificate; "" without one.
+func PeerID(s *tls.ConnectionState) string {
+	if s == nil || len(s.PeerCertificates) == 0 || len(s.PeerCertificates[0].DNSNames) == 0 {
+		return ""
+	}
+	return s.PeerCertificates[0].DNSNames[0]
+}
+
+// userTimeout is how long sent bytes may stay unacknowledged before a connection is given up, so that a peer
+// which never answers does not hold an install for ever.
+const userTimeoutMillis = 60_000
+
+func tuneConn(c net.Conn) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) { // best effort: without it the system's own, longer, time-out holds
+		_ = setUserTimeout("", "", fd)
+	})
+}
+
+func setUserTimeout(_, _ string, fd uintptr) error {
+	return unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, userTimeoutMillis)
+}
+
+func dialControl(network, address string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) { _ = setUserTimeout(network, address, fd) })
+}

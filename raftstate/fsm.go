@@ -1,0 +1,335 @@
+package raftstate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/machine"
+	"github.com/triward/triward/raftstate/meta"
+)
+
+// fsm applies the log: first everything is decided in order, then the stores take what was accepted in parallel,
+// then observers and proposers are told.
+type fsm struct {
+	store   *meta.Store
+	machine *machine.Machine
+	sinks   Sinks
+	log     *slog.Logger
+	fatal   func(error)
+	closing <-chan struct{}
+	restore func(io.Reader) error // swaps in a staged generation
+
+	applied atomic.Uint64 // the last entry that state and stores hold
+	failed  atomic.Bool   // nothing is applied any more
+	held    atomic.Pointer[heldUp]
+	waiters waiters
+
+	// mu is held while entries are applied, while an image is cut and while a state is swapped.
+	mu          gate
+	term        uint64 // of the entry applied
+	config      raft.Configuration
+	configIndex uint64
+	freezes     uint64 // counts freezes and swaps: a mark is only good as long as its freeze is the last
+	group       machine.Group
+	shards      []wire.Samples
+}
+
+// gate is a lock that serves in turn and may be waited for no longer than a context lives.
+type gate chan struct{}
+
+func newGate() gate { return make(gate, 1) }
+
+func (g gate) Lock() { g <- struct{}{} }
+
+func (g gate) Unlock() { <-g }
+
+func (g gate) LockContext(ctx context.Context) error {
+	select {
+	case g <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// heldUp says since when and why Apply waits for room on a disk.
+type heldUp struct {
+	since time.Time
+	err   error
+}
+
+// outcome is what applying an entry gives to its proposer.
+type outcome struct {
+	index, term uint64
+	results     []command.Result
+}
+
+// Apply implements raft.FSM.
+func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch implements raft.BatchingFSM. A response is an outcome or an error.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	responses := make([]any, len(logs))
+	if err := f.applyLocked(logs, responses); err != nil {
+		if !errors.Is(err, ErrStopped) {
+			f.fatal(err)
+		}
+		f.failed.Store(true)
+		for i := range responses {
+			responses[i] = err
+		}
+	}
+	return responses
+}
+
+func (f *fsm) applyLocked(logs []*raft.Log, responses []any) error {
+	if f.failed.Load() {
+		return ErrStopped
+	}
+	g := &f.group
+	g.Reset()
+	last := logs[len(logs)-1]
+	commands := 0
+	for i, l := range logs {
+		switch l.Type {
+		case raft.LogConfiguration:
+			f.config, f.configIndex = raft.DecodeConfiguration(l.Data), l.Index
+		case raft.LogCommand:
+			results, err := f.decide(l)
+			if err != nil {
+				return err
+			}
+			responses[i] = outcome{index: l.Index, term: l.Term, results: results}
+			commands++
+		}
+	}
+	if err := f.feed(last.Index); err != nil {
+		return err
+	}
+	if commands > 0 {
+		f.machine.Finish(g)
+	}
+	f.term = last.Term
+	f.applied.Store(last.Index)
+	if commands > 0 {
+		f.observe(&Applied{Index: last.Index, LogTime: g.LogTime, Samples: &g.Samples, Logs: g.Logs, Meta: g.Meta})
+	}
+	f.waiters.wake(last.Index)
+	return nil
+}
+
+// decide runs phase 1 for one entry.
+func (f *fsm) decide(l *raft.Log) ([]command.Result, error) {
+	entry, err := command.Decode(l.Data)
+	var results []command.Result
+	if err == nil {
+		results, err = f.machine.Apply(l.Index, l.Term, entry, &f.group)
+	}
+	if err != nil {
+		hint := hintUpgrade
+		if errors.Is(err, command.ErrMalformed) {
+			hint = hintReinstall
+		}
+		return nil, &FatalError{Part: fmt.Sprintf("log entry %d", l.Index), Code: ExitDamaged, Hint: hint, Err: err}
+	}
+	for i := range results {
+		results[i].Index = l.Index
+	}
+	return results, nil
+}
+
+// parallelFrom is how many samples make it worth to share them out over the cores.
+const parallelFrom = 1024
+
+// feed runs phase 2: metric shards, log lines and digests in parallel, joined before it returns.
+func (f *fsm) feed(through uint64) error {
+	g := &f.group
+	n := 1
+	if len(g.Samples.IDs) >= parallelFrom || len(g.Logs) > 0 {
+		n = max(1, runtime.GOMAXPROCS(0))
+	}
+	tasks := make([]func() error, 0, 2*n+1)
+	tasks = append(tasks, func() error {
+		return f.write("logs", func() error { return f.sinks.Logs.ApplyLogs(through, g.Logs) })
+	})
+	for _, s := range f.split(n) {
+		if len(s.IDs) > 0 {
+			tasks = append(tasks, func() error {
+				return f.write("metrics", func() error { return f.sinks.Metrics.ApplySamples(&s) })
+			})
+		}
+	}
+	for i := range n {
+		tasks = append(tasks, func() error { g.HashShard(i, n); return nil })
+	}
+	return inParallel(tasks, n > 1)
+}
+
+func inParallel(tasks []func() error, parallel bool) error {
+	errs := make([]error, len(tasks))
+	if !parallel {
+		for i, t := range tasks {
+			errs[i] = t()
+		}
+		return errors.Join(errs...)
+	}
+	var wg sync.WaitGroup
+	for i, t := range tasks[1:] {
+		wg.Go(func() { errs[i+1] = t() })
+	}
+	errs[0] = tasks[0]()
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// split shares the samples of the group out over n shards by series.
+func (f *fsm) split(n int) []wire.Samples {
+	all := &f.group.Samples
+	if n == 1 || len(all.IDs) < parallelFrom {
+		return []wire.Samples{*all}
+	}
+	for len(f.shards) < n {
+		f.shards = append(f.shards, wire.Samples{})
+	}
+	for i := range f.shards {
+		s := &f.shards[i]
+		s.IDs, s.T, s.Values = s.IDs[:0], s.T[:0], s.Values[:0]
+	}
+	for i, id := range all.IDs {
+		s := &f.shards[id%uint64(n)]
+		s.IDs, s.T, s.Values = append(s.IDs, id), append(s.T, all.T[i]), append(s.Values, all.Values[i])
+	}
+	return f.shards[:n]
+}
+
+// write gives something to a store and waits for as long as its disk is full. Any other failure is fatal.
+func (f *fsm) write(part string, do func() error) error {
+	const first, most = 50 * time.Millisecond, 2 * time.Second
+	waited := false
+	for wait := first; ; wait = min(2*wait, most) {
+		err := do()
+		if err == nil {
+			if waited && f.held.Swap(nil) != nil { // a store that still waits says so again
+				f.log.Info("apply goes on", "store", part)
+			}
+			return nil
+		}
+		if !diskFull(err) {
+			return brokenDisk("store of "+part, err)
+		}
+		if f.held.CompareAndSwap(nil, &heldUp{since: time.Now(), err: fmt.Errorf("store of %s: %w", part, err)}) {
+			f.log.Error("apply is held up until the disk has room", "store", part, "err", err)
+		}
+		waited = true
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-f.closing:
+			timer.Stop()
+			return fmt.Errorf("store of %s has no room: %w", part, ErrStopped)
+		}
+	}
+}
+
+func (f *fsm) observe(a *Applied) {
+	for _, o := range f.sinks.Observers {
+		o.Observe(a)
+	}
+}
+
+// Snapshot implements raft.FSM: it freezes the deciding state, in the goroutine of Apply.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed.Load() {
+		return nil, ErrStopped
+	}
+	f.freezes++
+	return &freeze{frozen: f.store.Freeze(f.applied.Load(), f.term), number: f.freezes}, nil
+}
+
+// Restore implements raft.FSM: it swaps in the generation that an install has staged.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	if err := f.restore(r); err != nil {
+		return errors.Join(err, r.Close())
+	}
+	return r.Close()
+}
+
+// freeze is a frozen overlay on its way to a mark.
+type freeze struct {
+	frozen *meta.Frozen
+	number uint64
+}
+
+// Persist implements raft.FSMSnapshot.
+func (z *freeze) Persist(sink raft.SnapshotSink) error {
+	s, ok := sink.(*markSink)
+	if !ok {
+		return fmt.Errorf("mark into foreign sink %T", sink)
+	}
+	return s.mark(z)
+}
+
+// Release implements raft.FSMSnapshot. A frozen overlay that was not committed becomes part of the next one.
+func (z *freeze) Release() {}
+
+// waiters are those who wait for an index to be applied.
+type waiters struct {
+	mu   sync.Mutex
+	list map[chan struct{}]uint64
+}
+
+func (w *waiters) wake(applied uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ch, index := range w.list {
+		if index <= applied {
+			close(ch)
+			delete(w.list, ch)
+		}
+	}
+}
+
+// wait returns once applied (which wake follows) has reached index.
+func (w *waiters) wait(ctx context.Context, applied *atomic.Uint64, index uint64, closing <-chan struct{}) error {
+	if applied.Load() >= index {
+		return nil
+	}
+	ch := make(chan struct{})
+	w.mu.Lock()
+	if w.list == nil {
+		w.list = make(map[chan struct{}]uint64)
+	}
+	w.list[ch] = index
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		delete(w.list, ch)
+		w.mu.Unlock()
+	}()
+	if applied.Load() >= index { // it came between the look and the entry
+		return nil
+	}
+	select {
+	case <-ch:
+		return nil
+	case <-closing:
+		return ErrStopped
+	case <-ctx.Done():
+		return fmt.Errorf("entry %d is not applied here yet (%d is): %w", index, applied.Load(), ctx.Err())
+	}
+}

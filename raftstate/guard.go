@@ -1,0 +1,114 @@
+package raftstate
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/triward/triward/raftstate/logfile"
+)
+
+// guard is the log as raft sees it. Raft panics or carries on where a node must stop and say why, so the guard
+// turns failures into the node's fatal error.
+type guard struct {
+	*logfile.Store
+	n *Node
+}
+
+// heldBacklog is how many entries a node whose Apply is held up takes beyond what it has applied.
+const heldBacklog = 64
+
+// GetLog implements raft.LogStore. Damage in entries behind the mark heals itself: they are hidden, so that a
+// node that needs them installs an image. Damage above the mark stops the node.
+func (g *guard) GetLog(index uint64, l *raft.Log) error {
+	err := g.Store.GetLog(index, l)
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
+		return err
+	}
+	if errors.Is(err, logfile.ErrCorrupt) && index <= g.n.mark.Load().Index {
+		g.n.log.Error("log entry behind the mark is damaged and was dropped", "index", index, "err", err)
+		if first, firstErr := g.Store.FirstIndex(); firstErr == nil {
+			_ = g.Store.DeleteRange(first, index) // an attempt; the entry stays hidden either way
+		}
+		return raft.ErrLogNotFound
+	}
+	if inApply() {
+		g.halt(damagedLog(err))
+	}
+	g.n.fatal(damagedLog(err))
+	return err
+}
+
+// inApply reports whether the calling goroutine is raft's own on its way to apply entries: there an error of
+// GetLog becomes a panic, while replication goes on in order.
+func inApply() bool {
+	pcs := make([]uintptr, 16)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.Function, "(*Raft).processLogs") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
+// halt stops the calling goroutine of raft for good, before raft turns the error into a panic that would hide
+// the reason. The process is about to exit; in a test the goroutine ends with Close.
+func (g *guard) halt(err error) {
+	g.n.fatal(err)
+	if !g.n.started.Load() {
+		return
+	}
+	<-g.n.closing
+	runtime.Goexit()
+}
+
+// StoreLogs implements raft.LogStore.
+func (g *guard) StoreLogs(logs []*raft.Log) error {
+	if g.n.fsm.failed.Load() {
+		return ErrStopped
+	}
+	if len(logs) > 0 && g.n.fsm.held.Load() != nil && logs[len(logs)-1].Index > g.n.fsm.applied.Load()+heldBacklog {
+		return fmt.Errorf("apply is held up: %w", ErrDiskFull)
+	}
+	err := g.Store.StoreLogs(logs)
+	if err != nil && !diskFull(err) {
+		g.n.fatal(brokenDisk("log", err))
+	}
+	return err
+}
+
+// StoreLog implements raft.LogStore.
+func (g *guard) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l}) }
+
+// Set implements raft.StableStore.
+func (g *guard) Set(key, val []byte) error {
+	err := g.Store.Set(key, val)
+	if err != nil {
+		g.halt(brokenDisk("log", err))
+	}
+	return err
+}
+
+// SetUint64 implements raft.StableStore.
+func (g *guard) SetUint64(key []byte, val uint64) error {
+	err := g.Store.SetUint64(key, val)
+	if err != nil {
+		g.halt(brokenDisk("log", err))
+	}
+	return err
+}
+
+func damagedLog(err error) error {
+	return &FatalError{Part: "log", Code: ExitDamaged, Hint: hintReinstall, Err: err}
+}
+
+func brokenDisk(part string, err error) error {
+	return &FatalError{Part: part, Code: ExitStorage, Hint: hintDisk, Err: err}
+}

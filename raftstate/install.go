@@ -1,0 +1,425 @@
+package raftstate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/raftstate/snapshot"
+)
+
+const (
+	imageMaxAge   = 10 * time.Minute
+	imageIdle     = 2 * time.Minute  // an image that nobody reads is removed after this
+	holdAfter     = 30 * time.Second // the log is held this long after an image was read, for the rest
+	pauseTimeout  = time.Minute      // for stores to stand still before an image is cut
+	applyTimeout  = 10 * time.Second // for the entries being applied
+	oldGeneration = 30 * time.Second // readers of a replaced generation are gone after this
+)
+
+// images holds the image that peers install from. Raft asks again for each attempt, also for a peer that is
+// down, so an image is used again as long as the log goes on from it, and a new one is only cut when a peer
+// that answers needs it.
+type images struct {
+	n  *Node
+	mu sync.Mutex
+
+	current *cutImage
+	lastCut time.Time
+	number  uint64
+}
+
+// cutImage is a state of this node at one index, on disk as hard links.
+type cutImage struct {
+	owner *images
+	id    string
+	mark  meta.Mark
+	image *snapshot.Image
+	made  time.Time
+
+	// below: guarded by images.mu
+	readers int
+	gone    bool // no longer current: removed with the last reader
+	timer   *time.Timer
+}
+
+// open returns an image that the log goes on from, with one reader more. The log is held.
+func (im *images) open() (*cutImage, error) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	n := im.n
+	hold := n.store.Hold() // before looking where the log begins
+	defer hold()
+	first, err := n.logBegins()
+	if err != nil {
+		return nil, err
+	}
+	if c := im.current; c != nil {
+		if c.mark.Index >= first && time.Since(c.made) < imageMaxAge {
+			c.readers++
+			return c, nil
+		}
+		im.dropLocked(c)
+	}
+	if wait := n.cfg.InstallPause - time.Since(im.lastCut); wait > 0 && !im.lastCut.IsZero() {
+		return nil, fmt.Errorf("next image can be cut in %s", wait.Round(time.Millisecond))
+	}
+	if !n.installWanted(first) {
+		return nil, errors.New("no peer that answers needs an image")
+	}
+	im.lastCut = time.Now()
+	im.number++
+	c, err := n.cut(fmt.Sprintf("%d", im.number))
+	if err != nil {
+		return nil, fmt.Errorf("cut image: %w", err)
+	}
+	c.owner, c.made, c.readers = im, time.Now(), 1
+	im.current = c
+	return c, nil
+}
+
+// dropLocked forgets an image; its files go with the last reader.
+func (im *images) dropLocked(c *cutImage) {
+	if im.current == c {
+		im.current = nil
+	}
+	c.gone = true
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	if c.readers == 0 {
+		if err := im.n.layout.RemoveImage(c.id); err != nil {
+			im.n.log.Warn("remove image", "err", err)
+		}
+	}
+}
+
+func (im *images) close() {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.current != nil {
+		im.dropLocked(im.current)
+	}
+}
+
+// reader streams the image and keeps the log while it does and a while longer.
+func (c *cutImage) reader() io.ReadCloser {
+	return &imageReader{ReadCloser: c.image.Open(), c: c, hold: c.owner.n.store.Hold()}
+}
+
+type imageReader struct {
+	io.ReadCloser
+	c    *cutImage
+	hold func()
+	once sync.Once
+}
+
+// Close implements io.Closer.
+func (r *imageReader) Close() error {
+	err := r.ReadCloser.Close()
+	r.once.Do(func() {
+		im := r.c.owner
+		im.n.after(holdAfter, r.hold)
+		im.mu.Lock()
+		defer im.mu.Unlock()
+		r.c.readers--
+		switch {
+		case r.c.readers > 0:
+		case r.c.gone:
+			im.dropLocked(r.c)
+		default:
+			if r.c.timer != nil {
+				r.c.timer.Stop()
+			}
+			r.c.timer = time.AfterFunc(imageIdle, func() { im.expire(r.c) })
+		}
+	})
+	return err
+}
+
+func (im *images) expire(c *cutImage) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if c.readers == 0 && !c.gone {
+		im.dropLocked(c)
+	}
+}
+
+// logBegins returns the first entry that this node can send.
+func (n *Node) logBegins() (uint64, error) {
+	first, err := n.store.FirstIndex()
+	if err != nil {
+		return 0, err
+	}
+	if first == 0 {
+		return n.mark.Load().Index + 1, nil
+	}
+	return first, nil
+}
+
+// installWanted asks the other members whether one of them is so far behind that the log does not reach it.
+func (n *Node) installWanted(first uint64) bool {
+	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
+	defer cancel()
+	wanted := make(chan bool)
+	asked := 0
+	for _, m := range n.servers() {
+		if m.ID == raft.ServerID(n.cfg.NodeID) {
+			continue
+		}
+		asked++
+		go func() {
+			st, err := n.PeerStatus(ctx, string(m.ID))
+			wanted <- err == nil && min(st.LastIndex, st.AppliedIndex) < first
+		}()
+	}
+	found := false
+	for range asked {
+		found = <-wanted || found
+	}
+	return found
+}
+
+// cut makes an image of this node's state at one index: Apply stands still while the stores are linked, no
+// longer. What is durable afterwards is also a mark.
+func (n *Node) cut(id string) (*cutImage, error) {
+	release, err := n.durable()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(n.ctx, pauseTimeout)
+	defer cancel()
+	began := time.Now()
+	resume, err := n.pause(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer resume()
+	stood := time.Since(began)
+	frozen, mark, pause, err := n.link(ctx, id)
+	resume()
+	if err != nil {
+		return nil, errors.Join(err, n.layout.RemoveImage(id))
+	}
+	n.log.Info("image cut", "index", mark.Index, "apply_paused", pause, "stores_paused_after", stood)
+	n.metrics.pauses.Observe(pause.Seconds())
+	if err := n.commit(frozen, mark); err != nil {
+		return nil, errors.Join(err, n.layout.RemoveImage(id))
+	}
+	mark.Generation = n.generation
+	img, err := n.pack(id, mark)
+	if err != nil {
+		return nil, errors.Join(err, n.layout.RemoveImage(id))
+	}
+	return &cutImage{id: id, mark: mark, image: img}, nil
+}
+
+func (n *Node) pack(id string, mark meta.Mark) (*snapshot.Image, error) {
+	dir := n.layout.ImageDir(snapshot.KindMeta, id)
+	if err := makeDir(dir); err != nil {
+		return nil, err
+	}
+	if err := n.state.CopyTo(filepath.Join(dir, metaName)); err != nil {
+		return nil, fmt.Errorf("copy metadata: %w", err)
+	}
+	return snapshot.NewImage(snapshot.Header{Index: mark.Index, Term: mark.Term, Node: n.cfg.NodeID}, []snapshot.Part{
+		{Name: snapshot.KindMetrics, Dir: n.layout.ImageDir(snapshot.KindMetrics, id)},
+		{Name: snapshot.KindLogs, Dir: n.layout.ImageDir(snapshot.KindLogs, id)},
+		{Name: snapshot.KindMeta, Dir: dir},
+	})
+}
+
+// pause makes both stores stand still.
+func (n *Node) pause(ctx context.Context) (func(), error) {
+	resumeMetrics, err := n.fsm.sinks.Metrics.Pause(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("pause store of metrics: %w", err)
+	}
+	resumeLogs, err := n.fsm.sinks.Logs.Pause(ctx)
+	if err != nil {
+		resumeMetrics()
+		return nil, fmt.Errorf("pause store of logs: %w", err)
+	}
+	return sync.OnceFunc(func() { resumeLogs(); resumeMetrics() }), nil
+}
+
+// link holds Apply, freezes the deciding state and links the stores at the same index.
+func (n *Node) link(ctx context.Context, id string) (*meta.Frozen, meta.Mark, time.Duration, error) {
+	f := n.fsm
+	// Not for long: while Apply waits for room on a disk the stores must go on deleting.
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	if err := f.mu.LockContext(ctx); err != nil {
+		return nil, meta.Mark{}, 0, fmt.Errorf("wait for apply: %w", err)
+	}
+	defer f.mu.Unlock()
+	if f.failed.Load() {
+		return nil, meta.Mark{}, 0, ErrStopped
+	}
+	began := time.Now()
+	mark := meta.Mark{
+		Index: f.applied.Load(), Term: f.term,
+		Configuration: raft.EncodeConfiguration(f.config), ConfigurationIndex: f.configIndex,
+	}
+	f.freezes++
+	frozen := n.state.Freeze(mark.Index, mark.Term)
+	err := inParallel([]func() error{
+		func() error {
+			return wrap("cut store of metrics", f.sinks.Metrics.Cut(n.layout.ImageDir(snapshot.KindMetrics, id)))
+		},
+		func() error {
+			return wrap("cut store of logs", f.sinks.Logs.Cut(n.layout.ImageDir(snapshot.KindLogs, id)))
+		},
+	}, true)
+	return frozen, mark, time.Since(began), err
+}
+
+// stage is an image of another node that is being unpacked beside the current generation.
+type stage struct {
+	n          *Node
+	generation string
+	pipe       *io.PipeWriter
+	done       chan struct{}
+	header     snapshot.Header // and err: valid once done is closed
+	err        error
+}
+
+// stagedImage is a generation that waits for Restore.
+type stagedImage struct {
+	generation string
+	mark       meta.Mark
+}
+
+func (n *Node) newStage() (*stage, error) {
+	if st := n.staged.Swap(nil); st != nil { // left by an install whose swap was refused
+		_ = n.layout.Remove(st.generation)
+	}
+	generation, err := n.layout.Next()
+	if err != nil {
+		return nil, err
+	}
+	pr, pw := io.Pipe()
+	s := &stage{n: n, generation: generation, pipe: pw, done: make(chan struct{})}
+	dirs := map[string]string{}
+	for _, kind := range []string{snapshot.KindMetrics, snapshot.KindLogs, snapshot.KindMeta} {
+		dirs[kind] = n.layout.Dir(kind, generation)
+	}
+	n.installing.Store(true)
+	go func() {
+		defer close(s.done)
+		s.header, s.err = snapshot.Unpack(n.ctx, pr, dirs)
+		_ = pr.CloseWithError(s.err)
+	}()
+	return s, nil
+}
+
+// finish waits for the image to be unpacked and durable and checks that it is the one announced.
+func (s *stage) finish(index, term uint64) error {
+	_ = s.pipe.Close()
+	<-s.done
+	err := s.err
+	if err == nil && (s.header.Index != index || s.header.Term != term) {
+		err = fmt.Errorf("image is of entry %d, entry %d was announced: %w", s.header.Index, index, snapshot.ErrImage)
+	}
+	var mark meta.Mark
+	if err == nil {
+		mark, err = readMark(s.n.layout.MetaFile(s.generation))
+	}
+	if err == nil && mark.Index != index {
+		err = fmt.Errorf("metadata is of entry %d, entry %d was announced: %w", mark.Index, index, snapshot.ErrImage)
+	}
+	if err != nil {
+		return s.abandon(err)
+	}
+	s.n.staged.Store(&stagedImage{generation: s.generation, mark: mark})
+	return nil
+}
+
+// abandon removes what was staged; the state in use is not touched.
+func (s *stage) abandon(err error) error {
+	_ = s.pipe.CloseWithError(err)
+	<-s.done
+	s.n.installing.Store(false)
+	return errors.Join(err, s.n.layout.Remove(s.generation))
+}
+
+// swap makes the staged generation the current one. It runs in Apply's goroutine.
+func (n *Node) swap(r io.Reader) error {
+	defer n.installing.Store(false)
+	name, err := io.ReadAll(io.LimitReader(r, 256))
+	if err != nil {
+		return err
+	}
+	st := n.staged.Swap(nil)
+	if st == nil || st.generation != string(name) {
+		return fmt.Errorf("staged image %q is gone", name)
+	}
+	release, err := n.durable()
+	if err != nil {
+		return err
+	}
+	defer release()
+	f := n.fsm
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed.Load() {
+		return ErrStopped
+	}
+	began := time.Now()
+	if err := n.layout.Flip(st.generation); err != nil {
+		f.failed.Store(true)
+		n.fatal(brokenDisk("install", err)) // which generation is current is only known after a restart
+		return err
+	}
+	old := n.generation
+	n.generation = st.generation
+	if err := n.openStores(); err != nil {
+		f.failed.Store(true)
+		n.fatal(&FatalError{Part: "install", Code: ExitStorage, Hint: hintDisk, Err: err})
+		return err
+	}
+	f.freezes++
+	f.adopt(&st.mark)
+	n.mark.Store(&st.mark)
+	n.log.Info("image installed", "index", st.mark.Index, "swap", time.Since(began))
+	f.observe(&Applied{Index: st.mark.Index, LogTime: n.state.LogTime(), Installed: true})
+	f.waiters.wake(st.mark.Index)
+	n.after(oldGeneration, func() {
+		if err := n.layout.Remove(old); err != nil {
+			n.log.Warn("remove replaced generation", "err", err)
+		}
+	})
+	return nil
+}
+
+// adopt sets what Apply remembers to a mark.
+func (f *fsm) adopt(m *meta.Mark) {
+	f.applied.Store(m.Index)
+	f.term = m.Term
+	f.configIndex = m.ConfigurationIndex
+	if len(m.Configuration) > 0 {
+		f.config = raft.DecodeConfiguration(m.Configuration)
+	}
+}
+
+// openStores opens metadata and stores of the current generation, in the place of those open.
+func (n *Node) openStores() error {
+	if err := n.state.Reload(n.layout.MetaFile(n.generation)); err != nil {
+		return fmt.Errorf("open metadata: %w", err)
+	}
+	if err := n.fsm.sinks.Metrics.Open(n.layout.Dir(snapshot.KindMetrics, n.generation)); err != nil {
+		return fmt.Errorf("open store of metrics: %w", err)
+	}
+	if err := n.fsm.sinks.Logs.Open(n.layout.Dir(snapshot.KindLogs, n.generation)); err != nil {
+		return fmt.Errorf("open store of logs: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,199 @@
+package raftstate
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/triward/triward/raftstate/command"
+)
+
+// smallQueue makes marks frequent and the log short, so that a node that was away must install.
+func smallQueue(cfg *Config) {
+	cfg.MarkInterval = time.Second
+	cfg.QueueBytes = 1
+	cfg.TickInterval = time.Second
+}
+
+// writing keeps a writer busy at whatever node is there until the function it returns is called.
+func writing(c *testCluster, w *writer, except string) (stop func()) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for !w.stop.Load() {
+			for _, id := range c.ids {
+				if id != except {
+					w.write(c.nodes[id])
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+	return func() {
+		w.stop.Store(true)
+		wg.Wait()
+	}
+}
+
+func TestInstallWhileWritesGoOn(t *testing.T) {
+	for name, wipe := range map[string]bool{"behind the log": false, "emptied": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newTestCluster(t, 3, smallQueue)
+				w := newWriter(t, c.leader(), "agent-1")
+				w.text = strings.Repeat("x", 20_000)
+				away := c.follower()
+				for range 20 {
+					w.write(c.leader())
+				}
+				c.settle()
+				c.kill(away.id)
+				if wipe {
+					c.wipe(away.id)
+				}
+				for range 400 {
+					w.write(c.leader())
+				}
+				c.wait("a short log", func() bool { w.write(c.leader()); return c.leader().Status().FirstIndex > 100 })
+				stop := writing(c, w, away.id)
+				time.Sleep(20 * time.Millisecond)
+				c.addrs = nil // the emptied node must not start a cluster of its own
+				c.start(away.id)
+				n := c.nodes[away.id]
+				c.wait("the install", func() bool {
+					n.seen.mu.Lock()
+					defer n.seen.mu.Unlock()
+					return n.seen.installed > 0
+				})
+				time.Sleep(3 * time.Second)
+				stop()
+				c.settle()
+				for _, id := range c.ids {
+					w.check(c.nodes[id])
+				}
+				if n.Status().Installing {
+					t.Error("the node still says that it installs")
+				}
+				// It comes up again from what it installed.
+				time.Sleep(3 * time.Second)
+				c.kill(away.id)
+				c.start(away.id)
+				w.write(c.leader())
+				c.settle()
+				w.check(c.nodes[away.id])
+				if cuts := c.leader().metrics.cuts; cuts > 3 {
+					t.Errorf("%d images were cut for one install", cuts)
+				}
+			})
+		})
+	}
+}
+
+func TestNoImageForAPeerThatIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, smallQueue)
+		w := newWriter(t, c.leader(), "agent-1")
+		w.text = strings.Repeat("x", 20_000)
+		c.kill(c.follower().id)
+		for range 400 {
+			w.write(c.leader())
+		}
+		for range 30 {
+			time.Sleep(time.Second)
+			w.write(c.leader())
+		}
+		if n := c.leader(); n.Status().FirstIndex < 100 || n.metrics.cuts > 0 {
+			t.Errorf("log begins at %d, %d images were cut", n.Status().FirstIndex, n.metrics.cuts)
+		}
+	})
+}
+
+func TestFullDiskHoldsApplyAndResumes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, nil)
+		w := newWriter(t, c.leader(), "agent-1")
+		w.write(c.leader())
+		leader := c.leader()
+		leader.metrics.failWith(syscall.ENOSPC)
+		var wg sync.WaitGroup
+		wg.Go(func() { w.write(leader) }) // is committed, waits to be applied
+		c.wait("apply to be held up", func() bool { return leader.Status().DiskFull != "" })
+		if _, _, err := leader.Propose(t.Context(), command.NewTick("x")); !errors.Is(err, ErrDiskFull) {
+			t.Errorf("propose: %v", err)
+		}
+		if v := leader.State().LogTime(); v == 0 {
+			t.Error("reads are not served")
+		}
+		leader.metrics.failWith(nil)
+		wg.Wait()
+		w.write(leader)
+		if why := leader.Status().DiskFull; why != "" {
+			t.Errorf("still held up: %s", why)
+		}
+		c.settle()
+		w.check(leader)
+	})
+}
+
+func TestFollowerWithFullDiskDoesNotStopTheCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, nil)
+		w := newWriter(t, c.leader(), "agent-1")
+		leader, f := c.leader(), c.follower()
+		f.logs.failWith(syscall.ENOSPC)
+		for range 300 {
+			w.write(leader)
+		}
+		if c.leader() != leader {
+			t.Error("leadership moved")
+		}
+		if st := f.Status(); st.DiskFull == "" || st.LastIndex > st.AppliedIndex+heldBacklog+16 {
+			t.Errorf("follower took too much: %+v", st)
+		}
+		f.logs.failWith(nil)
+		c.settle()
+		w.check(f)
+	})
+}
+
+func TestBrokenStoreIsFatal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, nil)
+		w := newWriter(t, c.leader(), "agent-1")
+		f := c.follower()
+		f.metrics.failWith(syscall.EIO)
+		w.write(c.leader())
+		var fatal *FatalError
+		if err := <-f.fatal; !errors.As(err, &fatal) || fatal.Code != ExitStorage || !strings.Contains(err.Error(), "metrics") {
+			t.Errorf("fatal: %v", err)
+		}
+		applied := f.Status().AppliedIndex
+		c.kill(f.id)
+		w.write(c.leader())
+		c.start(f.id)
+		w.write(c.leader())
+		c.settle()
+		w.check(c.nodes[f.id])
+		if now := c.nodes[f.id].Status().AppliedIndex; now <= applied {
+			t.Errorf("applied is %d, was %d", now, applied)
+		}
+	})
+}
+
+func TestUnknownCommandStopsTheNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, nil)
+		n := c.leader()
+		_, _, err := n.Propose(t.Context(), command.Command{Type: 99, Version: 1})
+		if !errors.Is(err, ErrUnknown) {
+			t.Errorf("propose: %v", err)
+		}
+		var fatal *FatalError
+		if err := <-n.fatal; !errors.As(err, &fatal) || fatal.ExitCode() != ExitDamaged {
+			t.Errorf("fatal: %v", err)
+		}
+	})
+}

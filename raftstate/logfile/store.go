@@ -1,0 +1,429 @@
+// Package logfile is the durable log of one node: hashicorp/raft-wal with a checksum in every entry that is
+// checked on every read, a cache of the newest entries bounded in bytes, and the sizes of index ranges, which
+// raft itself does not know.
+//
+// It promises: what StoreLogs returned nil for is on stable storage; a read returns exactly what was stored or
+// an error that is ErrCorrupt; DeleteRange does not take away entries that an install still needs (Hold). A
+// failed write or fsync must be treated as fatal by the caller (DESIGN, RELIABILITY); only ErrFull is not.
+// The package must not import anything of Triward.
+package logfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+	"golang.org/x/sys/unix"
+)
+
+// Errors of the log. They are wrapped with the index and the directory.
+var (
+	// ErrCorrupt says that an entry of the log is not what was stored.
+	ErrCorrupt = errors.New("log entry is damaged")
+	// ErrFull says that an append was refused, before anything was written, because the file system has less
+	// than the reserve left. Appending works again once there is room.
+	ErrFull = errors.New("file system of the log is full")
+)
+
+// Options of a store; zero values take the defaults named.
+type Options struct {
+	SegmentBytes int          // size of a segment file; 64 MiB
+	CacheBytes   int64        // newest entries kept in memory; 64 MiB
+	ReserveBytes int64        // free bytes that an append must leave; 128 MiB; negative: no check
+	HoldBytes    int64        // a log larger than this is truncated in spite of Hold; 8 GiB
+	Logger       hclog.Logger // of raft-wal; discarded when nil
+}
+
+// Store implements raft.LogStore, raft.MonotonicLogStore and raft.StableStore. Reads may run beside one another
+// and beside one writer.
+type Store struct {
+	dir     string
+	opt     Options
+	wal     *wal.WAL
+	reach   *reach
+	cache   cache
+	extents extents
+
+	mu      sync.Mutex
+	holds   int
+	closed  bool
+	writing atomic.Int64 // unix nanoseconds at which the write in flight began, 0 when there is none
+}
+
+var (
+	_ raft.LogStore          = (*Store)(nil)
+	_ raft.MonotonicLogStore = (*Store)(nil)
+	_ raft.StableStore       = (*Store)(nil)
+)
+
+// Open opens the log kept in dir, which is made when absent. It reads the newest segment (at most
+// SegmentBytes) to learn the sizes of its entries.
+func Open(dir string, o Options) (*Store, error) {
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = 64 << 20
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 64 << 20
+	}
+	if o.ReserveBytes == 0 {
+		o.ReserveBytes = 128 << 20
+	}
+	if o.HoldBytes == 0 {
+		o.HoldBytes = 8 << 30
+	}
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make log directory: %w", err)
+	}
+	reach, least, err := openReach(dir)
+	if err != nil {
+		return nil, err
+	}
+	w, err := openWAL(dir, o)
+	if err != nil {
+		return nil, errors.Join(corrupt(fmt.Errorf("open log in %s: %w", dir, err)), reach.close())
+	}
+	s := &Store{dir: dir, opt: o, wal: w, reach: reach}
+	s.cache.limit = o.CacheBytes
+	_, last, err := s.bounds()
+	if err == nil && last < least {
+		err = fmt.Errorf("log in %s ends at entry %d, it had reached %d: %w", dir, last, least, ErrCorrupt)
+	}
+	if err == nil {
+		err = s.measure()
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// openWAL opens raft-wal, whose reading of damaged files may panic.
+func openWAL(dir string, o Options) (w *wal.WAL, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", errChecksum, r)
+		}
+	}()
+	return wal.Open(dir, wal.WithSegmentSize(o.SegmentBytes), wal.WithLogger(o.Logger))
+}
+
+// measure seeds the extents: sealed segments by the size of their file, the newest by its entries.
+func (s *Store) measure() error {
+	first, last, err := s.bounds()
+	if err != nil || last == 0 {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(s.dir, "*.wal"))
+	if err != nil {
+		return fmt.Errorf("list segments of %s: %w", s.dir, err)
+	}
+	type segment struct {
+		base uint64
+		size int64
+	}
+	var segments []segment
+	for _, name := range files {
+		var base, id uint64
+		if _, err := fmt.Sscanf(strings.TrimSuffix(filepath.Base(name), ".wal"), "%020d-%016x", &base, &id); err != nil {
+			continue
+		}
+		info, err := os.Stat(name)
+		if err != nil {
+			return fmt.Errorf("size of segment: %w", err)
+		}
+		segments = append(segments, segment{base, info.Size()})
+	}
+	sort.Slice(segments, func(i, j int) bool { return segments[i].base < segments[j].base })
+	next := first
+	for i := 0; i+1 < len(segments); i++ {
+		end := segments[i+1].base - 1
+		if end < next || end > last {
+			continue
+		}
+		e := extent{first: max(first, segments[i].base), last: end, bytes: segments[i].size}
+		var l raft.Log
+		if s.read(e.first, &l) == nil { // damage is found and named by Verify or the reader
+			e.since = l.AppendedAt
+		}
+		s.extents.seed(e)
+		next = end + 1
+	}
+	for ; next <= last; next++ {
+		l := new(raft.Log)
+		if err := s.read(next, l); err != nil {
+			s.extents.seed(extent{first: next, last: last})
+			return nil
+		}
+		s.extents.add([]*raft.Log{l})
+	}
+	return nil
+}
+
+func (s *Store) bounds() (first, last uint64, err error) {
+	if first, err = s.wal.FirstIndex(); err == nil {
+		last, err = s.wal.LastIndex()
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("bounds of log in %s: %w", s.dir, err)
+	}
+	return first, last, nil
+}
+
+// Dir returns the directory of the log.
+func (s *Store) Dir() string { return s.dir }
+
+// IsMonotonic implements raft.MonotonicLogStore: there are no gaps.
+func (s *Store) IsMonotonic() bool { return true }
+
+// FirstIndex implements raft.LogStore; 0 for an empty log.
+func (s *Store) FirstIndex() (uint64, error) { return s.wal.FirstIndex() }
+
+// LastIndex implements raft.LogStore; 0 for an empty log.
+func (s *Store) LastIndex() (uint64, error) { return s.wal.LastIndex() }
+
+// GetLog implements raft.LogStore. The error is raft.ErrLogNotFound outside of the log and ErrCorrupt, wrapped,
+// when the entry is not what was stored. The data is shared and must not be changed.
+func (s *Store) GetLog(index uint64, l *raft.Log) error {
+	if s.cache.get(index, l) {
+		return nil
+	}
+	err := s.read(index, l)
+	switch {
+	case err == nil && l.Index != index:
+		return fmt.Errorf("entry %d in %s carries index %d: %w", index, s.dir, l.Index, ErrCorrupt)
+	case err == nil:
+		return nil
+	case errors.Is(err, raft.ErrLogNotFound):
+		first, last, boundsErr := s.bounds()
+		if boundsErr == nil && last > 0 && index >= first && index <= last {
+			return fmt.Errorf("entry %d in %s is missing: %w", index, s.dir, ErrCorrupt)
+		}
+		return raft.ErrLogNotFound
+	}
+	return corrupt(fmt.Errorf("read entry %d in %s: %w", index, s.dir, err))
+}
+
+// read reads an entry from the files. Damage may make raft-wal's decoder panic.
+func (s *Store) read(index uint64, l *raft.Log) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", errChecksum, r)
+		}
+	}()
+	if err := s.wal.GetLog(index, l); err != nil {
+		return err
+	}
+	return unseal(l)
+}
+
+// corrupt marks errors that speak of damaged content rather than of a file that cannot be read.
+func corrupt(err error) error {
+	var errno syscall.Errno
+	if errors.Is(err, wal.ErrClosed) || errors.As(err, &errno) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrCorrupt, err)
+}
+
+// StoreLog implements raft.LogStore.
+func (s *Store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore: nil means that all of logs are on stable storage. The data of the entries
+// must not be changed afterwards. Errors other than ErrFull are final: the node must stop.
+func (s *Store) StoreLogs(logs []*raft.Log) error {
+	if len(logs) == 0 {
+		return nil
+	}
+	if err := s.CheckRoom(); err != nil {
+		return err
+	}
+	defer s.watch()()
+	sealed := make([]*raft.Log, len(logs))
+	for i, l := range logs {
+		sealed[i] = seal(l)
+	}
+	if err := s.wal.StoreLogs(sealed); err != nil {
+		return fmt.Errorf("append to log in %s: %w", s.dir, err)
+	}
+	s.extents.add(logs)
+	s.cache.add(logs)
+	return s.reach.set(logs[len(logs)-1].Index, false)
+}
+
+// CheckRoom returns ErrFull, wrapped, when an append would be refused now.
+func (s *Store) CheckRoom() error {
+	if s.opt.ReserveBytes < 0 {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir, &st); err != nil {
+		return fmt.Errorf("free space of %s: %w", s.dir, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < s.opt.ReserveBytes {
+		return fmt.Errorf("%s has %d MiB left, %d MiB are kept in reserve: %w", s.dir, free>>20, s.opt.ReserveBytes>>20, ErrFull)
+	}
+	return nil
+}
+
+// watch notes that a write is under way until the function it returns is called.
+func (s *Store) watch() func() {
+	s.writing.Store(time.Now().UnixNano())
+	return func() { s.writing.Store(0) }
+}
+
+// Writing returns for how long the write in flight has been running, 0 when there is none.
+func (s *Store) Writing() time.Duration {
+	began := s.writing.Load()
+	if began == 0 {
+		return 0
+	}
+	return max(0, time.Duration(time.Now().UnixNano()-began))
+}
+
+// DeleteRange implements raft.LogStore for a prefix or a suffix of the log. While a Hold is out, removing a
+// prefix does nothing (the next compaction removes more), unless the log exceeds HoldBytes.
+func (s *Store) DeleteRange(lo, hi uint64) error {
+	first, last, err := s.bounds()
+	if err != nil {
+		return err
+	}
+	if last == 0 || hi < first || lo > last {
+		return nil
+	}
+	if lo <= first && hi < last && s.held() {
+		return nil
+	}
+	if hi >= last {
+		left := lo - 1
+		if lo <= first {
+			left = 0
+		}
+		if err := s.reach.set(left, true); err != nil {
+			return err
+		}
+	}
+	s.cache.truncate(lo, hi)
+	if err := s.wal.DeleteRange(lo, hi); err != nil {
+		return fmt.Errorf("delete entries %d to %d of log in %s: %w", lo, hi, s.dir, err)
+	}
+	s.extents.truncate(lo, hi)
+	return nil
+}
+
+// Clear removes every entry.
+func (s *Store) Clear() error {
+	first, last, err := s.bounds()
+	if err != nil || last == 0 {
+		return err
+	}
+	return s.DeleteRange(first, last)
+}
+
+func (s *Store) held() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.holds > 0 && s.extents.total() <= s.opt.HoldBytes
+}
+
+// Hold keeps the oldest entries until release is called, which is idempotent.
+func (s *Store) Hold() (release func()) {
+	s.mu.Lock()
+	s.holds++
+	s.mu.Unlock()
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		s.holds--
+		s.mu.Unlock()
+	})
+}
+
+// Bytes returns the size of the entries held (of sealed segments from before the last start: of their files).
+func (s *Store) Bytes() int64 { return s.extents.total() }
+
+// CachedBytes returns what the cache holds in memory.
+func (s *Store) CachedBytes() int64 { return s.cache.size() }
+
+// Segments returns the number of segment files.
+func (s *Store) Segments() int {
+	files, err := filepath.Glob(filepath.Join(s.dir, "*.wal"))
+	if err != nil {
+		return 0
+	}
+	return len(files)
+}
+
+// Newest returns how many of the newest entries take at most limit bytes and were appended no earlier than
+// notBefore (zero: any time). The granularity is 4 MiB, for entries from before the last start a segment.
+func (s *Store) Newest(limit int64, notBefore time.Time) uint64 {
+	return s.extents.newest(limit, notBefore)
+}
+
+// Verify reads every entry from index on and returns the first error, ErrCorrupt wrapped when it is damage.
+func (s *Store) Verify(ctx context.Context, from uint64) error {
+	first, last, err := s.bounds()
+	if err != nil || last == 0 {
+		return err
+	}
+	var l raft.Log
+	for i := max(first, from); i <= last; i++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.GetLog(i, &l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Set implements raft.StableStore, durably.
+func (s *Store) Set(key, val []byte) error {
+	defer s.watch()()
+	if err := s.wal.Set(key, val); err != nil {
+		return fmt.Errorf("store %s in %s: %w", key, s.dir, err)
+	}
+	return nil
+}
+
+// Get implements raft.StableStore; an absent key is an empty value.
+func (s *Store) Get(key []byte) ([]byte, error) { return s.wal.Get(key) }
+
+// SetUint64 implements raft.StableStore, durably.
+func (s *Store) SetUint64(key []byte, val uint64) error {
+	defer s.watch()()
+	if err := s.wal.SetUint64(key, val); err != nil {
+		return fmt.Errorf("store %s in %s: %w", key, s.dir, err)
+	}
+	return nil
+}
+
+// GetUint64 implements raft.StableStore; an absent key is 0.
+func (s *Store) GetUint64(key []byte) (uint64, error) { return s.wal.GetUint64(key) }
+
+// Close closes the log. Everything stored is durable already.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	if err := errors.Join(s.wal.Close(), s.reach.close()); err != nil {
+		return fmt.Errorf("close log in %s: %w", s.dir, err)
+	}
+	return nil
+}

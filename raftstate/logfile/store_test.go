@@ -1,0 +1,358 @@
+package logfile
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+func open(t *testing.T, dir string, o Options) *Store {
+	t.Helper()
+	if o.ReserveBytes == 0 {
+		o.ReserveBytes = -1
+	}
+	s, err := Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func entry(index uint64, size int) *raft.Log {
+	data := bytes.Repeat([]byte(fmt.Sprintf("%08d", index)), size/8+1)[:size]
+	return &raft.Log{Index: index, Term: 1 + index/100, Type: raft.LogCommand, Data: data, AppendedAt: time.Unix(1700000000, int64(index))}
+}
+
+func store(t *testing.T, s *Store, from, to uint64, size int) {
+	t.Helper()
+	for i := from; i <= to; i += 4 {
+		var batch []*raft.Log
+		for j := i; j < i+4 && j <= to; j++ {
+			batch = append(batch, entry(j, size))
+		}
+		if err := s.StoreLogs(batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func check(t *testing.T, s *Store, first, last uint64, size int) {
+	t.Helper()
+	f, err := s.FirstIndex()
+	if err != nil || f != first {
+		t.Fatalf("first index %d, %v; want %d", f, err, first)
+	}
+	l, err := s.LastIndex()
+	if err != nil || l != last {
+		t.Fatalf("last index %d, %v; want %d", l, err, last)
+	}
+	for i := first; i <= last && i > 0; i++ {
+		var got raft.Log
+		if err := s.GetLog(i, &got); err != nil {
+			t.Fatal(err)
+		}
+		want := entry(i, size)
+		if got.Index != i || got.Term != want.Term || got.Type != want.Type || !bytes.Equal(got.Data, want.Data) ||
+			got.Extensions != nil || !got.AppendedAt.Equal(want.AppendedAt) {
+			t.Fatalf("entry %d: %+v", i, got)
+		}
+	}
+	for _, i := range []uint64{first - 1, last + 1} {
+		if i == 0 {
+			continue
+		}
+		if err := s.GetLog(i, new(raft.Log)); !errors.Is(err, raft.ErrLogNotFound) {
+			t.Errorf("entry %d outside of the log: %v", i, err)
+		}
+	}
+}
+
+func TestLogStoreContract(t *testing.T) {
+	for name, cache := range map[string]int64{"cached": 64 << 20, "uncached": 1, "part": 40 << 10} {
+		t.Run(name, func(t *testing.T) {
+			const size = 1000
+			dir := t.TempDir()
+			o := Options{SegmentBytes: 64 << 10, CacheBytes: cache}
+			s := open(t, dir, o)
+			if !s.IsMonotonic() {
+				t.Error("not monotonic")
+			}
+			check(t, s, 0, 0, size)
+			store(t, s, 1, 300, size)
+			check(t, s, 1, 300, size)
+			if s.CachedBytes() > cache {
+				t.Errorf("cache holds %d bytes, its bound is %d", s.CachedBytes(), cache)
+			}
+			if got, want := s.Bytes(), int64(300*(size+sealBytes)); got != want {
+				t.Errorf("log has %d bytes, want %d", got, want)
+			}
+			if err := s.DeleteRange(1, 120); err != nil { // compaction
+				t.Fatal(err)
+			}
+			check(t, s, 121, 300, size)
+			if err := s.DeleteRange(251, 300); err != nil { // conflict
+				t.Fatal(err)
+			}
+			check(t, s, 121, 250, size)
+			store(t, s, 251, 280, size)
+			check(t, s, 121, 280, size)
+			if err := s.DeleteRange(150, 160); err == nil {
+				t.Error("a hole was made")
+			}
+			if err := errors.Join(s.Close(), s.Close()); err != nil {
+				t.Fatal(err)
+			}
+			s = open(t, dir, o)
+			check(t, s, 121, 280, size)
+			if err := s.Verify(context.Background(), 0); err != nil {
+				t.Error(err)
+			}
+			if err := s.Clear(); err != nil {
+				t.Fatal(err)
+			}
+			check(t, s, 0, 0, size)
+			store(t, s, 1000, 1010, size) // after an install
+			check(t, s, 1000, 1010, size)
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			check(t, open(t, dir, o), 1000, 1010, size)
+		})
+	}
+}
+
+func TestStableStore(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	if v, err := s.GetUint64([]byte("CurrentTerm")); err != nil || v != 0 {
+		t.Errorf("absent number: %d, %v", v, err)
+	}
+	if err := errors.Join(s.SetUint64([]byte("CurrentTerm"), 7), s.Set([]byte("LastVoteCand"), []byte("n1")), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, Options{})
+	if v, err := s.GetUint64([]byte("CurrentTerm")); err != nil || v != 7 {
+		t.Errorf("number: %d, %v", v, err)
+	}
+	if v, err := s.Get([]byte("LastVoteCand")); err != nil || string(v) != "n1" {
+		t.Errorf("value: %q, %v", v, err)
+	}
+}
+
+func TestExtensionsSurvive(t *testing.T) {
+	s := open(t, t.TempDir(), Options{CacheBytes: 1})
+	l := entry(1, 10)
+	l.Extensions = []byte("ext")
+	if err := s.StoreLog(l); err != nil {
+		t.Fatal(err)
+	}
+	var got raft.Log
+	if err := s.GetLog(1, &got); err != nil || string(got.Extensions) != "ext" {
+		t.Errorf("extensions %q, %v", got.Extensions, err)
+	}
+	if string(l.Extensions) != "ext" {
+		t.Error("the caller's entry was changed")
+	}
+}
+
+// TestDamageIsNeverServed flips single bits all over the files: each is either harmless or reported.
+func TestDamageIsNeverServed(t *testing.T) {
+	const size, last = 900, 150
+	dir := t.TempDir()
+	o := Options{SegmentBytes: 64 << 10, CacheBytes: 1}
+	s := open(t, dir, o)
+	store(t, s, 1, last, size)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+	if err != nil || len(files) < 2 {
+		t.Fatalf("segments %v, %v", files, err)
+	}
+	found := 0
+	for _, name := range files {
+		whole, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := bytes.LastIndexFunc(whole, func(r rune) bool { return r != 0 }) + 1
+		for at := 3; at < used; at += 509 {
+			bad := bytes.Clone(whole)
+			bad[at] ^= 0x10
+			found += damaged(t, name, bad, dir, o, size, last)
+		}
+		if err := os.WriteFile(name, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 200 {
+		t.Errorf("only %d of the flips were found", found)
+	}
+}
+
+func damaged(t *testing.T, name string, bad []byte, dir string, o Options, size int, last uint64) int {
+	t.Helper()
+	if err := os.WriteFile(name, bad, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.ReserveBytes = -1
+	s, err := Open(dir, o)
+	if err != nil {
+		if !errors.Is(err, ErrCorrupt) {
+			t.Errorf("open: %v", err)
+		}
+		restore(t, dir, last)
+		return 1
+	}
+	defer func() { _ = s.Close() }()
+	if end, _ := s.LastIndex(); end != last {
+		t.Fatalf("the log silently ends at %d", end)
+	}
+	for i := uint64(1); i <= last; i++ {
+		var got raft.Log
+		switch err := s.GetLog(i, &got); {
+		case errors.Is(err, ErrCorrupt):
+			return 1
+		case err != nil:
+			t.Fatalf("entry %d: %v", i, err)
+		case !bytes.Equal(got.Data, entry(i, size).Data) || got.Term != entry(i, size).Term:
+			t.Fatalf("entry %d was served wrong", i)
+		}
+	}
+	return 0
+}
+
+// restore is for opens that cut the tail before they were refused: what is noted as reached stays.
+func restore(t *testing.T, dir string, last uint64) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, reachFile))
+	if err != nil || binary.LittleEndian.Uint64(b) != last {
+		t.Fatalf("reach is %v, %v", b, err)
+	}
+}
+
+func TestDamagedReachIsReported(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	store(t, s, 1, 4, 10)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, reachFile), []byte("twelve bytes"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, Options{}); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("open: %v", err)
+	}
+}
+
+func TestHoldKeepsThePrefix(t *testing.T) {
+	s := open(t, t.TempDir(), Options{SegmentBytes: 64 << 10, HoldBytes: 150 << 10})
+	store(t, s, 1, 100, 1000)
+	release := s.Hold()
+	if err := s.DeleteRange(1, 50); err != nil {
+		t.Fatal(err)
+	}
+	check(t, s, 1, 100, 1000)
+	if err := s.DeleteRange(91, 100); err != nil { // a conflict is never held
+		t.Fatal(err)
+	}
+	check(t, s, 1, 90, 1000)
+	store(t, s, 91, 200, 1000) // too large to be held
+	if err := s.DeleteRange(1, 60); err != nil {
+		t.Fatal(err)
+	}
+	check(t, s, 61, 200, 1000)
+	if err := s.DeleteRange(61, 100); err != nil { // held again
+		t.Fatal(err)
+	}
+	check(t, s, 61, 200, 1000)
+	release()
+	release()
+	if err := s.DeleteRange(61, 100); err != nil {
+		t.Fatal(err)
+	}
+	check(t, s, 101, 200, 1000)
+}
+
+func TestNewestCountsBytesAndAge(t *testing.T) {
+	var x extents
+	now := time.Unix(1700000000, 0)
+	for i := uint64(1); i <= 60; i++ {
+		x.add([]*raft.Log{{Index: i, Data: make([]byte, 1<<20), AppendedAt: now.Add(time.Duration(i) * time.Minute)}})
+	}
+	if n := x.newest(20<<20, time.Time{}); n < 16 || n > 20 {
+		t.Errorf("%d entries of 1 MiB in 20 MiB", n)
+	}
+	if n := x.newest(1, time.Time{}); n < 1 || n > 5 {
+		t.Errorf("%d entries in 1 byte", n)
+	}
+	if n := x.newest(1<<40, now.Add(31*time.Minute)); n < 26 || n > 30 {
+		t.Errorf("%d entries of the last 30 minutes", n)
+	}
+	x.truncate(1, 31)
+	if n := x.newest(1<<40, time.Time{}); n != 29 {
+		t.Errorf("%d entries left", n)
+	}
+}
+
+func TestFullDiskIsRefusedBeforeWriting(t *testing.T) {
+	s := open(t, t.TempDir(), Options{ReserveBytes: 1 << 60})
+	if err := s.StoreLog(entry(1, 10)); !errors.Is(err, ErrFull) {
+		t.Errorf("store: %v", err)
+	}
+	check(t, s, 0, 0, 10)
+}
+
+func TestWritingTellsHowLong(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	if d := s.Writing(); d != 0 {
+		t.Errorf("idle log has been writing for %v", d)
+	}
+	done := s.watch()
+	s.writing.Store(time.Now().Add(-time.Minute).UnixNano())
+	if d := s.Writing(); d < time.Minute {
+		t.Errorf("writing for %v", d)
+	}
+	done()
+	if d := s.Writing(); d != 0 {
+		t.Errorf("still writing for %v", d)
+	}
+}
+
+func BenchmarkStoreLogs(b *testing.B) {
+	for _, size := range []int{4 << 10, 256 << 10} {
+		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
+			s, err := Open(b.TempDir(), Options{ReserveBytes: -1})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer func() { _ = s.Close() }()
+			b.SetBytes(int64(8 * size))
+			next := uint64(1)
+			for b.Loop() {
+				batch := make([]*raft.Log, 8)
+				for i := range batch {
+					batch[i] = entry(next, size)
+					next++
+				}
+				if err := s.StoreLogs(batch); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

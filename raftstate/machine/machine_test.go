@@ -1,0 +1,475 @@
+package machine_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/machine"
+	"github.com/triward/triward/raftstate/meta"
+)
+
+const start = int64(1_700_000_000_000)
+
+func rfc3339(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
+
+func newCoder(t testing.TB) *wire.Coder {
+	t.Helper()
+	c, err := wire.NewCoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func openStore(t testing.TB, path string) *meta.Store {
+	t.Helper()
+	s, err := meta.Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func newMachine(t testing.TB) (*machine.Machine, *meta.Store) {
+	t.Helper()
+	s := openStore(t, filepath.Join(t.TempDir(), "meta.db"))
+	return machine.New(s, newCoder(t), machine.DefaultLimits()), s
+}
+
+func dump(t testing.TB, s *meta.Store) string {
+	t.Helper()
+	var b strings.Builder
+	if err := s.Dump(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// batch makes a batch command from a body.
+func batch(coder *wire.Coder, id wire.Identity, raw []byte) command.Command {
+	codec, body := coder.Compress(nil, raw)
+	return command.NewBatch(wire.Batch{Identity: id, Codec: codec, RawLen: len(raw), Body: body}, 1)
+}
+
+func series(agent string, n int) wire.Labels {
+	return wire.Labels{{Name: "__name__", Value: fmt.Sprint("m", n)}, {Name: "agent", Value: agent}}
+}
+
+// generator makes entries at random and what the model answers to them.
+type generator struct {
+	r     *rand.Rand
+	m     *model
+	coder *wire.Coder
+	now   int64
+	index uint64
+}
+
+func (g *generator) agent() string { return fmt.Sprint("a", g.r.IntN(3)) }
+
+func (g *generator) identity(lane wire.Lane) wire.Identity {
+	id := wire.Identity{Agent: g.agent(), Epoch: wire.Epoch{byte(g.r.IntN(3))}, Lane: lane, Hash: uint64(g.r.IntN(2))}
+	id.Seq = uint64(g.r.IntN(4)) + 1
+	if a := g.m.agents[id.Agent]; a != nil && len(a.epochs) > 0 && g.r.IntN(10) > 0 {
+		id.Epoch = a.epochs[len(a.epochs)-1]
+		id.Seq = a.last[lane][0] + 1
+		if g.r.IntN(6) == 0 {
+			id.Seq = max(1, id.Seq+uint64(g.r.IntN(3))-1)
+		}
+	}
+	return id
+}
+
+// at gives times on a narrow grid, so that duplicates and late samples are many and runs few.
+func (g *generator) at() int64 {
+	switch g.r.IntN(20) {
+	case 0:
+		return g.now - meta.LateWindow - g.r.Int64N(1000)
+	case 1:
+		return g.now + machine.FutureWindow + g.r.Int64N(2000)
+	case 2:
+		return g.now - g.r.Int64N(3*86_400_000)/3_600_000*3_600_000
+	}
+	return (g.now - g.r.Int64N(120_000)) / 15_000 * 15_000
+}
+
+func (g *generator) scrapes(agent string) []wire.Scrape {
+	var own []uint64
+	for id := uint64(1); id < g.m.nextID; id++ {
+		if s := g.m.series[id]; s != nil && (s.agent == agent || g.r.IntN(200) == 0) && g.r.IntN(4) > 0 {
+			own = append(own, id)
+		}
+	}
+	out := make([]wire.Scrape, g.r.IntN(3))
+	for i := range out {
+		ids := own
+		if len(ids) > 2 {
+			ids = ids[g.r.IntN(2):]
+		}
+		values := make([]float64, len(ids))
+		for j := range values {
+			values[j] = float64(g.r.IntN(1000)) / 4
+		}
+		out[i] = wire.Scrape{T: g.at(), IDs: ids, Values: values}
+	}
+	return out
+}
+
+func (g *generator) lines() *wire.LogBatch {
+	b := &wire.LogBatch{Streams: make([]wire.LogStream, g.r.IntN(3))}
+	for i := range b.Streams {
+		st := &b.Streams[i]
+		st.Kind = wire.StreamKind(1 + g.r.IntN(2))
+		st.Labels = wire.Labels{{Name: "source", Value: fmt.Sprint(i)}}
+		st.Lines = make([]wire.LogLine, 1+g.r.IntN(4))
+		for j := range st.Lines {
+			st.Lines[j] = wire.LogLine{T: g.at()*1e6 + g.r.Int64N(1e6), Severity: wire.SeverityInfo, Text: []byte(fmt.Sprint("line ", g.r.IntN(100)))}
+		}
+	}
+	return b
+}
+
+func (g *generator) txn() command.Txn {
+	var t command.Txn
+	name := func() (string, string) { return fmt.Sprint("b", g.r.IntN(2)), fmt.Sprint("k", g.r.IntN(6)) }
+	for range g.r.IntN(3) {
+		b, k := name()
+		t.Compares = append(t.Compares, command.Compare{Bucket: b, Key: k, ModIndex: g.m.keys[[2]string{b, k}].index * uint64(g.r.IntN(3)/2+g.r.IntN(2))})
+	}
+	for range 1 + g.r.IntN(3) {
+		b, k := name()
+		op := command.Op{Bucket: b, Key: k, Delete: g.r.IntN(4) == 0}
+		if !op.Delete {
+			op.Value = []byte(fmt.Sprint(g.r.IntN(1000)))
+			if g.r.IntN(2) == 0 {
+				op.Expires = g.now + g.r.Int64N(60_000)
+			}
+		}
+		t.Ops = append(t.Ops, op)
+	}
+	return t
+}
+
+// next makes a command and the model's result, without what only the machine says (details and items).
+func (g *generator) next() (command.Command, command.Result) {
+	switch n := g.r.IntN(100); {
+	case n < 40:
+		id := g.identity([]wire.Lane{wire.LaneMetrics, wire.LaneBackfill}[g.r.IntN(2)])
+		s := g.scrapes(id.Agent)
+		return batch(g.coder, id, wire.AppendMetrics(nil, s)), g.m.metrics(id, s)
+	case n < 60:
+		id := g.identity([]wire.Lane{wire.LaneLogs, wire.LaneEvents}[g.r.IntN(2)])
+		b := g.lines()
+		raw := wire.AppendLogs(nil, b)
+		return batch(g.coder, id, raw), g.m.logs(id, b)
+	case n < 64:
+		agent, e := g.agent(), wire.Epoch{byte(g.r.IntN(200))}
+		return command.NewOpenEpoch(agent, e), command.Result{Status: g.m.openEpoch(agent, e)}
+	case n < 72:
+		agent := g.agent()
+		sets := make([]wire.Labels, g.r.IntN(5))
+		for i := range sets {
+			sets[i] = series(agent, g.r.IntN(40))
+		}
+		before := g.m.nextID
+		r := command.Result{IDs: g.m.register(agent, sets)}
+		r.Accepted = uint32(g.m.nextID - before)
+		r.Duplicates = uint32(len(sets)) - r.Accepted
+		return command.NewRegisterSeries(agent, sets), r
+	case n < 75:
+		ids := []uint64{1 + g.r.Uint64N(40), 1 + g.r.Uint64N(40)}
+		c := command.NewCollectSeries(ids)
+		slices.Sort(ids)
+		ids = slices.Compact(ids)
+		r := command.Result{Accepted: g.m.collect(ids)}
+		r.Rejected = uint32(len(ids)) - r.Accepted
+		return c, r
+	case n < 78:
+		k := command.Kinds[g.r.IntN(len(command.Kinds))]
+		floor := g.now - g.r.Int64N(4*86_400_000)
+		g.m.cut(k, floor)
+		return command.NewRetentionCut(k, floor), command.Result{}
+	case n < 82:
+		agent := g.agent()
+		g.m.keys[[2]string{machine.BucketHeartbeats, agent}] = modelValue{fmt.Sprintf(`{"at":%d,"status":{}}`, g.m.logTime), g.index, 0}
+		return command.NewHeartbeats([]command.Heartbeat{{Agent: agent, Status: json.RawMessage("{}")}}), command.Result{Accepted: 1}
+	case n < 84:
+		return command.NewTick("n1"), command.Result{}
+	}
+	t := g.txn()
+	return command.NewMetaTxn(t), command.Result{Status: g.m.txn(g.index, t)}
+}
+
+// entry makes the next entry of up to 5 commands.
+func (g *generator) entry() (command.Entry, []command.Result) {
+	g.index++
+	g.now += g.r.Int64N(20_000)
+	if g.r.IntN(50) == 0 {
+		g.now += 2 * 86_400_000
+	}
+	e := command.Entry{Stamp: g.now - g.r.Int64N(2)*g.r.Int64N(5000)} // log time must not go back
+	g.m.begin(e.Stamp)
+	var want []command.Result
+	for range 1 + g.r.IntN(5) {
+		c, r := g.next()
+		r.Index = g.index
+		e.Commands = append(e.Commands, c)
+		want = append(want, r)
+	}
+	return e, want
+}
+
+// comparable takes away what the model does not say.
+func comparable(rs []command.Result) []command.Result {
+	out := slices.Clone(rs)
+	for i := range out {
+		out[i].Items, out[i].Detail = nil, ""
+		if out[i].Status == command.StatusConflict {
+			out[i].Expected = 0
+		}
+		if len(out[i].IDs) == 0 {
+			out[i].IDs = nil
+		}
+	}
+	return out
+}
+
+func newGenerator(t testing.TB, seed uint64) *generator {
+	return &generator{r: rand.New(rand.NewPCG(seed, 7)), m: newModel(), coder: newCoder(t), now: start}
+}
+
+// Random commands, right and wrong ones, must be answered as the model answers them and leave its state.
+func TestAgainstModel(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			g := newGenerator(t, seed)
+			m, s := newMachine(t)
+			var group machine.Group
+			var taken []modelSample
+			var lines []modelLine
+			for range 1500 {
+				e, want := g.entry()
+				got, err := m.Apply(g.index, 1, e, &group)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range want {
+					if !reflect.DeepEqual(comparable(got)[i], comparable(want)[i]) {
+						t.Fatalf("entry %d, command %d, %s:\n got %+v\nwant %+v", g.index, i, e.Commands[i].Type, got[i], want[i])
+					}
+				}
+				if g.r.IntN(3) == 0 {
+					taken, lines = drain(t, &group, taken, lines)
+					m.Finish(&group)
+					group.Reset()
+				}
+			}
+			taken, lines = drain(t, &group, taken, lines)
+			m.Finish(&group)
+			compareWithModel(t, g, s, taken, lines)
+		})
+	}
+}
+
+// drain takes what the stores would take.
+func drain(t *testing.T, g *machine.Group, samples []modelSample, lines []modelLine) ([]modelSample, []modelLine) {
+	t.Helper()
+	if len(g.Samples.IDs) != len(g.Samples.T) || len(g.Samples.IDs) != len(g.Samples.Values) {
+		t.Fatalf("columns of %d, %d and %d", len(g.Samples.IDs), len(g.Samples.T), len(g.Samples.Values))
+	}
+	for i, id := range g.Samples.IDs {
+		samples = append(samples, modelSample{series: id, t: g.Samples.T[i], v: g.Samples.Values[i]})
+	}
+	coder := newCoder(t)
+	for _, e := range g.Logs {
+		for _, a := range e.Batches {
+			raw, err := coder.Decompress(nil, &wire.Batch{Codec: a.Codec, RawLen: len(wire.AppendLogs(nil, a.Batch)), Body: a.Body})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := wire.DecodeLogs(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(b, a.Batch) {
+				t.Fatalf("the body holds\n%+v\nthe batch is\n%+v", b, a.Batch)
+			}
+			for _, st := range b.Streams {
+				for _, l := range st.Lines {
+					lines = append(lines, modelLine{command.Kind(st.Kind) + 1, meta.HashStream(st.Kind, st.Labels), l})
+				}
+			}
+		}
+	}
+	return samples, lines
+}
+
+func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []modelSample, lines []modelLine) {
+	t.Helper()
+	if !slices.EqualFunc(samples, g.m.samples, func(a, b modelSample) bool {
+		return a.series == b.series && a.t == b.t && a.v == b.v
+	}) || len(samples) < 1000 {
+		t.Errorf("%d samples were accepted, the model has %d", len(samples), len(g.m.samples))
+	}
+	if !reflect.DeepEqual(lines, g.m.lines) || len(lines) < 500 {
+		t.Errorf("%d lines were accepted, the model has %d", len(lines), len(g.m.lines))
+	}
+	index, days := s.Digests()
+	if want := g.m.digests(); !reflect.DeepEqual(days, want) || index != g.index {
+		t.Errorf("digests at %d:\n%v\nwant at %d\n%v", index, days, g.index, want)
+	}
+	live := 0
+	for id := uint64(1); id < g.m.nextID; id++ {
+		want := g.m.series[id]
+		got, ok := s.Series(id)
+		if ok != (want != nil) || ok && (got.Agent != want.agent || string(got.Labels.AppendKey(nil)) != want.key) {
+			t.Errorf("series %d is %+v, want %+v", id, got, want)
+		}
+		if ok {
+			live++
+		}
+	}
+	if s.SeriesCount() != live {
+		t.Errorf("%d series counted, %d are there", s.SeriesCount(), live)
+	}
+	for name, a := range g.m.agents {
+		if len(a.epochs) == 0 {
+			continue
+		}
+		last, st := s.LastSeqs(name, a.epochs[len(a.epochs)-1])
+		for _, l := range wire.Lanes {
+			if last[l] != a.last[l][0] || st != meta.EpochOpen {
+				t.Errorf("agent %s lane %s: %d (%s), want %d", name, l, last[l], st, a.last[l][0])
+			}
+		}
+	}
+	var rows []string
+	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats} {
+		s.Scan(b, "", func(key string, v meta.Value) bool {
+			rows = append(rows, fmt.Sprintf("%s/%s at %d until %d: %s\n", b, key, v.ModIndex, v.Expires, v.Data))
+			return true
+		})
+	}
+	slices.Sort(rows)
+	if got := strings.Join(rows, ""); got != g.m.dumpKeys() {
+		t.Errorf("keys\n%s\nwant\n%s", got, g.m.dumpKeys())
+	}
+}
+
+// From every mark on, whatever the grouping of entries, replay must give the same answers and the same state.
+func TestReplayFromAnyMark(t *testing.T) {
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			g := newGenerator(t, 100+seed)
+			m, s := newMachine(t)
+			type applied struct {
+				entry   []byte
+				results []byte
+			}
+			var log []applied
+			marks := make(map[int]string) // by number of entries applied
+			var frozen *meta.Frozen
+			for i := range 600 {
+				e, _ := g.entry()
+				var group machine.Group
+				rs, err := m.Apply(g.index, 1, e, &group)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.Finish(&group)
+				log = append(log, applied{e.Append(nil), command.AppendResults(nil, rs)})
+				switch i % 100 {
+				case 40:
+					frozen = s.Freeze(g.index, 1)
+				case 70: // entries in between change what is frozen, but not in the file
+					if err := frozen.Commit(meta.Mark{Index: frozen.Index, Term: frozen.Term}); err != nil {
+						t.Fatal(err)
+					}
+					path := filepath.Join(t.TempDir(), "meta.db")
+					if err := s.CopyTo(path); err != nil {
+						t.Fatal(err)
+					}
+					marks[int(frozen.Index)] = path
+				}
+			}
+			want := dump(t, s)
+			for from, path := range marks {
+				s := openStore(t, path)
+				if mark, ok := s.Mark(); !ok || mark.Index != uint64(from) {
+					t.Fatalf("mark %+v, want %d", mark, from)
+				}
+				m := machine.New(s, newCoder(t), machine.DefaultLimits())
+				var group machine.Group
+				for i, a := range log[from:] {
+					e, err := command.Decode(a.entry)
+					if err != nil {
+						t.Fatal(err)
+					}
+					index := uint64(from + i + 1)
+					rs, err := m.Apply(index, 1, e, &group)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got := command.AppendResults(nil, rs); !slices.Equal(got, a.results) {
+						t.Fatalf("entry %d is answered otherwise after the mark %d", index, from)
+					}
+					if g.r.IntN(4) == 0 || i == len(log[from:])-1 {
+						for shard := range 3 {
+							group.HashShard(shard, 3)
+						}
+						m.Finish(&group)
+						group.Reset()
+					}
+				}
+				if got := dump(t, s); got != want {
+					t.Errorf("state after replay from the mark %d differs", from)
+				}
+			}
+		})
+	}
+}
+
+func commitMark(t testing.TB, s *meta.Store, index uint64) {
+	t.Helper()
+	if err := s.Freeze(index, 1).Commit(meta.Mark{Index: index, Term: 1}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUnknownCommands(t *testing.T) {
+	m, s := newMachine(t)
+	put := command.NewMetaTxn(command.Txn{Ops: []command.Op{{Bucket: "b", Key: "k", Value: []byte("v")}}})
+	newer := put
+	newer.Version = 9
+	var g machine.Group
+	for name, c := range map[string]command.Command{
+		"type": {Type: 99, Version: 1}, "version": newer, "format": command.NewSetFormat(machine.Format + 1),
+	} {
+		_, err := m.Apply(1, 1, command.Entry{Stamp: start, Commands: []command.Command{put, c}}, &g)
+		if !errors.Is(err, machine.ErrUnknownCommand) {
+			t.Errorf("unknown %s: %v", name, err)
+		}
+	}
+	if _, ok := s.Get("b", "k"); ok || s.LogTime() != 0 {
+		t.Error("an entry with an unknown command was applied in part")
+	}
+	e := command.Entry{Stamp: start, Commands: []command.Command{{Type: 99 | command.Ignorable, Version: 1}, put}}
+	rs, err := m.Apply(1, 1, e, &g)
+	if err != nil || rs[0].Status != command.StatusOK || rs[1].Status != command.StatusOK {
+		t.Fatalf("%+v, %v", rs, err)
+	}
+	if _, ok := s.Get("b", "k"); !ok {
+		t.Error("what stood beside a command passed over was not applied")
+	}
+}

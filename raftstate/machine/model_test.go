@@ -1,0 +1,262 @@
+package machine_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/meta"
+)
+
+// model is the state machine written as plainly as can be: every sample and line is kept, nothing is shared or
+// summed up.
+type model struct {
+	logTime int64
+	agents  map[string]*modelAgent
+	series  map[uint64]*modelSeries
+	nextID  uint64
+	floors  map[command.Kind]int64
+	samples []modelSample
+	lines   []modelLine
+	keys    map[[2]string]modelValue
+	format  uint32
+}
+
+type modelAgent struct {
+	epochs []wire.Epoch // the last is open
+	last   map[wire.Lane][2]uint64
+}
+
+type modelSeries struct {
+	agent string
+	key   string
+	held  map[int64]bool
+	born  int64
+}
+
+type modelSample struct {
+	series uint64
+	key    uint64
+	t      int64
+	v      float64
+}
+
+type modelLine struct {
+	kind   command.Kind
+	stream uint64
+	line   wire.LogLine
+}
+
+type modelValue struct {
+	data    string
+	index   uint64
+	expires int64
+}
+
+func newModel() *model {
+	return &model{
+		agents: make(map[string]*modelAgent), series: make(map[uint64]*modelSeries), nextID: 1,
+		floors: make(map[command.Kind]int64), keys: make(map[[2]string]modelValue),
+	}
+}
+
+func (m *model) begin(stamp int64) {
+	m.logTime = max(m.logTime, stamp)
+	for k, v := range m.keys {
+		if v.expires != 0 && v.expires <= m.logTime {
+			delete(m.keys, k)
+		}
+	}
+}
+
+func (m *model) agent(name string) *modelAgent {
+	a := m.agents[name]
+	if a == nil {
+		a = &modelAgent{}
+		m.agents[name] = a
+	}
+	return a
+}
+
+func (m *model) openEpoch(agent string, e wire.Epoch) command.Status {
+	a := m.agent(agent)
+	if i := slices.Index(a.epochs, e); i >= 0 {
+		if i == len(a.epochs)-1 {
+			return command.StatusOK
+		}
+		return command.StatusEpochClosed
+	}
+	a.epochs = append(a.epochs, e)
+	a.last = make(map[wire.Lane][2]uint64)
+	return command.StatusOK
+}
+
+// turn says what a batch is; OK when it is the next one.
+func (m *model) turn(id wire.Identity) (command.Status, uint64) {
+	a := m.agents[id.Agent]
+	if a == nil || !slices.Contains(a.epochs, id.Epoch) {
+		return command.StatusUnknownEpoch, 0
+	}
+	if a.epochs[len(a.epochs)-1] != id.Epoch {
+		return command.StatusEpochClosed, 0
+	}
+	last := a.last[id.Lane]
+	switch {
+	case id.Seq == last[0]+1:
+		return command.StatusOK, 0
+	case id.Seq > last[0]:
+		return command.StatusGap, last[0] + 1
+	case id.Seq == last[0] && id.Hash != last[1]:
+		return command.StatusCloned, last[0]
+	}
+	return command.StatusDuplicate, last[0]
+}
+
+func (m *model) took(id wire.Identity) { m.agents[id.Agent].last[id.Lane] = [2]uint64{id.Seq, id.Hash} }
+
+func (m *model) register(agent string, sets []wire.Labels) []uint64 {
+	m.agent(agent)
+	ids := make([]uint64, len(sets))
+	for i, ls := range sets {
+		key := string(ls.AppendKey(nil))
+		for id, s := range m.series {
+			if s.key == key {
+				ids[i] = id
+			}
+		}
+		if ids[i] == 0 {
+			ids[i] = m.nextID
+			m.series[m.nextID] = &modelSeries{agent: agent, key: key, held: make(map[int64]bool), born: m.logTime}
+			m.nextID++
+		}
+	}
+	return ids
+}
+
+func (m *model) collect(ids []uint64) (removed uint32) {
+	for _, id := range ids {
+		s := m.series[id]
+		if s == nil {
+			continue
+		}
+		busy := len(s.held) == 0 && s.born >= m.logTime-meta.LateWindow
+		for t := range s.held {
+			busy = busy || t >= m.logTime-meta.LateWindow
+		}
+		if !busy {
+			delete(m.series, id)
+			removed++
+		}
+	}
+	return removed
+}
+
+func (m *model) metrics(id wire.Identity, scrapes []wire.Scrape) (r command.Result) {
+	if r.Status, r.Expected = m.turn(id); r.Status != command.StatusOK {
+		return r
+	}
+	for _, s := range scrapes {
+		for _, x := range s.IDs {
+			if m.series[x] == nil || m.series[x].agent != id.Agent {
+				r.IDs = append(r.IDs, x)
+			}
+		}
+	}
+	if len(r.IDs) > 0 {
+		slices.Sort(r.IDs)
+		r.IDs, r.Status = slices.Compact(r.IDs), command.StatusUnknownIDs
+		return r
+	}
+	for _, s := range scrapes {
+		for i, x := range s.IDs {
+			se := m.series[x]
+			switch {
+			case s.T < m.floors[command.KindMetrics] || s.T < m.logTime-meta.LateWindow || s.T > m.logTime+600_000:
+				r.Rejected++
+			case se.held[s.T]:
+				r.Duplicates++
+			default:
+				r.Accepted++
+				se.held[s.T] = true
+				ls, _, _ := wire.LabelsFromKey([]byte(se.key))
+				m.samples = append(m.samples, modelSample{x, meta.HashLabels(ls), s.T, s.Values[i]})
+			}
+		}
+	}
+	m.took(id)
+	return r
+}
+
+func (m *model) logs(id wire.Identity, b *wire.LogBatch) (r command.Result) {
+	if r.Status, r.Expected = m.turn(id); r.Status != command.StatusOK {
+		return r
+	}
+	for _, st := range b.Streams {
+		kind := command.KindLogs
+		if st.Kind == wire.StreamEvent {
+			kind = command.KindEvents
+		}
+		for _, l := range st.Lines {
+			if l.T/1e6 < m.floors[kind] {
+				r.Rejected++
+				continue
+			}
+			if l.T > (m.logTime+600_000)*1e6 {
+				l.Fields = []wire.Label{{Name: "time_sent", Value: rfc3339(l.T)}}
+				l.T = m.logTime * 1e6
+			}
+			r.Accepted++
+			m.lines = append(m.lines, modelLine{kind, meta.HashStream(st.Kind, st.Labels), l})
+		}
+	}
+	m.took(id)
+	return r
+}
+
+func (m *model) txn(index uint64, t command.Txn) command.Status {
+	for _, c := range t.Compares {
+		if m.keys[[2]string{c.Bucket, c.Key}].index != c.ModIndex {
+			return command.StatusConflict
+		}
+	}
+	for _, op := range t.Ops {
+		k := [2]string{op.Bucket, op.Key}
+		if op.Delete || op.Expires != 0 && op.Expires <= m.logTime {
+			delete(m.keys, k)
+		} else {
+			m.keys[k] = modelValue{string(op.Value), index, op.Expires}
+		}
+	}
+	return command.StatusOK
+}
+
+func (m *model) cut(k command.Kind, floor int64) { m.floors[k] = max(m.floors[k], floor) }
+
+// digests sums up what is there now.
+func (m *model) digests() []meta.Digest {
+	var d meta.Digests
+	for _, s := range m.samples {
+		if (meta.DayOf(s.t)+1)*86_400_000 > m.floors[command.KindMetrics] {
+			d.Add(command.KindMetrics, s.t, meta.HashSample(s.key, s.t, s.v))
+		}
+	}
+	for i := range m.lines {
+		l := &m.lines[i]
+		if ms := l.line.T / 1e6; (meta.DayOf(ms)+1)*86_400_000 > m.floors[l.kind] {
+			sum, _ := meta.HashLine(l.stream, &l.line, nil)
+			d.Add(l.kind, ms, sum)
+		}
+	}
+	return d.List()
+}
+
+func (m *model) dumpKeys() string {
+	var rows []string
+	for k, v := range m.keys {
+		rows = append(rows, fmt.Sprintf("%s/%s at %d until %d: %s\n", k[0], k[1], v.index, v.expires, v.data))
+	}
+	slices.Sort(rows)
+	return strings.Join(rows, "")
+}

@@ -1,0 +1,557 @@
+package raftstate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/forward"
+	"github.com/triward/triward/raftstate/logfile"
+	"github.com/triward/triward/raftstate/machine"
+	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/raftstate/snapshot"
+)
+
+const (
+	raftDir  = "raft"
+	metaName = "meta.db"
+	// identityKey in raft's own storage tells a node's log from an empty one that took its place: a node that
+	// lost its log but kept its state could vote twice in one term.
+	identityKey = "triward.node"
+)
+
+// Node is one member of the cluster: its log, its state and the stores it feeds. All methods may be called from
+// many goroutines.
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	layout  snapshot.Layout
+	state   *meta.Store
+	store   *logfile.Store
+	fsm     *fsm
+	images  *images
+	metrics *metrics
+
+	raft     atomic.Pointer[raft.Raft]
+	caller   forward.Caller
+	client   *forward.Client   // nil with Config.Transport
+	listener *forward.Listener // nil with Config.Transport
+	trans    raft.Transport
+	proposer *proposer
+	budget   budget
+	peers    peers
+
+	generation string // changed only with durable held and Apply standing still
+	durably    chan struct{}
+	mark       atomic.Pointer[meta.Mark]
+	staged     atomic.Pointer[stagedImage]
+	installing atomic.Bool
+	ready      atomic.Uint64 // the term in which an entry of this leader was applied
+	started    atomic.Bool
+	startedAt  time.Time
+	fatalErr   atomic.Pointer[error]
+
+	ctx       context.Context // ends with closing
+	cancel    context.CancelFunc
+	closing   chan struct{}
+	closeOnce sync.Once
+	closeErr  error
+	wg        sync.WaitGroup
+	timersMu  sync.Mutex
+	timers    map[*time.Timer]struct{}
+}
+
+// Open starts a node from what its data directory holds. The sinks belong to the node from then on, also when
+// Open fails. Damage is a *FatalError with ExitDamaged. The context bounds the start only.
+func Open(ctx context.Context, cfg Config, sinks Sinks) (*Node, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, errors.Join(err, closeSinks(sinks))
+	}
+	n := &Node{
+		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeID), layout: snapshot.NewLayout(cfg.DataDir),
+		durably: make(chan struct{}, 1), closing: make(chan struct{}), startedAt: time.Now(),
+		timers: make(map[*time.Timer]struct{}), metrics: newMetrics(),
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.budget.limit = cfg.MaxInFlight
+	n.images = &images{n: n}
+	n.mark.Store(&meta.Mark{})
+	n.fsm = &fsm{sinks: sinks, log: n.log, fatal: n.fatal, closing: n.closing, restore: n.swap, mu: newGate()}
+	n.proposer = newProposer(n)
+	for _, step := range []func(context.Context) error{n.openState, n.openLog, n.startRaft} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(err, n.shutdown())
+		}
+	}
+	return n, nil
+}
+
+// openState opens metadata and stores of the current generation.
+func (n *Node) openState(context.Context) error {
+	generation, err := n.layout.Current()
+	if err != nil {
+		return &FatalError{Part: "state", Code: ExitDamaged, Hint: hintReinstall, Err: err}
+	}
+	if err := n.layout.Clean(generation); err != nil {
+		return err
+	}
+	if generation == "" {
+		if generation, err = n.layout.Next(); err != nil {
+			return err
+		}
+		if err := n.layout.Flip(generation); err != nil {
+			return err
+		}
+	}
+	n.generation = generation
+	file := n.layout.MetaFile(generation)
+	if n.state, err = meta.Open(file, n.log); err != nil {
+		return damagedState("metadata", err)
+	}
+	n.fsm.store = n.state
+	coder, err := wire.NewCoder()
+	if err != nil {
+		return err
+	}
+	n.fsm.machine = machine.New(n.state, coder, n.cfg.Limits)
+	if mark, ok := n.state.Mark(); ok {
+		n.mark.Store(&mark)
+		n.fsm.adopt(&mark)
+	}
+	if err := n.openSinks(); err != nil {
+		return err
+	}
+	if held, mark := n.fsm.sinks.Logs.Applied(), n.mark.Load().Index; held < mark {
+		return damagedState("store of logs", fmt.Errorf("it holds the log up to entry %d, the watermark says %d", held, mark))
+	}
+	return nil
+}
+
+func damagedState(part string, err error) error {
+	if !errors.Is(err, meta.ErrDamaged) && diskFull(err) {
+		return fmt.Errorf("%s: %w", part, err)
+	}
+	return &FatalError{Part: part, Code: ExitDamaged, Hint: hintReinstall, Err: err}
+}
+
+// openLog opens the log and holds it against the watermark.
+func (n *Node) openLog(ctx context.Context) error {
+	store, err := logfile.Open(filepath.Join(n.cfg.DataDir, raftDir), logfile.Options{
+		SegmentBytes: n.cfg.LogSegment, CacheBytes: n.cfg.LogCache, ReserveBytes: n.cfg.DiskReserve,
+		HoldBytes: 4 * n.cfg.QueueBytes, Logger: newRaftLogger(n.log),
+	})
+	if err != nil {
+		return damagedLog(err)
+	}
+	n.store = store
+	if err := n.checkIdentity(); err != nil {
+		return err
+	}
+	mark := n.mark.Load()
+	first, err := store.FirstIndex()
+	if err != nil {
+		return damagedLog(err)
+	}
+	last, err := store.LastIndex()
+	if err != nil {
+		return damagedLog(err)
+	}
+	stale := last < mark.Index
+	if !stale && mark.Index >= first && mark.Index > 0 {
+		var l raft.Log
+		if err := store.GetLog(mark.Index, &l); err != nil {
+			return damagedLog(err)
+		}
+		stale = l.Term != mark.Term
+	}
+	if stale { // all it holds is in the state, or was overtaken by the image that was installed
+		n.log.Info("log from before the watermark is cleared", "last", last, "watermark", mark.Index)
+		if err := store.Clear(); err != nil {
+			return brokenDisk("log", err)
+		}
+		return nil
+	}
+	if first > mark.Index+1 {
+		return damagedLog(fmt.Errorf("it begins at entry %d, the state ends at %d", first, mark.Index))
+	}
+	if err := store.Verify(ctx, mark.Index+1); err != nil {
+		return damagedLog(err)
+	}
+	return nil
+}
+
+func (n *Node) checkIdentity() error {
+	id, err := n.store.Get([]byte(identityKey))
+	switch {
+	case err != nil && err.Error() != "not found":
+		return damagedLog(err)
+	case string(id) == n.cfg.NodeID:
+		return nil
+	case len(id) > 0:
+		return damagedLog(fmt.Errorf("data directory %s belongs to node %q, this is node %q", n.cfg.DataDir, id, n.cfg.NodeID))
+	case n.mark.Load().Index > 0:
+		return damagedLog(fmt.Errorf("the log in %s is gone while the state is there", n.store.Dir()))
+	}
+	if err := n.store.Set([]byte(identityKey), []byte(n.cfg.NodeID)); err != nil {
+		return brokenDisk("log", err)
+	}
+	return nil
+}
+
+// startRaft connects the node to its peers and lets raft begin.
+func (n *Node) startRaft(context.Context) error {
+	if err := n.connect(); err != nil {
+		return err
+	}
+	g := &guard{Store: n.store, n: n}
+	snaps := marks{n}
+	old, err := raft.HasExistingState(g, g, snaps)
+	if err != nil {
+		return damagedLog(err)
+	}
+	rc := n.cfg.raftConfig()
+	if len(n.cfg.Bootstrap) > 0 && !old {
+		if err := raft.BootstrapCluster(rc, g, g, snaps, n.trans, n.bootstrap()); err != nil {
+			return fmt.Errorf("start a new cluster: %w", err)
+		}
+	}
+	r, err := raft.NewRaft(rc, n.fsm, g, g, snaps, n.trans)
+	if err != nil {
+		return fmt.Errorf("start raft: %w", err)
+	}
+	n.raft.Store(r)
+	n.retain()
+	observer := n.peers.observe(r)
+	n.started.Store(true)
+	n.proposer.wg.Add(1)
+	go n.proposer.run()
+	n.wg.Add(2)
+	go n.lead(r, observer)
+	go n.watchDisk()
+	n.metrics.register(n)
+	n.log.Info("node started", "watermark", n.mark.Load().Index, "log_last", r.LastIndex(), "generation", n.generation)
+	return nil
+}
+
+func (n *Node) bootstrap() raft.Configuration {
+	var c raft.Configuration
+	for _, m := range n.cfg.Bootstrap {
+		if m.ID == n.cfg.NodeID && m.Addr == "" {
+			m.Addr = n.PeerAddr()
+		}
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(m.ID), Address: raft.ServerAddress(m.Addr)})
+	}
+	return c
+}
+
+// openSinks opens the stores of the current generation for the first time.
+func (n *Node) openSinks() error {
+	if err := n.fsm.sinks.Metrics.Open(n.layout.Dir(snapshot.KindMetrics, n.generation)); err != nil {
+		return damagedState("store of metrics", err)
+	}
+	if err := n.fsm.sinks.Logs.Open(n.layout.Dir(snapshot.KindLogs, n.generation)); err != nil {
+		return damagedState("store of logs", err)
+	}
+	return nil
+}
+
+// connect opens the peer port, or takes the transport of a test.
+func (n *Node) connect() error {
+	if t := n.cfg.Transport; t != nil {
+		n.trans, n.caller = t.Raft, t.Caller
+		if t.Serve != nil {
+			t.Serve(n)
+		}
+		return nil
+	}
+	l, err := forward.Listen(n.cfg.Listen, n.cfg.Identity, n.log)
+	if err != nil {
+		return err
+	}
+	n.listener = l
+	advertise := n.cfg.Advertise
+	if advertise == "" {
+		advertise = l.Addr().String()
+	}
+	n.client = forward.NewClient(n.cfg.Identity, n.address)
+	n.caller = n.client
+	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		ServerAddressProvider: provider{n}, Logger: newRaftLogger(n.log), Stream: advertised{l.Stream(), peerAddr(advertise)},
+		MaxPool: 3, MaxRPCsInFlight: 2, Timeout: 10 * time.Second,
+	})
+	l.Serve(n, n.cfg.PeerHandler)
+	return nil
+}
+
+// address returns where the member id is reached.
+func (n *Node) address(id string) (string, error) {
+	if r := n.raft.Load(); r != nil {
+		for _, s := range n.servers() {
+			if string(s.ID) == id {
+				return string(s.Address), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("node %s is no member known here", id)
+}
+
+// provider makes raft dial members by name, so that the certificate of the other end is held against it.
+type provider struct{ n *Node }
+
+// ServerAddr implements raft.ServerAddressProvider.
+func (p provider) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	addr, err := p.n.address(string(id))
+	if err != nil {
+		return "", err
+	}
+	return forward.PeerAddress(string(id), addr), nil
+}
+
+type peerAddr string
+
+// Network implements net.Addr.
+func (peerAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a peerAddr) String() string { return string(a) }
+
+// lead proposes a first entry when this node becomes the leader, so that what was acknowledged before is applied
+// here, and moves the log time on when nothing else does.
+func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
+	defer n.wg.Done()
+	ticker := time.NewTicker(n.cfg.TickInterval)
+	defer ticker.Stop()
+	leading := false
+	for {
+		select {
+		case <-n.closing:
+			return
+		case o := <-observations:
+			n.peers.note(o)
+		case leading = <-r.LeaderCh():
+			n.log.Info("leadership", "leader", leading, "term", r.CurrentTerm())
+			n.peers.reset()
+			if leading {
+				n.tick(r)
+			}
+			if n.cfg.OnLeadership != nil {
+				n.cfg.OnLeadership(leading)
+			}
+		case <-ticker.C:
+			behind := time.Now().UnixMilli() - n.state.LogTime()
+			if leading && (n.ready.Load() != r.CurrentTerm() || behind > n.cfg.TickInterval.Milliseconds()) {
+				n.tick(r)
+			}
+		}
+	}
+}
+
+// tick proposes a Tick and notes the term in which it was applied.
+func (n *Node) tick(r *raft.Raft) {
+	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.TickInterval)
+	defer cancel()
+	c := command.NewTick(n.cfg.NodeID)
+	n.budget.used.Add(int64(c.Size())) // beyond the bound: a busy node needs it too
+	o, err := n.proposeHere(ctx, &proposal{
+		commands: []command.Command{c}, size: c.Size(), done: make(chan proposed, 1),
+		finish: func() { n.budget.give(int64(c.Size())) },
+	})
+	if err != nil {
+		n.log.Debug("tick", "err", err)
+		return
+	}
+	n.ready.Store(o.term)
+}
+
+// watchDisk ends the node when a write to the log hangs: with its lease the leader would otherwise stay.
+func (n *Node) watchDisk() {
+	defer n.wg.Done()
+	ticker := time.NewTicker(max(n.cfg.HungDisk/10, time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-n.closing:
+			return
+		case <-ticker.C:
+			if d := n.store.Writing(); d > n.cfg.HungDisk {
+				n.fatal(brokenDisk("log", fmt.Errorf("a write has been hanging for %s", d.Round(time.Second))))
+				return
+			}
+		}
+	}
+}
+
+// fatal stops applying and proposing and reports err, once.
+func (n *Node) fatal(err error) {
+	if !n.fatalErr.CompareAndSwap(nil, &err) {
+		return
+	}
+	n.fsm.failed.Store(true)
+	n.log.Error("fatal", "err", err)
+	go n.cfg.OnFatal(err) // it may call Close, which waits for the caller of this
+}
+
+// after runs do in d unless the node is closed before.
+func (n *Node) after(d time.Duration, do func()) {
+	n.timersMu.Lock()
+	defer n.timersMu.Unlock()
+	if n.timers == nil { // closed
+		return
+	}
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
+		n.timersMu.Lock()
+		_, live := n.timers[t]
+		delete(n.timers, t)
+		n.timersMu.Unlock()
+		if live {
+			do()
+		}
+	})
+	n.timers[t] = struct{}{}
+}
+
+// State returns the replicated state for reading. It stays valid, also over installs, until Close.
+func (n *Node) State() *meta.Store { return n.state }
+
+// Digest returns the running digests and the entry they are as of (DESIGN D8).
+func (n *Node) Digest() (index uint64, sums []meta.Digest) { return n.state.Digests() }
+
+// PeerAddr returns the host:port at which this node tells its peers to reach it.
+func (n *Node) PeerAddr() string { return string(n.trans.LocalAddr()) }
+
+// PeerClient returns the client for HTTP requests to the PeerHandler of other members, https://<node id>/path;
+// nil with Config.Transport.
+func (n *Node) PeerClient() *forward.Client { return n.client }
+
+// Close gives leadership away, makes a last mark, stops everything and closes the stores. It is idempotent.
+func (n *Node) Close() error {
+	n.closeOnce.Do(func() {
+		if r := n.raft.Load(); r != nil && n.fatalErr.Load() == nil {
+			n.resign(r)
+		}
+		n.closeErr = n.shutdown()
+	})
+	return n.closeErr
+}
+
+// resign makes leaving cheap: for the others a leader at once, for the next start no log to apply again. Both are
+// attempts.
+func (n *Node) resign(r *raft.Raft) {
+	if r.State() == raft.Leader && len(n.servers()) > 1 {
+		if err := r.LeadershipTransfer().Error(); err != nil {
+			n.log.Info("leadership was not handed over", "err", err)
+		}
+	}
+	if n.fsm.held.Load() == nil {
+		if err := r.Snapshot().Error(); err != nil && !quietMark(err) {
+			n.log.Info("no last mark", "err", err)
+		}
+	}
+}
+
+// shutdown stops the node as it is: what is on disk is as good as after a crash.
+func (n *Node) shutdown() error {
+	close(n.closing)
+	n.cancel()
+	close(n.proposer.stop)
+	if n.raft.Load() != nil {
+		n.settle()
+	}
+	var errs []error
+	if n.cfg.Transport != nil && n.cfg.Transport.Serve != nil {
+		n.cfg.Transport.Serve(nil)
+	}
+	if n.listener != nil {
+		errs = append(errs, ignoreClosed(n.listener.Close()))
+	}
+	if r := n.raft.Load(); r != nil {
+		errs = append(errs, r.Shutdown().Error())
+	}
+	if c, ok := n.trans.(raft.WithClose); ok {
+		errs = append(errs, ignoreClosed(c.Close()))
+	}
+	if n.client != nil {
+		n.client.Close()
+	}
+	n.timersMu.Lock()
+	for t := range n.timers {
+		t.Stop()
+	}
+	n.timers = nil
+	n.timersMu.Unlock()
+	n.images.close()
+	n.proposer.wg.Wait()
+	n.wg.Wait()
+	n.metrics.unregister(n.cfg.Registerer)
+	errs = append(errs, closeSinks(n.fsm.sinks))
+	if n.state != nil {
+		errs = append(errs, n.state.Close())
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// settle waits for the entries on their way, as raft answers none of them once it is shut down.
+func (n *Node) settle() {
+	done := make(chan struct{})
+	go func() {
+		n.proposer.wg.Wait()
+		close(done)
+	}()
+	limit := time.NewTimer(3 * time.Second)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+	}
+}
+
+func closeSinks(s Sinks) error {
+	return errors.Join(wrap("close store of metrics", s.Metrics.Close()), wrap("close store of logs", s.Logs.Close()))
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	return nil
+}
+
+// readMark returns the watermark of a metadata file that is not in use.
+func readMark(file string) (meta.Mark, error) {
+	if err := meta.Check(file); err != nil {
+		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
+	}
+	s, err := meta.Open(file, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
+	}
+	m, ok := s.Mark()
+	if err := s.Close(); err != nil {
+		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
+	}
+	if !ok {
+		return meta.Mark{}, fmt.Errorf("metadata has no watermark: %w", snapshot.ErrImage)
+	}
+	return m, nil
+}

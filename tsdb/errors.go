@@ -1,0 +1,39 @@
+package tsdb
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrDamaged is matched by errors that name a file of the store which does not hold what it held: the store must be
+// set aside and installed again from a peer. No sample of it was served or repaired away.
+var ErrDamaged = errors.New("metrics store is damaged")
+
+// ErrBroken is matched by errors of a store that failed to write and does not know how much reached the disk. It
+// answers queries but takes no samples and no marks until Open is called again (with the same directory).
+var ErrBroken = errors.New("metrics store stopped after a failed write")
+
+// ErrClosed is matched by errors of a store that is not open.
+var ErrClosed = errors.New("metrics store is not open")
+
+// ErrSwapped ends queries that ran too long on a store that was replaced. The query may be asked again at once.
+var ErrSwapped = errors.New("the metrics store was replaced while the query ran; ask again")
+
+// DamageError names the file that is damaged. It matches ErrDamaged.
+type DamageError struct {
+	File string // path of the file or block
+	Err  error
+}
+
+// Error says which file is damaged and how.
+func (e *DamageError) Error() string { return fmt.Sprintf("%v: %s: %v", ErrDamaged, e.File, e.Err) }
+
+// Unwrap returns ErrDamaged and the cause.
+func (e *DamageError) Unwrap() []error { return []error{ErrDamaged, e.Err} }
+
+func damaged(file string, err error) error { return &DamageError{File: file, Err: err} }
+
+// Hint tells the operator what to do.
+func (e *DamageError) Hint() string {
+	return "the node sets the store aside and installs it again from a peer; check the disk"
+}

@@ -1,0 +1,237 @@
+package ui
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/triward/triward/agent/wire"
+)
+
+// texts returns the texts of a message's rows.
+func texts(t *testing.T, v json.RawMessage) []string {
+	t.Helper()
+	var rows []struct{ Text string }
+	if err := json.Unmarshal(v, &rows); err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, r := range rows {
+		out = append(out, r.Text)
+	}
+	return out
+}
+
+// follow reads deltas until n rows have come and returns their texts and the last cursor.
+func (c *client) follow(n int) (list []string, cursor string) {
+	c.t.Helper()
+	for len(list) < n {
+		m := c.read()
+		if m.Op != "delta" && m.Op != "snap" {
+			c.t.Fatalf("%+v", m)
+		}
+		list = append(list, texts(c.t, m.V)...)
+		cursor = m.Cursor
+	}
+	return list, cursor
+}
+
+func TestTailShowsBacklogAndFollows(t *testing.T) {
+	b := newBench(t, nil)
+	for i := range 10 {
+		b.apply(fmt.Sprint("error ", i), "fine")
+	}
+	c := b.dial("ada")
+	c.send(`{"op":"sub","id":"l","kind":"logs.tail","params":{"query":"error","backlog":3}}`)
+	snap := c.next("snap")
+	if got := fmt.Sprint(texts(t, snap.V)); got != "[error 7 error 8 error 9]" {
+		t.Fatal(got)
+	}
+	b.apply("fine", "error live")
+	if list, _ := c.follow(1); list[0] != "error live" {
+		t.Fatal(list)
+	}
+}
+
+func TestTailResumesWithoutLossOrDouble(t *testing.T) {
+	b := newBench(t, nil)
+	c := b.dial("ada")
+	sub := `{"op":"sub","id":"l","kind":"logs.tail","params":{"query":"","backlog":0}`
+	c.send(sub + `}`)
+	var all []string
+	snap := c.next("snap")
+	cursor := snap.Cursor
+	for round := range 8 {
+		for i := range 20 {
+			b.apply(fmt.Sprintf("r%d line %d", round, i))
+			if i == 10 {
+				// Cut in the middle; what was not read yet comes with the cursor.
+				part, at := c.follow(1)
+				all, cursor = append(all, part...), at
+				c.ws.Close()
+				c = b.dial("ada")
+			}
+		}
+		c.send(sub + `,"cursor":"` + cursor + `"}`)
+		part, at := c.follow((round+1)*20 - len(all))
+		all, cursor = append(all, part...), at
+	}
+	if len(all) != 160 {
+		t.Fatalf("%d lines", len(all))
+	}
+	for i, text := range all {
+		if text != fmt.Sprintf("r%d line %d", i/20, i%20) {
+			t.Fatalf("line %d is %q", i, text)
+		}
+	}
+}
+
+func TestTailFromANodeThatIsAhead(t *testing.T) {
+	b := newBench(t, nil)
+	b.apply("one")
+	c := b.dial("ada")
+	c.send(`{"op":"sub","id":"l","kind":"logs.tail","params":{"query":""},"cursor":"3.0"}`)
+	c.next("delta")
+	b.apply("two")           // 2.0: the client has it
+	b.apply("three", "more") // 3.0: the client has it; 3.1: not
+	if list, _ := c.follow(1); fmt.Sprint(list) != "[more]" {
+		t.Fatal(list)
+	}
+}
+
+func TestTailTellsAGapWhenTheCursorIsTooOld(t *testing.T) {
+	b := newBench(t, nil)
+	for i := range 5 {
+		b.apply(fmt.Sprint("line ", i))
+	}
+	b.lines.gone = Position{3, 0}
+	c := b.dial("ada")
+	c.send(`{"op":"sub","id":"l","kind":"logs.tail","params":{"query":"","backlog":10},"cursor":"1.0"}`)
+	if m := c.next("gap"); m.From != "1.0" || m.Dropped != unknownCount {
+		t.Fatalf("%+v", m)
+	}
+	if m := c.next("snap"); fmt.Sprint(texts(t, m.V)) != "[line 3 line 4]" {
+		t.Fatalf("%s", m.V)
+	}
+}
+
+func TestTailIsThinned(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.TailRate = 50 })
+	c := b.dial("ada")
+	c.send(`{"op":"sub","id":"l","kind":"logs.tail","params":{"query":"","backlog":0}}`)
+	c.next("snap")
+	many := make([]string, 1000)
+	for i := range many {
+		many[i] = fmt.Sprint(i)
+	}
+	b.apply(many...)
+	m := c.next("delta")
+	if n := len(texts(t, m.V)); n != 50 || m.Sampled != 950 {
+		t.Fatalf("%d rows, %d thinned out", n, m.Sampled)
+	}
+	if last := texts(t, m.V)[49]; last != "999" {
+		t.Fatalf("the newest is %s", last)
+	}
+}
+
+func TestPausedTailDropsTheOldestAndSaysSo(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.TailRate = 1e6 })
+	c := b.dial("ada")
+	c.send(`{"op":"sub","id":"l","kind":"logs.tail","params":{"query":"","backlog":0}}`)
+	c.next("snap")
+	c.send(`{"op":"pause","id":"l"}`)
+	c.send(`{"op":"sub","id":"x","kind":"cluster"}`)
+	c.next("snap") // by now the pause holds
+	const lines = tailPending + 500
+	var sub *tailSub
+	for i := range lines / 100 {
+		many := make([]string, 100)
+		for j := range many {
+			many[j] = fmt.Sprint(i*100 + j)
+		}
+		b.apply(many...)
+	}
+	b.hub.mu.Lock()
+	for key, tp := range b.hub.topics {
+		if strings.HasPrefix(key, KindTail) {
+			for s := range tp.(*tailTopic).subs {
+				sub = s
+			}
+		}
+	}
+	b.hub.mu.Unlock()
+	waitFor(t, func() bool {
+		sub.topic.mu.Lock()
+		defer sub.topic.mu.Unlock()
+		return sub.dropped > 0 && sub.dropped+len(sub.pending) == lines && len(sub.pending) == tailPending
+	})
+	c.send(`{"op":"resume","id":"l"}`)
+	var gap got
+	n := 0
+	for n < tailPending {
+		switch m := c.read(); m.Op {
+		case "gap":
+			gap = m
+		case "delta":
+			if m.ID == "l" {
+				n += len(texts(t, m.V))
+			}
+		}
+	}
+	if gap.Dropped != 500 || gap.From != "1.0" || gap.To != "5.99" {
+		t.Fatalf("%+v", gap)
+	}
+}
+
+// waitFor polls until cond holds, for what other goroutines do in real time.
+func waitFor(t *testing.T, cond func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.After(20 * time.Second)
+	for !cond() {
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			t.Fatal("did not come about")
+		}
+	}
+}
+
+func TestFeedIsBoundedAndCopiesNothingForNobody(t *testing.T) {
+	f := NewLineFeed()
+	text := []byte(strings.Repeat("x", 10_000))
+	entry := func(i uint64) []wire.LogEntry {
+		return []wire.LogEntry{{Index: i, Batches: []wire.AcceptedLogs{{Batch: &wire.LogBatch{Streams: []wire.LogStream{
+			{Kind: wire.StreamLog, Lines: []wire.LogLine{{Text: text}}}}}}}}}
+	}
+	f.Observe(1, entry(1))
+	if len(f.lines) != 0 {
+		t.Fatal("kept a line that nobody reads")
+	}
+	r, head := f.reader()
+	if head.Index != 1 {
+		t.Fatal(head)
+	}
+	const total = 5000
+	for i := range uint64(total) {
+		f.Observe(i+2, entry(i+2))
+	}
+	text[0] = 'y' // the sender's buffer is used again
+	if f.bytes > feedBytes {
+		t.Fatalf("%d bytes", f.bytes)
+	}
+	lines, lost, head := r.read()
+	if lost == 0 || lost+len(lines) != total || head.Index != total+1 {
+		t.Fatalf("%d lines, %d lost, head %s", len(lines), lost, head)
+	}
+	if lines[0].Text[0] != 'x' {
+		t.Fatal("the line was not copied")
+	}
+	r.close()
+	if len(f.lines) != 0 || f.bytes != 0 {
+		t.Fatal("keeps lines without readers")
+	}
+}

@@ -1,0 +1,104 @@
+// Every page x {en, zh} x {light, dark} x {1280x800, 390x844}: a picture, axe, sideways scroll, console, CSP and
+// foreign requests. SCREENS=overview,logs limits the pages; SCREENS_LANG, SCREENS_THEME and SCREENS_SIZE
+// (desktop|phone) the rest; TRIWARD_OUT names the folder (e2e/out).
+import { mkdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { axe, env, launch, logIn, newContext, newPage, requireServer, sidewaysScroll, until } from './lib.mjs';
+
+requireServer();
+const out = process.env.TRIWARD_OUT ?? fileURLToPath(new URL('./out', import.meta.url));
+mkdirSync(out, { recursive: true });
+const pick = (name, all) => (process.env[name] ? all.filter((x) => process.env[name].split(',').includes(x)) : all);
+
+const settled = (page) => page.waitForTimeout(700);
+const plotted = async (page) => {
+  await page.waitForSelector('[data-plot] canvas', { timeout: 15_000 }).catch(() => {});
+  await page.waitForTimeout(900);
+};
+const cpu = '100 * (1 - avg by (host) (rate(node_cpu_seconds_total{mode="idle"}[2m])))';
+const q = encodeURIComponent;
+
+let host = '';
+const PAGES = {
+  login: { path: '/login', anonymous: true },
+  overview: { path: '/', ready: (p) => p.waitForSelector('[data-testid=hosts]') },
+  host: { path: () => `/hosts/${q(host)}`, ready: plotted },
+  'host-logs': { path: () => `/hosts/${q(host)}/logs`, ready: settled },
+  'host-inventory': { path: () => `/hosts/${q(host)}/inventory`, ready: settled },
+  metrics: { path: '/metrics', ready: (p) => p.waitForSelector('[data-testid=promql][data-ready=true]') },
+  'metrics-graph': { path: `/metrics?q=${q(cpu)}`, ready: plotted },
+  'metrics-error': { path: `/metrics?q=${q('sum(rate(node_cpu_seconds_total[5m])) by (')}`, ready: (p) => p.waitForSelector('[data-testid=query-error]') },
+  logs: { path: '/logs', ready: settled },
+  'logs-detail': {
+    path: '/logs',
+    ready: async (p) => {
+      await p.click('[data-testid=log-list] button[data-pos]', { timeout: 10_000 });
+      await p.waitForSelector('[data-testid=log-detail]');
+    },
+  },
+  'logs-tail': { path: '/logs?tail=1', ready: (p) => p.waitForTimeout(1500) },
+  cluster: { path: '/cluster', ready: (p) => p.waitForSelector('[data-testid=queue]') },
+  'not-found': { path: '/nothing/here', ready: settled },
+  'menu-time': { path: '/', ready: (p) => p.click('[data-testid=range]') },
+  'menu-link': { path: '/', ready: (p) => p.click('[data-testid=link]') },
+  'menu-keys': {
+    path: '/',
+    ready: async (p) => {
+      await p.waitForSelector('main');
+      await p.keyboard.press('?');
+      await p.waitForSelector('[role=dialog]');
+    },
+  },
+};
+
+const browser = await launch();
+let shots = 0;
+const problems = [];
+{
+  const context = await newContext(browser);
+  await logIn(context);
+  const page = await newPage(context);
+  await page.goto(env.url);
+  host = await until('a host', () =>
+    page.evaluate(async () => (await (await fetch('/v1/hosts')).json().catch(() => null))?.hosts?.find((h) => h.state === 'up')?.id ?? document.querySelector('[data-host] a')?.getAttribute('href')?.split('/')[2]?.split('?')[0]),
+  );
+  await context.close();
+}
+
+const sizes = { desktop: [1280, 800], phone: [390, 844] };
+for (const lang of pick('SCREENS_LANG', ['en', 'zh'])) {
+  for (const theme of pick('SCREENS_THEME', ['light', 'dark'])) {
+    for (const size of pick('SCREENS_SIZE', ['desktop', 'phone'])) {
+      const [width, height] = sizes[size];
+      for (const name of pick('SCREENS', Object.keys(PAGES))) {
+        const spec = PAGES[name];
+        const context = await newContext(browser, { lang, theme, width, height });
+        // These the browser writes itself for answers the page provokes on purpose.
+        if (spec.anonymous) context.expected = [/401/];
+        if (name === 'metrics-error') context.expected = [/400/];
+        if (!spec.anonymous) await logIn(context);
+        const page = await newPage(context);
+        const where = `${name}-${lang}-${theme}-${size}`;
+        const say = (s) => problems.push(`${where}: ${s}`);
+        try {
+          await page.goto(env.url + (typeof spec.path === 'function' ? spec.path() : spec.path));
+          await page.waitForSelector('main');
+          await spec.ready?.(page);
+          await settled(page);
+          for (const s of await sidewaysScroll(page)) say(`sideways scroll: ${s}`);
+          for (const s of await axe(page)) say(s);
+        } catch (e) {
+          say(String(e.message ?? e).split('\n')[0]);
+        }
+        await page.screenshot({ path: `${out}/${where}.png` });
+        shots++;
+        for (const f of context.faults) say(f);
+        await context.close();
+      }
+    }
+  }
+}
+await browser.close();
+for (const p of problems) console.log(`FAIL ${p}`);
+console.log(`# screens ${shots}\n# fail ${problems.length}`);
+process.exit(problems.length ? 1 : 0);

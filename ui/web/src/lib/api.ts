@@ -1,0 +1,72 @@
+// The REST client: JSON in and out, problem documents (RFC 9457) as errors, a 401 reported once to the shell.
+
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+    readonly hint?: string,
+    /** Byte offset in the query, when the server named one. */
+    readonly pos?: number,
+  ) {
+    super(message);
+  }
+}
+
+export const onUnauthorized: { handler: (() => void) | null } = { handler: null };
+
+export interface CallOptions {
+  method?: 'GET' | 'POST';
+  body?: unknown;
+  form?: Record<string, string>;
+  query?: Record<string, string | number | undefined | null>;
+  signal?: AbortSignal;
+  /** Do not treat 401 as "the session is over". */
+  anonymous?: boolean;
+}
+
+export async function call<T>(path: string, o: CallOptions = {}): Promise<T> {
+  const params = new URLSearchParams();
+  for (const [k, v] of Object.entries(o.query ?? {})) if (v != null && v !== '') params.set(k, String(v));
+  const qs = params.toString();
+  const headers: Record<string, string> = { Accept: 'application/json' };
+  let body: BodyInit | undefined;
+  if (o.form) body = new URLSearchParams(o.form);
+  else if (o.body !== undefined) {
+    headers['Content-Type'] = 'application/json';
+    body = JSON.stringify(o.body);
+  }
+  const res = await fetch(qs ? `${path}?${qs}` : path, {
+    method: o.method ?? (body === undefined ? 'GET' : 'POST'),
+    headers,
+    body,
+    credentials: 'same-origin',
+    signal: o.signal,
+    cache: 'no-store',
+  });
+  if (res.ok) return (res.status === 204 ? undefined : await res.json()) as T;
+  if (res.status === 401 && !o.anonymous) onUnauthorized.handler?.();
+  throw await problem(res);
+}
+
+async function problem(res: Response): Promise<ApiError> {
+  let p: Record<string, unknown> = {};
+  try {
+    p = (await res.json()) as Record<string, unknown>;
+  } catch {
+    // Not a problem document: the status line has to do.
+  }
+  const text = [p.detail, p.error, p.title].find((s) => typeof s === 'string' && s !== '');
+  return new ApiError(
+    res.status,
+    (text as string | undefined) ?? `${res.status} ${res.statusText}`,
+    typeof p.hint === 'string' ? p.hint : undefined,
+    typeof p.pos === 'number' ? p.pos : undefined,
+  );
+}
+
+export function isAbort(e: unknown): boolean {
+  return e instanceof DOMException && e.name === 'AbortError';
+}
+export function messageOf(e: unknown): string {
+  return e instanceof Error ? e.message : String(e);
+}

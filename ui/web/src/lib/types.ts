@@ -1,0 +1,124 @@
+// The shapes of the HTTP API and the live socket as the page uses them.
+
+export type HostState = 'up' | 'late' | 'down' | 'new';
+export interface Spark {
+  cpu: (number | null)[];
+  mem: (number | null)[];
+  net: (number | null)[];
+  load: (number | null)[];
+}
+export interface HostRow {
+  id: string;
+  host: string;
+  state: HostState;
+  last_seen: number | null;
+  os?: string;
+  version?: string;
+  tags?: Record<string, string> | null;
+  cpu: number | null;
+  mem: number | null;
+  disk: number | null;
+  disk_mount?: string | null;
+  net_rx: number | null;
+  net_tx: number | null;
+  load1: number | null;
+  cores: number | null;
+  log_errors: number | null;
+  spark?: Spark;
+  spark_step_ms?: number;
+  /** Instant of the newest point of the sparklines, ms. */
+  spark_end?: number;
+  point?: { t?: number; cpu: number | null; mem: number | null; net: number | null; load: number | null };
+}
+
+export interface Member {
+  id: string;
+  url: string;
+}
+export interface Session {
+  user: string;
+  role: string;
+  node: string;
+  cluster: string;
+  version: string;
+  members: Member[];
+}
+
+export type LogSeverity = 'critical' | 'error' | 'warning' | 'notice' | 'info' | 'debug' | 'unknown';
+export interface LogRow {
+  t: string;
+  pos: string;
+  severity: LogSeverity;
+  text: string;
+  labels: Record<string, string>;
+  fields?: Record<string, string> | null;
+}
+export interface LogStats {
+  blocks?: number;
+  skipped?: number;
+  scanned_lines?: number;
+  bytes?: number;
+  ms?: number;
+  partial?: boolean;
+}
+export interface LogPage {
+  rows: LogRow[] | null;
+  next?: string;
+  stats?: LogStats;
+}
+export interface LogHits {
+  t0: number;
+  step: number;
+  total: number;
+  series: { severity: LogSeverity; counts: number[] }[] | null;
+}
+export interface Facet {
+  field: string;
+  values: { value: string; count: number }[] | null;
+}
+
+export interface ClusterNode {
+  id: string;
+  url: string;
+  peer: string;
+  role: 'leader' | 'follower' | 'candidate' | 'unreachable';
+  voter: boolean;
+  term?: number;
+  last_index?: number;
+  commit_index?: number;
+  applied_index?: number;
+  mark_index?: number;
+  lag?: number | null;
+  version?: string;
+  disk?: { total?: number; free?: number; used_by?: Record<string, number> } | null;
+  cert_expires?: string | number | null;
+  digest?: string | null;
+  started_at?: string | number | null;
+  uptime_s?: number | null;
+}
+export interface ClusterState {
+  id: string;
+  leader: string;
+  term: number;
+  tolerates: number;
+  nodes: ClusterNode[] | null;
+}
+export interface QueueState {
+  first_index: number;
+  last_index: number;
+  commit_index: number;
+  applied_index: number;
+  bytes: number;
+  segments: number;
+  topics: { name: string; entries: number; bytes: number }[] | null;
+  consumers: { name: string; cursor?: number; lag?: number }[] | null;
+  in_flight_bytes?: number;
+  limits?: Record<string, number> | null;
+}
+export type AgentRecord = Record<string, unknown>;
+export interface Sample {
+  name: string;
+  labels: Record<string, string>;
+  t: number;
+  v: number | null;
+}
