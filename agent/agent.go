@@ -31,6 +31,9 @@ import (
 // drainTime is how long a stopping agent tries to deliver what is spooled.
 const drainTime = 5 * time.Second
 
+// eventPatience is how long an event waits for a full spool before it is only logged.
+const eventPatience = 2 * time.Second
+
 // Options of an agent besides its configuration.
 type Options struct {
 	Config   config.Config
@@ -284,9 +287,9 @@ func (a *Agent) Event(kind, text string) {
 	if kind != "started" && kind != "stopped" {
 		line.Severity = wire.SeverityWarning
 	}
-	gone, cancel := context.WithCancel(context.Background())
-	cancel() // an event never waits for a full spool
-	if err := errors.Join(a.events.Add(gone, a.stream, line, lines.Mark{}), a.events.Flush(gone)); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), eventPatience)
+	defer cancel()
+	if err := errors.Join(a.events.Add(ctx, a.stream, line, lines.Mark{}), a.events.Flush(ctx)); err != nil {
 		a.log.Warn("event is not spooled", "kind", kind, "err", err)
 	}
 }

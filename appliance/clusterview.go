@@ -307,8 +307,12 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 	if host, port, err := net.SplitHostPort(r.PeerAddr); err != nil || host == "" || port == "" {
 		return none, problem.New(http.StatusBadRequest, fmt.Sprintf("peer_addr %.80q: want host:port", r.PeerAddr))
 	}
-	if _, taken := c.app.state.Get(bucketNodes, r.ID); taken {
-		return none, problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member already", r.ID)).WithHint("choose another node_id, or remove the old node first")
+	held, known := c.app.state.Get(bucketNodes, r.ID)
+	if known { // one that lost its data comes back under its own name and address
+		var old nodeRecord
+		if err := json.Unmarshal(held.Data, &old); err != nil || old.PeerAddr != r.PeerAddr {
+			return none, problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member already, at another address", r.ID)).WithHint("choose another node_id")
+		}
 	}
 	if err := c.app.auth.CheckJoin(auth.JoinNode, r.Token); err != nil {
 		return none, err
@@ -322,7 +326,7 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 		return none, fmt.Errorf("encode record: %w", err)
 	}
 	err = c.app.auth.Redeem(ctx, auth.JoinNode, r.Token, auth.Txn{
-		Compares: []auth.Compare{{Bucket: bucketNodes, Key: r.ID}},
+		Compares: []auth.Compare{{Bucket: bucketNodes, Key: r.ID, ModIndex: held.ModIndex}},
 		Ops:      []auth.Op{{Bucket: bucketNodes, Key: r.ID, Value: record}},
 	})
 	if err != nil {

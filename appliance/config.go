@@ -66,7 +66,6 @@ type HTTPListen struct {
 	URL            string    `yaml:"url"` // as browsers reach this node; empty: host name and the port of address
 	PlainHTTP      bool      `yaml:"plain_http"`
 	MaxConnections int       `yaml:"max_connections"`
-	Timeout        Duration  `yaml:"timeout"`
 	Origins        []string  `yaml:"origins"`
 	TLS            ListenTLS `yaml:"tls"`
 }
@@ -137,7 +136,7 @@ func DefaultConfig() Config {
 				BytesInFlight: 64 << 20, RegisterRate: 100, TLS: ListenTLS{MinVersion: "1.3"},
 			},
 			HTTP: HTTPListen{
-				Address: ":8443", MaxConnections: 2000, Timeout: Duration(60 * time.Second), Origins: []string{},
+				Address: ":8443", MaxConnections: 2000, Origins: []string{},
 				TLS: ListenTLS{MinVersion: "1.2"},
 			},
 		},
@@ -275,7 +274,6 @@ func (c *Config) validate(bad func(path, format string, args ...any)) {
 	span("listen.agents.timeout", c.Listen.Agents.Timeout, time.Second, 10*time.Minute)
 	size("listen.agents.bytes_in_flight", c.Listen.Agents.BytesInFlight, 8<<20, 4<<30)
 	between("listen.http.max_connections", int64(c.Listen.HTTP.MaxConnections), 1, 100_000)
-	span("listen.http.timeout", c.Listen.HTTP.Timeout, time.Second, 10*time.Minute)
 	size("queue.retention.bytes", c.Queue.Retention.Bytes, 1<<20, 1<<50)
 	span("queue.retention.time", c.Queue.Retention.Time, time.Second, 3650*day)
 	size("queue.bytes_in_flight", c.Queue.BytesInFlight, 1<<20, 4<<30)

@@ -66,14 +66,14 @@ listen:
   http:
     address: 0.0.0.0:8443
     plain_http: true
-    timeout: soon
     colour: red
   agents:
+    timeout: soon
     max_connections: many
     max_connections: 5
 queue:
   retention:
-    bytes: 1MiB
+    bytes: 1KiB
 unknown: 1
 `
 	_, err := ParseConfig("triward.yaml", []byte(body))
@@ -85,11 +85,11 @@ unknown: 1
 		"triward.yaml:1: node_id: ",
 		"triward.yaml:2: data_dir: \"relative\" is no absolute path",
 		"triward.yaml:6: listen.http.plain_http: is allowed on loopback only",
-		"triward.yaml:7: listen.http.timeout: \"soon\": want a time span",
-		"triward.yaml:8: listen.http.colour: unknown key; known here: address, url",
+		"triward.yaml:7: listen.http.colour: unknown key; known here: address, url",
+		"triward.yaml:9: listen.agents.timeout: \"soon\": want a time span",
 		"triward.yaml:10: listen.agents.max_connections: ",
 		"is set twice, before on line 10",
-		"triward.yaml:14: queue.retention.bytes: 1MiB is out of range: 64MiB to",
+		"triward.yaml:14: queue.retention.bytes: 1KiB is out of range: 1MiB to",
 		"triward.yaml:15: unknown: unknown key; known here: node_id, data_dir",
 	}
 	text := ce.Error()
@@ -132,7 +132,7 @@ func TestConfigWrittenIsReadBack(t *testing.T) {
 }
 
 func FuzzParseConfig(f *testing.F) {
-	f.Add([]byte("node_id: a\nlisten: {http: {timeout: 3s}}\n"))
+	f.Add([]byte("node_id: a\nlisten: {agents: {timeout: 3s}}\n"))
 	f.Add([]byte("a: &a [*a]\n"))
 	f.Add([]byte("listen: 7\nqueue: [1]\n"))
 	f.Fuzz(func(t *testing.T, body []byte) {

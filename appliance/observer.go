@@ -16,6 +16,15 @@ type observer struct {
 // Observe implements raftstate.Observer.
 func (o *observer) Observe(applied *raftstate.Applied) {
 	a := o.app
+	if applied.Installed { // anything may have changed: the views read it from the stores
+		a.view.Installed(applied.LogTime)
+		a.lines.Installed(applied.Index)
+		for _, bucket := range accessBuckets {
+			a.auth.Changed(bucket)
+		}
+		o.floors()
+		return
+	}
 	a.view.Observe(applied.LogTime, applied.Samples, applied.Logs)
 	a.lines.Observe(applied.Index, applied.Logs)
 	last := ""
@@ -23,11 +32,6 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 		if m.Bucket != last { // neighbours are mostly of one bucket
 			a.auth.Changed(m.Bucket)
 			last = m.Bucket
-		}
-	}
-	if applied.Installed {
-		for _, bucket := range accessBuckets {
-			a.auth.Changed(bucket)
 		}
 	}
 	o.floors()

@@ -13,7 +13,7 @@ import (
 // stay. The snapshot is older than the index reader, so an unmarked block is in the index. indexed reports
 // whether the index answered; an index that cannot be used is dropped behind and the blocks are scanned.
 func (c *scan) prune(d int64, need *query.Need, cands []candidate) (left []candidate, indexed bool, err error) {
-	if c.e.index == nil {
+	if c.e.index == nil || c.e.distrusted(d) {
 		return cands, false, nil
 	}
 	q := indexQuery(need)

@@ -19,7 +19,7 @@ type Options struct {
 	// CacheBytes bounds the cache of Pebble (64 MiB). MemTableBytes is the size of one of at most four memtables
 	// (16 MiB).
 	CacheBytes, MemTableBytes int64
-	// SealBytes of text in the inbox are sealed at once (32 MiB), or what there is after SealAge (60 s).
+	// SealBytes of text in the inbox are sealed at once (64 MiB), or what there is after SealAge (60 s).
 	SealBytes int64
 	SealAge   time.Duration
 	// OpenIndexes bounds the word indexes held open (8), each a day.
@@ -45,7 +45,7 @@ func (o *Options) defaults() {
 	}
 	def(&o.CacheBytes, 64<<20)
 	def(&o.MemTableBytes, 16<<20)
-	def(&o.SealBytes, 32<<20)
+	def(&o.SealBytes, 64<<20)
 	if o.SealAge == 0 {
 		o.SealAge = time.Minute
 	}

@@ -132,6 +132,14 @@ func (e *engine) distrust(d int64, name index.Name, why error) {
 	}
 }
 
+// distrusted reports whether the day's index waits to be made again.
+func (e *engine) distrusted(d int64) bool {
+	e.failMu.Lock()
+	defer e.failMu.Unlock()
+	_, bad := e.bad[d]
+	return bad
+}
+
 // heal marks all blocks of one day whose index is not trusted, and drops the index.
 func (e *engine) heal() (bool, error) {
 	e.failMu.Lock()

@@ -209,7 +209,7 @@ func (c *testCluster) settle() {
 		if !n.up {
 			continue
 		}
-		if n.seen.backwards {
+		if n.seen.outOfOrder() {
 			c.t.Errorf("node %s: observers were told out of order", id)
 		}
 		if first == nil {

@@ -181,7 +181,7 @@ func TestDamageBehindTheMarkHealsByInstall(t *testing.T) {
 		w.write(c.leader())
 		c.settle()
 		w.check(c.nodes[away.id])
-		if c.leader() == leader && c.nodes[away.id].seen.installed == 0 {
+		if c.leader() == leader && c.nodes[away.id].seen.installs() == 0 {
 			t.Error("the node caught up without an install")
 		}
 	})

@@ -37,7 +37,8 @@ func (r *raftLogger) Log(l hclog.Level, msg string, args ...any) {
 	lv := level(l)
 	switch {
 	case strings.HasPrefix(msg, "starting snapshot"), strings.HasPrefix(msg, "snapshot complete"),
-		strings.HasPrefix(msg, "no logs to truncate"), strings.HasPrefix(msg, "compacting logs"):
+		strings.HasPrefix(msg, "no logs to truncate"), strings.HasPrefix(msg, "compacting logs"),
+		strings.HasPrefix(msg, "unable to get address for server"): // a member that was not told of the others yet
 		lv = slog.LevelDebug
 	case strings.HasPrefix(msg, "failed to take snapshot"):
 		for _, a := range args {

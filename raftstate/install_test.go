@@ -54,7 +54,7 @@ func TestInstallWhileWritesGoOn(t *testing.T) {
 				if wipe {
 					c.wipe(away.id)
 				}
-				for range 400 {
+				for range 250 {
 					w.write(c.leader())
 				}
 				c.wait("a short log", func() bool { w.write(c.leader()); return c.leader().Status().FirstIndex > 100 })
@@ -64,9 +64,7 @@ func TestInstallWhileWritesGoOn(t *testing.T) {
 				c.start(away.id)
 				n := c.nodes[away.id]
 				c.wait("the install", func() bool {
-					n.seen.mu.Lock()
-					defer n.seen.mu.Unlock()
-					return n.seen.installed > 0
+					return n.seen.installs() > 0
 				})
 				time.Sleep(3 * time.Second)
 				stop()

@@ -113,3 +113,41 @@ func TestMinorityAnswersWithinASecond(t *testing.T) {
 		}
 	})
 }
+
+func TestEntriesReadTheLogAsAQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, nil)
+		n := c.leader()
+		w := newWriter(t, n, "agent-1")
+		for range 10 {
+			w.write(n)
+		}
+		batches, next := 0, uint64(1)
+		for {
+			entries, after, err := n.Entries(next, 3, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(entries) == 0 {
+				break
+			}
+			for i, e := range entries {
+				if e.Index != next+uint64(i) {
+					t.Fatalf("entry %d follows %d", e.Index, next)
+				}
+				for _, cmd := range e.Commands {
+					if cmd.Type == command.TypeBatch {
+						batches++
+					}
+				}
+			}
+			next = after
+		}
+		if batches != 20 || next <= n.AppliedIndex() {
+			t.Errorf("%d batches up to entry %d", batches, next)
+		}
+		if _, first, err := n.Entries(0, 1, 1); !errors.Is(err, ErrGone) || first != 1 {
+			t.Errorf("entry 0: %d, %v", first, err)
+		}
+	})
+}

@@ -14,7 +14,7 @@ import (
 
 func isNoSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) }
 
-// damagedStore makes a closed or crashed store with blocks, a checkpointed log and late samples.
+// stockedStore makes a closed or killed store with blocks, a checkpointed log and late samples.
 func stockedStore(t *testing.T, clean bool) (dir string, list []sample) {
 	t.Helper()
 	dir = t.TempDir()
@@ -84,9 +84,10 @@ func TestDamageIsNamed(t *testing.T) {
 		{"block gone", "0*", false, nil},
 		{"position", "flushed.json", false, flip(30)},
 	}
+	stocked, _ := stockedStore(t, false)
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			dir, _ := stockedStore(t, false)
+			dir := crash(t, stocked)
 			found := files(t, filepath.Join(dir, c.pattern))
 			victim := found[0]
 			if c.last {

@@ -6,7 +6,6 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
-	"github.com/prometheus/prometheus/promql/parser/posrange"
 	"github.com/prometheus/prometheus/util/features"
 )
 
@@ -23,6 +22,18 @@ var (
 	ErrQueryTooDeep     = fmt.Errorf("query nests deeper than %d; split it", MaxQueryDepth)
 	ErrTooManySelectors = fmt.Errorf("more than %d selectors; ask in parts", MaxSelectors)
 )
+
+// TextError says that the text of a query is beyond the bounds. It matches ErrQueryTooLong or ErrQueryTooDeep.
+type TextError struct {
+	Pos int // byte offset
+	Err error
+}
+
+// Error says which bound the text is beyond, and where.
+func (e *TextError) Error() string { return fmt.Sprintf("parse error at byte %d: %v", e.Pos, e.Err) }
+
+// Unwrap returns the bound.
+func (e *TextError) Unwrap() error { return e.Err }
 
 // NewParser returns the parser of PromQL, which refuses what is beyond the bounds before it reads it.
 func NewParser() parser.Parser { return &boundedParser{parser.NewParser(parser.Options{})} }
@@ -75,7 +86,7 @@ func (p *boundedParser) RegisterFeatures(r features.Collector) { p.next.Register
 // is left for the parser to explain.
 func checkText(q string) error {
 	if len(q) > MaxQueryBytes {
-		return &parser.ParseErr{Query: q[:64], Err: ErrQueryTooLong, PositionRange: posrange.PositionRange{}}
+		return &TextError{Pos: MaxQueryBytes, Err: ErrQueryTooLong}
 	}
 	depth, signs := 0, 0
 	for i := 0; i < len(q); i++ {
@@ -98,8 +109,7 @@ func checkText(q string) error {
 			signs = 0
 		}
 		if depth > MaxQueryDepth || signs > MaxQueryDepth {
-			at := posrange.Pos(min(i, len(q)))
-			return &parser.ParseErr{Query: q, Err: ErrQueryTooDeep, PositionRange: posrange.PositionRange{Start: at, End: at}}
+			return &TextError{Pos: i, Err: ErrQueryTooDeep}
 		}
 	}
 	return nil
@@ -118,6 +128,10 @@ func endOfString(q string, i int) int {
 
 // ErrorPosition returns the byte offset in the query that err is about, or false when it is about none.
 func ErrorPosition(err error) (int, bool) {
+	var text *TextError
+	if errors.As(err, &text) {
+		return text.Pos, true
+	}
 	var many parser.ParseErrors
 	if errors.As(err, &many) && len(many) > 0 {
 		return int(many[0].PositionRange.Start), true

@@ -19,12 +19,17 @@ const (
 // it missed.
 type LineFeed struct {
 	mu      sync.Mutex
-	lines   []Line
-	sizes   []int
+	lines   []heldLine
+	off     int // lines before it are forgotten; their room is reclaimed from time to time
 	bytes   int
-	first   uint64 // number of lines[0], counted from the feed's start
+	first   uint64 // number of lines[off], counted from the feed's start
 	head    Position
 	readers map[*feedReader]struct{}
+}
+
+type heldLine struct {
+	Line
+	size int
 }
 
 // NewLineFeed returns a feed that has seen nothing.
@@ -38,24 +43,24 @@ func (f *LineFeed) Observe(through uint64, entries []wire.LogEntry) {
 	if len(f.readers) == 0 {
 		return
 	}
-	grew := false
 	for _, e := range entries {
-		grew = f.entry(e) || grew
-	}
-	if !grew {
-		return
+		f.entry(e)
 	}
 	f.trim()
+}
+
+// Installed says that the state up to the log index `through` came from another node as a whole: lines between are in
+// the store and were not shown here. Readers are told that they missed some.
+func (f *LineFeed) Installed(through uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.head = Position{Index: through, Ord: math.MaxUint32}
 	for r := range f.readers {
-		select {
-		case r.wake <- struct{}{}:
-		default:
-		}
+		r.jumped = true
 	}
 }
 
-func (f *LineFeed) entry(e wire.LogEntry) bool {
-	grew := false
+func (f *LineFeed) entry(e wire.LogEntry) {
 	ord := uint32(0)
 	for _, accepted := range e.Batches {
 		for si := range accepted.Batch.Streams {
@@ -63,36 +68,35 @@ func (f *LineFeed) entry(e wire.LogEntry) bool {
 			labels := cloneLabels(s.Labels)
 			for li := range s.Lines {
 				l := &s.Lines[li]
-				f.lines = append(f.lines, Line{Pos: Position{e.Index, ord}, Kind: s.Kind, Labels: labels,
-					LogLine: wire.LogLine{T: l.T, Severity: l.Severity, Text: slices.Clone(l.Text), Fields: cloneLabels(l.Fields)}})
 				size := 160 + len(l.Text)
 				for _, field := range l.Fields {
 					size += 32 + len(field.Name) + len(field.Value)
 				}
-				f.sizes = append(f.sizes, size)
+				f.lines = append(f.lines, heldLine{Line{Pos: Position{e.Index, ord}, Kind: s.Kind, Labels: labels,
+					LogLine: wire.LogLine{T: l.T, Severity: l.Severity, Text: slices.Clone(l.Text), Fields: cloneLabels(l.Fields)}}, size})
 				f.bytes += size
 				ord++
-				grew = true
 			}
 		}
 	}
-	return grew
 }
 
-// trim forgets the oldest lines beyond the bounds.
+// trim forgets what every reader has, and the oldest lines beyond the bounds.
 func (f *LineFeed) trim() {
-	n := 0
-	for n < len(f.lines) && (f.bytes > feedBytes || len(f.lines)-n > feedLines) {
-		f.bytes -= f.sizes[n]
-		n++
+	read := uint64(math.MaxUint64)
+	for r := range f.readers {
+		read = min(read, r.next)
 	}
-	f.drop(n)
-}
-
-func (f *LineFeed) drop(n int) {
-	f.lines = slices.Delete(f.lines, 0, n)
-	f.sizes = slices.Delete(f.sizes, 0, n)
-	f.first += uint64(n)
+	for f.off < len(f.lines) && (f.first < read || f.bytes > feedBytes || len(f.lines)-f.off > feedLines) {
+		f.bytes -= f.lines[f.off].size
+		f.lines[f.off] = heldLine{}
+		f.off++
+		f.first++
+	}
+	if f.off > 1000 && f.off > len(f.lines)/2 {
+		f.lines = append([]heldLine(nil), f.lines[f.off:]...)
+		f.off = 0
+	}
 }
 
 func cloneLabels(ls wire.Labels) wire.Labels {
@@ -108,22 +112,25 @@ func cloneLabels(ls wire.Labels) wire.Labels {
 
 // feedReader reads the feed from the moment it was made.
 type feedReader struct {
-	feed *LineFeed
-	wake chan struct{}
-	next uint64
+	feed   *LineFeed
+	next   uint64
+	jumped bool // lines that were never shown here came in between
 }
 
 // reader opens a reader and returns the position after which it reads.
 func (f *LineFeed) reader() (*feedReader, Position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := &feedReader{feed: f, wake: make(chan struct{}, 1), next: f.first + uint64(len(f.lines))}
+	r := &feedReader{feed: f, next: f.end()}
 	f.readers[r] = struct{}{}
 	return r, f.head
 }
 
-// read returns the lines since the last read, how many were lost before them, and the position up to which the
-// reader then has everything.
+// end is the number of the line that comes next.
+func (f *LineFeed) end() uint64 { return f.first + uint64(len(f.lines)-f.off) }
+
+// read returns the lines since the last read, how many were lost before them (unknownCount when nobody knows), and
+// the position up to which the reader then has everything.
 func (r *feedReader) read() (lines []Line, lost int, head Position) {
 	f := r.feed
 	f.mu.Lock()
@@ -132,8 +139,16 @@ func (r *feedReader) read() (lines []Line, lost int, head Position) {
 		lost = int(f.first - r.next)
 		r.next = f.first
 	}
-	lines = slices.Clone(f.lines[r.next-f.first:])
-	r.next = f.first + uint64(len(f.lines))
+	if r.jumped {
+		lost, r.jumped = unknownCount, false
+	}
+	held := f.lines[f.off+int(r.next-f.first):]
+	lines = make([]Line, len(held))
+	for i := range held {
+		lines[i] = held[i].Line
+	}
+	r.next = f.end()
+	f.trim()
 	return lines, lost, f.head
 }
 
@@ -144,7 +159,7 @@ func (r *feedReader) close() {
 	defer f.mu.Unlock()
 	delete(f.readers, r)
 	if len(f.readers) == 0 {
-		f.first += uint64(len(f.lines))
-		f.lines, f.sizes, f.bytes = nil, nil, 0
+		f.first = f.end()
+		f.lines, f.off, f.bytes = nil, 0, 0
 	}
 }

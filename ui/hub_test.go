@@ -427,25 +427,6 @@ func TestPromSnapshotAndTicksJoinWithoutHole(t *testing.T) {
 	}
 }
 
-func TestPromIsEvaluatedOnceForAll(t *testing.T) {
-	b := newBench(t, nil)
-	var all []*client
-	for range 5 {
-		c := b.dial("ada")
-		c.send(`{"op":"sub","id":"p","kind":"promql","params":{"query":"up","step":1000,"window":600000}}`)
-		all = append(all, c)
-	}
-	for _, c := range all {
-		c.next("snap")
-		c.next("delta")
-	}
-	b.ramp.mu.Lock()
-	defer b.ramp.mu.Unlock()
-	if snaps, ticks := b.ramp.calls["up600000"], b.ramp.calls["up0"]; snaps > 2 || ticks > 2 {
-		t.Fatalf("%d snapshots and %d ticks evaluated for 5 clients", snaps, ticks)
-	}
-}
-
 func TestPromSeriesSetChanges(t *testing.T) {
 	b := newBench(t, nil)
 	c := b.dial("ada")
@@ -613,4 +594,31 @@ func TestCloseIsIdempotent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func TestClientThatDoesNotReadIsClosed(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.WriteTimeout = 200 * time.Millisecond; c.TailRate = 1e6 })
+	c := b.dial("ada")
+	c.send(`{"op":"sub","id":"l","kind":"logs.tail","params":{"query":"","backlog":0}}`)
+	c.next("snap")
+	text := strings.Repeat("x", 10_000)
+	waitFor(t, func() bool { // the client reads nothing more
+		b.apply(text, text, text, text, text, text, text, text, text, text)
+		b.hub.mu.Lock()
+		defer b.hub.mu.Unlock()
+		for key, tp := range b.hub.topics {
+			if !strings.HasPrefix(key, KindTail) {
+				continue
+			}
+			tp := tp.(*tailTopic)
+			tp.mu.Lock()
+			for s := range tp.subs {
+				if s.bytes > tailBytes || len(s.pending) > tailPending {
+					t.Errorf("%d rows of %d bytes wait", len(s.pending), s.bytes)
+				}
+			}
+			tp.mu.Unlock()
+		}
+		return len(b.hub.conns) == 0
+	})
 }

@@ -153,7 +153,7 @@ func (h *Hub) startProm(ctx context.Context, c *conn, req *request) (stream, err
 	}
 	snap, err := s.topic.snapshot(ctx, p.Window)
 	if err != nil {
-		s.detach()
+		s.abandon()
 		return nil, err
 	}
 	s.begin(snap)
@@ -210,6 +210,16 @@ func (s *promSub) detach() {
 	s.topic.leftAt = time.Now()
 }
 
+// abandon is detach after a first answer that failed: nobody will resume what never began.
+func (s *promSub) abandon() {
+	s.detach()
+	s.topic.mu.Lock()
+	defer s.topic.mu.Unlock()
+	if len(s.topic.ring) == 0 {
+		s.topic.leftAt = time.Time{}
+	}
+}
+
 // next returns the first answer and the ticks that the client does not have. A client that was slow gets the newest
 // tick and is told of the ones left out.
 func (s *promSub) next() []frame {
@@ -259,7 +269,9 @@ func (t *promTopic) idle(now time.Time) bool {
 
 // run evaluates at each multiple of the step. A tick that takes longer than the step leaves the next ones out.
 func (t *promTopic) run(ctx context.Context) {
-	timer := time.NewTimer(t.untilNext())
+	next := t.after(time.Now())
+	look := max(t.hub.cfg.Linger/2, time.Second) // a topic of a long step must not outlive its use until the next tick
+	timer := time.NewTimer(min(time.Until(next), look))
 	defer timer.Stop()
 	for {
 		select {
@@ -270,15 +282,17 @@ func (t *promTopic) run(ctx context.Context) {
 		if t.hub.retire(t.key, t) {
 			return
 		}
-		t.tick(ctx, time.Now().UnixMilli()/t.step*t.step)
-		timer.Reset(t.untilNext())
+		if now := time.Now(); !now.Before(next) {
+			t.tick(ctx, now.UnixMilli()/t.step*t.step)
+			next = t.after(time.Now())
+		}
+		timer.Reset(min(time.Until(next), look))
 	}
 }
 
-func (t *promTopic) untilNext() time.Duration {
-	now := time.Now()
-	next := time.UnixMilli((now.UnixMilli()/t.step + 1) * t.step)
-	return next.Sub(now)
+// after is the first tick after now.
+func (t *promTopic) after(now time.Time) time.Time {
+	return time.UnixMilli((now.UnixMilli()/t.step + 1) * t.step)
 }
 
 // tick evaluates the query at one time and wakes the subscribers.
@@ -291,12 +305,12 @@ func (t *promTopic) tick(ctx context.Context, at int64) {
 	}
 	t.mu.Lock()
 	if err != nil {
-		first := !t.failing
-		t.failing = true
+		first := !t.failing && ctx.Err() != context.Canceled
+		t.failing = t.failing || first
 		subs := t.list()
 		t.mu.Unlock()
 		for _, s := range subs {
-			if first && ctx.Err() != context.Canceled {
+			if first {
 				s.conn.send(msgErr{Op: "err", ID: s.id, Code: codeUnavailable, Message: err.Error()})
 			}
 		}

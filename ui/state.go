@@ -253,11 +253,11 @@ func (t *stateTopic) tick(ctx context.Context) {
 		subs = append(subs, s)
 	}
 	if err != nil {
-		first := !t.fails
-		t.fails = true
+		first := !t.fails && ctx.Err() != context.Canceled
+		t.fails = t.fails || first
 		t.mu.Unlock()
 		for _, s := range subs {
-			if first && ctx.Err() != context.Canceled {
+			if first {
 				s.conn.send(msgErr{Op: "err", ID: s.id, Code: codeUnavailable, Message: err.Error()})
 			}
 		}

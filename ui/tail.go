@@ -226,10 +226,10 @@ func (s *tailSub) next() []frame {
 	}
 	out := s.first
 	s.first = nil
-	if s.dropped > 0 {
+	if s.dropped != 0 {
 		gap, _ := json.Marshal(msgGap{Op: "gap", ID: s.id, From: s.lostAt[0].String(), To: s.lostAt[1].String(), Dropped: s.dropped})
 		out = append(out, frame{gap})
-		s.topic.hub.metrics.dropped.WithLabelValues(KindTail).Add(float64(s.dropped))
+		s.topic.hub.metrics.dropped.WithLabelValues(KindTail).Add(float64(max(1, s.dropped)))
 		s.dropped = 0
 	}
 	if len(s.pending) == 0 && (s.head == s.told || time.Since(s.toldAt) < s.topic.hub.cfg.Tick) {
@@ -289,7 +289,7 @@ func (t *tailTopic) deliver(rows []Row, lost int, head Position) {
 	t.head = head
 	for s := range t.subs {
 		s.take(rows, lost, before, head, float64(t.hub.cfg.TailRate))
-		if len(s.pending) > 0 || s.dropped > 0 {
+		if len(s.pending) > 0 || s.dropped != 0 {
 			s.conn.wakeUp()
 		}
 	}
@@ -304,7 +304,7 @@ func (s *tailSub) take(rows []Row, lost int, before, head Position, perSecond fl
 	for len(rows) > 0 && !s.after.Less(rows[0].Pos) {
 		rows = rows[1:]
 	}
-	if lost > 0 {
+	if lost != 0 {
 		s.lose(lost, before, head)
 	}
 	now := time.Now()
@@ -333,6 +333,10 @@ func (s *tailSub) lose(n int, from, to Position) {
 	if s.dropped == 0 {
 		s.lostAt[0] = from
 	}
-	s.dropped += n
 	s.lostAt[1] = to
+	if n < 0 || s.dropped < 0 {
+		s.dropped = unknownCount
+		return
+	}
+	s.dropped += n
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/triward/triward/agent/wire"
@@ -230,8 +231,36 @@ func TestFeedIsBoundedAndCopiesNothingForNobody(t *testing.T) {
 	if lines[0].Text[0] != 'x' {
 		t.Fatal("the line was not copied")
 	}
+	f.Observe(total+2, entry(total+2))
+	if lines, lost, _ := r.read(); len(lines) != 1 || lost != 0 || f.bytes != 0 {
+		t.Fatalf("%d lines, %d lost; %d bytes kept that everybody has", len(lines), lost, f.bytes)
+	}
+	f.Installed(total + 50)
+	if lines, lost, head := r.read(); len(lines) != 0 || lost != unknownCount || head.Index != total+50 {
+		t.Fatalf("%d lines, %d lost, head %s", len(lines), lost, head)
+	}
 	r.close()
 	if len(f.lines) != 0 || f.bytes != 0 {
 		t.Fatal("keeps lines without readers")
 	}
+}
+
+func TestTailTellsAGapAfterAnInstall(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		st := b.sub(KindTail, `{"query":"","backlog":0}`, "")
+		due(t, st)
+		b.apply("one")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		due(t, st)
+		b.feed.Installed(500)
+		b.index = 500
+		b.apply("two")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		m := due(t, st)
+		if ops(m) != "gap delta" || m[0].Dropped != unknownCount || fmt.Sprint(texts(t, m[1].V)) != "[two]" {
+			t.Fatalf("%+v", m)
+		}
+	})
 }

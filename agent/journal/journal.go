@@ -223,7 +223,7 @@ func (f *Follower) entry(ctx context.Context, b []byte) error {
 	message := bytes.TrimRight(text(r.Message), "\n")
 	if len(message) == 0 {
 		f.cursor = r.Cursor
-		f.cfg.Batcher.Note(mark)
+		f.cfg.Batcher.Note(ctx, mark)
 		return nil
 	}
 	line := wire.LogLine{T: time.Now().UnixNano(), Text: message}

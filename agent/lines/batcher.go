@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,7 +58,7 @@ type Batcher struct {
 	coder *wire.Coder
 	log   *slog.Logger
 
-	mu      sync.Mutex
+	sem     chan struct{} // held by whoever touches what follows; a channel, so that waiting for it can end
 	streams map[string]int
 	batch   wire.LogBatch
 	arena   []byte
@@ -78,7 +77,7 @@ type Batcher struct {
 // NewBatcher starts a Batcher that writes into the lane of sp. Close it.
 func NewBatcher(lane wire.Lane, sp Spool, coder *wire.Coder, log *slog.Logger) *Batcher {
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &Batcher{lane: lane, spool: sp, coder: coder, log: log, streams: map[string]int{},
+	b := &Batcher{lane: lane, spool: sp, coder: coder, log: log, streams: map[string]int{}, sem: make(chan struct{}, 1),
 		marks: map[string]Position{}, wake: make(chan struct{}, 1), done: make(chan struct{}), stop: cancel}
 	go b.run(ctx)
 	return b
@@ -91,8 +90,10 @@ func (b *Batcher) Add(ctx context.Context, s *Stream, line wire.LogLine, mark Ma
 	for _, f := range line.Fields {
 		size += len(f.Name) + len(f.Value) + 4
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	if err := b.acquire(ctx); err != nil {
+		return err
+	}
+	defer b.release()
 	_, known := b.streams[s.key]
 	if b.lines > 0 && (b.raw+size > batchRawMax || !known && len(b.streams) >= wire.MaxStreams) {
 		if err := b.flushLocked(ctx); err != nil {
@@ -127,10 +128,30 @@ func (b *Batcher) Add(ctx context.Context, s *Stream, line wire.LogLine, mark Ma
 	return nil
 }
 
-// Note takes over a position without a line (lines that were filtered out, a file that is gone).
-func (b *Batcher) Note(mark Mark) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// acquire takes the semaphore; an ended ctx keeps it from waiting, not from taking a free one.
+func (b *Batcher) acquire(ctx context.Context) error {
+	select {
+	case b.sem <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case b.sem <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("spool does not take lines: %w", ctx.Err())
+	}
+}
+
+func (b *Batcher) release() { <-b.sem }
+
+// Note takes over a position without a line (lines that were filtered out, a file that is gone). When ctx ends
+// while the spool is full it is not taken.
+func (b *Batcher) Note(ctx context.Context, mark Mark) {
+	if b.acquire(ctx) != nil {
+		return
+	}
+	defer b.release()
 	b.begin()
 	b.marks[mark.Key] = mark.Position
 }
@@ -147,8 +168,10 @@ func (b *Batcher) begin() {
 
 // Flush writes what was gathered.
 func (b *Batcher) Flush(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	if err := b.acquire(ctx); err != nil {
+		return err
+	}
+	defer b.release()
 	return b.flushLocked(ctx)
 }
 
@@ -161,7 +184,7 @@ func (b *Batcher) run(ctx context.Context) {
 		case <-b.wake:
 		}
 		for {
-			wait, pending := b.due()
+			wait, pending := b.due(ctx)
 			if !pending {
 				break
 			}
@@ -186,9 +209,11 @@ func (b *Batcher) run(ctx context.Context) {
 }
 
 // due tells how long the present batch may wait.
-func (b *Batcher) due() (time.Duration, bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (b *Batcher) due(ctx context.Context) (time.Duration, bool) {
+	if b.acquire(ctx) != nil {
+		return 0, false
+	}
+	defer b.release()
 	if b.lines == 0 && len(b.marks) == 0 {
 		return 0, false
 	}

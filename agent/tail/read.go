@@ -38,7 +38,7 @@ func (t *Tailer) pollAll(ctx context.Context) error {
 // poll reads what is new in f. more says that it has not come to the end.
 func (t *Tailer) poll(ctx context.Context, f *file) (more bool, err error) {
 	now := time.Now()
-	if f.finished || now.Sub(f.grown) > idleAfter && now.Sub(f.checked) < 4*t.cfg.Poll {
+	if f.finished || now.Sub(f.grown) > idleAfter && now.Sub(f.checked) < 2*t.cfg.Poll {
 		return false, nil
 	}
 	f.checked = now
@@ -132,7 +132,7 @@ func (t *Tailer) truncated(ctx context.Context, f *file) error {
 		p := position{identity: &id, Off: fi.Size()}
 		key := t.newKey()
 		t.known[key] = p
-		t.cfg.Batcher.Note(lines.Mark{Key: key, Position: p})
+		t.note(lines.Mark{Key: key, Position: p})
 	} else if f.pos.Off > 0 {
 		t.log.Info("log file was truncated", "path", f.pos.Path, "at", f.pos.Off)
 	}
@@ -140,7 +140,7 @@ func (t *Tailer) truncated(ctx context.Context, f *file) error {
 	id.Print, id.Seen = fingerprint{}, time.Now().Unix()
 	f.pos = position{identity: &id}
 	err := t.extendPrint(f, fingerprintLen)
-	t.cfg.Batcher.Note(lines.Mark{Key: f.key, Position: f.pos})
+	t.note(lines.Mark{Key: f.key, Position: f.pos})
 	return err
 }
 
@@ -149,7 +149,7 @@ func (t *Tailer) finish(f *file, gone bool) {
 	f.finished = true
 	f.f.Close()
 	if gone {
-		t.cfg.Batcher.Note(lines.Mark{Key: f.key})
+		t.note(lines.Mark{Key: f.key})
 		return
 	}
 	if !f.rotated.IsZero() {
@@ -158,7 +158,7 @@ func (t *Tailer) finish(f *file, gone bool) {
 		f.pos.identity = &id
 	}
 	t.known[f.key] = f.pos
-	t.cfg.Batcher.Note(lines.Mark{Key: f.key, Position: f.pos})
+	t.note(lines.Mark{Key: f.key, Position: f.pos})
 }
 
 // read takes records from the file's position on, up to readPerPoll bytes. With idle or final it also takes what
@@ -204,7 +204,7 @@ func (t *Tailer) take(ctx context.Context, f *file, data []byte, idle, full, fin
 			}
 			taken += int(next.Off - f.pos.Off)
 			f.pos = next
-			t.cfg.Batcher.Note(lines.Mark{Key: f.key, Position: next})
+			t.note(lines.Mark{Key: f.key, Position: next})
 			continue
 		}
 		p, ok := nextRecord(f.group.Multiline, rest, idle, full && taken == 0, final)
@@ -229,7 +229,7 @@ func (t *Tailer) emit(ctx context.Context, f *file, p piece, next position) erro
 		if len(p.text) > 0 {
 			t.Filtered.Add(1)
 		}
-		t.cfg.Batcher.Note(mark)
+		t.note(mark)
 		return nil
 	}
 	now := time.Now()

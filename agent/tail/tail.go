@@ -64,6 +64,7 @@ type Tailer struct {
 	next   int                 // number of the next state key
 	first  bool                // nothing was known when the agent started
 	buf    []byte
+	ctx    context.Context // of Run
 	warned map[string]bool
 
 	suspects map[string]time.Time // new files that may be copies of followed ones
@@ -124,6 +125,7 @@ func (t *Tailer) Run(ctx context.Context) error {
 			f.f.Close()
 		}
 	}()
+	t.ctx = ctx
 	t.resume()
 	poll := time.NewTicker(t.cfg.Poll)
 	defer poll.Stop()
@@ -166,6 +168,10 @@ func (t *Tailer) resume() {
 		}
 		if f, fi, err := openRegular(p.Path); err == nil && !p.Rotated {
 			if p.sameFile(fi) && fi.Size() >= int64(p.Print.N) && p.Print.matches(f) {
+				if p.Print.N == 0 {
+					// It was empty when we saw it last: a whole generation may have been copied away since.
+					t.resumeBetween(g, p.Path, time.Unix(p.Seen-1, 0), fi)
+				}
 				t.track(key, g, f, p, fi)
 				continue
 			}
@@ -194,7 +200,7 @@ func (t *Tailer) resumeRotated(key string, g *Group, p position) {
 			t.lost(p, "it was rotated away and cannot be found")
 		}
 		delete(t.known, key)
-		t.cfg.Batcher.Note(lines.Mark{Key: key})
+		t.note(lines.Mark{Key: key})
 		return
 	}
 	id := *p.identity
@@ -203,21 +209,29 @@ func (t *Tailer) resumeRotated(key string, g *Group, p position) {
 	t.log.Debug("rotated log file is found again", "path", p.Path, "at", path)
 	nf := t.track(key, g, f, p, fi)
 	nf.rotated = time.Now()
-	t.resumeBetween(g, p.Path, fi)
+	t.resumeBetween(g, p.Path, fi.ModTime(), fi)
 }
 
 // resumeBetween follows files that came to path and left it again while the agent was down: those beside it that
-// are named after it, are younger than the file that was being read, and unknown.
-func (t *Tailer) resumeBetween(g *Group, path string, old os.FileInfo) {
+// are named after it, written later than after, unknown, and no copies of the file that is there now.
+func (t *Tailer) resumeBetween(g *Group, path string, after time.Time, old os.FileInfo) {
 	type sibling struct {
 		path string
 		fi   os.FileInfo
 	}
 	var between []sibling
+	var now fingerprint
+	if f, _, err := openRegular(path); err == nil {
+		if p, err := printOf(f, fingerprintLen); err == nil {
+			now = p
+		}
+		f.Close()
+	}
 	t.findSibling(path, func(f *os.File, fi os.FileInfo) bool {
 		name := f.Name()
 		if name == path || !strings.HasPrefix(name, path) || !strings.ContainsAny(name[len(path):len(path)+1], ".-_") ||
-			!fi.ModTime().After(old.ModTime()) || os.SameFile(fi, old) || t.groupOf(name) != nil {
+			!fi.ModTime().After(after) || os.SameFile(fi, old) || t.groupOf(name) != nil ||
+			now.N > 0 && now.matches(f) {
 			return false
 		}
 		for _, p := range t.known {
@@ -419,7 +433,7 @@ func (t *Tailer) forgetOld() {
 	for i, key := range keys {
 		if t.known[key].Seen < old || len(keys)-i > maxKnown {
 			delete(t.known, key)
-			t.cfg.Batcher.Note(lines.Mark{Key: key})
+			t.note(lines.Mark{Key: key})
 		}
 	}
 }
@@ -511,8 +525,10 @@ func (t *Tailer) begin(path string, g *Group, f *os.File, fi os.FileInfo) {
 	if err := t.extendPrint(nf, fi.Size()); err != nil {
 		t.log.Warn("log file cannot be read", "path", path, "err", err)
 	}
-	t.cfg.Batcher.Note(lines.Mark{Key: key, Position: nf.pos})
+	t.note(lines.Mark{Key: key, Position: nf.pos})
 }
+
+func (t *Tailer) note(m lines.Mark) { t.cfg.Batcher.Note(t.ctx, m) }
 
 func (t *Tailer) newKey() string {
 	key := statePrefix + strconv.Itoa(t.next)

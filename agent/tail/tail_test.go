@@ -77,7 +77,7 @@ func newRig(t *testing.T, groups ...Group) *rig {
 			groups[i].Include[j] = filepath.Join(r.dir, g)
 		}
 	}
-	r.cfg = Config{Groups: groups, InitialBacklog: 1 << 20, Parser: &lines.Parser{Zone: time.UTC}}
+	r.cfg = Config{Groups: groups, InitialBacklog: 8 << 20, Parser: &lines.Parser{Zone: time.UTC}}
 	if r.sp, err = spool.Open(filepath.Join(t.TempDir(), "spool"), spool.Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -477,8 +477,12 @@ func (r *rig) torture(rnd *rand.Rand) {
 		r.write("a.log", b.String())
 	}
 	write()
+	r.start()
+	up = true
+	settle()
 	for range 60 {
-		switch k := rnd.IntN(10); {
+		k := rnd.IntN(10)
+		switch {
 		case k < 5:
 			write()
 		case k == 5:
@@ -509,7 +513,8 @@ func (r *rig) torture(rnd *rand.Rand) {
 			r.start()
 			up = true
 		}
-		time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
+		// Two rotations between two polls are more than a poller can see.
+		time.Sleep(time.Duration(600+rnd.IntN(3000)) * time.Millisecond)
 	}
 	if !up {
 		r.start()

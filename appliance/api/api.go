@@ -50,6 +50,7 @@ type Config struct {
 const (
 	defaultTimeout = 30 * time.Second
 	defaultMaxBody = 64 << 10
+	longestAnswer  = 6 * time.Minute // more than the longest ?timeout=
 	// IndexHeader tells how far the node was when it answered.
 	IndexHeader = "X-Triward-Index"
 	// RequestIDHeader names the request in the node's log.
@@ -131,6 +132,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := hex.EncodeToString(raw[:])
 	w.Header().Set(RequestIDHeader, id)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	// A client that does not take its answer must not hold it for ever; the live socket sets its own deadlines.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(longestAnswer))
 	defer func() {
 		v := recover()
 		if v == nil {
@@ -201,6 +204,9 @@ func (a *API) handler(route *Route) http.Handler {
 		rec := &recorder{ResponseWriter: w}
 		start := time.Now()
 		defer func() {
+			if rec.status == 0 && route.Status == http.StatusSwitchingProtocols {
+				return // a socket that lived for hours is no slow answer
+			}
 			a.took.WithLabelValues(name, strconv.Itoa(rec.code())).Observe(time.Since(start).Seconds())
 		}()
 		q := &request{w: rec, r: r, id: w.Header().Get(RequestIDHeader), now: start}
@@ -216,6 +222,8 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 	}
 	if q.r.Body != nil && q.r.Body != http.NoBody {
 		q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxBody)
+		// A body that trickles in must not hold the request for ever.
+		_ = http.NewResponseController(q.w).SetReadDeadline(q.now.Add(defaultTimeout))
 	}
 	if route.mount != nil {
 		h := route.mount(a)
@@ -342,8 +350,6 @@ func (q *request) body(v any) error {
 	if err != nil || kind != "application/json" {
 		return problem.New(http.StatusUnsupportedMediaType, "the body must be application/json")
 	}
-	// A body that trickles in must not hold the request for ever.
-	_ = http.NewResponseController(q.w).SetReadDeadline(time.Now().Add(defaultTimeout))
 	dec := json.NewDecoder(q.r.Body)
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {

@@ -153,6 +153,8 @@ func parseTime(text string, now time.Time) (int64, error) {
 		switch {
 		case n < 0:
 			return 0, fmt.Errorf("%d is before 1970", n)
+		case n > math.MaxInt64/int64(time.Millisecond) && n < firstNano:
+			return 0, fmt.Errorf("%d is after the year 2262", n)
 		case n < firstNano:
 			return n * int64(time.Millisecond), nil
 		}
@@ -170,7 +172,7 @@ func parseTime(text string, now time.Time) (int64, error) {
 			return now.Add(d).UnixNano(), nil
 		}
 	}
-	t, err := time.Parse(time.RFC3339Nano, text)
+	t, err := time.Parse(time.RFC3339Nano, text) // nanoseconds end in the year 2262
 	if err != nil || t.Year() < 1970 || t.Year() > 2261 {
 		return 0, fmt.Errorf("%.40q is no time; want nanoseconds or milliseconds since 1970, RFC 3339, or now-1h", text)
 	}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -126,18 +127,27 @@ func runDev(ctx context.Context, s streams, o devOptions) (err error) {
 			return err
 		}
 	}
-	saved := Context{Token: line.Token, CA: line.CA, PID: os.Getpid()}
-	for _, n := range line.Nodes {
-		saved.Nodes = append(saved.Nodes, ContextNode{n.ID, n.URL})
-	}
-	if err := saved.write(); err != nil {
+	defer func() { _ = removeContext(os.Getpid()) }()
+	if err := saveContext(o, line); err != nil {
 		fmt.Fprintf(s.err, "triward: commands will need TRIWARD_ADDR and TRIWARD_TOKEN: %v\n", err)
 	}
-	defer func() { _ = removeContext(os.Getpid()) }()
 	if err := announce(s, o, dir, line); err != nil {
 		return err
 	}
 	return kids.watch(ctx)
+}
+
+// saveContext lets commands find the cluster. One that a program drives does not take the place of one that a
+// person started and that still runs.
+func saveContext(o devOptions, line *devLine) error {
+	if held, err := readContext(); err == nil && o.json && held.PID > 0 && syscall.Kill(held.PID, 0) == nil {
+		return nil
+	}
+	saved := Context{Token: line.Token, CA: line.CA, PID: os.Getpid()}
+	for _, n := range line.Nodes {
+		saved.Nodes = append(saved.Nodes, ContextNode{n.ID, n.URL})
+	}
+	return saved.write()
 }
 
 // devDir returns the directory and what is to be done with it at the end.

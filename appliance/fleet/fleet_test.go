@@ -469,3 +469,22 @@ func BenchmarkHosts2000(b *testing.B) {
 		}
 	}
 }
+
+func TestViewIsWarmAfterAnInstall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, v := setUp(t)
+		v.cfg.Warmer = stored{c, nil}
+		v.Start()
+		synctest.Wait()
+		v.mu.Lock()
+		clear(v.pages)
+		clear(v.hosts)
+		v.mu.Unlock()
+		v.Installed(t0)
+		synctest.Wait()
+		if h := only(t, v); h.Mem != 75 || h.State != StateUp {
+			t.Fatalf("%+v", h)
+		}
+		v.Close()
+	})
+}

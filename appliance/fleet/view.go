@@ -60,9 +60,9 @@ type page struct {
 // be called from any goroutine at any time.
 type View struct {
 	cfg  Config
-	done chan struct{}
 	stop context.CancelFunc
 	work sync.WaitGroup
+	cold chan struct{} // one place: much was missed, read the stores again
 
 	mu      sync.Mutex
 	logTime int64
@@ -76,7 +76,7 @@ type View struct {
 // New makes a view that knows nothing yet.
 func New(cfg Config) *View {
 	cfg.defaults()
-	return &View{cfg: cfg, stop: func() {}, pages: make(map[uint64]*page), hosts: make(map[string]*host)}
+	return &View{cfg: cfg, stop: func() {}, cold: make(chan struct{}, 1), pages: make(map[uint64]*page), hosts: make(map[string]*host)}
 }
 
 // Start fills the view from the stores and keeps it tidy, in the background, until Close. Observe may run before,
@@ -92,6 +92,8 @@ func (v *View) Start() {
 			select {
 			case <-ctx.Done():
 				return
+			case <-v.cold:
+				v.warm(ctx)
 			case <-ticker.C:
 				v.sweep(ctx)
 			}
@@ -125,6 +127,18 @@ func (v *View) Observe(logTime int64, samples *wire.Samples, logs []wire.LogEntr
 		h.point(v.logTime, v.cfg.DownAfter.Milliseconds())
 	}
 	v.touched = v.touched[:0]
+}
+
+// Installed says that the state of the node was replaced by that of another: what was missed is read from the stores
+// in the background. It never blocks.
+func (v *View) Installed(logTime int64) {
+	v.mu.Lock()
+	v.logTime = max(v.logTime, logTime)
+	v.mu.Unlock()
+	select {
+	case v.cold <- struct{}{}:
+	default:
+	}
 }
 
 // put takes one sample unless a newer one of the series is known.
@@ -278,6 +292,10 @@ func (v *View) sweep(ctx context.Context) {
 		_, _, registered := v.cfg.Registry.Get(BucketAgents, agent)
 		v.mu.Lock()
 		h := v.hosts[agent]
+		if h == nil {
+			v.mu.Unlock()
+			continue
+		}
 		kept := h.ids[:0]
 		for _, id := range h.ids {
 			if _, ok := v.cfg.Directory.SeriesLabels(id); ok {

@@ -44,6 +44,9 @@ func (v *View) warm(ctx context.Context) {
 	if newest == 0 {
 		return
 	}
+	v.mu.Lock()
+	v.logTime = max(v.logTime, newest) // until the first entry tells the log time itself
+	v.mu.Unlock()
 	end := newest / SparkStep * SparkStep
 	for line, query := range sparkQueries {
 		result, err := v.cfg.Warmer.QueryRange(ctx, query, end-(SparkPoints-1)*SparkStep, end, SparkStep)

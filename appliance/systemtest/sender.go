@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
@@ -30,6 +31,7 @@ type sender struct {
 	series  []uint64
 	base    int64 // milliseconds; batch seq has the time base + seq*stepMs
 	ledger  *ledger
+	padding int // bytes that make each line longer; such a sender is not compared with the ledger
 	node    int
 	lastAck time.Time
 
@@ -157,9 +159,16 @@ func (s *sender) metricsBatch(seq uint64) wire.Batch {
 func (s *sender) logsBatch(seq uint64) wire.Batch {
 	st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "file", Value: "/ledger/" + s.name}, {Name: "source", Value: "file"}}}
 	for i := range linesPerBatch {
-		st.Lines = append(st.Lines, wire.LogLine{T: (s.base+int64(seq)*stepMs)*1e6 + int64(i), Severity: wire.SeverityInfo, Text: []byte(ledgerLine(s.name, seq, i))})
+		st.Lines = append(st.Lines, wire.LogLine{T: (s.base+int64(seq)*stepMs)*1e6 + int64(i), Severity: wire.SeverityInfo, Text: append([]byte(ledgerLine(s.name, seq, i)), junk(s.padding)...)})
 	}
 	return s.batch(wire.LaneLogs, seq, wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{st}}))
+}
+
+// junk returns n bytes of text that do not compress to nothing.
+func junk(n int) []byte {
+	b := make([]byte, n/2)
+	_, _ = rand.Read(b) // never fails
+	return hex.AppendEncode(nil, b)
 }
 
 func ledgerLine(name string, seq uint64, i int) string {

@@ -6,15 +6,15 @@ import (
 )
 
 // A filter is a Bloom filter over all words of a block and over the pairs of CJK characters that follow each
-// other: version byte (1), number of probes, then the bits. Probe i of the word with xxh3 hash h looks at bit
-// (high(h) + i*low(h)|1) mod number of bits.
+// other: version byte (1), number of probes, then the bits. Probe i of the word with hash h looks at bit
+// (high(h) + i*(low(h)|1)) mod number of bits, in 32-bit arithmetic. The hash is words.Hash.
 const (
 	filterProbes = 5
 	filterBits   = 8 // a word
 )
 
 // WordHash is the hash of a folded word in filters.
-func WordHash(word string) uint64 { return xxh3.HashString(word) }
+func WordHash(word string) uint64 { return words.Hash([]byte(word)) }
 
 // MayHold reports whether the block of the filter may hold a word with the hash. Filters that are no filters of
 // this format may hold everything.
@@ -54,25 +54,33 @@ func (v *Vocabulary) Reset() {
 func (v *Vocabulary) Add(text []byte) {
 	pairLen := 0 // v.fold[:pairLen] is the CJK character before
 	for s := (words.Scanner{Text: text}); s.Next(); {
-		if !s.CJK {
-			pairLen = 0
-		}
-		v.fold = words.AppendFold(v.fold[:pairLen], text[s.Start:s.End])
-		word := v.fold[pairLen:]
-		if v.words.add(xxh3.Hash(word)) {
-			lead := s.Lead - s.Start
-			if !s.ASCII {
-				lead = words.Lead(string(word))
-			}
-			v.term(words.Term(word, lead))
-		}
 		if s.CJK {
-			if pairLen > 0 && v.words.add(xxh3.Hash(v.fold)) {
-				v.term(v.fold)
-			}
-			pairLen = copy(v.fold, word)
+			pairLen = v.addCJK(text[s.Start:s.End], pairLen)
+			continue
 		}
+		pairLen = 0
+		if !v.words.add(s.Hash()) || s.Lead == s.Start {
+			continue
+		}
+		v.fold = words.AppendFold(v.fold[:0], text[s.Start:s.End])
+		lead := s.Lead - s.Start
+		if !s.ASCII {
+			lead = words.Lead(string(v.fold))
+		}
+		v.term(words.Term(v.fold, lead))
 	}
+}
+
+// addCJK adds a character, and the pair it makes with the one before.
+func (v *Vocabulary) addCJK(char []byte, pairLen int) int {
+	v.fold = words.AppendFold(v.fold[:pairLen], char)
+	if word := v.fold[pairLen:]; v.words.add(words.Hash(word)) {
+		v.term(word)
+	}
+	if pairLen > 0 && v.words.add(words.Hash(v.fold)) {
+		v.term(v.fold)
+	}
+	return copy(v.fold, v.fold[pairLen:])
 }
 
 func (v *Vocabulary) term(t []byte) {

@@ -218,7 +218,9 @@ func (d *Days) openIndex(dn dayName, h *day) (err error) {
 	if err != nil {
 		return err
 	}
-	h.idx, err = bleve.OpenUsing(h.path, config())
+	if err = checkRoot(filepath.Join(h.path, "store", "root.bolt")); err == nil {
+		h.idx, err = bleve.OpenUsing(h.path, config())
+	}
 	if err == nil {
 		h.raw, err = h.idx.Advanced()
 	}
@@ -297,6 +299,37 @@ func checkFile(path string) error {
 	}
 	if sum.Sum32() != binary.BigEndian.Uint32(last) {
 		return fmt.Errorf("checksum of %s is wrong", filepath.Base(path))
+	}
+	return nil
+}
+
+// checkRoot makes sure that a bbolt file is as long as its meta pages say: bbolt maps it into memory, where
+// reading behind its end kills the process.
+func checkRoot(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // only read
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	const metaMagic, header, metaSize = 0xED0CDAED, 16, 64
+	size := int64(os.Getpagesize()) // what Bleve makes; the first meta page is at 0 whatever the size
+	for _, at := range []int64{0, size} {
+		b := make([]byte, header+metaSize)
+		if _, err := f.ReadAt(b, at); err != nil {
+			return fmt.Errorf("%s is too short: %w", filepath.Base(path), err)
+		}
+		meta := b[header:]
+		if binary.NativeEndian.Uint32(meta) != metaMagic {
+			continue // bbolt takes the other one
+		}
+		pages := binary.NativeEndian.Uint64(meta[40:])
+		if pages > 1<<40 || info.Size() < int64(pages)*int64(binary.NativeEndian.Uint32(meta[8:])) {
+			return fmt.Errorf("%s has %d bytes, fewer than its %d pages take", filepath.Base(path), info.Size(), pages)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"regexp/syntax"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/triward/triward/agent/wire"
@@ -228,16 +229,9 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 // selectText looks for a piece that every match contains through all texts at once, and decides only the lines
 // that hold it. When few lines are left it goes line by line.
 func (f *Filter) selectText(b *Lines, in, out Bits) {
-	text, piece := b.Text, f.literal
+	piece, which := f.literal, -1
 	if f.op == opPhrase {
-		for _, w := range f.words {
-			if len(w) > len(piece) {
-				piece = w
-			}
-		}
-		if !words.Caseless(piece) {
-			piece = ""
-		}
+		piece, which = f.piece()
 	}
 	if piece == "" || in.Count()*8 < b.N {
 		in.Each(func(i int) {
@@ -247,6 +241,7 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 		})
 		return
 	}
+	text := b.Text
 	if f.op == opPhrase {
 		text = b.lower()
 	}
@@ -259,11 +254,41 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 		for at += k; int(b.Ends[line]) <= at; {
 			line++
 		}
-		if in.Has(line) && f.matchText(b.Line(line)) {
-			out.set(line)
+		start, end := int(b.Ends[line])-len(b.Line(line)), int(b.Ends[line])
+		switch {
+		case !in.Has(line):
+			at = end
+		case which >= 0 && (at+len(piece) > end || !f.hit(text[start:end], at-start, which)):
+			at++
+		default:
+			if len(f.words) == 1 && which == 0 || f.matchText(b.Line(line)) {
+				out.set(line)
+			}
+			at = end
 		}
-		at = int(b.Ends[line])
 	}
+}
+
+// piece returns the longest word of the phrase, and its place when it is ASCII so that a hit can be judged where
+// it is; "" when the word cannot be sought in lowered text.
+func (f *Filter) piece() (piece string, which int) {
+	for i, w := range f.words {
+		if len(w) > len(piece) {
+			piece, which = w, i
+		}
+	}
+	if !words.Caseless(piece) {
+		return "", -1
+	}
+	if strings.IndexFunc(piece, func(r rune) bool { return r >= utf8.RuneSelf }) >= 0 {
+		return piece, -1
+	}
+	return piece, which
+}
+
+// hit reports whether the word of the phrase numbered which stands at a place of a line.
+func (f *Filter) hit(line []byte, at, which int) bool {
+	return words.Bounded(line, at, at+len(f.words[which]), f.prefix && which == len(f.words)-1)
 }
 
 // required returns the longest string that every match of the expression contains, or "".

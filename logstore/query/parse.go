@@ -187,8 +187,10 @@ func (p *parser) condition() (*Filter, error) {
 		p.pos += n
 		return p.fieldValue(name, cmp, start)
 	}
-	if re, ok, err := p.regex(); err != nil || ok {
-		return Regex(re), err
+	if re, ok, err := p.regex(); err != nil {
+		return nil, err
+	} else if ok {
+		return Regex(re), nil
 	}
 	text, quoted, star, err := p.value()
 	switch {

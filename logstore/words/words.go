@@ -7,6 +7,7 @@
 package words
 
 import (
+	"encoding/binary"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -77,6 +78,8 @@ type Scanner struct {
 	Lead       int  // Text[Start:Lead] are the letters before its first digit
 	CJK        bool // the word is one CJK character
 	ASCII      bool // the word is ASCII only
+
+	hash uint64 // of an ASCII word, before mix
 }
 
 // Next goes to the next word and reports whether there is one.
@@ -105,8 +108,57 @@ func (s *Scanner) Next() bool {
 	return false
 }
 
+const (
+	hashStart = 14695981039346656037
+	hashPrime = 1099511628211
+)
+
+func mix(h uint64) uint64 {
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}
+
+// Hash is the hash of a folded word: FNV-1a with 64 bits, and over that the finaliser of MurmurHash3.
+func Hash(folded []byte) uint64 {
+	h := uint64(hashStart)
+	for _, b := range folded {
+		h = (h ^ uint64(b)) * hashPrime
+	}
+	return mix(h)
+}
+
+// Hash returns Hash of the folded current word.
+func (s *Scanner) Hash() uint64 {
+	if s.ASCII {
+		return mix(s.hash)
+	}
+	return Hash(AppendFold(nil, s.Text[s.Start:s.End]))
+}
+
 // word takes the word that starts at i.
 func (s *Scanner) word(i int) {
+	text, h := s.Text, uint64(hashStart)
+	for s.Start, s.Lead = i, -1; i < len(text); i++ { // ASCII, nearly always to the end
+		c := class[text[i]]
+		if c == digit && s.Lead < 0 {
+			s.Lead = i
+		} else if c == separator || c == wide {
+			break
+		}
+		h = (h ^ uint64(lower[text[i]])) * hashPrime
+	}
+	if s.CJK, s.ASCII, s.hash = false, true, h; i < len(text) && class[text[i]] == wide {
+		s.wideWord(s.Start)
+		return
+	}
+	if s.End = i; s.Lead < 0 {
+		s.Lead = i
+	}
+}
+
+// wideWord takes a word that may hold runes outside ASCII.
+func (s *Scanner) wideWord(i int) {
 	text := s.Text
 	s.Start, s.Lead, s.CJK, s.ASCII = i, -1, false, true
 	for i < len(text) {
@@ -162,12 +214,44 @@ func FoldString(s string) string {
 func AppendLowerASCII(dst, text []byte) []byte {
 	n := len(dst)
 	dst = append(dst, text...)
-	for i, b := range dst[n:] {
-		if 'A' <= b && b <= 'Z' {
-			dst[n+i] = b | 0x20
-		}
+	b := dst[n:]
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	for len(b) >= 8 { // eight bytes at once: bit 7 of each byte of `upper` tells whether it is A to Z
+		w := binary.LittleEndian.Uint64(b)
+		low := w &^ high
+		upper := (low + (0x80-'A')*ones) &^ (low + (0x7f-'Z')*ones) &^ w & high
+		binary.LittleEndian.PutUint64(b, w|upper>>2)
+		b = b[8:]
+	}
+	for i, c := range b {
+		b[i] = lower[c]
 	}
 	return dst
+}
+
+// Bounded reports whether text[start:end], which is ASCII, is a whole word of text, or with prefix the beginning
+// of one.
+func Bounded(text []byte, start, end int, prefix bool) bool {
+	if start > 0 {
+		if c := class[text[start-1]]; c == letter || c == digit {
+			return false
+		} else if c == wide && joins(utf8.DecodeLastRune(text[:start])) {
+			return false
+		}
+	}
+	if end < len(text) && !prefix {
+		if c := class[text[end]]; c == letter || c == digit {
+			return false
+		} else if c == wide && joins(utf8.DecodeRune(text[end:])) {
+			return false
+		}
+	}
+	return true
+}
+
+// joins reports whether a rune beside a word belongs to it.
+func joins(r rune, n int) bool {
+	return !(r == utf8.RuneError && n <= 1) && !IsCJK(r) && runeClass(r) != separator
 }
 
 // Split returns the folded words of s.

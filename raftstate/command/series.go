@@ -13,8 +13,8 @@ type RegisterSeries struct {
 }
 
 // NewRegisterSeries registers series of an agent: at most wire.MaxSeriesPerCall, whose names and values are
-// MaxSeriesBytes long together at most (the caller splits what is longer). Sets that are registered already
-// keep their ids.
+// MaxSeriesBytes long together at most. The caller splits what is more, and what gives a command longer than
+// MaxEntry. Sets that are registered already keep their ids.
 //
 // Names and values are written once into a table; the sets refer to it by position.
 func NewRegisterSeries(agent string, series []wire.Labels) Command {

@@ -201,6 +201,10 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	if s.cache.get(index, l) {
 		return nil
 	}
+	// raft-wal still reads entries that were removed from the front of its newest segment.
+	if first, err := s.wal.FirstIndex(); err == nil && index < first {
+		return raft.ErrLogNotFound
+	}
 	err := s.read(index, l)
 	switch {
 	case err == nil && l.Index != index:

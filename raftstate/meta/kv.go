@@ -226,7 +226,7 @@ func (tx *Tx) Put(bucket, key string, data []byte, expires int64) {
 	e := &kvEntry{Value: Value{Data: bytes.Clone(data), ModIndex: tx.index, Expires: expires}}
 	tx.s.live.kv.put(bucket, key, e)
 	if expires != 0 {
-		heap.Push(&tx.s.expiry, expiring{expires, bucket, key})
+		tx.expireAt(expires, bucket, key)
 	}
 	*tx.changes = append(*tx.changes, Change{bucket, key})
 }
@@ -255,6 +255,29 @@ func (tx *Tx) expire() {
 			tx.remove(x.bucket, x.key)
 		}
 	}
+}
+
+// expireAt notes when a key goes. Notes of keys that have got another time since are thrown out whenever they
+// may be the half of all.
+func (tx *Tx) expireAt(at int64, bucket, key string) {
+	const few = 1024
+	h := &tx.s.expiry
+	heap.Push(h, expiring{at, bucket, key})
+	if len(*h) < max(few, tx.s.expirySwept*2) {
+		return
+	}
+	seen := make(map[[2]string]bool, len(*h)/2)
+	*h = slices.DeleteFunc(*h, func(x expiring) bool {
+		v, deleted := tx.stored(x.bucket, x.key)
+		name := [2]string{x.bucket, x.key}
+		if deleted || v.Expires != x.at || seen[name] {
+			return true
+		}
+		seen[name] = true
+		return false
+	})
+	heap.Init(h)
+	tx.s.expirySwept = len(*h)
 }
 
 // stored returns the value of a key whether its time is over or not.

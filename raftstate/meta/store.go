@@ -51,15 +51,16 @@ type Store struct {
 	digests map[dayKey]dayTotal // likewise
 
 	// What follows belongs to the apply goroutine.
-	dict    []*dictPage // by id >> pageBits
-	times   []*timesPage
-	index   map[uint64]uint64   // hash of labels to id
-	collide map[uint64][]uint64 // further ids of the same hash
-	expiry  expiryHeap
-	memos   []memo
-	memoGen uint64
-	late    []int
-	tx      Tx
+	dict        []*dictPage // by id >> pageBits
+	times       []*timesPage
+	index       map[uint64]uint64   // hash of labels to id
+	collide     map[uint64][]uint64 // further ids of the same hash
+	expiry      expiryHeap
+	expirySwept int // length of expiry after it was swept last
+	memos       []memo
+	memoGen     uint64
+	late        []int
+	tx          Tx
 }
 
 var (
@@ -216,7 +217,7 @@ func (s *Store) take(fresh *Store) {
 	s.applied, s.appliedTerm = fresh.applied, fresh.appliedTerm
 	s.agents, s.names, s.digests = fresh.agents, fresh.names, fresh.digests
 	s.dict, s.times, s.index, s.collide = fresh.dict, fresh.times, fresh.index, fresh.collide
-	s.expiry, s.memoGen = fresh.expiry, 0
+	s.expiry, s.expirySwept, s.memoGen = fresh.expiry, 0, 0
 }
 
 // Close closes the file. What was not committed is lost, as it is meant to: the log brings it again.

@@ -207,7 +207,7 @@ func TestSeriesAreNeverGivenTheSameID(t *testing.T) {
 			}
 			if round%2 == 1 {
 				for i := range uint64(300) {
-					if !tx.RemoveSeries(first+i, 0) {
+					if !tx.RemoveSeries(first+i, 1<<60) {
 						t.Fatalf("series %d was not removed", first+i)
 					}
 				}
@@ -261,7 +261,7 @@ func TestCollidingLabels(t *testing.T) {
 		if id, _, ok := tx.FindSeries(labels("y").AppendKey(nil)); !ok || id != first+1 {
 			t.Errorf("y found as %d, %t", id, ok)
 		}
-		if !tx.RemoveSeries(first, 0) {
+		if !tx.RemoveSeries(first, 1<<60) {
 			t.Error("x was not removed")
 		}
 		if s.index[hx] != first+1 || len(s.collide[hx]) != 0 {
@@ -515,5 +515,25 @@ func TestIdleSeries(t *testing.T) {
 	idle(2, 201, 2, 3, 4)
 	if got, err := s.IdleSeries(201, 1); err != nil || len(got) != 1 {
 		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// A key whose time is put off again and again must not fill memory with its former times.
+func TestExpiryOfKeysPutOff(t *testing.T) {
+	s := openNew(t)
+	for i := range int64(20_000) {
+		entry(s, uint64(i+1), i, func(tx *Tx) { tx.Put("s", fmt.Sprint("k", i%5), []byte("v"), 1_000_000+i) })
+	}
+	if len(s.expiry) > 4096 {
+		t.Errorf("%d notes of 5 keys", len(s.expiry))
+	}
+	if changes := entry(s, 30_000, 1_019_997, nil); len(changes) != 3 {
+		t.Errorf("gone: %v", changes)
+	}
+	if got := keys(s, "s", ""); len(got) != 2 {
+		t.Errorf("left: %v", got)
+	}
+	if changes := entry(s, 30_001, 1_020_000, nil); len(changes) != 2 {
+		t.Errorf("gone: %v", changes)
 	}
 }

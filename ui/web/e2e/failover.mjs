@@ -11,7 +11,9 @@ if (!process.env.TRIWARD_KILL_COMMAND) {
 }
 const sh = (command, extra) =>
   new Promise((done, fail) =>
-    exec(command, { env: { ...process.env, ...extra } }, (e, out, err) => (e ? fail(new Error(`${command}: ${err}`)) : done(out))),
+    exec(command, { env: { ...process.env, ...extra } }, (e, out, err) =>
+      e ? fail(new Error(`${command}: ${err}`)) : done(out),
+    ),
   );
 
 const steps = new Steps();
@@ -67,9 +69,13 @@ await steps.step('the charts keep moving there', async () => {
 });
 
 if (process.env.TRIWARD_RESTORE_COMMAND) {
-  await steps.step('the node is started again', () => sh(process.env.TRIWARD_RESTORE_COMMAND, { NODE: killed, NODE_URL: env.url }));
+  await steps.step('the node is started again', () =>
+    sh(process.env.TRIWARD_RESTORE_COMMAND, { NODE: killed, NODE_URL: env.url }),
+  );
 }
 const off = context.faults.filter((f) => f.startsWith('request off') || f.startsWith('CSP'));
-await steps.step('no CSP violation, no request to anybody but members', async () => assert(off.length === 0, off.join('\n  ')));
+await steps.step('no CSP violation, no request to anybody but members', async () =>
+  assert(off.length === 0, off.join('\n  ')),
+);
 await browser.close();
 steps.finish();

@@ -79,7 +79,9 @@ export async function newPage(context) {
   await page.exposeFunction('triwardReportCsp', (s) => fault(`CSP: ${s}`)).catch(() => {});
   await page.addInitScript(() => {
     document.addEventListener('securitypolicyviolation', (e) => {
-      window.triwardReportCsp?.(`${e.violatedDirective} ${e.blockedURI} ${e.sourceFile ?? ''}:${e.lineNumber ?? ''}`);
+      window.triwardReportCsp?.(
+        `${e.violatedDirective} ${e.blockedURI} ${e.sourceFile ?? ''}:${e.lineNumber ?? ''}`,
+      );
     });
   });
   return page;
@@ -98,12 +100,19 @@ export async function logIn(context) {
 export async function axe(page) {
   await page.evaluate(axeSource);
   const result = await page.evaluate(() =>
-    window.axe.run(document, { resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'] }),
+    window.axe.run(document, {
+      resultTypes: ['violations'],
+      runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'],
+    }),
   );
   return result.violations
     .filter((v) => v.impact === 'serious' || v.impact === 'critical')
     .map(
-      (v) => `axe ${v.id} (${v.impact}): ${v.nodes.slice(0, 3).map((n) => `${n.target.join(' ')} – ${n.failureSummary?.split('\n')[1] ?? ''}`).join(' | ')}`,
+      (v) =>
+        `axe ${v.id} (${v.impact}): ${v.nodes
+          .slice(0, 3)
+          .map((n) => `${n.target.join(' ')} – ${n.failureSummary?.split('\n')[1] ?? ''}`)
+          .join(' | ')}`,
     );
 }
 
@@ -111,9 +120,11 @@ export async function sidewaysScroll(page) {
   return page.evaluate(() => {
     const out = [];
     const width = innerWidth;
-    if (document.documentElement.scrollWidth > width) out.push(`document ${document.documentElement.scrollWidth}`);
+    if (document.documentElement.scrollWidth > width)
+      out.push(`document ${document.documentElement.scrollWidth}`);
     const main = document.querySelector('main');
-    if (main && main.scrollWidth > main.clientWidth + 1) out.push(`main ${main.scrollWidth} > ${main.clientWidth}`);
+    if (main && main.scrollWidth > main.clientWidth + 1)
+      out.push(`main ${main.scrollWidth} > ${main.clientWidth}`);
     return out;
   });
 }

@@ -11,24 +11,27 @@ const browser = await launch();
 
 const anonymous = await newContext(browser);
 anonymous.expected = [/40[13]/, /429/];
-await steps.step('login: language and theme first, a wrong password is told, the right one enters', async () => {
-  const page = await newPage(anonymous);
-  await page.goto(`${env.url}/cluster`);
-  await page.getByRole('button', { name: /English|中文/ }).click();
-  await page.getByRole('menuitemradio', { name: '中文' }).click();
-  await page.getByRole('button', { name: '登录', exact: true }).waitFor();
-  await page.getByRole('button', { name: /中文/ }).click();
-  await page.getByRole('menuitemradio', { name: 'English' }).click();
-  await page.fill('[name=username]', env.user);
-  await page.fill('[name=password]', `${env.password}-wrong`);
-  await page.getByRole('button', { name: 'Sign in', exact: true }).click();
-  await page.getByRole('alert').waitFor();
-  await page.fill('[name=password]', env.password);
-  await page.getByRole('button', { name: 'Sign in', exact: true }).click();
-  await page.getByTestId('tolerates').waitFor();
-  assert(new URL(page.url()).pathname === '/cluster', 'login did not keep the page asked for');
-  await page.close();
-});
+await steps.step(
+  'login: language and theme first, a wrong password is told, the right one enters',
+  async () => {
+    const page = await newPage(anonymous);
+    await page.goto(`${env.url}/cluster`);
+    await page.getByRole('button', { name: /English|中文/ }).click();
+    await page.getByRole('menuitemradio', { name: '中文' }).click();
+    await page.getByRole('button', { name: '登录', exact: true }).waitFor();
+    await page.getByRole('button', { name: /中文/ }).click();
+    await page.getByRole('menuitemradio', { name: 'English' }).click();
+    await page.fill('[name=username]', env.user);
+    await page.fill('[name=password]', `${env.password}-wrong`);
+    await page.getByRole('button', { name: 'Sign in', exact: true }).click();
+    await page.getByRole('alert').waitFor();
+    await page.fill('[name=password]', env.password);
+    await page.getByRole('button', { name: 'Sign in', exact: true }).click();
+    await page.getByTestId('tolerates').waitFor();
+    assert(new URL(page.url()).pathname === '/cluster', 'login did not keep the page asked for');
+    await page.close();
+  },
+);
 const expectClean = (context, what) => {
   assert(context.faults.length === 0, `${what}: ${context.faults.join('\n  ')}`);
 };
@@ -45,7 +48,11 @@ await steps.step('overview: connected, hosts shown, values change by themselves'
   await page.waitForSelector('[data-testid=link][data-state-link=live]');
   await page.waitForSelector('tr[data-host]');
   const read = () =>
-    page.$$eval('tr[data-host]', (rows) => rows.map((r) => [...r.querySelectorAll('[data-col]')].map((c) => c.textContent.trim()).join('|')).join('\n'));
+    page.$$eval('tr[data-host]', (rows) =>
+      rows
+        .map((r) => [...r.querySelectorAll('[data-col]')].map((c) => c.textContent.trim()).join('|'))
+        .join('\n'),
+    );
   const first = await read();
   await until('a value changes', async () => (await read()) !== first, 45_000);
   host = await page.$eval('tr[data-host]', (r) => r.dataset.host);
@@ -63,18 +70,18 @@ await steps.step('overview: filter is in the URL and back undoes a page', async 
 });
 
 await steps.step('host: facts, charts drawn, they go on, drag zooms all and sets the range', async () => {
-  await page.goto(`${env.url}/?range=15m`);
+  await page.goto(`${env.url}/?range=5m`);
   await page.locator(`tr[data-host="${host}"] a`).first().click();
   await page.waitForSelector('[data-plot] canvas', { timeout: 30_000 });
-  assert(new URL(page.url()).searchParams.get('range') === '15m', 'the range did not come along');
+  assert(new URL(page.url()).searchParams.get('range') === '5m', 'the range did not come along');
   const text = () => page.$$eval('figure p.sr-only', (ps) => ps.map((p) => p.textContent).join('\n'));
   const before = await text();
   await until('the charts go on', async () => (await text()) !== before, 60_000);
   const plot = page.locator('[data-plot] .u-over').first();
   const box = await plot.boundingBox();
-  await page.mouse.move(box.x + box.width * 0.4, box.y + 40);
+  await page.mouse.move(box.x + box.width * 0.8, box.y + 40);
   await page.mouse.down();
-  await page.mouse.move(box.x + box.width * 0.8, box.y + 40, { steps: 6 });
+  await page.mouse.move(box.x + box.width * 0.98, box.y + 40, { steps: 6 });
   await page.mouse.up();
   await page.waitForURL(/from=\d+&to=\d+/);
   await page.waitForSelector('[data-plot] canvas', { timeout: 30_000 });
@@ -88,11 +95,14 @@ await steps.step('host: inventory and latest values', async () => {
 });
 
 await steps.step('metrics: completion offers names, graph, table, error place', async () => {
-  await page.goto(`${env.url}/metrics`);
+  await page.goto(`${env.url}/explore`);
   await page.waitForSelector('[data-testid=promql][data-ready=true]');
   await page.getByTestId('promql').click();
   await page.keyboard.type('node_lo');
-  await page.locator('.cm-tooltip-autocomplete li', { hasText: 'node_load1' }).first().waitFor({ timeout: 20_000 });
+  await page
+    .locator('.cm-tooltip-autocomplete li', { hasText: 'node_load1' })
+    .first()
+    .waitFor({ timeout: 20_000 });
   await page.keyboard.press('Escape');
   await page.keyboard.type('ad1');
   await page.keyboard.press('Escape');
@@ -101,63 +111,84 @@ await steps.step('metrics: completion offers names, graph, table, error place', 
   await page.getByRole('button', { name: 'Table', exact: true }).click();
   await page.waitForSelector('tbody tr');
   context.expected = [/400/, /422/];
-  await page.goto(`${env.url}/metrics?q=${encodeURIComponent('sum(rate(up[5m])) by (')}`);
+  await page.goto(`${env.url}/explore?q=${encodeURIComponent('sum(rate(up[5m])) by (')}`);
   await page.getByTestId('query-error').waitFor({ timeout: 20_000 });
   context.expected = [];
 });
 
 let word = process.env.TRIWARD_WORD ?? '';
-await steps.step('logs: search by word marks it, the histogram counts, severity filter in and out', async () => {
-  await page.goto(`${env.url}/logs?range=1d`);
-  await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 30_000 });
-  if (!word) {
-    word = await page.$$eval('[data-testid=log-list] [data-text]', (els) => els.map((e) => /[A-Za-z]{5,}/.exec(e.textContent)?.[0]).find(Boolean) ?? '');
-  }
-  assert(word, 'no word to search for');
-  await page.fill('[data-search][name=q]', word);
-  await page.keyboard.press('Enter');
-  await until('every row has the word marked', async () => {
-    const rows = await page.$$eval('[data-testid=log-list] [data-text]', (els) => els.map((e) => e.textContent.toLowerCase()));
-    return rows.length > 0 && rows.every((r) => r.includes(word.toLowerCase()) || r.endsWith('…'));
-  });
-  assert((await page.locator('mark').count()) > 0, 'the word is not marked');
-  await until('a total', async () => /[1-9]/.test((await page.getByTestId('total').textContent()) ?? ''));
-  await page.locator('[data-testid=log-list] button[data-pos]').first().click();
-  await page.getByTestId('log-detail').waitFor();
-  await page.getByTestId('context').click();
-  await page.waitForSelector('[data-here]', { timeout: 15_000 });
-  await page.getByRole('button', { name: /^Only with this: host=/ }).click();
-  await until('the filter is in the query', () => /host:/.test(new URL(page.url()).searchParams.get('q') ?? ''));
-  await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 15_000 });
-});
+await steps.step(
+  'logs: search by word marks it, the histogram counts, severity filter in and out',
+  async () => {
+    await page.goto(`${env.url}/logs?range=1d`);
+    await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 30_000 });
+    if (!word) {
+      word = await page.$$eval(
+        '[data-testid=log-list] [data-text]',
+        (els) => els.map((e) => /[A-Za-z]{5,}/.exec(e.textContent)?.[0]).find(Boolean) ?? '',
+      );
+    }
+    assert(word, 'no word to search for');
+    await page.fill('[data-search][name=q]', word);
+    await page.keyboard.press('Enter');
+    await until('every row has the word marked', async () => {
+      const rows = await page.$$eval('[data-testid=log-list] [data-text]', (els) =>
+        els.map((e) => e.textContent.toLowerCase()),
+      );
+      return rows.length > 0 && rows.every((r) => r.includes(word.toLowerCase()) || r.endsWith('…'));
+    });
+    assert((await page.locator('mark').count()) > 0, 'the word is not marked');
+    await until('a total', async () => /[1-9]/.test((await page.getByTestId('total').textContent()) ?? ''));
+    await page.locator('[data-testid=log-list] button[data-pos]').first().click();
+    await page.getByTestId('log-detail').waitFor();
+    await page.getByTestId('context').click();
+    await page.waitForSelector('[data-here]', { timeout: 15_000 });
+    await page.getByRole('button', { name: /^Only with this: host=/ }).click();
+    await until('the filter is in the query', () =>
+      /host:/.test(new URL(page.url()).searchParams.get('q') ?? ''),
+    );
+    await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 15_000 });
+  },
+);
 
-await steps.step('logs: live tail pins to the bottom, freezes on scroll, tells how many are new', async () => {
-  const run = (w) =>
-    process.env.TRIWARD_LOG_COMMAND
-      ? new Promise((done) => exec(process.env.TRIWARD_LOG_COMMAND, { env: { ...process.env, WORD: w } }, done))
-      : Promise.resolve();
-  await page.goto(`${env.url}/logs?tail=1`);
-  await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 30_000 });
-  const list = page.getByTestId('log-list');
-  const bottom = () => list.evaluate((e) => e.scrollHeight - e.scrollTop - e.clientHeight);
-  const last = () => page.$$eval('[data-testid=log-list] button[data-pos]', (b) => b.map((x) => x.dataset.pos).sort((a, c) => Number.parseInt(a, 10) - Number.parseInt(c, 10)).at(-1));
-  const before = await last();
-  const mine = `tail${Date.now().toString(36)}`;
-  await run(mine);
-  await until('new rows appear', async () => (await last()) !== before, 60_000);
-  if (process.env.TRIWARD_LOG_COMMAND) await list.getByText(mine).first().waitFor({ timeout: 30_000 });
-  assert((await bottom()) < 40, 'the tail is not pinned to the bottom');
-  const scrollable = await list.evaluate((e) => e.scrollHeight > e.clientHeight + 200);
-  if (scrollable) {
-    await list.hover();
-    await page.mouse.wheel(0, -400);
-    await until('scrolled up', async () => (await bottom()) > 100);
-    await run(`${mine}b`);
-    await page.getByTestId('fresh').waitFor({ timeout: 60_000 });
-    await page.getByTestId('fresh').click();
-    await until('back at the bottom', async () => (await bottom()) < 40);
-  }
-});
+await steps.step(
+  'logs: live tail pins to the bottom, freezes on scroll, tells how many are new',
+  async () => {
+    const run = (w) =>
+      process.env.TRIWARD_LOG_COMMAND
+        ? new Promise((done) =>
+            exec(process.env.TRIWARD_LOG_COMMAND, { env: { ...process.env, WORD: w } }, done),
+          )
+        : Promise.resolve();
+    await page.goto(`${env.url}/logs?tail=1`);
+    await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 30_000 });
+    const list = page.getByTestId('log-list');
+    const bottom = () => list.evaluate((e) => e.scrollHeight - e.scrollTop - e.clientHeight);
+    const last = () =>
+      page.$$eval('[data-testid=log-list] button[data-pos]', (b) =>
+        b
+          .map((x) => x.dataset.pos)
+          .sort((a, c) => Number.parseInt(a, 10) - Number.parseInt(c, 10))
+          .at(-1),
+      );
+    const before = await last();
+    const mine = `tail${Date.now().toString(36)}`;
+    await run(mine);
+    await until('new rows appear', async () => (await last()) !== before, 60_000);
+    if (process.env.TRIWARD_LOG_COMMAND) await list.getByText(mine).first().waitFor({ timeout: 30_000 });
+    assert((await bottom()) < 40, 'the tail is not pinned to the bottom');
+    const scrollable = await list.evaluate((e) => e.scrollHeight > e.clientHeight + 200);
+    if (scrollable) {
+      await list.hover();
+      await page.mouse.wheel(0, -400);
+      await until('scrolled up', async () => (await bottom()) > 100);
+      await run(`${mine}b`);
+      await page.getByTestId('fresh').waitFor({ timeout: 60_000 });
+      await page.getByTestId('fresh').click();
+      await until('back at the bottom', async () => (await bottom()) < 40);
+    }
+  },
+);
 
 await steps.step('cluster: one leader, queue moves', async () => {
   await page.goto(`${env.url}/cluster`);
@@ -194,6 +225,8 @@ await steps.step('logout ends the session', async () => {
   assert(status === 401, `the session answers ${status} after logout`);
 });
 
-await steps.step('no console error, CSP violation or request off origin in all of this', async () => expectClean(context, 'faults'));
+await steps.step('no console error, CSP violation or request off origin in all of this', async () =>
+  expectClean(context, 'faults'),
+);
 await browser.close();
 steps.finish();

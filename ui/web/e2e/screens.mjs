@@ -3,12 +3,23 @@
 // (desktop|phone) the rest; TRIWARD_OUT names the folder (e2e/out).
 import { mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { axe, env, launch, logIn, newContext, newPage, requireServer, sidewaysScroll, until } from './lib.mjs';
+import {
+  axe,
+  env,
+  launch,
+  logIn,
+  newContext,
+  newPage,
+  requireServer,
+  sidewaysScroll,
+  until,
+} from './lib.mjs';
 
 requireServer();
 const out = process.env.TRIWARD_OUT ?? fileURLToPath(new URL('./out', import.meta.url));
 mkdirSync(out, { recursive: true });
-const pick = (name, all) => (process.env[name] ? all.filter((x) => process.env[name].split(',').includes(x)) : all);
+const pick = (name, all) =>
+  process.env[name] ? all.filter((x) => process.env[name].split(',').includes(x)) : all;
 
 const settled = (page) => page.waitForTimeout(700);
 const plotted = async (page) => {
@@ -25,9 +36,12 @@ const PAGES = {
   host: { path: () => `/hosts/${q(host)}`, ready: plotted },
   'host-logs': { path: () => `/hosts/${q(host)}/logs`, ready: settled },
   'host-inventory': { path: () => `/hosts/${q(host)}/inventory`, ready: settled },
-  metrics: { path: '/metrics', ready: (p) => p.waitForSelector('[data-testid=promql][data-ready=true]') },
-  'metrics-graph': { path: `/metrics?q=${q(cpu)}`, ready: plotted },
-  'metrics-error': { path: `/metrics?q=${q('sum(rate(node_cpu_seconds_total[5m])) by (')}`, ready: (p) => p.waitForSelector('[data-testid=query-error]') },
+  metrics: { path: '/explore', ready: (p) => p.waitForSelector('[data-testid=promql][data-ready=true]') },
+  'metrics-graph': { path: `/explore?q=${q(cpu)}`, ready: plotted },
+  'metrics-error': {
+    path: `/explore?q=${q('sum(rate(node_cpu_seconds_total[5m])) by (')}`,
+    ready: (p) => p.waitForSelector('[data-testid=query-error]'),
+  },
   logs: { path: '/logs', ready: settled },
   'logs-detail': {
     path: '/logs',
@@ -60,7 +74,11 @@ const problems = [];
   const page = await newPage(context);
   await page.goto(env.url);
   host = await until('a host', () =>
-    page.evaluate(async () => (await (await fetch('/v1/hosts')).json().catch(() => null))?.hosts?.find((h) => h.state === 'up')?.id ?? document.querySelector('[data-host] a')?.getAttribute('href')?.split('/')[2]?.split('?')[0]),
+    page.evaluate(
+      async () =>
+        (await (await fetch('/v1/hosts')).json().catch(() => null))?.hosts?.find((h) => h.state === 'up')
+          ?.id ?? document.querySelector('[data-host] a')?.getAttribute('href')?.split('/')[2]?.split('?')[0],
+    ),
   );
   await context.close();
 }

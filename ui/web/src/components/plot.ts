@@ -1,7 +1,15 @@
 // Pure parts of drawing: hues, stacking, value scale.
 
 const TOKENS = 7;
-const STROKES = ['stroke-(--s1)', 'stroke-(--s2)', 'stroke-(--s3)', 'stroke-(--s4)', 'stroke-(--s5)', 'stroke-(--s6)', 'stroke-(--s7)'];
+const STROKES = [
+  'stroke-(--s1)',
+  'stroke-(--s2)',
+  'stroke-(--s3)',
+  'stroke-(--s4)',
+  'stroke-(--s5)',
+  'stroke-(--s6)',
+  'stroke-(--s7)',
+];
 const DASHES: (number[] | undefined)[] = [undefined, [6, 3], [2, 3], [8, 3, 2, 3]];
 
 /** Seven hues, then the same with dashes. */

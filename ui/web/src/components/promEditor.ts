@@ -1,6 +1,11 @@
 // The PromQL editor. It lives in a shadow root because CodeMirror then puts its style rules into adopted style
 // sheets, which the content security policy allows; in the document it would need a style element.
-import { autocompletion, closeBrackets, closeBracketsKeymap, completionKeymap } from '@codemirror/autocomplete';
+import {
+  autocompletion,
+  closeBrackets,
+  closeBracketsKeymap,
+  completionKeymap,
+} from '@codemirror/autocomplete';
 import { defaultKeymap, history, historyKeymap, insertNewlineAndIndent } from '@codemirror/commands';
 import { bracketMatching, HighlightStyle, syntaxHighlighting } from '@codemirror/language';
 import { type Diagnostic, setDiagnostics } from '@codemirror/lint';
@@ -30,16 +35,28 @@ const theme = EditorView.theme({
   '.cm-cursor': { borderLeftColor: 'var(--text)' },
   '.cm-placeholder': { color: 'var(--muted)' },
   '.cm-tooltip': {
-    backgroundColor: 'var(--card)', color: 'var(--text)', border: '1px solid var(--line)', borderRadius: '6px',
-    boxShadow: 'var(--shadow)', maxWidth: 'min(640px, 90vw)',
+    backgroundColor: 'var(--card)',
+    color: 'var(--text)',
+    border: '1px solid var(--line)',
+    borderRadius: '6px',
+    boxShadow: 'var(--shadow)',
+    maxWidth: 'min(640px, 90vw)',
   },
-  '.cm-tooltip.cm-tooltip-autocomplete > ul': { fontFamily: 'var(--font-mono)', fontSize: '12px', maxHeight: '18em' },
+  '.cm-tooltip.cm-tooltip-autocomplete > ul': {
+    fontFamily: 'var(--font-mono)',
+    fontSize: '12px',
+    maxHeight: '18em',
+  },
   '.cm-tooltip-autocomplete ul li[aria-selected]': { backgroundColor: 'var(--select)', color: 'var(--text)' },
   '.cm-completionDetail': { color: 'var(--muted)', fontStyle: 'normal' },
   '.cm-completionInfo': { padding: '6px 8px', fontFamily: 'var(--font-sans)', fontSize: '12px' },
   '.cm-matchingBracket': { backgroundColor: 'var(--select)', outline: 'none' },
   // The package draws its wave with a data: image, which the policy forbids.
-  '.cm-lintRange-error': { backgroundImage: 'none', textDecoration: 'underline wavy var(--crit)', textUnderlineOffset: '3px' },
+  '.cm-lintRange-error': {
+    backgroundImage: 'none',
+    textDecoration: 'underline wavy var(--crit)',
+    textUnderlineOffset: '3px',
+  },
   '.cm-diagnostic-error': { borderLeftColor: 'var(--crit)' },
 });
 
@@ -81,7 +98,11 @@ export function mountPromEditor(
         theme,
         placeholder(o.hint),
         EditorView.lineWrapping,
-        EditorView.contentAttributes.of({ 'aria-label': o.label, spellcheck: 'false', autocapitalize: 'none' }),
+        EditorView.contentAttributes.of({
+          'aria-label': o.label,
+          spellcheck: 'false',
+          autocapitalize: 'none',
+        }),
         EditorView.updateListener.of((u) => {
           if (u.docChanged) o.onChange(u.state.doc.toString());
         }),

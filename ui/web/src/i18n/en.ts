@@ -364,7 +364,7 @@ export const en = {
     live: 'Live on and off',
     time: 'Choose the time range',
     help: 'This help',
-    then: 'then',
+    chord: 'then',
   },
 };
 

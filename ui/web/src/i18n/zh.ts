@@ -184,7 +184,7 @@ export const zh: Dictionary = {
       ctx: '上下文切换',
       intr: '中断',
       established: '已建立',
-      timewait: 'TIME_WAIT',
+      timewait: '等待关闭',
       open: '已打开',
       limit: '上限',
     },
@@ -357,6 +357,6 @@ export const zh: Dictionary = {
     live: '开关实时',
     time: '选择时间范围',
     help: '显示本帮助',
-    then: '然后',
+    chord: '然后',
   },
 };

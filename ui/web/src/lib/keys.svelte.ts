@@ -27,10 +27,11 @@ class Keys {
 
   #handle(e: KeyboardEvent): void {
     if (e.defaultPrevented || e.ctrlKey || e.metaKey || e.altKey || e.isComposing) return;
-    if (typing(e) || !prefs.keys || document.querySelector('[role="menu"],[role="dialog"][data-modal]')) return;
+    if (typing(e) || !prefs.keys || document.querySelector('[role="menu"],[role="dialog"][data-modal]'))
+      return;
     if (performance.now() - this.#chordAt < CHORD_MS) {
       this.#chordAt = 0;
-      const to = { o: '/', h: '/?find=1', l: '/logs', m: '/metrics', c: '/cluster' }[e.key];
+      const to = { o: '/', h: '/?find=1', l: '/logs', m: '/explore', c: '/cluster' }[e.key];
       if (to) {
         e.preventDefault();
         if (e.key === 'h') router.go(link('/', { find: '1' }));

@@ -2,9 +2,7 @@
 
 /** A value as the query language needs it: bare when it is one plain word, else in double quotes. */
 export function quote(value: string): string {
-  return /^[\p{L}\p{N}_.@-]+$/u.test(value)
-    ? value
-    : `"${value.replace(/[\\"]/g, '\\$&')}"`;
+  return /^[\p{L}\p{N}_.@-]+$/u.test(value) ? value : `"${value.replace(/[\\"]/g, '\\$&')}"`;
 }
 
 export function term(field: string, value: string, negate = false): string {
@@ -30,7 +28,8 @@ export function parts(query: string): string[] {
       continue;
     }
     // A regular expression may hold anything up to its closing slash.
-    const re = !quoted && c === '/' && (cur === '' || /^-?[\w.@-]+:$/.test(cur)) ? regexLength(query.slice(i)) : 0;
+    const re =
+      !quoted && c === '/' && (cur === '' || /^-?[\w.@-]+:$/.test(cur)) ? regexLength(query.slice(i)) : 0;
     if (re > 0) {
       cur += query.slice(i, i + re);
       i += re - 1;
@@ -70,7 +69,8 @@ export function dropTerm(query: string, part: string): string {
 export function words(query: string): string[] {
   const out: string[] = [];
   for (const p of parts(query.replace(/[()]/g, ' '))) {
-    if (p.startsWith('-') || /^(AND|OR|NOT)$/.test(p) || /^[\w.@-]+[:<>]/.test(p) || p.startsWith('/')) continue;
+    if (p.startsWith('-') || /^(AND|OR|NOT)$/.test(p) || /^[\w.@-]+[:<>]/.test(p) || p.startsWith('/'))
+      continue;
     const w = p.replace(/\*$/, '').replace(/^"|"$/g, '');
     if (w.length > 1) out.push(w);
   }

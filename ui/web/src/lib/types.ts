@@ -93,6 +93,8 @@ export interface ClusterNode {
   disk?: { total?: number; free?: number; used_by?: Record<string, number> } | null;
   cert_expires?: string | number | null;
   digest?: string | null;
+  /** Index at which the digest was taken. */
+  digest_index?: number;
   started_at?: string | number | null;
   uptime_s?: number | null;
 }
@@ -110,7 +112,7 @@ export interface QueueState {
   applied_index: number;
   bytes: number;
   segments: number;
-  topics: { name: string; entries: number; bytes: number }[] | null;
+  topics: { name: string; entries: number; bytes?: number }[] | null;
   consumers: { name: string; cursor?: number; lag?: number }[] | null;
   in_flight_bytes?: number;
   limits?: Record<string, number> | null;

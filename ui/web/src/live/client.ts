@@ -294,10 +294,13 @@ export class LiveClient {
   }
   #scheduleRetry(): void {
     if (!this.#watch || this.#retry) return;
-    this.#retry = setTimeout(() => {
-      this.#retry = null;
-      this.#connect();
-    }, backoff(this.#attempt++, this.#o.random()));
+    this.#retry = setTimeout(
+      () => {
+        this.#retry = null;
+        this.#connect();
+      },
+      backoff(this.#attempt++, this.#o.random()),
+    );
   }
   #setStatus(patch: Partial<LinkStatus>): void {
     this.#status = { ...this.#status, ...patch };

@@ -139,7 +139,9 @@ export function mergeColumns(parts: Columns[]): { xs: number[]; cols: (number | 
     });
     return { xs, cols };
   }
-  const times = [...new Set(full.flatMap((p) => Array.from({ length: points(p) }, (_, i) => p.t0 + i * p.step)))];
+  const times = [
+    ...new Set(full.flatMap((p) => Array.from({ length: points(p) }, (_, i) => p.t0 + i * p.step))),
+  ];
   times.sort((a, b) => a - b);
   const index = new Map(times.map((t, i) => [t, i]));
   const cols = full.flatMap((p) =>

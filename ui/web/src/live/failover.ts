@@ -25,7 +25,11 @@ export function others(members: Member[], origin: string, gone: ReadonlySet<stri
 }
 
 /** The same page on another origin, carrying the ticket. */
-export function resumeUrl(target: string, here: { pathname: string; search: string }, ticket: string): string {
+export function resumeUrl(
+  target: string,
+  here: { pathname: string; search: string },
+  ticket: string,
+): string {
   return `${target}${here.pathname}${here.search}${ticket ? `#${FRAGMENT}${encodeURIComponent(ticket)}` : ''}`;
 }
 

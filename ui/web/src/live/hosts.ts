@@ -97,7 +97,9 @@ export function sortHosts(rows: HostRow[], key: SortKey, ascending: boolean): Ho
       case 'disk':
         return current(h) ? h.disk : null;
       case 'net':
-        return current(h) && (h.net_rx !== null || h.net_tx !== null) ? (h.net_rx ?? 0) + (h.net_tx ?? 0) : null;
+        return current(h) && (h.net_rx !== null || h.net_tx !== null)
+          ? (h.net_rx ?? 0) + (h.net_tx ?? 0)
+          : null;
       case 'load':
         return current(h) ? h.load1 : null;
       case 'errors':

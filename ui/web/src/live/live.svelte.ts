@@ -1,8 +1,8 @@
 // The page's live connection as reactive state, and the hosts table that several pages share.
 import { session } from '../lib/session.svelte';
 import type { ClusterState, HostRow } from '../lib/types';
-import { Failover } from './failover';
 import { type LinkStatus, LiveClient, type Subscription } from './client';
+import { Failover } from './failover';
 import { applyHosts } from './hosts';
 
 const HIDDEN_PAUSE_MS = 60_000;
@@ -41,13 +41,17 @@ class Live {
       this.clusterError = '';
       this.#failover?.clusterChanged(this.cluster);
     };
-    this.#client.sub('cluster', {}, {
-      snap: (m) => take(m.v),
-      delta: (m) => take(m.v),
-      err: (m) => {
-        this.clusterError = m.message ?? m.code;
+    this.#client.sub(
+      'cluster',
+      {},
+      {
+        snap: (m) => take(m.v),
+        delta: (m) => take(m.v),
+        err: (m) => {
+          this.clusterError = m.message ?? m.code;
+        },
       },
-    });
+    );
     this.#members = setInterval(() => {
       if (this.status.state === 'live') void session.check();
     }, MEMBERS_EVERY_MS);
@@ -103,24 +107,28 @@ class Hosts {
 
   use(): () => void {
     if (this.#users++ === 0) {
-      this.#sub = live.client.sub('hosts', {}, {
-        snap: (m) => {
-          this.#map = new Map();
-          applyHosts(this.#map, (m.v as HostRow[] | null) ?? []);
-          this.error = '';
-          this.loaded = true;
-          const first = this.#map.values().next().value;
-          if (first?.spark_step_ms) this.stepMs = first.spark_step_ms;
-          this.#publish();
+      this.#sub = live.client.sub(
+        'hosts',
+        {},
+        {
+          snap: (m) => {
+            this.#map = new Map();
+            applyHosts(this.#map, (m.v as HostRow[] | null) ?? []);
+            this.error = '';
+            this.loaded = true;
+            const first = this.#map.values().next().value;
+            if (first?.spark_step_ms) this.stepMs = first.spark_step_ms;
+            this.#publish();
+          },
+          delta: (m) => {
+            applyHosts(this.#map, (m.v as HostRow[] | null) ?? [], m.gone);
+            this.#publish();
+          },
+          err: (m) => {
+            this.error = m.message ?? m.code;
+          },
         },
-        delta: (m) => {
-          applyHosts(this.#map, (m.v as HostRow[] | null) ?? [], m.gone);
-          this.#publish();
-        },
-        err: (m) => {
-          this.error = m.message ?? m.code;
-        },
-      });
+      );
     }
     let used = true;
     return () => {

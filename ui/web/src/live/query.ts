@@ -25,7 +25,13 @@ export function withRate(query: string, stepMs: number): string {
 }
 
 /** Follows the query; returns the undo. Missed instants are asked for again, at most every five seconds. */
-export function follow(client: LiveClient, query: string, wantedStep: number, windowMs: number, sink: Sink): () => void {
+export function follow(
+  client: LiveClient,
+  query: string,
+  wantedStep: number,
+  windowMs: number,
+  sink: Sink,
+): () => void {
   const stepMs = Math.min(wantedStep, MAX_LIVE_STEP);
   const max = Math.floor(windowMs / stepMs) + 1;
   let columns: Columns = EMPTY;
@@ -36,22 +42,26 @@ export function follow(client: LiveClient, query: string, wantedStep: number, wi
     restarted = Date.now();
     sub?.restart();
   };
-  sub = client.sub('promql', { query: withRate(query, stepMs), step: stepMs, window: windowMs }, {
-    snap: (m) => {
-      columns = fromSnap(m.t0 ?? 0, m.step ?? stepMs, m.series, m.v);
-      sink.data(columns);
+  sub = client.sub(
+    'promql',
+    { query: withRate(query, stepMs), step: stepMs, window: windowMs },
+    {
+      snap: (m) => {
+        columns = fromSnap(m.t0 ?? 0, m.step ?? stepMs, m.series, m.v);
+        sink.data(columns);
+      },
+      delta: (m) => {
+        if (m.t === undefined) return;
+        if (columns.step <= 0) columns = { ...EMPTY, step: stepMs };
+        const r = addDelta(columns, m.t, m.v, m.series, max);
+        columns = r.columns;
+        sink.data(columns);
+        if (r.missed) again();
+      },
+      gap: again,
+      err: (m) => sink.fail({ message: m.message ?? m.code, ...place(m.message ?? ''), pos: m.pos }),
     },
-    delta: (m) => {
-      if (m.t === undefined) return;
-      if (columns.step <= 0) columns = { ...EMPTY, step: stepMs };
-      const r = addDelta(columns, m.t, m.v, m.series, max);
-      columns = r.columns;
-      sink.data(columns);
-      if (r.missed) again();
-    },
-    gap: again,
-    err: (m) => sink.fail({ message: m.message ?? m.code, ...place(m.message ?? ''), pos: m.pos }),
-  });
+  );
   return () => sub?.close();
 }
 
@@ -60,7 +70,14 @@ interface RangeAnswer {
 }
 
 /** Asks for from…to (ms) once; the grid is aligned to the step as the live one is. */
-export async function ask(query: string, from: number, to: number, stepMs: number, sink: Sink, signal: AbortSignal): Promise<void> {
+export async function ask(
+  query: string,
+  from: number,
+  to: number,
+  stepMs: number,
+  sink: Sink,
+  signal: AbortSignal,
+): Promise<void> {
   const start = Math.ceil(from / stepMs) * stepMs;
   const end = Math.max(start, Math.floor(to / stepMs) * stepMs);
   try {

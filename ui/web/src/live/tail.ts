@@ -1,7 +1,9 @@
 // The buffer behind the live tail: bounded, without doubles, frozen while the reader looks back.
 import type { LogRow } from '../lib/types';
 
-export type TailItem = { key: string; row: LogRow; gap?: undefined } | { key: string; row?: undefined; gap: number | null };
+export type TailItem =
+  | { key: string; row: LogRow; gap?: undefined }
+  | { key: string; row?: undefined; gap: number | null };
 
 export const TAIL_MAX = 5000;
 
@@ -26,7 +28,10 @@ export class TailBuffer {
     else this.shown = this.#bound(into);
   }
   gap(dropped: number | undefined): void {
-    const item: TailItem = { key: `gap${this.#gaps++}`, gap: dropped === undefined || dropped < 0 ? null : dropped };
+    const item: TailItem = {
+      key: `gap${this.#gaps++}`,
+      gap: dropped === undefined || dropped < 0 ? null : dropped,
+    };
     if (this.frozen) this.pending = [...this.pending, item];
     else this.shown = [...this.shown, item];
   }

@@ -1,0 +1,190 @@
+package logstore
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/query"
+)
+
+// The corpus of the benchmarks is the *.log files in the directory that TRIWARD_LOGS names, or lines made up
+// here. Digits in runs of four and more are drawn anew for every line, so that repeating a file does not make it
+// compress better than it would.
+
+const benchLines = 1_000_000
+
+func corpus(tb testing.TB) [][]byte {
+	tb.Helper()
+	var lines [][]byte
+	if dir := os.Getenv("TRIWARD_LOGS"); dir != "" {
+		files, err := filepath.Glob(filepath.Join(dir, "*.log"))
+		if err != nil || len(files) == 0 {
+			tb.Fatalf("TRIWARD_LOGS=%s: no *.log files: %v", dir, err)
+		}
+		slices.Sort(files)
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			for _, l := range bytes.Split(bytes.TrimSpace(b), []byte("\n")) {
+				lines = append(lines, bytes.TrimRight(l, "\r"))
+			}
+		}
+		return lines
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	verbs := []string{"accepted", "refused", "opened", "closed", "renewed", "failed"}
+	for i := range 12000 {
+		lines = append(lines, fmt.Appendf(nil, "%s connection %d from 10.%d.%d.%d port %d for user%d session %08x: %s in %d ms",
+			[]string{"INFO", "WARN", "ERROR"}[i%3], i, rng.IntN(9), rng.IntN(9), rng.IntN(255), 1024+rng.IntN(60000), rng.IntN(50), rng.Uint32(),
+			verbs[rng.IntN(len(verbs))], rng.IntN(2000)))
+	}
+	return lines
+}
+
+// load applies n lines of 96 streams over an hour, in batches of about 500 lines of one host.
+func load(tb testing.TB, s *Store, n int, lines [][]byte) (apply time.Duration) {
+	tb.Helper()
+	rng := rand.New(rand.NewPCG(3, 3))
+	coder, err := wire.NewCoder()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	const hosts, units = 12, 8
+	at := [hosts * units]int{}
+	for i := range at {
+		at[i] = i * len(lines) / len(at)
+	}
+	base := (testDay+2)*DayNs + DayNs/4
+	for i, index := 0, uint64(1); i < n; index++ {
+		h := int(index) % hosts
+		var b wire.LogBatch
+		for u := range units {
+			st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{
+				"host": fmt.Sprintf("web-%02d", h), "unit": fmt.Sprintf("unit%d", u), "source": "file"})}
+			for range 64 {
+				k := h*units + u
+				at[k]++
+				sev := wire.SeverityInfo
+				text := fresh(rng, lines[(k*len(lines)/len(at)+at[k]%(len(lines)/8))%len(lines)])
+				if bytes.Contains(text, []byte("ERROR")) || bytes.Contains(text, []byte("error")) {
+					sev = wire.SeverityError
+				}
+				st.Lines = append(st.Lines, wire.LogLine{T: base + int64(i)*int64(time.Hour)/int64(n) + rng.Int64N(1e6), Severity: sev, Text: text})
+				i++
+			}
+			b.Streams = append(b.Streams, st)
+		}
+		codec, body := coder.Compress(nil, wire.AppendLogs(nil, &b))
+		e := wire.LogEntry{Index: index, Batches: []wire.AcceptedLogs{{Agent: "a", Codec: codec, Body: body, Batch: &b}}}
+		before := cpu()
+		if err := s.ApplyLogs(index, []wire.LogEntry{e}); err != nil {
+			tb.Fatal(err)
+		}
+		if s.engine.sealDue() {
+			if err := s.Work(tb.Context(), false); err != nil {
+				tb.Fatal(err)
+			}
+		}
+		apply += cpu() - before
+	}
+	before := cpu()
+	if err := s.Work(tb.Context(), true); err != nil {
+		tb.Fatal(err)
+	}
+	if err := s.Flush(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	return apply + cpu() - before
+}
+
+func fresh(rng *rand.Rand, line []byte) []byte {
+	out := bytes.Clone(line)
+	for i := 0; i < len(out); {
+		j := i
+		for j < len(out) && '0' <= out[j] && out[j] <= '9' {
+			j++
+		}
+		if j-i >= 4 {
+			for k := i; k < j; k++ {
+				out[k] = '0' + byte(rng.IntN(10))
+			}
+		}
+		i = max(j, i+1)
+	}
+	return out
+}
+
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func BenchmarkIntake(b *testing.B) {
+	lines := corpus(b)
+	var spent time.Duration
+	var disk int64
+	n := 0
+	for b.Loop() {
+		s := testStore(b, b.TempDir(), Options{})
+		spent += load(b, s, benchLines, lines)
+		n += benchLines
+		d, err := s.DiskBytes()
+		if err != nil {
+			b.Fatal(err)
+		}
+		disk += d
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(spent.Seconds()*1e6/float64(n), "cpu-s/Mline")
+	b.ReportMetric(float64(disk)/float64(n), "B/line")
+}
+
+func BenchmarkQuery(b *testing.B) {
+	lines := corpus(b)
+	s := testStore(b, b.TempDir(), Options{})
+	load(b, s, benchLines, lines)
+	day := (testDay + 2) * DayNs
+	for _, q := range []struct{ name, text string }{
+		{"all", "*"}, {"rare", "segfault"}, {"word", "error"}, {"and", "error failed"}, {"phrase", `"connection closed"`}, {"prefix", "auth*"},
+		{"digits", "10.251.73.220"}, {"severity", "severity:error"}, {"host", "host:web-03"}, {"not", "-info -warn"}, {"regex", `/block \w+ of/`},
+	} {
+		f, err := query.Parse(q.text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		req := Request{Filter: f, Start: day, End: day + DayNs, Limit: 200}
+		b.Run("search/"+q.name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := s.Search(b.Context(), req); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run("hits/"+q.name, func(b *testing.B) {
+			var h *Hits
+			for b.Loop() {
+				if h, err = s.Hits(b.Context(), req, 60e9); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(h.Total), "lines")
+			b.ReportMetric(float64(h.Stats.Blocks), "blocks")
+			b.ReportMetric(float64(h.Stats.Skipped), "skipped")
+		})
+	}
+}

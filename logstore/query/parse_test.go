@@ -1,0 +1,83 @@
+package query
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/triward/triward/agent/wire"
+)
+
+func TestParseDecidesLines(t *testing.T) {
+	line := &Line{
+		Kind: wire.StreamLog, Severity: wire.SeverityError,
+		Labels: wire.Labels{{Name: "host", Value: "web-1"}, {Name: "unit", Value: "nginx.service"}},
+		Fields: []wire.Label{{Name: "code", Value: "503"}, {Name: "host", Value: "hidden"}, {Name: "path", Value: "/a b"}},
+		Text:   []byte("Upstream timed-out: user_id=42 GET https://x.test/a/b 磁盘空间不足 id 9f86d081-deadbeef C:\\tmp"),
+	}
+	for text, want := range map[string]bool{
+		"": true, "*": true, "upstream": true, "up": false, "up*": true, `"timed out"`: true, "timed-out": true, "out timed": true,
+		`"out timed"`: false, "user_id=42": true, "user_id=4": false, "user_id=4*": true, "https://x.test/a": true, "/a/b": true,
+		"磁盘": true, "空间不足": true, "盘间": false, "磁*": true, "deadbeef": true, "dead": false, "9f86d081-dead*": true,
+		"host:web-1": true, "HOST:web-1": false, "host:WEB-1": true, "host:hidden": false, "host:web*": true, "unit:nginx": false,
+		"code:503": true, "code>500": true, "code>=503": true, "code<503": false, "code<=503.0": true, "code>abc": false,
+		`path:"/a b"`: true, "path:/a/": true, "path:*": true, "nothing:*": false, `nothing:""`: true, `path:""`: false,
+		"severity:error": true, "level:err": true, "severity>=warning": true, "severity>error": false, "severity<critical": true,
+		"kind:log": true, "kind:event": false, "-upstream": false, "NOT foo": true, "-(foo OR bar)": true, "- foo": false,
+		"foo OR upstream": true, "foo OR bar upstream": false, "(foo OR upstream) get": true, "get AND upstream": true, "--upstream": true,
+		`/user_id=\d+/`: true, `/https?:\/\/x/`: true, "/GET$/": false, "/(?i)get/": true, `"=42"`: true, `"://"`: true, `"##"`: false,
+		"get\u3000upstream": true, `"C:\\tmp"`: true, "time:": false, "id": true,
+	} {
+		f, err := Parse(text)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		if got := f.Match(line); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+		r := f.Reduce(line.Kind, line.Labels)
+		if r.Match(line) != want || r.ReduceBlock(1<<line.Severity, true).Match(line) != want {
+			t.Errorf("%q: reduced it decides otherwise", text)
+		}
+	}
+}
+
+func TestParseErrorsNameThePlace(t *testing.T) {
+	for text, pos := range map[string]int{
+		"a )": 2, "(a": 0, "a OR": 4, "OR": 0, "AND a": 0, `x "abc`: 2, "a*b": 1, "a /(/": 3, "severity:loud": 9, "kind:x": 5, "()": 1,
+		"NOT": 3, "severity:/e/": 9, strings.Repeat("(", 100) + "a": 65, strings.Repeat("-", 200) + "a": 65,
+		strings.Repeat("x", MaxText+1): MaxText, "/" + strings.Repeat("a", 300) + "/": 0, strings.Repeat("a ", 600): 1024,
+	} {
+		_, err := Parse(text)
+		var se *SyntaxError
+		if !errors.As(err, &se) {
+			t.Errorf("%.40q: %v", text, err)
+		} else if se.Pos < pos-2 || se.Pos > pos+4 {
+			t.Errorf("%.40q: position %d, want about %d: %v", text, se.Pos, pos, err)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"a b", `(a OR "b c"*) -host:x code>5 /r\/e/`, "磁盘 severity>=warning", "((((", `"`, "/a{1000}{1000}/"} {
+		f.Add(s, "some text 磁盘 x")
+	}
+	f.Fuzz(func(t *testing.T, text, line string) {
+		p, err := Parse(text)
+		if err != nil {
+			var se *SyntaxError
+			if !errors.As(err, &se) || se.Pos < 0 || se.Pos > len(text) {
+				t.Fatalf("%q: %v", text, err)
+			}
+			return
+		}
+		l := &Line{Text: []byte(line)}
+		got := p.Match(l)
+		r := p.Reduce(wire.StreamLog, nil)
+		b := &Lines{N: 1, Severities: []byte{0}, Text: l.Text, Ends: []uint32{uint32(len(line))}}
+		if k := Line(*l); p.Match(&Line{Kind: wire.StreamLog, Text: k.Text}) != r.Select(b, Range(1, 0, 1)).Has(0) {
+			t.Fatalf("%q on %q: Select and Match differ (%v)", text, line, got)
+		}
+	})
+}

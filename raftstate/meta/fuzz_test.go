@@ -1,0 +1,59 @@
+package meta
+
+import (
+	"bytes"
+	"os"
+	"testing"
+)
+
+// Whatever a file holds, checking it must end, without a panic.
+func FuzzCheck(f *testing.F) {
+	s := openNew(f)
+	entry(s, 1, 1, func(tx *Tx) {
+		tx.Put("b", "k", []byte("v"), 0)
+		tx.AllotSeries("a1", [][]byte{labels("x").AppendKey(nil)})
+	})
+	commit(f, s, 1)
+	file, err := os.ReadFile(s.Path())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(file[:16*filePageSize])
+	f.Add(file[:3*filePageSize])
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		c := &checker{f: bytes.NewReader(b), size: int64(len(b))}
+		_ = c.run()
+	})
+}
+
+// Records are checksummed, but an image may come from a hostile hand.
+func FuzzRecords(f *testing.F) {
+	tl := &timeline{start: 1, count: 2, step: 3, floor: noFloor, older: encodeRuns([]run{{-9, 2, 3}}), nOlder: 1}
+	p := &timesPage{}
+	p.tl[3] = tl
+	f.Add(p.append(nil))
+	f.Add((&dictPage{}).append(nil))
+	f.Add((&agent{num: 1}).append(nil))
+	m := Mark{Index: 1}
+	f.Add(m.append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		in := fields{b: b}
+		if p, err := in.timesPage(); err == nil {
+			again := fields{b: p.append(nil)}
+			if _, err := again.timesPage(); err != nil {
+				t.Fatalf("page %x was not read back: %v", b, err)
+			}
+			for _, tl := range p.tl {
+				if tl != nil {
+					tl.place(tl.last()-1, noFloor)
+				}
+			}
+		}
+		in = fields{b: b}
+		_, _ = in.dictPage()
+		in = fields{b: b}
+		_, _ = in.agent("a")
+		_, _ = readMark(b)
+		_ = (&Store{}).readState(b)
+	})
+}
