@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate"
 	"github.com/triward/triward/raftstate/command"
 )
@@ -11,6 +12,7 @@ type observer struct {
 	app     *App
 	metrics int64 // floors handed on
 	logs    int64
+	events  int64
 }
 
 // Observe implements raftstate.Observer.
@@ -47,8 +49,13 @@ func (o *observer) floors() {
 		o.metrics = f
 		o.app.metrics.SetFloor(f)
 	}
+	// A floor is in milliseconds, lines are in nanoseconds.
 	if f := st.Floor(command.KindLogs); f != o.logs {
 		o.logs = f
-		o.app.logs.SetFloor(f * 1e6) // a floor is in milliseconds, lines are in nanoseconds
+		o.app.logs.SetKindFloor(wire.StreamLog, f*1e6)
+	}
+	if f := st.Floor(command.KindEvents); f != o.events {
+		o.events = f
+		o.app.logs.SetKindFloor(wire.StreamEvent, f*1e6)
 	}
 }

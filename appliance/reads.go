@@ -17,7 +17,7 @@ import (
 type reads struct{ node *raftstate.Node }
 
 // AppliedIndex implements api.Reads.
-func (r *reads) AppliedIndex() uint64 { return r.node.Status().AppliedIndex }
+func (r *reads) AppliedIndex() uint64 { return r.node.AppliedIndex() }
 
 // WaitApplied implements api.Reads.
 func (r *reads) WaitApplied(ctx context.Context, index uint64) error {

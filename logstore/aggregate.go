@@ -239,6 +239,9 @@ func (s *Store) labels(ctx context.Context, start, end int64, each func(*stream,
 			return nil, err
 		}
 		for _, st := range streams {
+			if d < Day(c.floors.of(st.kind)) {
+				continue
+			}
 			each(st, func(v string) { set[v] = struct{}{} })
 		}
 	}

@@ -169,19 +169,23 @@ func BenchmarkQuery(b *testing.B) {
 		}
 		req := Request{Filter: f, Start: day, End: day + DayNs, Limit: 200}
 		b.Run("search/"+q.name, func(b *testing.B) {
-			for b.Loop() {
+			before, n := cpu(), 0
+			for ; b.Loop(); n++ {
 				if _, err := s.Search(b.Context(), req); err != nil {
 					b.Fatal(err)
 				}
 			}
+			b.ReportMetric(float64(cpu()-before)/1e6/float64(n), "cpu-ms/op")
 		})
 		b.Run("hits/"+q.name, func(b *testing.B) {
 			var h *Hits
-			for b.Loop() {
+			before, n := cpu(), 0
+			for ; b.Loop(); n++ {
 				if h, err = s.Hits(b.Context(), req, 60e9); err != nil {
 					b.Fatal(err)
 				}
 			}
+			b.ReportMetric(float64(cpu()-before)/1e6/float64(n), "cpu-ms/op")
 			b.ReportMetric(float64(h.Total), "lines")
 			b.ReportMetric(float64(h.Stats.Blocks), "blocks")
 			b.ReportMetric(float64(h.Stats.Skipped), "skipped")

@@ -43,7 +43,8 @@ type engine struct {
 	streams sync.Map // streamID -> *stream, emptied when large
 	cached  atomic.Int64
 
-	ripe ripeness
+	ripe  ripeness
+	swept floors // that dropKinds has dealt with
 
 	failMu  sync.Mutex
 	failure error                // the last background error of Pebble

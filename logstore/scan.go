@@ -54,6 +54,7 @@ type scan struct {
 	filter *query.Filter
 	start  int64
 	last   int64
+	floors floors
 	newest bool      // newest first, else oldest first
 	only   *streamID // only lines of this stream
 	sink   sink
@@ -83,7 +84,8 @@ func (s *Store) scan(ctx context.Context, f *query.Filter, start, end int64) (*s
 	} else {
 		end--
 	}
-	c := &scan{e: e, ctx: ctx, snap: e.db.NewSnapshot(), filter: f, start: max(start, s.floor.Load()), last: end,
+	low := s.floorsNow() // before the snapshot: a day that is dropped meanwhile is below what is read later
+	c := &scan{e: e, ctx: ctx, snap: e.db.NewSnapshot(), filter: f, start: max(start, low.all()), last: end, floors: low,
 		newest: true, reduced: map[streamID]*query.Filter{}, began: time.Now()}
 	return c, func() {
 		_ = c.snap.Close() // a snapshot has nothing to fail with
@@ -257,9 +259,10 @@ func (c *scan) inboxStream(ws *wire.LogStream, id streamID, f *query.Filter, ind
 	if c.newest {
 		slices.Reverse(order)
 	}
+	start := c.from(st)
 	for _, i := range order {
 		l := &ws.Lines[i]
-		if l.T < c.start || l.T > c.last {
+		if l.T < start || l.T > c.last {
 			continue
 		}
 		c.stats.Lines++
@@ -273,6 +276,9 @@ func (c *scan) inboxStream(ws *wire.LogStream, id streamID, f *query.Filter, ind
 		}
 	}
 }
+
+// from returns the first time of the scan that lines of a stream may have.
+func (c *scan) from(st *stream) int64 { return max(c.start, c.floors.of(st.kind)) }
 
 // filterOf returns the filter as it is for one stream.
 func (c *scan) filterOf(st *stream) *query.Filter {
@@ -365,7 +371,7 @@ func (c *scan) candidates(d int64, streams map[streamID]*stream, total int) (out
 		if err != nil {
 			return c.spoiled(fmt.Sprintf("header %x", key), err)
 		}
-		if h.MinT > c.last || h.MaxT < c.start || !c.sink.wants(max(h.MinT, c.start), min(h.MaxT, c.last), h.MinIndex, h.MaxIndex) {
+		if h.MinT > c.last || h.MaxT < c.from(st) || !c.sink.wants(max(h.MinT, c.start), min(h.MaxT, c.last), h.MinIndex, h.MaxIndex) {
 			return nil
 		}
 		if f := c.filterOf(st).ReduceBlock(h.Present(), h.HasFields); !f.IsNone() {
@@ -387,7 +393,7 @@ func (c *scan) candidates(d int64, streams map[streamID]*stream, total int) (out
 // block scans one block. indexed tells that the word index has answered for it.
 func (c *scan) block(d int64, k *candidate, indexed bool) error {
 	h, f := &k.head, k.filter
-	inside := h.MinT >= c.start && h.MaxT <= c.last
+	inside := h.MinT >= c.from(k.st) && h.MaxT <= c.last
 	if f.IsAll() && inside && c.sink.whole(k.st, h) {
 		c.stats.Lines += int64(h.Lines)
 		return nil
@@ -414,7 +420,7 @@ func (c *scan) block(d int64, k *candidate, indexed bool) error {
 	if err != nil || !ok {
 		return err
 	}
-	in := c.inRange()
+	in := c.inRange(c.from(k.st))
 	if f.NeedsText() || text {
 		if ok, err := c.texts(d, k); err != nil || !ok {
 			return err
@@ -462,8 +468,8 @@ func (c *scan) offer(st *stream, in query.Bits, positions, text bool) {
 }
 
 // inRange returns the lines of the decoded columns within the time of the scan.
-func (c *scan) inRange() query.Bits {
-	from := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] >= c.start })
+func (c *scan) inRange(start int64) query.Bits {
+	from := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] >= start })
 	to := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] > c.last })
 	return query.Range(c.cols.N, from, max(from, to))
 }
@@ -472,7 +478,7 @@ func (c *scan) inRange() query.Bits {
 func (c *scan) columns(d int64, k *candidate, what block.What) (ok bool, err error) {
 	v, closer, err := c.snap.Get(blockKey(prefixColumns, d, k.id))
 	if err != nil {
-		return false, c.missing(d, err)
+		return false, c.missing(d, k.st, err)
 	}
 	err = c.e.store.codec.DecodeColumns(&c.cols, v, k.head.Lines, what)
 	return err == nil, errors.Join(err, closer.Close())
@@ -481,7 +487,7 @@ func (c *scan) columns(d int64, k *candidate, what block.What) (ok bool, err err
 func (c *scan) texts(d int64, k *candidate) (ok bool, err error) {
 	v, closer, err := c.snap.Get(blockKey(prefixText, d, k.id))
 	if err != nil {
-		return false, c.missing(d, err)
+		return false, c.missing(d, k.st, err)
 	}
 	err = c.e.store.codec.DecodeText(&c.text, v, k.head.Lines)
 	c.stats.Bytes += int64(len(c.text.Bytes))
@@ -489,9 +495,9 @@ func (c *scan) texts(d int64, k *candidate) (ok bool, err error) {
 }
 
 // missing tells a block of a day that retention took away from a block that is lost.
-func (c *scan) missing(d int64, err error) error {
+func (c *scan) missing(d int64, st *stream, err error) error {
 	if errors.Is(err, pebble.ErrNotFound) {
-		if d < Day(c.e.store.floor.Load()) {
+		if now := c.e.store.floorsNow(); d < Day(now.of(st.kind)) {
 			return nil
 		}
 		return fmt.Errorf("%w: its row is missing", block.ErrDamaged)

@@ -35,7 +35,7 @@ func (e *engine) seal() (bool, error) {
 	groups := map[dayStream]*group{}
 	var text int64
 	var last []byte
-	floor := Day(e.store.floor.Load())
+	low := e.store.floorsNow()
 	err := e.rows(e.db, []byte{prefixInbox}, func(key, value []byte) error {
 		if text >= e.store.opt.SealBytes {
 			return errStop
@@ -53,7 +53,7 @@ func (e *engine) seal() (bool, error) {
 		}
 		text += r.textBytes
 		last = append(last[:0], key...)
-		sortIn(groups, b, r.index, r.ord, floor)
+		sortIn(groups, b, r.index, r.ord, &low)
 		return nil
 	})
 	if err != nil {
@@ -90,10 +90,11 @@ func (e *engine) seal() (bool, error) {
 }
 
 // sortIn adds the lines of a batch to the groups of their streams and days.
-func sortIn(groups map[dayStream]*group, b *wire.LogBatch, index uint64, ord uint32, floor int64) {
+func sortIn(groups map[dayStream]*group, b *wire.LogBatch, index uint64, ord uint32, low *floors) {
 	for i := range b.Streams {
 		st := &b.Streams[i]
 		id := streamIDOf(st.Kind, st.Labels)
+		floor := Day(low.of(st.Kind))
 		var g *group
 		have := dayStream{id: id}
 		for j := range st.Lines {

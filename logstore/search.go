@@ -329,7 +329,7 @@ func (s *Store) Context(ctx context.Context, pos Position, t int64, before, afte
 	}
 	defer done()
 	one := &finder{pos: pos}
-	began, start := c.began, s.floor.Load()
+	began, start := c.began, c.floors.all()
 	c.last, c.sink = t, one
 	if err := c.run(); err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
 )
 
@@ -87,9 +88,9 @@ func (e *DamageError) Unwrap() []error { return []error{ErrDamaged, e.Err} }
 // Store is the log store of one node: a LogSink of raftstate and the source of all log queries. All methods are
 // safe for concurrent use; ApplyLogs, Open, Cut and Close are called by one goroutine at a time.
 type Store struct {
-	opt   Options
-	codec *block.Codec
-	floor atomic.Int64 // query floor, nanoseconds
+	opt    Options
+	codec  *block.Codec
+	floors [kinds]atomic.Int64 // query floors by stream kind, nanoseconds
 
 	mu     sync.Mutex // guards engine
 	engine *engine
@@ -107,7 +108,9 @@ func New(opt Options) (*Store, error) {
 		return nil, fmt.Errorf("make log store: %w", err)
 	}
 	s := &Store{opt: opt, codec: codec}
-	s.floor.Store(minTime)
+	for i := range s.floors {
+		s.floors[i].Store(minTime)
+	}
 	return s, nil
 }
 
@@ -224,14 +227,17 @@ func (s *Store) Close() error {
 	return err
 }
 
-// SetFloor raises the query floor at once: lines before it (nanoseconds) are in no answer any more. Whole days
-// below it are dropped behind.
+// SetFloor raises the query floor of logs and events at once: lines before it (nanoseconds) are in no answer any
+// more. Whole days below it are dropped behind.
 func (s *Store) SetFloor(ns int64) {
-	for {
-		old := s.floor.Load()
-		if ns <= old || s.floor.CompareAndSwap(old, ns) {
-			break
-		}
+	s.SetKindFloor(wire.StreamLog, ns)
+	s.SetKindFloor(wire.StreamEvent, ns)
+}
+
+// SetKindFloor does the same for the streams of one kind, whose retention is cut apart from the other's.
+func (s *Store) SetKindFloor(kind wire.StreamKind, ns int64) {
+	f := &s.floors[kind%kinds]
+	for old := f.Load(); ns > old && !f.CompareAndSwap(old, ns); old = f.Load() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -239,6 +245,24 @@ func (s *Store) SetFloor(ns int64) {
 		s.engine.poke()
 	}
 }
+
+// kinds bounds the numbers of stream kinds.
+const kinds = 3
+
+// floors are the query floors by stream kind at one moment.
+type floors [kinds]int64
+
+func (s *Store) floorsNow() (f floors) {
+	for i := range f {
+		f[i] = s.floors[i].Load()
+	}
+	return f
+}
+
+func (f *floors) of(kind wire.StreamKind) int64 { return f[kind%kinds] }
+
+// all returns the floor below which nothing is left.
+func (f *floors) all() int64 { return min(f[wire.StreamLog], f[wire.StreamEvent]) }
 
 // gate counts users of something that will be closed.
 type gate struct {

@@ -53,7 +53,7 @@ func (s *Store) Work(ctx context.Context, force bool) error {
 func (e *engine) pass(ctx context.Context, force bool) error {
 	var errs []error
 	for _, step := range []func() (again bool, err error){
-		e.heal, e.dropDays,
+		e.heal, e.dropDays, e.dropKinds,
 		func() (bool, error) {
 			if !force && !e.sealDue() {
 				return false, nil
@@ -283,61 +283,4 @@ func (e *engine) terms(m madeBlock) (out []byte, err error) {
 		voc.Add(lines[i].Text)
 	}
 	return voc.Terms(), nil
-}
-
-// dropDays removes one day that lies below the query floor as a whole.
-func (e *engine) dropDays() (bool, error) {
-	floor := Day(e.store.floor.Load())
-	first := int64(0)
-	found := false
-	for _, p := range []byte{prefixHeader, prefixStream, prefixIndex} {
-		days, err := e.days(e.db, p, false)
-		if err != nil {
-			return false, err
-		}
-		if len(days) > 0 && days[0] < floor && (!found || days[0] < first) {
-			first, found = days[0], true
-		}
-	}
-	if !found {
-		return false, nil
-	}
-	if err := e.dropDay(first); err != nil {
-		return false, fmt.Errorf("drop day %d: %w", first, err)
-	}
-	return true, nil
-}
-
-func (e *engine) dropDay(d int64) error {
-	name, ok, err := e.indexName(e.db, d)
-	if err != nil {
-		return err
-	}
-	e.applyMu.Lock()
-	for k := range e.known {
-		if k.day == d {
-			delete(e.known, k)
-		}
-	}
-	e.applyMu.Unlock()
-	// Excise works on tables only. Apply adds nothing to a day below the floor but dictionary rows, which are
-	// dropped the next time.
-	if err := e.db.Flush(); err != nil {
-		return e.wrap("flush", err)
-	}
-	for _, p := range []byte{prefixHeader, prefixColumns, prefixText, prefixFilter, prefixMark, prefixStream, prefixIndex} {
-		if err := e.db.Excise(e.ctx, pebble.KeyRange{Start: dayPrefix(p, d), End: dayPrefix(p, d+1)}); err != nil {
-			return e.wrap("excise", err)
-		}
-	}
-	delete(e.ripe.ready, d)
-	for k := range e.ripe.small {
-		if k.day == d {
-			delete(e.ripe.small, k)
-		}
-	}
-	if ok && e.index != nil {
-		return e.index.Drop(d, name)
-	}
-	return nil
 }

@@ -58,7 +58,7 @@ type Config struct {
 	LogSegment     int            // bytes of a segment of the log; 64 MiB
 	LogCache       int64          // bytes of entries kept in memory; 64 MiB
 	OnFatal        func(error)    // called once, in a goroutine of its own; exits with 1 or the error's code when nil
-	OnLeadership   func(bool)     // told, in a goroutine of the node's, that it became or ceased to be the leader
+	OnLeadership   func(bool)     // told that the node became the leader, and is ready, or ceased to be; must not block
 	Logger         *slog.Logger
 	Registerer     prometheus.Registerer
 	MaxSyncEntries int // raft's MaxAppendEntries; 8

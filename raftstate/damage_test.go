@@ -218,6 +218,10 @@ func image(t *testing.T, n *testNode) ([]byte, *cutImage) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var written bytes.Buffer
+	if h, err := n.WriteImage(t.Context(), &written); err != nil || h.Index != img.mark.Index || int64(written.Len()) != img.image.Size() {
+		t.Errorf("image of %d bytes, %+v, %v", written.Len(), h, err)
+	}
 	r := img.image.Open()
 	b, err := io.ReadAll(r)
 	if err = errors.Join(err, r.Close()); err != nil {

@@ -136,6 +136,25 @@ func TestFullDiskHoldsApplyAndResumes(t *testing.T) {
 	})
 }
 
+func TestLeadershipLeavesAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, nil)
+		w := newWriter(t, c.leader(), "agent-1")
+		leader, f := c.leader(), c.follower()
+		leader.logs.failWith(syscall.ENOSPC)
+		var wg sync.WaitGroup
+		wg.Go(func() { w.write(leader) }) // is committed; the outcome is asked for again elsewhere
+		c.wait("another leader", func() bool { id, _ := f.Leader(); return id != "" && id != leader.id })
+		wg.Wait()
+		for range 20 {
+			w.write(f)
+		}
+		leader.logs.failWith(nil)
+		c.settle()
+		w.check(leader)
+	})
+}
+
 func TestFollowerWithFullDiskDoesNotStopTheCluster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTestCluster(t, 3, nil)

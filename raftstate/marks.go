@@ -24,7 +24,9 @@ const (
 
 // Create implements raft.SnapshotStore. Raft calls it before a mark, and before the image of another node
 // arrives; the sink tells which by what happens to it.
-func (s marks) Create(version raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+func (s marks) Create(
+	version raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, _ raft.Transport,
+) (raft.SnapshotSink, error) {
 	if version != raft.SnapshotVersionMax {
 		return nil, fmt.Errorf("snapshot version %d is not supported", version)
 	}

@@ -352,7 +352,38 @@ func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
 			if leading && (n.ready.Load() != r.CurrentTerm() || behind > n.cfg.TickInterval.Milliseconds()) {
 				n.tick(r)
 			}
+			if leading && n.fullDisk() != nil {
+				n.yield(r)
+			}
 		}
+	}
+}
+
+// fullDisk says why this node takes no entries for want of room; nil when it does.
+func (n *Node) fullDisk() error {
+	if h := n.fsm.held.Load(); h != nil {
+		return h.err
+	}
+	return n.store.CheckRoom()
+}
+
+// yield hands leadership to a voter whose disk has room.
+func (n *Node) yield(r *raft.Raft) {
+	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
+	defer cancel()
+	for _, s := range n.servers() {
+		if string(s.ID) == n.cfg.NodeID || s.Suffrage != raft.Voter {
+			continue
+		}
+		if st, err := n.PeerStatus(ctx, string(s.ID)); err != nil || st.DiskFull != "" || st.Installing {
+			continue
+		}
+		if err := r.LeadershipTransferToServer(s.ID, s.Address).Error(); err != nil {
+			n.log.Warn("disk is full, leadership was not handed over", "to", s.ID, "err", err)
+			continue
+		}
+		n.log.Warn("disk is full, leadership was handed over", "to", s.ID)
+		return
 	}
 }
 
@@ -413,8 +444,12 @@ func (n *Node) after(d time.Duration, do func()) {
 		n.timersMu.Lock()
 		_, live := n.timers[t]
 		delete(n.timers, t)
+		if live {
+			n.wg.Add(1) // Close takes the timers away before it waits
+		}
 		n.timersMu.Unlock()
 		if live {
+			defer n.wg.Done()
 			do()
 		}
 	})

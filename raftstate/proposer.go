@@ -220,10 +220,7 @@ func (n *Node) mayLead() error {
 	case n.raft.Load().State() != raft.Leader:
 		return errNotLeader
 	}
-	if h := n.fsm.held.Load(); h != nil {
-		return fmt.Errorf("%w: %w", ErrDiskFull, h.err)
-	}
-	if err := n.store.CheckRoom(); err != nil {
+	if err := n.fullDisk(); err != nil {
 		return fmt.Errorf("%w: %w", ErrDiskFull, err)
 	}
 	return nil

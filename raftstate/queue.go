@@ -39,7 +39,8 @@ func (n *Node) Entries(from uint64, limit int, maxBytes int64) (entries []QueueE
 	}
 	commit := n.raft.Load().CommitIndex()
 	next = from
-	for size := int64(0); next <= commit && len(entries) < min(limit, maxQueueEntries) && (size == 0 || size < maxBytes); next++ {
+	limit = min(limit, maxQueueEntries)
+	for size := int64(0); next <= commit && len(entries) < limit && (size == 0 || size < maxBytes); next++ {
 		var l raft.Log
 		if err := n.store.GetLog(next, &l); err != nil {
 			if errors.Is(err, raft.ErrLogNotFound) { // it was compacted meanwhile

@@ -72,7 +72,8 @@ func (n *Node) proposeAt(ctx context.Context, leader string, cmds []command.Comm
 	}
 	results, err := command.DecodeResults(answer[8:])
 	if err != nil || len(results) != len(cmds) {
-		return outcome{}, fmt.Errorf("leader %s: %d results for %d commands: %w: %w", leader, len(results), len(cmds), ErrUnknown, err)
+		return outcome{}, fmt.Errorf("leader %s: %d results for %d commands: %w: %w",
+			leader, len(results), len(cmds), ErrUnknown, err)
 	}
 	return outcome{index: binary.LittleEndian.Uint64(answer), results: results}, nil
 }
@@ -97,7 +98,8 @@ func (n *Node) ServeCall(ctx context.Context, from, method string, body []byte) 
 	case callMember:
 		answer, err = n.serveMember(ctx, body)
 	default:
-		err = &forward.RemoteError{Code: "unknown_method", Message: fmt.Sprintf("node %s asked for %q, which this version does not know", from, method)}
+		why := fmt.Sprintf("node %s asked for %q, which this version does not know", from, method)
+		err = &forward.RemoteError{Code: "unknown_method", Message: why}
 	}
 	return answer, toRemote(err)
 }

@@ -24,6 +24,7 @@ type Status struct {
 	AppliedIndex  uint64    `json:"applied_index"`
 	MarkIndex     uint64    `json:"mark_index"`
 	LogTime       int64     `json:"log_time_ms"`
+	Clock         int64     `json:"clock_ms"` // of the node, to compare with those of the others
 	LogBytes      int64     `json:"log_bytes"`
 	LogSegments   int       `json:"log_segments"`
 	CachedBytes   int64     `json:"cached_bytes"`
@@ -55,6 +56,7 @@ func (n *Node) Status() Status {
 	mark := n.mark.Load()
 	st := Status{
 		Node: n.cfg.NodeID, AppliedIndex: n.fsm.applied.Load(), MarkIndex: mark.Index, LogTime: n.state.LogTime(),
+		Clock:    time.Now().UnixMilli(),
 		LogBytes: n.store.Bytes(), LogSegments: n.store.Segments(), CachedBytes: n.store.CachedBytes(),
 		InFlightBytes: n.budget.used.Load(), InFlightLimit: n.budget.limit, QueueBytes: n.cfg.QueueBytes,
 		Generation: mark.Generation, Installing: n.installing.Load(), StartedAt: n.startedAt,
@@ -64,10 +66,11 @@ func (n *Node) Status() Status {
 	st.Leader, st.LeaderAddr = string(id), string(addr)
 	st.Term, st.LastIndex, st.CommitIndex = r.CurrentTerm(), r.LastIndex(), r.CommitIndex()
 	st.FirstIndex, _ = n.store.FirstIndex() // 0 when the log is closed
-	if h := n.fsm.held.Load(); h != nil {
-		st.DiskFull, st.HeldSince = h.err.Error(), h.since
-	} else if err := n.store.CheckRoom(); err != nil {
+	if err := n.fullDisk(); err != nil {
 		st.DiskFull = err.Error()
+	}
+	if h := n.fsm.held.Load(); h != nil {
+		st.HeldSince = h.since
 	}
 	if err := n.fatalErr.Load(); err != nil {
 		st.Fatal = (*err).Error()
@@ -159,10 +162,12 @@ type metrics struct {
 func newMetrics() *metrics {
 	return &metrics{
 		marks: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "triward_raft_mark_seconds", Help: "Time that the durable step of a mark took.", Buckets: prometheus.ExponentialBuckets(0.004, 2, 14),
+			Name: "triward_raft_mark_seconds", Help: "Time that the durable step of a mark took.",
+			Buckets: prometheus.ExponentialBuckets(0.004, 2, 14),
 		}),
 		pauses: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "triward_raft_image_pause_seconds", Help: "Time that Apply stood still while an image was cut.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+			Name: "triward_raft_image_pause_seconds", Help: "Time that Apply stood still while an image was cut.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
 		busy: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "triward_raft_proposals_refused_total", Help: "Proposals refused because too many bytes were in flight.",
@@ -174,12 +179,18 @@ func (m *metrics) register(n *Node) {
 	gauge := func(name, help string, value func() float64) {
 		m.gauges = append(m.gauges, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
-	gauge("triward_raft_applied_index", "Last entry of the log that state and stores hold.", func() float64 { return float64(n.fsm.applied.Load()) })
-	gauge("triward_raft_commit_index", "Last entry known to be committed.", func() float64 { return float64(n.raft.Load().CommitIndex()) })
-	gauge("triward_raft_mark_index", "Entry of the watermark.", func() float64 { return float64(n.mark.Load().Index) })
-	gauge("triward_raft_log_bytes", "Size of the log.", func() float64 { return float64(n.store.Bytes()) })
-	gauge("triward_raft_in_flight_bytes", "Bytes of proposals in flight.", func() float64 { return float64(n.budget.used.Load()) })
-	gauge("triward_raft_term", "Term of the cluster.", func() float64 { return float64(n.raft.Load().CurrentTerm()) })
+	gauge("triward_raft_applied_index", "Last entry of the log that state and stores hold.",
+		func() float64 { return float64(n.fsm.applied.Load()) })
+	gauge("triward_raft_commit_index", "Last entry known to be committed.",
+		func() float64 { return float64(n.raft.Load().CommitIndex()) })
+	gauge("triward_raft_mark_index", "Entry of the watermark.",
+		func() float64 { return float64(n.mark.Load().Index) })
+	gauge("triward_raft_log_bytes", "Size of the log.",
+		func() float64 { return float64(n.store.Bytes()) })
+	gauge("triward_raft_in_flight_bytes", "Bytes of proposals in flight.",
+		func() float64 { return float64(n.budget.used.Load()) })
+	gauge("triward_raft_term", "Term of the cluster.",
+		func() float64 { return float64(n.raft.Load().CurrentTerm()) })
 	gauge("triward_raft_leader", "1 on the leader.", func() float64 {
 		if n.raft.Load().State() == raft.Leader {
 			return 1

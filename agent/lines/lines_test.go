@@ -150,6 +150,7 @@ func TestBatchesByAgeSizeAndStreams(t *testing.T) {
 		}
 		add(s, 10, "1")
 		time.Sleep(900 * time.Millisecond)
+		synctest.Wait()
 		if len(m.batches) != 0 {
 			t.Error("a young batch was written")
 		}
@@ -186,6 +187,7 @@ func TestPositionsWithoutLines(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		time.Sleep(20 * time.Second)
+		synctest.Wait()
 		if m.state["k"] != "49" || m.writes != 1 {
 			t.Errorf("state %v in %d writes", m.state, m.writes)
 		}

@@ -16,6 +16,10 @@ import (
 // refusedFor is how long a series that the cluster refused is left out before it is offered again.
 const refusedFor = 10 * time.Minute
 
+// maxSplits bounds the calls that look for the series for which a registration is refused. Beyond it (a limit is
+// reached rather than one series bad) all that were in the refused call are left out.
+const maxSplits = 32
+
 var errSeriesUnknown = errors.New("batch names a series number that the dictionary does not hold")
 
 // idTable maps the spool's local series numbers to the ids of the cluster. It lives in memory: after a restart
@@ -29,6 +33,7 @@ type idTable struct {
 	raw        []byte
 	scratch    wire.Scrape
 	order      []int
+	calls      int
 }
 
 func newIDTable(sp *spool.Spool) *idTable { return &idTable{sp: sp, refused: map[uint64]time.Time{}} }
@@ -101,6 +106,7 @@ func (t *idTable) missing(dst []uint64, coder *wire.Coder, b *wire.Batch, now ti
 func (t *idTable) register(ctx context.Context, c *Client, node string, numbers []uint64, now time.Time) error {
 	slices.Sort(numbers)
 	numbers = slices.Compact(numbers)
+	t.calls = 0
 	for chunk := range slices.Chunk(numbers, wire.MaxSeriesPerCall) {
 		if err := t.registerChunk(ctx, c, node, chunk, now); err != nil {
 			return err
@@ -121,8 +127,10 @@ func (t *idTable) registerChunk(ctx context.Context, c *Client, node string, num
 	ids, err := c.series(ctx, node, sets)
 	var se *StatusError
 	if errors.As(err, &se) && refusesContent(se.Code) {
-		if len(numbers) == 1 {
-			t.refused[numbers[0]] = now.Add(refusedFor)
+		if t.calls++; len(numbers) == 1 || t.calls > maxSplits {
+			for _, n := range numbers {
+				t.refused[n] = now.Add(refusedFor)
+			}
 			return nil
 		}
 		half := len(numbers) / 2

@@ -54,9 +54,11 @@ type Sender struct {
 	ids    *idTable
 	budget int // bytes of a request; halved when the gateway finds them too long
 	single bool
-	strike int // unknown_ids answers in a row
-	fresh  bool
+	strike int          // unknown_ids answers in a row
 	last   atomic.Value // string: last failure
+
+	renewals   int
+	renewAfter time.Time // no new epoch before
 
 	Counters Counters
 }
@@ -239,7 +241,18 @@ func (s *Sender) reconcile(h *helloAnswer) (fits bool, err error) {
 	return fits, nil
 }
 
+// newEpoch renames the spool's life. Two clones that share an identity close each other's epochs: the pauses
+// between new ones grow, so that they do not fill the cluster with them.
 func (s *Sender) newEpoch(why string) error {
+	now := time.Now()
+	if wait := s.renewAfter.Sub(now); wait > 0 {
+		return fmt.Errorf("a new epoch is needed in %s: %s", wait.Round(time.Second), why)
+	}
+	if now.Sub(s.renewAfter) > time.Hour {
+		s.renewals = 0
+	}
+	s.renewals = min(s.renewals+1, 9)
+	s.renewAfter = now.Add(time.Second << s.renewals / 2)
 	old := s.cfg.Spool.Epoch()
 	e, err := s.cfg.Spool.NewEpoch()
 	if err != nil {

@@ -305,6 +305,7 @@ func TestBackoffIsBounded(t *testing.T) {
 		r.addLines(1)
 		r.run()
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		if n < 40 || n > 120 {
 			t.Errorf("%d attempts in ten minutes", n)
 		}
@@ -475,6 +476,48 @@ func TestCloned(t *testing.T) {
 		r.exact()
 		if len(r.reports) == 0 || !strings.Contains(r.reports[0], "cloned") {
 			t.Errorf("reports %q", r.reports)
+		}
+	})
+}
+
+// TestEpochsAreNotBurnt: a twin that closes our epoch again and again gets us to slow down, and nothing is lost.
+func TestEpochsAreNotBurnt(t *testing.T) {
+	virtual(t, func(t *testing.T, r *rig) {
+		r.run()
+		for range 600 {
+			r.addLines(1)
+			time.Sleep(time.Second)
+			r.cluster.Do(func(c *gatewaytest.Cluster) { c.CloseEpoch(r.sp.Epoch()) })
+		}
+		r.delivered()
+		r.exact()
+		if n := r.s.Counters.NewEpochs.Load(); n < 3 || n > 20 {
+			t.Errorf("%d new epochs in ten minutes", n)
+		}
+	})
+}
+
+// TestSeriesLimit: a cluster that takes no more series is not asked for each one.
+func TestSeriesLimit(t *testing.T) {
+	virtual(t, func(t *testing.T, r *rig) {
+		r.cluster.RefuseSeries = func(ls map[string]string) bool { return ls["__name__"] != "a" }
+		calls := 0
+		r.a.Fail(func(q *http.Request) (before, after *gatewaytest.Fault) {
+			if strings.HasSuffix(q.URL.Path, "/series") {
+				calls++
+			}
+			return nil, nil
+		})
+		names := []string{"a"}
+		for i := range 1000 {
+			names = append(names, fmt.Sprintf("x%d", i))
+		}
+		r.addScrape(names...)
+		r.run()
+		r.delivered()
+		synctest.Wait()
+		if calls > 80 {
+			t.Errorf("%d calls", calls)
 		}
 	})
 }

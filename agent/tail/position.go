@@ -21,7 +21,7 @@ type fingerprint struct {
 	Sum uint64 `json:"sum"`
 }
 
-// print takes the fingerprint of the first n bytes; shorter files give a shorter one.
+// printOf takes the fingerprint of the first n bytes; shorter files give a shorter one.
 func printOf(f io.ReaderAt, n int) (fingerprint, error) {
 	var buf [fingerprintLen]byte
 	k, err := f.ReadAt(buf[:min(n, fingerprintLen)], 0)

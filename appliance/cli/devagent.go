@@ -83,9 +83,13 @@ func registerDevAgent(ctx context.Context, program, home, config string, line *d
 	for _, n := range line.Nodes {
 		urls = append(urls, n.AgentURL)
 	}
+	files := []map[string]any{
+		{"include": []string{"/var/log/*.log", "/var/log/syslog", "/var/log/messages", "/var/log/**/*.log"}},
+		{"include": []string{filepath.Join(filepath.Dir(home), "*", "node.log")}}, // what our own nodes log
+	}
 	text, err := yaml.Marshal(map[string]any{
 		"data_dir": filepath.Join(home, "data"), "servers": urls, "ca": line.CA,
-		"metrics": map[string]any{"period": devPeriod}, "status": map[string]any{"listen": net.JoinHostPort(devHost, portText(port))},
+		"metrics": map[string]any{"period": devPeriod}, "logs": map[string]any{"files": files}, "status": map[string]any{"listen": net.JoinHostPort(devHost, portText(port))},
 	})
 	if err != nil {
 		return fmt.Errorf("write configuration of the agent: %w", err)

@@ -103,9 +103,8 @@ type section struct {
 	raw []byte
 }
 
-func (c *Codec) pack(dst []byte, secs []section) []byte {
-	start := len(dst)
-	dst = append(dst, version)
+func (c *Codec) pack(secs []section) []byte {
+	dst := []byte{version}
 	dst = binary.AppendUvarint(dst, uint64(len(secs)))
 	stored := make([][]byte, len(secs))
 	for i, s := range secs {
@@ -120,7 +119,12 @@ func (c *Codec) pack(dst []byte, secs []section) []byte {
 	for _, s := range stored {
 		dst = append(dst, s...)
 	}
-	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], c.crc))
+	return c.seal(dst)
+}
+
+// seal appends the checksum of b.
+func (c *Codec) seal(b []byte) []byte {
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, c.crc))
 }
 
 // unpack checks the container b and returns the stored sections by id.
@@ -227,7 +231,7 @@ func (c *Codec) Encode(lines []Line) (columns, text []byte) {
 	for i := range lines {
 		texts = append(texts, lines[i].Text...)
 	}
-	return c.pack(nil, secs), c.pack(nil, []section{{secLengths, lengths}, {secText, texts}})
+	return c.pack(secs), c.pack([]section{{secLengths, lengths}, {secText, texts}})
 }
 
 func appendString(dst []byte, s string) []byte {

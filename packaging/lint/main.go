@@ -3,11 +3,15 @@
 // Command lint is the set of linters that `make check` runs over the tree. It is a tool for `go vet -vettool`, so
 // that packages which did not change are not looked at again. It is built with packaging/tools.mod, which keeps
 // its modules out of the product's (hence the build tag).
+//
+// A line may be excused with a comment that says why: //nolint:NAME // reason
 package main
 
 import (
 	"go/ast"
 	"go/token"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/gordonklaus/ineffassign/pkg/ineffassign"
@@ -27,15 +31,37 @@ var notAsked = map[string]string{
 	"SA1019": "deprecated names: the pinned libraries decide when they can be left",
 }
 
-// withoutNoise passes on of errcheck what is worth an answer: not a Close that was put off until the end of a
-// reader's work, and nothing in tests, which fail by other means.
-func withoutNoise(a *analysis.Analyzer) *analysis.Analyzer {
+// unread are calls whose error changes nothing for whoever makes them: closing what was read, clearing up, printing
+// for people.
+var unread = []string{"Close", "Remove", "RemoveAll", "Fprint", "Fprintf", "Fprintln"}
+
+var excuse = regexp.MustCompile(`^//nolint:([a-z0-9,]+) // \S`)
+
+func main() {
+	list := []*analysis.Analyzer{
+		filtered(ineffassign.Analyzer, nil), filtered(errcheck.Analyzer, worthAnswering), filtered(bodyclose.Analyzer, notInTests),
+		filtered(nilness.Analyzer, nil), filtered(unused.Analyzer.Analyzer, nil), filtered(errorlint.NewAnalyzer(), notInTests),
+	}
+	for _, a := range staticcheck.Analyzers {
+		if notAsked[a.Analyzer.Name] == "" {
+			list = append(list, filtered(a.Analyzer, nil))
+		}
+	}
+	for _, a := range simple.Analyzers {
+		if strings.HasPrefix(a.Analyzer.Name, "S1") {
+			list = append(list, filtered(a.Analyzer, nil))
+		}
+	}
+	unitchecker.Main(list...)
+}
+
+// filtered is an analyzer that reports what wanted (nil: all) lets through and no comment excuses.
+func filtered(a *analysis.Analyzer, wanted func(*analysis.Pass, token.Pos) bool) *analysis.Analyzer {
 	quiet := *a
 	quiet.Run = func(pass *analysis.Pass) (any, error) {
 		inner := *pass
 		inner.Report = func(d analysis.Diagnostic) {
-			at := pass.Fset.Position(d.Pos)
-			if !strings.HasSuffix(at.Filename, "_test.go") && !deferredClose(pass, d.Pos) {
+			if (wanted == nil || wanted(pass, d.Pos)) && !excused(pass, d.Pos, a.Name) {
 				pass.Report(d)
 			}
 		}
@@ -44,40 +70,45 @@ func withoutNoise(a *analysis.Analyzer) *analysis.Analyzer {
 	return &quiet
 }
 
-func deferredClose(pass *analysis.Pass, at token.Pos) bool {
-	found := false
-	for _, f := range pass.Files {
-		if at < f.Pos() || at > f.End() {
+func excused(pass *analysis.Pass, at token.Pos, name string) bool {
+	line := pass.Fset.Position(at).Line
+	for _, c := range fileAt(pass, at).Comments {
+		if pass.Fset.Position(c.Pos()).Line != line {
 			continue
 		}
-		ast.Inspect(f, func(n ast.Node) bool {
-			d, ok := n.(*ast.DeferStmt)
-			if !ok || at < d.Pos() || at > d.End() {
-				return true
-			}
-			if sel, ok := d.Call.Fun.(*ast.SelectorExpr); ok && sel.Sel.Name == "Close" {
-				found = true
-			}
+		if m := excuse.FindStringSubmatch(c.List[0].Text); m != nil && slices.Contains(strings.Split(m[1], ","), strings.ToLower(name)) {
 			return true
-		})
+		}
 	}
-	return found
+	return false
 }
 
-func main() {
-	list := []*analysis.Analyzer{
-		ineffassign.Analyzer, withoutNoise(errcheck.Analyzer), bodyclose.Analyzer, nilness.Analyzer, unused.Analyzer.Analyzer,
-		errorlint.NewAnalyzer(),
-	}
-	for _, a := range staticcheck.Analyzers {
-		if notAsked[a.Analyzer.Name] == "" {
-			list = append(list, a.Analyzer)
+func fileAt(pass *analysis.Pass, at token.Pos) *ast.File {
+	for _, f := range pass.Files {
+		if f.FileStart <= at && at <= f.FileEnd {
+			return f
 		}
 	}
-	for _, a := range simple.Analyzers {
-		if strings.HasPrefix(a.Analyzer.Name, "S1") {
-			list = append(list, a.Analyzer)
+	return &ast.File{}
+}
+
+func notInTests(pass *analysis.Pass, at token.Pos) bool {
+	return !strings.HasSuffix(pass.Fset.Position(at).Filename, "_test.go")
+}
+
+// worthAnswering is false for tests, which fail by other means, and for calls that are unread.
+func worthAnswering(pass *analysis.Pass, at token.Pos) bool {
+	name := ""
+	ast.Inspect(fileAt(pass, at), func(n ast.Node) bool {
+		if n == nil || at < n.Pos() || at > n.End() {
+			return n == nil || n.Pos() == token.NoPos
 		}
-	}
-	unitchecker.Main(list...)
+		if call, ok := n.(*ast.CallExpr); ok && call.Lparen >= at { // the innermost call that is meant begins at or before its parenthesis
+			if sel, ok := call.Fun.(*ast.SelectorExpr); ok {
+				name = sel.Sel.Name
+			}
+		}
+		return true
+	})
+	return notInTests(pass, at) && !slices.Contains(unread, name)
 }

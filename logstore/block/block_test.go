@@ -1,0 +1,188 @@
+package block
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/words"
+)
+
+func codec(t testing.TB) *Codec {
+	t.Helper()
+	c, err := NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func randomLines(rng *rand.Rand, n int) []Line {
+	lines := make([]Line, n)
+	for i := range lines {
+		b := make([]byte, rng.IntN(60))
+		for j := range b {
+			b[j] = byte(rng.Uint32())
+		}
+		lines[i] = Line{T: rng.Int64() - rng.Int64(), Index: rng.Uint64(), Ord: rng.Uint32(), Severity: wire.Severity(rng.IntN(7)), Text: b}
+		for range rng.IntN(3) {
+			lines[i].Fields = append(lines[i].Fields, wire.Label{Name: fmt.Sprint("f", rng.IntN(9)), Value: string(b)})
+		}
+	}
+	slices.SortFunc(lines, func(a, b Line) int {
+		if a.T < b.T {
+			return -1
+		}
+		return 1
+	})
+	return lines
+}
+
+func decode(c *Codec, columns, text []byte, n int) ([]Line, error) {
+	var cols Columns
+	var txt Text
+	if err := c.DecodeColumns(&cols, columns, n, What{true, true}); err != nil {
+		return nil, err
+	}
+	if err := c.DecodeText(&txt, text, n); err != nil {
+		return nil, err
+	}
+	lines := make([]Line, n)
+	for i := range lines {
+		lines[i] = Line{T: cols.Times[i], Index: cols.Indexes[i], Ord: cols.Ords[i], Severity: wire.Severity(cols.Severities[i]), Text: txt.At(i)}
+		if cols.Fields != nil {
+			lines[i].Fields = cols.Fields[i]
+		}
+	}
+	return lines, nil
+}
+
+func same(a, b Line) bool {
+	return a.T == b.T && a.Index == b.Index && a.Ord == b.Ord && a.Severity == b.Severity && bytes.Equal(a.Text, b.Text) && slices.Equal(a.Fields, b.Fields)
+}
+
+func TestRoundTripAndDamage(t *testing.T) {
+	c := codec(t)
+	rng := rand.New(rand.NewPCG(5, 5))
+	for range 50 {
+		lines := randomLines(rng, 1+rng.IntN(200))
+		columns, text := c.Encode(lines)
+		got, err := decode(c, columns, text, len(lines))
+		if err != nil || !slices.EqualFunc(got, lines, same) {
+			t.Fatalf("%d lines come back otherwise: %v", len(lines), err)
+		}
+		h := HeaderOf(lines)
+		if back, err := ParseHeader(h.Append(nil)); err != nil || back != h {
+			t.Fatalf("header %+v comes back as %+v: %v", h, back, err)
+		}
+		for range 20 {
+			b := [][]byte{bytes.Clone(columns), bytes.Clone(text)}
+			k := rng.IntN(2)
+			b[k][rng.IntN(len(b[k]))] ^= 1 << rng.IntN(8)
+			if _, err := decode(c, b[0], b[1], len(lines)); !errors.Is(err, ErrDamaged) {
+				t.Fatalf("a flipped bit gives %v", err)
+			}
+		}
+		if _, err := decode(c, columns, text, len(lines)+1); !errors.Is(err, ErrDamaged) {
+			t.Fatalf("one line more gives %v", err)
+		}
+	}
+}
+
+// The bytes of format 1 are read for ever.
+func TestGolden(t *testing.T) {
+	c := codec(t)
+	lines := []Line{
+		{T: 1700000000000000000, Index: 7, Ord: 3, Severity: wire.SeverityInfo, Text: []byte("first 磁盘 line")},
+		{T: 1700000000000000001, Index: 6, Ord: 9, Severity: wire.SeverityError, Fields: []wire.Label{{Name: "code", Value: "503"}}, Text: []byte("second line\xff")},
+	}
+	var voc Vocabulary
+	for _, l := range lines {
+		voc.Add(l.Text)
+	}
+	columns, text := c.Encode(lines)
+	h := HeaderOf(lines)
+	now := []string{"columns " + hex.EncodeToString(columns), "text " + hex.EncodeToString(text),
+		"header " + hex.EncodeToString(h.Append(nil)), "filter " + hex.EncodeToString(voc.Filter())}
+	const file = "testdata/block_v1.hex"
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(file, []byte(strings.Join(now, "\n")+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := map[string][]byte{}
+	for line := range strings.Lines(string(golden)) {
+		name, hexed, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if parts[name], err = hex.DecodeString(hexed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := decode(c, parts["columns"], parts["text"], 2)
+	if err != nil || !slices.EqualFunc(got, lines, same) {
+		t.Errorf("the golden block reads as %+v: %v", got, err)
+	}
+	if back, err := ParseHeader(parts["header"]); err != nil || back != h {
+		t.Errorf("the golden header reads as %+v: %v", back, err)
+	}
+	if !bytes.Equal(parts["filter"], voc.Filter()) {
+		t.Error("filters differ from format 1: words would not be found")
+	}
+}
+
+func TestVocabularyHoldsEveryWord(t *testing.T) {
+	var voc Vocabulary
+	text := []byte("Disk磁盘 full: blk_-1608999687919862906 deadbeef É9 " + strings.Repeat("x", 50))
+	voc.Add(text)
+	filter, terms := voc.Filter(), "\n"+string(voc.Terms())
+	all := append(words.Split(string(text)), "磁盘")
+	for _, w := range all {
+		if !MayHold(filter, WordHash(w)) {
+			t.Errorf("%q is not in the filter", w)
+		}
+		if term, _ := IndexTerm(w); term != "" && !strings.Contains(terms, "\n"+term+"\n") {
+			t.Errorf("%q: its term %q is not among %q", w, term, terms)
+		}
+	}
+	hits := 0
+	for i := range 10000 {
+		if MayHold(filter, WordHash(fmt.Sprint("absent", i))) {
+			hits++
+		}
+	}
+	if hits > 1500 {
+		t.Errorf("%d of 10000 absent words pass", hits)
+	}
+	voc.Reset()
+	if MayHold(voc.Filter(), WordHash("full")) {
+		t.Error("reset keeps words")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	c := codec(f)
+	columns, text := c.Encode(randomLines(rand.New(rand.NewPCG(1, 1)), 5))
+	f.Add(columns[:len(columns)-4], text[:len(text)-4], 5)
+	f.Fuzz(func(t *testing.T, columns, text []byte, n int) {
+		columns, text = c.seal(columns), c.seal(text) // past the checksum
+		if n > 1000 {
+			return
+		}
+		if _, err := decode(c, columns, text, n); err != nil && !errors.Is(err, ErrDamaged) {
+			t.Fatalf("not ErrDamaged: %v", err)
+		}
+		_, _ = ParseHeader(columns) // must not panic
+		_ = MayHold(columns, 77)
+	})
+}
