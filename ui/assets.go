@@ -70,8 +70,8 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name := strings.TrimPrefix(path.Clean("/"+r.URL.Path), "/")
-	if name == "" || path.Ext(name) == "" {
-		name = "index.html"
+	if !strings.HasPrefix(name, "assets/") && !namesFile(name) {
+		name = "index.html" // a page of ours: its router knows what the path means
 	}
 	hidden := strings.HasPrefix(name, ".") || strings.Contains(name, "/.")
 	data, encoding, err := a.read(name, r.Header.Get("Accept-Encoding"))
@@ -84,6 +84,15 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.send(w, r, name, encoding, data)
+}
+
+// namesFile tells a file from a page whose last part has a dot in it, such as the name of a host.
+func namesFile(name string) bool {
+	switch path.Ext(name) {
+	case ".html", ".js", ".css", ".svg", ".woff2", ".png", ".ico", ".map", ".json", ".txt", ".xml", ".php", ".env":
+		return true
+	}
+	return strings.HasPrefix(name, ".") || strings.Contains(name, "/.")
 }
 
 // read returns the file, compressed beforehand when the build left such a one and the client takes it.

@@ -66,7 +66,9 @@ func dirBytes(dir string) int64 {
 
 // load is one benchmark: senders that deliver prepared requests as fast as they are answered.
 type load struct {
-	unit     string // what is counted: samples or lines
+	unit     string        // what is counted: samples or lines
+	store    string        // folder of the store that takes them
+	sealed   time.Duration // after this the store has sealed the last of them
 	nodes    int
 	senders  int
 	requests int // of each sender
@@ -109,7 +111,7 @@ func (ld load) once(b *testing.B, bin string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	before, raftBefore := ld.cpu(b, c), dirBytes(filepath.Join(leader.DataDir, "raft"))
+	before, queueBefore := ld.cpu(b, c), queueBytes(ctx, b, c, leader)
 	begin := time.Now()
 	units, acks := ld.send(ctx, b, senders)
 	took := time.Since(begin).Seconds()
@@ -117,6 +119,8 @@ func (ld load) once(b *testing.B, bin string) {
 	if err := c.settle(ctx, &v); err != nil || v.total() > 0 {
 		b.Fatalf("%v %v", err, &v)
 	}
+	queue := queueBytes(ctx, b, c, leader) - queueBefore
+	ld.rest(ctx, b, c, leader)
 	after := ld.cpu(b, c)
 	million := float64(units) / 1e6
 	var followers float64
@@ -136,10 +140,46 @@ func (ld load) once(b *testing.B, bin string) {
 	b.ReportMetric(float64(units)/took, ld.unit+"/s")
 	b.ReportMetric(float64(acks[len(acks)/2].Microseconds())/1000, "ack-p50-ms")
 	b.ReportMetric(float64(acks[len(acks)*99/100].Microseconds())/1000, "ack-p99-ms")
-	b.ReportMetric(float64(dirBytes(filepath.Join(leader.DataDir, "raft"))-raftBefore)/float64(units), "raft-disk-B/"+ld.unit)
-	b.ReportMetric(float64(dirBytes(filepath.Join(leader.DataDir, "tsdb")))/float64(units), "tsdb-B/"+ld.unit)
-	b.ReportMetric(float64(dirBytes(filepath.Join(leader.DataDir, "logs")))/float64(units), "logs-B/"+ld.unit)
+	b.ReportMetric(float64(queue)/float64(units), "queue-B/"+ld.unit)
+	b.ReportMetric(float64(dirBytes(filepath.Join(leader.DataDir, ld.store)))/float64(units), ld.store+"-B/"+ld.unit)
 	b.ReportMetric(0, "ns/op")
+}
+
+// rest returns when what was sent is behind a mark on each node and the log stores have sealed it, so that the
+// figures hold the work done behind the acknowledgement too.
+func (ld load) rest(ctx context.Context, b *testing.B, c *cluster, leader *devNode) {
+	begin, size, since := time.Now(), int64(-1), time.Now()
+	err := until(ctx, 3*time.Minute, func(ctx context.Context) error {
+		var st clusterStatus
+		if err := c.get(ctx, leader, "/v1/cluster", nil, &st); err != nil {
+			return err
+		}
+		for _, n := range st.Nodes {
+			if n.MarkIndex+100 < n.AppliedIndex { // heartbeats and ticks go on
+				return fmt.Errorf("mark of %s is at %d of %d", n.ID, n.MarkIndex, n.AppliedIndex)
+			}
+		}
+		if now := dirBytes(filepath.Join(leader.DataDir, ld.store)); now != size {
+			size, since = now, time.Now()
+		}
+		if time.Since(begin) < ld.sealed || time.Since(since) < 10*time.Second {
+			return fmt.Errorf("store still changes, %d bytes now", size)
+		}
+		return nil
+	})
+	if err != nil {
+		b.Log(err)
+	}
+}
+
+func queueBytes(ctx context.Context, b *testing.B, c *cluster, n *devNode) int64 {
+	var q struct {
+		Bytes int64 `json:"bytes"`
+	}
+	if err := c.get(ctx, n, "/v1/queue", nil, &q); err != nil {
+		b.Fatal(err)
+	}
+	return q.Bytes
 }
 
 func (ld load) cpu(b *testing.B, c *cluster) []float64 {
@@ -196,7 +236,7 @@ func nodeLikeValue(column, step int, rng *rand.Rand) float64 {
 func metricsLoad(nodes int) load {
 	const scrapes, perRequest = 4, 4
 	return load{
-		unit: "samples", nodes: nodes, senders: 16, requests: 40, series: 500,
+		unit: "samples", store: "tsdb", nodes: nodes, senders: 16, requests: 40, series: 500,
 		make: func(s *sender, i int) ([]wire.Batch, int) {
 			rng := rand.New(rand.NewPCG(uint64(i), 1))
 			batches := make([]wire.Batch, perRequest)
@@ -249,7 +289,7 @@ func logsLoad(b *testing.B, nodes int) load {
 	const perBatch, perRequest = 500, 4
 	lines := logLines(b)
 	return load{
-		unit: "lines", nodes: nodes, senders: 16, requests: 20,
+		unit: "lines", store: "logs", sealed: 75 * time.Second, nodes: nodes, senders: 16, requests: 20,
 		make: func(s *sender, i int) ([]wire.Batch, int) {
 			batches := make([]wire.Batch, perRequest)
 			for k := range batches {

@@ -200,6 +200,7 @@ type clusterStatus struct {
 		Role         string `json:"role"`
 		LastIndex    uint64 `json:"last_index"`
 		AppliedIndex uint64 `json:"applied_index"`
+		MarkIndex    uint64 `json:"mark_index"`
 	} `json:"nodes"`
 }
 
