@@ -197,7 +197,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	failures := make(chan error, 4)
 	if a.listener != nil {
 		srv := &http.Server{Handler: a.statusHandler(), ReadHeaderTimeout: 5 * time.Second}
-		consumers.Go(func() { srv.Serve(a.listener) })
+		consumers.Go(func() { _ = srv.Serve(a.listener) })
 		defer srv.Close()
 	}
 	a.Event("started", fmt.Sprintf("agent %s started on %s", a.opt.Version, a.host.Hostname))

@@ -72,7 +72,7 @@ func (a *Agent) statusHandler() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(a.Status())
+		_ = json.NewEncoder(w).Encode(a.Status())
 	})
 	return mux
 }

@@ -391,5 +391,8 @@ func (a *App) Config() Config { return a.cfg }
 // Node returns the node's place in the log, for tests and tools that look inside.
 func (a *App) Node() *raftstate.Node { return a.node }
 
+// Metrics returns the node's store of samples, for tests and tools that look inside.
+func (a *App) Metrics() *tsdb.Store { return a.metrics }
+
 // dataPath is a directory of the data directory.
 func (a *App) dataPath(name string) string { return filepath.Join(a.cfg.DataDir, name) }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate"
@@ -22,9 +21,9 @@ func fatalCause(err error) error {
 }
 
 // errorRules is how errors of the log and the stores are answered, to browsers and agents alike.
-func errorRules() []api.ErrorRule {
+func errorRules() []problem.Rule {
 	const quorum = "too few nodes are up for a majority; what was acknowledged is kept"
-	return []api.ErrorRule{
+	return []problem.Rule{
 		{Is: raftstate.ErrBusy, Status: http.StatusTooManyRequests, RetryAfter: time.Second},
 		{Is: raftstate.ErrDiskFull, Status: http.StatusInsufficientStorage, RetryAfter: 10 * time.Second, Hint: "free space on the nodes; it resumes by itself"},
 		{Is: raftstate.ErrTooLarge, Status: http.StatusRequestEntityTooLarge},
@@ -42,17 +41,7 @@ func errorRules() []api.ErrorRule {
 
 // problemOf answers agents by the same table. What it does not know is a failure of ours, told without its text.
 func problemOf(err error) *problem.Problem {
-	for _, rule := range errorRules() {
-		if !errors.Is(err, rule.Is) {
-			continue
-		}
-		p := problem.Wrap(rule.Status, err)
-		if rule.Hint != "" {
-			p = p.WithHint(rule.Hint)
-		}
-		if rule.RetryAfter > 0 {
-			p = p.WithRetryAfter(rule.RetryAfter)
-		}
+	if p := problem.ByRules(errorRules(), err); p != nil {
 		return p
 	}
 	return problem.New(http.StatusServiceUnavailable, "the request could not be served now").WithRetryAfter(5 * time.Second)

@@ -46,6 +46,7 @@ type engine struct {
 	ripe  ripeness
 	swept floors // that dropKinds has dealt with
 
+	failing atomic.Bool // background work failed and nobody has paused for it yet
 	failMu  sync.Mutex
 	failure error                // the last background error of Pebble
 	failed  chan struct{}        // closed and renewed at each failure
@@ -58,7 +59,10 @@ type dayStream struct {
 	id  streamID
 }
 
-const maxKnown = 1 << 16
+const (
+	maxKnown     = 1 << 16
+	failurePause = time.Second
+)
 
 func openEngine(s *Store, dir string) (*engine, error) {
 	fs := s.opt.FS
@@ -101,7 +105,8 @@ func (e *engine) pebbleOptions(cache *pebble.Cache) *pebble.Options {
 		Logger:                      quietLogger{e.store.opt.Log, e.dir},
 		EventListener: &pebble.EventListener{
 			BackgroundError: e.background,
-			DataCorruption:  func(i pebble.DataCorruptionInfo) { e.damaged(i.Path, i.Details) },
+			TableCreated:    func(pebble.TableCreateInfo) { e.pauseAfterFailure() },
+			DataCorruption:  func(i pebble.DataCorruptionInfo) { _ = e.damaged(i.Path, i.Details) },
 		},
 	}
 	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
@@ -213,13 +218,28 @@ func (e *engine) background(err error) {
 		return
 	}
 	e.store.opt.Log.Error("log store: background work of Pebble failed", "dir", e.dir, "err", err)
+	e.failing.Store(true)
 	e.failMu.Lock()
 	e.failure = err
 	close(e.failed)
 	e.failed = make(chan struct{})
 	e.failMu.Unlock()
 	if pebble.IsCorruptionError(err) {
-		e.damaged("pebble", err)
+		_ = e.damaged("pebble", err)
+	}
+}
+
+// pauseAfterFailure holds up the next try of background work that failed, because Pebble tries again at once and
+// without end while a disk is full. Pebble holds no lock while it makes a table, unlike when it tells of errors.
+func (e *engine) pauseAfterFailure() {
+	if !e.failing.Swap(false) {
+		return
+	}
+	timer := time.NewTimer(failurePause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-e.ctx.Done():
 	}
 }
 

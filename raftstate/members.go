@@ -82,7 +82,6 @@ func (n *Node) change(ctx context.Context, c memberChange) error {
 	}
 	limit := time.NewTimer(leaderWait)
 	defer limit.Stop()
-	why := errors.New("none is known here")
 	for {
 		id, self := n.Leader()
 		switch {
@@ -101,7 +100,7 @@ func (n *Node) change(ctx context.Context, c memberChange) error {
 			}
 			return nil
 		}
-		why = err
+		why := err
 		if err := n.nextLeader(ctx, limit.C); err != nil {
 			return fmt.Errorf("%s of node %s: %w: %w", c.Op, c.ID, err, why)
 		}

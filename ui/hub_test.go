@@ -154,7 +154,7 @@ func (l *lines) Encode(line *Line) json.RawMessage {
 }
 
 func (l *lines) Newest(_ context.Context, query string, n int) ([]Row, error) {
-	rows, _, err := l.ReadAfter(nil, query, Position{}, 1<<30)
+	rows, _, err := l.ReadAfter(context.Background(), query, Position{}, 1<<30)
 	return rows[max(0, len(rows)-n):], err
 }
 

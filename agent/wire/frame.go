@@ -46,22 +46,22 @@ func AppendRequest(dst []byte, epoch Epoch, batches []Batch) []byte {
 		dst = binary.LittleEndian.AppendUint64(dst, b.Hash)
 		dst = append(dst, byte(b.Codec))
 		dst = binary.AppendUvarint(dst, uint64(b.RawLen))
-		dst = appendString(dst, b.Body)
+		dst = AppendString(dst, b.Body)
 	}
 	return dst
 }
 
 // ReadRequest reads a request body of the given agent. Bodies point into body. Errors wrap ErrMalformed.
 func ReadRequest(agent string, body []byte) (Epoch, []Batch, error) {
-	c := cursor{b: body}
+	c := NewReader(body, ErrMalformed)
 	var epoch Epoch
-	if m := c.bytes(len(requestMagic), "magic"); c.err == nil && string(m) != requestMagic {
+	if m := c.Bytes(len(requestMagic), "magic"); c.err == nil && string(m) != requestMagic {
 		return epoch, nil, fmt.Errorf("%w: the body does not begin with %q", ErrMalformed, requestMagic)
 	}
-	copy(epoch[:], c.bytes(len(epoch), "epoch"))
-	n := c.count("count of batches", MaxBatchesPerCall, 13)
+	copy(epoch[:], c.Bytes(len(epoch), "epoch"))
+	n := c.Count("count of batches", MaxBatchesPerCall, 13)
 	if c.err == nil && n == 0 {
-		c.fail("no batch")
+		c.Fail("no batch")
 	}
 	if c.err != nil {
 		return epoch, nil, c.err
@@ -70,26 +70,26 @@ func ReadRequest(agent string, body []byte) (Epoch, []Batch, error) {
 	for i := range batches {
 		b := &batches[i]
 		b.Agent, b.Epoch = agent, epoch
-		b.Lane = Lane(c.byte("lane"))
-		b.Seq = c.uvarint("sequence")
-		b.Hash = c.uint64("hash")
-		b.Codec = Codec(c.byte("codec"))
-		b.RawLen = c.count("length decompressed", MaxBatchRaw, 0)
-		b.Body = c.prefixed(MaxBatchRaw, "body")
+		b.Lane = Lane(c.Byte("lane"))
+		b.Seq = c.Uvarint("sequence")
+		b.Hash = c.Uint64("hash")
+		b.Codec = Codec(c.Byte("codec"))
+		b.RawLen = c.Count("length decompressed", MaxBatchRaw, 0)
+		b.Body = c.Prefixed(MaxBatchRaw, "body")
 		switch {
 		case c.err != nil:
 		case !b.Lane.Valid():
-			c.fail("unknown lane")
+			c.Fail("unknown lane")
 		case b.Seq == 0:
-			c.fail("sequence 0: sequences begin with 1")
+			c.Fail("sequence 0: sequences begin with 1")
 		case b.Codec > CodecZstd:
-			c.fail("unknown codec")
+			c.Fail("unknown codec")
 		}
 		if c.err != nil {
 			return epoch, nil, fmt.Errorf("batch %d: %w", i, c.err)
 		}
 	}
-	if err := c.end("the last batch"); err != nil {
+	if err := c.End("the last batch"); err != nil {
 		return epoch, nil, err
 	}
 	return epoch, batches, nil

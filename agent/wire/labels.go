@@ -62,28 +62,28 @@ func (ls Labels) Clone() Labels {
 func (ls Labels) AppendKey(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(ls)))
 	for _, l := range ls {
-		dst = appendString(dst, l.Name)
-		dst = appendString(dst, l.Value)
+		dst = AppendString(dst, l.Name)
+		dst = AppendString(dst, l.Value)
 	}
 	return dst
 }
 
 // LabelsFromKey is the inverse of AppendKey; it returns what follows the labels. Strings are copies.
 func LabelsFromKey(b []byte) (Labels, []byte, error) {
-	c := cursor{b: b}
-	ls := c.labels(MaxLabels)
+	c := NewReader(b, ErrMalformed)
+	ls := readLabels(&c, MaxLabels)
 	return ls, b[c.off:], c.err
 }
 
-func (c *cursor) labels(limit int) Labels {
-	n := c.count("count of labels", limit, 2)
+func readLabels(c *Reader, limit int) Labels {
+	n := c.Count("count of labels", limit, 2)
 	if c.err != nil || n == 0 {
 		return nil
 	}
 	ls := make(Labels, n)
 	for i := range ls {
-		ls[i].Name = string(c.prefixed(MaxLabelName, "label name"))
-		ls[i].Value = string(c.prefixed(MaxLabelValue, "label value"))
+		ls[i].Name = string(c.Prefixed(MaxLabelName, "label name"))
+		ls[i].Value = string(c.Prefixed(MaxLabelValue, "label value"))
 	}
 	if c.err != nil {
 		return nil

@@ -41,8 +41,8 @@ func AppendLogs(dst []byte, b *LogBatch) []byte {
 		}
 		for j := range s.Lines {
 			for _, f := range s.Lines[j].Fields {
-				dst = appendString(dst, f.Name)
-				dst = appendString(dst, f.Value)
+				dst = AppendString(dst, f.Name)
+				dst = AppendString(dst, f.Value)
 			}
 		}
 		for j := range s.Lines {
@@ -58,71 +58,71 @@ func AppendLogs(dst []byte, b *LogBatch) []byte {
 // DecodeLogs reads a logs body. Texts point into body; labels and fields are copies. Errors wrap ErrMalformed
 // and name the place.
 func DecodeLogs(body []byte) (*LogBatch, error) {
-	c := cursor{b: body}
-	if v := c.byte("version"); c.err == nil && v != logsVersion {
+	c := NewReader(body, ErrMalformed)
+	if v := c.Byte("version"); c.err == nil && v != logsVersion {
 		return nil, fmt.Errorf("%w: logs body of version %d, this program knows %d", ErrMalformed, v, logsVersion)
 	}
-	n := c.count("count of streams", MaxStreams, 3)
+	n := c.Count("count of streams", MaxStreams, 3)
 	b := &LogBatch{Streams: make([]LogStream, n)}
 	for i := range b.Streams {
-		c.stream(&b.Streams[i])
+		readStream(&c, &b.Streams[i])
 		if c.err != nil {
 			return nil, fmt.Errorf("stream %d: %w", i, c.err)
 		}
 	}
-	if err := c.end("the last stream"); err != nil {
+	if err := c.End("the last stream"); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
-func (c *cursor) stream(s *LogStream) {
-	s.Kind = StreamKind(c.byte("stream kind"))
+func readStream(c *Reader, s *LogStream) {
+	s.Kind = StreamKind(c.Byte("stream kind"))
 	if c.err == nil && s.Kind != StreamLog && s.Kind != StreamEvent {
-		c.fail("unknown stream kind")
+		c.Fail("unknown stream kind")
 	}
-	s.Labels = c.labels(MaxStreamLabels)
-	n := c.count("count of lines", len(c.b), 4)
+	s.Labels = readLabels(c, MaxStreamLabels)
+	n := c.Count("count of lines", len(c.b), 4)
 	if c.err != nil {
 		return
 	}
 	s.Lines = make([]LogLine, n)
 	var t int64
 	for j := range s.Lines {
-		t += c.varint("time of a line")
+		t += c.Varint("time of a line")
 		s.Lines[j].T = t
 	}
 	for j := range s.Lines {
-		s.Lines[j].Severity = Severity(c.byte("severity"))
+		s.Lines[j].Severity = Severity(c.Byte("severity"))
 		if s.Lines[j].Severity > SeverityCritical {
-			c.fail("unknown severity")
+			c.Fail("unknown severity")
 		}
 	}
 	counts := make([]int, n)
 	total := 0
 	for j := range counts {
-		counts[j] = c.count("count of fields", MaxFields, 2)
+		counts[j] = c.Count("count of fields", MaxFields, 2)
 		total += counts[j]
 	}
-	if c.err == nil && total > c.left()/2 {
-		c.fail("count of fields")
+	if c.err == nil && total > c.Left()/2 {
+		c.Fail("count of fields")
 	}
 	if c.err != nil {
 		return
 	}
 	fields := make([]Label, total)
 	for j := range fields {
-		fields[j].Name = string(c.prefixed(MaxLabelName, "field name"))
-		fields[j].Value = string(c.prefixed(MaxLine, "field value"))
+		fields[j].Name = string(c.Prefixed(MaxLabelName, "field name"))
+		fields[j].Value = string(c.Prefixed(MaxLine, "field value"))
 	}
 	for j, k := range counts {
 		if k > 0 {
 			s.Lines[j].Fields = fields[:k:k]
 			fields = fields[k:]
 		}
-		counts[j] = c.count("length of a line", MaxLine, 0)
+		counts[j] = c.Count("length of a line", MaxLine, 0)
 	}
 	for j, k := range counts {
-		s.Lines[j].Text = c.bytes(k, "text of a line")
+		s.Lines[j].Text = c.Bytes(k, "text of a line")
 	}
 }

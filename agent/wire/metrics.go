@@ -86,23 +86,23 @@ type MetricsBody struct {
 // Decode reads a metrics body. The scrapes are valid until the next call. Errors wrap ErrMalformed and name
 // the place.
 func (m *MetricsBody) Decode(body []byte) error {
-	c := cursor{b: body}
+	c := NewReader(body, ErrMalformed)
 	m.Scrapes, m.ids, m.values = m.Scrapes[:0], m.ids[:0], m.values[:0]
-	if v := c.byte("version"); c.err == nil && v != metricsVersion {
+	if v := c.Byte("version"); c.err == nil && v != metricsVersion {
 		return fmt.Errorf("%w: metrics body of version %d, this program knows %d", ErrMalformed, v, metricsVersion)
 	}
-	n := c.count("count of scrapes", len(body), 2)
+	n := c.Count("count of scrapes", len(body), 2)
 	var t int64
 	for range n {
-		t += c.varint("time stamp")
-		k := c.count("count of samples", len(body), 2)
+		t += c.Varint("time stamp")
+		k := c.Count("count of samples", len(body), 2)
 		from := len(m.ids)
 		if err := m.decodeColumns(&c, k); err != nil {
 			return err
 		}
 		m.Scrapes = append(m.Scrapes, Scrape{T: t, IDs: m.ids[from:], Values: m.values[from:]})
 	}
-	if err := c.end("the last scrape"); err != nil {
+	if err := c.End("the last scrape"); err != nil {
 		return err
 	}
 	// Growing moved the columns: cut the scrapes out of the final arrays.
@@ -116,12 +116,12 @@ func (m *MetricsBody) Decode(body []byte) error {
 	return nil
 }
 
-func (m *MetricsBody) decodeColumns(c *cursor, k int) error {
+func (m *MetricsBody) decodeColumns(c *Reader, k int) error {
 	var id uint64
 	for i := range k {
-		d := c.uvarint("series id")
+		d := c.Uvarint("series id")
 		if i > 0 && d == 0 || id+d < id {
-			c.fail("series ids that do not ascend")
+			c.Fail("series ids that do not ascend")
 		}
 		if c.err != nil {
 			return c.err
@@ -130,15 +130,15 @@ func (m *MetricsBody) decodeColumns(c *cursor, k int) error {
 		m.ids = append(m.ids, id)
 	}
 	for range k {
-		u := c.uvarint("value")
+		u := c.Uvarint("value")
 		switch e := u & 15; {
 		case e <= maxExponent:
 			zz := u >> 4
 			m.values = append(m.values, float64(int64(zz>>1)^-int64(zz&1))/pow10[e])
 		case u == rawValue:
-			m.values = append(m.values, math.Float64frombits(c.uint64("raw value")))
+			m.values = append(m.values, math.Float64frombits(c.Uint64("raw value")))
 		default:
-			c.fail("value with an unknown form")
+			c.Fail("value with an unknown form")
 		}
 		if c.err != nil {
 			return c.err

@@ -39,7 +39,7 @@ type Config struct {
 	Metrics    http.Handler // /metrics
 
 	// Errors are answers for errors of the parts, looked at before this package's own.
-	Errors []ErrorRule
+	Errors []problem.Rule
 	// Origins are further origins ("https://host:port") whose pages count as ours, beside the members'.
 	Origins []string
 
@@ -62,7 +62,7 @@ type API struct {
 	cfg     Config
 	log     *slog.Logger
 	mux     *http.ServeMux
-	rules   []ErrorRule
+	rules   []problem.Rule
 	methods map[string][]string // by path
 	doc     []byte              // the OpenAPI description
 	took    *prometheus.HistogramVec
@@ -139,7 +139,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if v == nil {
 			return
 		}
-		if v == http.ErrAbortHandler {
+		if v == http.ErrAbortHandler { //nolint:errorlint // the value that net/http panics with
 			panic(v)
 		}
 		a.log.Error("panic while answering", "request", id, "method", r.Method, "path", clip(r.URL.Path, 200), "panic", v,

@@ -424,7 +424,7 @@ func TestReadsAreAsFreshAsAsked(t *testing.T) {
 
 func TestErrorsHaveTheirAnswers(t *testing.T) {
 	own := errors.New("own")
-	s := newStand(t, func(c *Config) { c.Errors = []ErrorRule{{Is: own, Status: 418}} })
+	s := newStand(t, func(c *Config) { c.Errors = []problem.Rule{{Is: own, Status: 418}} })
 	for _, c := range []struct {
 		err    error
 		status int

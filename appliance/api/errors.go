@@ -12,19 +12,9 @@ import (
 	"github.com/triward/triward/appliance/problem"
 )
 
-// ErrorRule says how an error is answered.
-type ErrorRule struct {
-	Is         error
-	Status     int
-	Hint       string
-	RetryAfter time.Duration
-	// Hide keeps the error's text from the client.
-	Hide bool
-}
-
 // errorRules is the table from error to answer; the first that fits counts. Config.Errors comes before it.
-func errorRules() []ErrorRule {
-	return []ErrorRule{
+func errorRules() []problem.Rule {
+	return []problem.Rule{
 		{Is: auth.ErrCredentials, Status: http.StatusUnauthorized},
 		{Is: auth.ErrUnauthenticated, Status: http.StatusUnauthorized,
 			Hint: "log in, or send the header Authorization: Bearer <API token>"},
@@ -86,17 +76,7 @@ func (a *API) problemOf(err error) *problem.Problem {
 	if tooBig, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return problem.New(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", tooBig.Limit))
 	}
-	for _, rule := range a.rules {
-		if !errors.Is(err, rule.Is) {
-			continue
-		}
-		p := problem.Wrap(rule.Status, err).WithHint(rule.Hint)
-		if rule.Hide {
-			p.Detail = ""
-		}
-		if rule.RetryAfter > 0 {
-			p = p.WithRetryAfter(rule.RetryAfter)
-		}
+	if p := problem.ByRules(a.rules, err); p != nil {
 		return p
 	}
 	p := problem.Wrap(http.StatusInternalServerError, err)

@@ -12,10 +12,18 @@ func NewAgentKey() (key, hash string) {
 	return key, hashSecret(key)
 }
 
-// agentRecord is what of an agent's record matters here; the gateway owns the rest of it.
-type agentRecord struct {
-	KeyHash string `json:"key_hash"`
-	Revoked bool   `json:"revoked"`
+// Agent is the record of an agent in the bucket `agents`, under its id.
+type Agent struct {
+	ID        string   `json:"agent_id"`
+	Hostname  string   `json:"hostname"`
+	IPs       []string `json:"ips,omitempty"`
+	OS        string   `json:"os,omitempty"`
+	Arch      string   `json:"arch,omitempty"`
+	Version   string   `json:"version,omitempty"`
+	MachineID string   `json:"machine_id,omitempty"`
+	CreatedAt int64    `json:"created_at"` // log time, milliseconds
+	KeyHash   string   `json:"key_hash"`   // as NewAgentKey makes it
+	Revoked   bool     `json:"revoked,omitempty"`
 }
 
 // agentCacheSize bounds how many decoded records are kept: all of a large fleet.
@@ -30,19 +38,19 @@ type agentCache struct {
 
 type cachedAgent struct {
 	mod uint64
-	rec agentRecord
+	rec *Agent
 }
 
 func newAgentCache() *agentCache { return &agentCache{byID: make(map[string]cachedAgent)} }
 
-func (c *agentCache) get(id string, mod uint64) (agentRecord, bool) {
+func (c *agentCache) get(id string, mod uint64) (*Agent, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.byID[id]
 	return e.rec, ok && e.mod == mod
 }
 
-func (c *agentCache) put(id string, mod uint64, rec agentRecord) {
+func (c *agentCache) put(id string, mod uint64, rec *Agent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, ok := c.byID[id]; !ok && len(c.byID) >= agentCacheSize {
@@ -54,25 +62,26 @@ func (c *agentCache) put(id string, mod uint64, rec agentRecord) {
 	c.byID[id] = cachedAgent{mod, rec}
 }
 
-// VerifyAgent reports with a nil error that the key is the agent's. A revoked or unknown agent and a wrong key are
-// all ErrUnauthenticated.
-func (s *Service) VerifyAgent(id, key string) error {
+// VerifyAgent returns the record of the agent when the key is the agent's. A revoked or unknown agent and a wrong key
+// are all ErrUnauthenticated. The record is shared and must not be changed.
+func (s *Service) VerifyAgent(id, key string) (*Agent, error) {
 	if id == "" || len(id) > 64 || key == "" || len(key) > maxSecretLen {
-		return ErrUnauthenticated
+		return nil, ErrUnauthenticated
 	}
 	v, ok := s.meta.Get(BucketAgents, id)
 	if !ok {
-		return ErrUnauthenticated
+		return nil, ErrUnauthenticated
 	}
 	rec, ok := s.agents.get(id, v.ModIndex)
 	if !ok {
-		if err := json.Unmarshal(v.Data, &rec); err != nil {
-			return fmt.Errorf("read record of agent %s: %w", id, err)
+		rec = new(Agent)
+		if err := json.Unmarshal(v.Data, rec); err != nil {
+			return nil, fmt.Errorf("read record of agent %s: %w", id, err)
 		}
 		s.agents.put(id, v.ModIndex, rec)
 	}
 	if rec.Revoked || rec.KeyHash == "" || !equalHash(rec.KeyHash, hashSecret(key)) {
-		return ErrUnauthenticated
+		return nil, ErrUnauthenticated
 	}
-	return nil
+	return rec, nil
 }

@@ -437,17 +437,17 @@ func TestVerifyAgent(t *testing.T) {
 	}
 	put(`{"key_hash":"` + hash + `"}`)
 	for range 2 {
-		if err := s.VerifyAgent("a1", key); err != nil {
-			t.Fatal(err)
+		if a, err := s.VerifyAgent("a1", key); err != nil || a.KeyHash != hash {
+			t.Fatal(a, err)
 		}
 	}
 	for _, c := range [][2]string{{"a1", key + "x"}, {"a2", key}, {"", ""}, {"a1", ""}, {"a1", strings.Repeat("k", 1000)}} {
-		if err := s.VerifyAgent(c[0], c[1]); !errors.Is(err, auth.ErrUnauthenticated) {
+		if _, err := s.VerifyAgent(c[0], c[1]); !errors.Is(err, auth.ErrUnauthenticated) {
 			t.Errorf("%.20q: %v", c, err)
 		}
 	}
 	put(`{"key_hash":"` + hash + `","revoked":true}`)
-	if err := s.VerifyAgent("a1", key); !errors.Is(err, auth.ErrUnauthenticated) {
+	if _, err := s.VerifyAgent("a1", key); !errors.Is(err, auth.ErrUnauthenticated) {
 		t.Fatalf("revoked: %v", err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 func TestLimiterForgetsTheOldest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(time.Second, 2, 10)
-		if !l.allow("a") || !l.allow("a") || l.allow("a") {
+		if first, second, third := l.allow("a"), l.allow("a"), l.allow("a"); !first || !second || third {
 			t.Fatal("burst of 2 expected")
 		}
 		time.Sleep(time.Second)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/meta"
@@ -17,7 +18,7 @@ type helloRequest struct {
 }
 
 // hello tells an agent where each of its lanes stands, and opens its epoch when asked to.
-func (g *Gateway) hello(w http.ResponseWriter, r *http.Request, agent *Agent) error {
+func (g *Gateway) hello(w http.ResponseWriter, r *http.Request, agent *auth.Agent) error {
 	var req helloRequest
 	if err := readJSON(w, r, 4<<10, &req); err != nil {
 		return err
@@ -68,7 +69,7 @@ func epochName(s meta.EpochState) string {
 }
 
 // series gives the label sets of an agent their ids. The server says which agent and host they are of.
-func (g *Gateway) series(w http.ResponseWriter, r *http.Request, agent *Agent) error {
+func (g *Gateway) series(w http.ResponseWriter, r *http.Request, agent *auth.Agent) error {
 	var req struct {
 		Series []map[string]string `json:"series"`
 	}
@@ -103,7 +104,7 @@ func (g *Gateway) series(w http.ResponseWriter, r *http.Request, agent *Agent) e
 			ids = append(ids, res.IDs...)
 		case command.StatusLimit:
 			return problem.New(http.StatusUnprocessableEntity, res.Detail).
-				WithHint("drop labels with many values at the agent, or raise limits.series_per_agent")
+				WithHint("drop metrics or labels with many values at the agent (metrics.exclude in agent.yaml)")
 		default:
 			return fmt.Errorf("register series: %s %s", res.Status, res.Detail)
 		}
@@ -152,7 +153,7 @@ type batchResult struct {
 
 // batches proposes the batches of one request. A batch that cannot be decoded is answered `invalid` by itself;
 // the others go on.
-func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *Agent) error {
+func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Agent) error {
 	if err := wantType(r, wire.ContentType); err != nil {
 		return err
 	}
@@ -227,7 +228,7 @@ func (g *Gateway) count(r *batchResult) {
 // checker checks the batches of one request, using its memory again from one to the next.
 type checker struct {
 	gateway *Gateway
-	agent   *Agent
+	agent   *auth.Agent
 	raw     []byte
 	metrics wire.MetricsBody
 }

@@ -51,8 +51,9 @@ type State interface {
 type Auth interface {
 	// Redeem counts one use of the token and applies the changes with it, or neither (auth.ErrToken).
 	Redeem(ctx context.Context, kind auth.JoinKind, token string, with auth.Txn) error
-	// VerifyAgent returns nil when the key is the agent's.
-	VerifyAgent(id, key string) error
+	// VerifyAgent returns the agent's record when the key is the agent's, else auth.ErrUnauthenticated. The record
+	// must not be changed.
+	VerifyAgent(id, key string) (*auth.Agent, error)
 }
 
 // Options are the gateway's limits and parts. All fields are needed.
@@ -75,7 +76,6 @@ type Options struct {
 // Gateway serves the agents' protocol. Make it with New, mount Handler, end it with Close.
 type Gateway struct {
 	opts     Options
-	agents   agentCache
 	inFlight *byteBudget
 	strange  *rate.Limiter // look-ups on behalf of senders that are not known yet
 	beats    *heartbeats
@@ -91,7 +91,6 @@ func New(opts Options) *Gateway {
 		strange:  rate.NewLimiter(opts.RegisterRate, int(opts.RegisterRate)*2+1),
 		met:      newGatewayMetrics(opts.Metrics),
 	}
-	g.agents.init()
 	g.buffers.New = func() any { b := make([]byte, 0, 64<<10); return &b }
 	g.beats = newHeartbeats(opts.Cluster, opts.Log)
 	return g

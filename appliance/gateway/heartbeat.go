@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate/command"
 )
@@ -20,7 +21,7 @@ const (
 
 // heartbeat notes that the agent lives. It is passed on with those of other agents once a second: a heartbeat
 // lost with this process is made good by the next one, so it is answered at once.
-func (g *Gateway) heartbeat(w http.ResponseWriter, r *http.Request, agent *Agent) error {
+func (g *Gateway) heartbeat(w http.ResponseWriter, r *http.Request, agent *auth.Agent) error {
 	var status json.RawMessage
 	if err := readJSON(w, r, maxHeartbeatSize, &status); err != nil {
 		return err

@@ -10,26 +10,11 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
 
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate/meta"
 )
-
-// Agent is the record of an agent in the bucket `agents`, under its id.
-type Agent struct {
-	ID        string   `json:"agent_id"`
-	Hostname  string   `json:"hostname"`
-	IPs       []string `json:"ips,omitempty"`
-	OS        string   `json:"os,omitempty"`
-	Arch      string   `json:"arch,omitempty"`
-	Version   string   `json:"version,omitempty"`
-	MachineID string   `json:"machine_id,omitempty"`
-	CreatedAt int64    `json:"created_at"` // log time, milliseconds
-	KeyHash   string   `json:"key_hash"`   // as auth.NewAgentKey makes it
-	Revoked   bool     `json:"revoked,omitempty"`
-}
 
 // Buckets of the metadata that the gateway reads and writes.
 const (
@@ -85,7 +70,7 @@ func (g *Gateway) register(w http.ResponseWriter, r *http.Request) error {
 	if err := g.catchUp(ctx); err != nil {
 		return err
 	}
-	agent := Agent{
+	agent := auth.Agent{
 		ID: newAgentID(), Hostname: req.Hostname, IPs: req.IPs, OS: req.OS, Arch: req.Arch, Version: req.Version,
 		MachineID: req.MachineID, CreatedAt: g.opts.State.LogTime(),
 	}
@@ -131,7 +116,7 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 }
 
 // asAgent lets fn serve only a known agent.
-func (g *Gateway) asAgent(fn func(http.ResponseWriter, *http.Request, *Agent) error) func(http.ResponseWriter, *http.Request) error {
+func (g *Gateway) asAgent(fn func(http.ResponseWriter, *http.Request, *auth.Agent) error) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		agent, err := g.authenticate(r)
 		if err != nil {
@@ -142,15 +127,14 @@ func (g *Gateway) asAgent(fn func(http.ResponseWriter, *http.Request, *Agent) er
 	}
 }
 
-func (g *Gateway) authenticate(r *http.Request) (*Agent, error) {
+func (g *Gateway) authenticate(r *http.Request) (*auth.Agent, error) {
 	credentials, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	id, key, split := strings.Cut(credentials, ":")
 	if !ok || !split || id == "" || len(id) > 64 {
 		return nil, problem.New(http.StatusUnauthorized, "the header Authorization must be `Bearer <agent id>:<key>`").
 			WithHint("register the agent with `triward-agent register`")
 	}
-	agent, err := g.lookUp(id)
-	if err == nil && agent == nil {
+	if _, known := g.opts.State.Get(BucketAgents, id); !known {
 		// Registered through another node a moment ago? Ask once, but let nobody make us ask without end.
 		if !g.strange.Allow() {
 			return nil, errTooManyStrangers()
@@ -158,57 +142,13 @@ func (g *Gateway) authenticate(r *http.Request) (*Agent, error) {
 		if err := g.catchUp(r.Context()); err != nil {
 			return nil, err
 		}
-		agent, err = g.lookUp(id)
 	}
-	if err != nil {
-		return nil, err
-	}
-	if agent == nil || g.opts.Auth.VerifyAgent(id, key) != nil {
+	agent, err := g.opts.Auth.VerifyAgent(id, key)
+	if errors.Is(err, auth.ErrUnauthenticated) {
 		return nil, problem.New(http.StatusUnauthorized, "agent unknown or key wrong").
 			WithHint("register the agent again with `triward-agent register` and a new token")
 	}
-	return agent, nil
-}
-
-// lookUp returns the record of an agent, nil when there is none.
-func (g *Gateway) lookUp(id string) (*Agent, error) {
-	v, ok := g.opts.State.Get(BucketAgents, id)
-	if !ok {
-		return nil, nil
-	}
-	return g.agents.decode(id, v)
-}
-
-// agentCache keeps decoded records; an entry is good as long as the record's index is the same.
-type agentCache struct {
-	mu sync.Mutex
-	m  map[string]cachedAgent
-}
-
-type cachedAgent struct {
-	modIndex uint64
-	agent    *Agent
-}
-
-const maxCachedAgents = 10_000
-
-func (c *agentCache) init() { c.m = make(map[string]cachedAgent) }
-
-func (c *agentCache) decode(id string, v meta.Value) (*Agent, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if a, ok := c.m[id]; ok && a.modIndex == v.ModIndex {
-		return a.agent, nil
-	}
-	agent := new(Agent)
-	if err := json.Unmarshal(v.Data, agent); err != nil {
-		return nil, fmt.Errorf("decode record of agent %s: %w", id, err)
-	}
-	if len(c.m) >= maxCachedAgents {
-		clear(c.m)
-	}
-	c.m[id] = cachedAgent{v.ModIndex, agent}
-	return agent, nil
+	return agent, err
 }
 
 // agentURLs lists where agents reach the members, for an agent to fail over to.

@@ -89,3 +89,28 @@ func From(err error) *Problem {
 	}
 	return Wrap(http.StatusInternalServerError, err)
 }
+
+// Rule says how an error is answered.
+type Rule struct {
+	Is         error
+	Status     int
+	Hint       string
+	RetryAfter time.Duration
+	// Hide keeps the error's text from the client.
+	Hide bool
+}
+
+// ByRules returns err as the first rule that fits answers it, nil when none does.
+func ByRules(rules []Rule, err error) *Problem {
+	for _, rule := range rules {
+		if !errors.Is(err, rule.Is) {
+			continue
+		}
+		p := Wrap(rule.Status, err).WithHint(rule.Hint).WithRetryAfter(rule.RetryAfter)
+		if rule.Hide {
+			p.Detail = ""
+		}
+		return p
+	}
+	return nil
+}

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -213,7 +214,7 @@ func (s *sender) deliver(ctx context.Context, batches []wire.Batch) error {
 
 // again waits a little before the next try at the next node; it returns an error when there is to be none.
 func (s *sender) again(ctx context.Context, cause error) error {
-	if p, ok := cause.(*answerError); ok && p.status < 500 && p.status != http.StatusTooManyRequests {
+	if p, ok := errors.AsType[*answerError](cause); ok && p.status < 500 && p.status != http.StatusTooManyRequests {
 		return cause
 	}
 	s.failures++

@@ -156,7 +156,9 @@ func Range(n, from, to int) Bits {
 	return b
 }
 
-func (b Bits) set(i int)      { b[i/64] |= 1 << (i % 64) }
+func (b Bits) set(i int) { b[i/64] |= 1 << (i % 64) }
+
+// Has reports whether line i is in the set.
 func (b Bits) Has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
 
 // Count returns the number of lines in the set.

@@ -51,15 +51,15 @@ const (
 	MaxSeriesBytes = 2 << 20   // label sets of one RegisterSeries written out in full
 )
 
-func expect(c Command, t Type) (reader, error) {
+func expect(c Command, t Type) (wire.Reader, error) {
 	if c.Type&^Ignorable != t || c.Version != bodyVersion {
-		return reader{}, fmt.Errorf("%w: %s version %d is no %s version %d", ErrMalformed, c.Type, c.Version, t, bodyVersion)
+		return wire.Reader{}, fmt.Errorf("%w: %s version %d is no %s version %d", ErrMalformed, c.Type, c.Version, t, bodyVersion)
 	}
-	return reader{b: c.Body}, nil
+	return wire.NewReader(c.Body, ErrMalformed), nil
 }
 
-func checked(r *reader, t Type) error {
-	if err := r.end("the body"); err != nil {
+func checked(r *wire.Reader, t Type) error {
+	if err := r.End("the body"); err != nil {
 		return fmt.Errorf("%s: %w", t, err)
 	}
 	return nil
@@ -76,13 +76,13 @@ func DecodeSetFormat(c Command) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	n := r.number("format", 1<<32-1)
+	n := r.Number("format", 1<<32-1)
 	return uint32(n), checked(&r, TypeSetFormat)
 }
 
 // NewTick moves the log time on while nothing else does; node names the leader that proposed it.
 func NewTick(node string) Command {
-	return Command{TypeTick, bodyVersion, appendString(nil, node)}
+	return Command{TypeTick, bodyVersion, wire.AppendString(nil, node)}
 }
 
 // DecodeTick is the inverse of NewTick.
@@ -91,7 +91,7 @@ func DecodeTick(c Command) (node string, err error) {
 	if err != nil {
 		return "", err
 	}
-	node = r.string(MaxNodeID, "node")
+	node = r.Text(MaxNodeID, "node")
 	return node, checked(&r, TypeTick)
 }
 
@@ -104,7 +104,7 @@ type Batch struct {
 // NewBatch applies a batch. Its body is copied.
 func NewBatch(b wire.Batch, configVersion uint64) Command {
 	dst := make([]byte, 0, len(b.Body)+len(b.Agent)+64)
-	dst = appendString(dst, b.Agent)
+	dst = wire.AppendString(dst, b.Agent)
 	dst = append(dst, b.Epoch[:]...)
 	dst = append(dst, byte(b.Lane))
 	dst = binary.AppendUvarint(dst, b.Seq)
@@ -123,26 +123,26 @@ func DecodeBatch(c Command) (Batch, error) {
 	if err != nil {
 		return b, err
 	}
-	b.Agent = r.string(wire.MaxAgentID, "agent")
-	copy(b.Epoch[:], r.bytes(len(b.Epoch), "epoch"))
-	b.Lane = wire.Lane(r.byte("lane"))
-	b.Seq = r.uvarint("sequence")
-	b.Hash = r.uint64("hash")
-	b.ConfigVersion = r.uvarint("configuration version")
-	b.Codec = wire.Codec(r.byte("codec"))
-	b.RawLen = int(r.number("length decompressed", wire.MaxBatchRaw))
+	b.Agent = r.Text(wire.MaxAgentID, "agent")
+	copy(b.Epoch[:], r.Bytes(len(b.Epoch), "epoch"))
+	b.Lane = wire.Lane(r.Byte("lane"))
+	b.Seq = r.Uvarint("sequence")
+	b.Hash = r.Uint64("hash")
+	b.ConfigVersion = r.Uvarint("configuration version")
+	b.Codec = wire.Codec(r.Byte("codec"))
+	b.RawLen = int(r.Number("length decompressed", wire.MaxBatchRaw))
 	switch {
-	case r.err != nil:
+	case r.Err() != nil:
 	case b.Agent == "":
-		r.fail("empty agent")
+		r.Fail("empty agent")
 	case !b.Lane.Valid():
-		r.fail("unknown lane")
+		r.Fail("unknown lane")
 	case b.Seq == 0:
-		r.fail("sequence 0")
+		r.Fail("sequence 0")
 	case b.Codec > wire.CodecZstd:
-		r.fail("unknown codec")
+		r.Fail("unknown codec")
 	}
-	b.Body = r.bytes(r.left(), "body")
+	b.Body = r.Bytes(r.Left(), "body")
 	return b, checked(&r, TypeBatch)
 }
 
@@ -154,7 +154,7 @@ type OpenEpoch struct {
 
 // NewOpenEpoch opens epoch e for the agent and closes the one before it.
 func NewOpenEpoch(agent string, e wire.Epoch) Command {
-	return Command{TypeOpenEpoch, bodyVersion, append(appendString(nil, agent), e[:]...)}
+	return Command{TypeOpenEpoch, bodyVersion, append(wire.AppendString(nil, agent), e[:]...)}
 }
 
 // DecodeOpenEpoch is the inverse of NewOpenEpoch.
@@ -164,10 +164,10 @@ func DecodeOpenEpoch(c Command) (OpenEpoch, error) {
 	if err != nil {
 		return o, err
 	}
-	if o.Agent = r.string(wire.MaxAgentID, "agent"); r.err == nil && o.Agent == "" {
-		r.fail("empty agent")
+	if o.Agent = r.Text(wire.MaxAgentID, "agent"); r.Err() == nil && o.Agent == "" {
+		r.Fail("empty agent")
 	}
-	copy(o.Epoch[:], r.bytes(len(o.Epoch), "epoch"))
+	copy(o.Epoch[:], r.Bytes(len(o.Epoch), "epoch"))
 	return o, checked(&r, TypeOpenEpoch)
 }
 
@@ -191,12 +191,12 @@ func DecodeCollectSeries(c Command) ([]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	ids := make([]uint64, r.count("count of ids", MaxCollect, 1))
+	ids := make([]uint64, r.Count("count of ids", MaxCollect, 1))
 	var last uint64
 	for i := range ids {
-		d := r.uvarint("id")
+		d := r.Uvarint("id")
 		if d == 0 || last+d < last {
-			r.fail("ids that do not ascend")
+			r.Fail("ids that do not ascend")
 		}
 		last += d
 		ids[i] = last
@@ -214,8 +214,8 @@ type Heartbeat struct {
 func NewHeartbeats(hs []Heartbeat) Command {
 	dst := binary.AppendUvarint(nil, uint64(len(hs)))
 	for i := range hs {
-		dst = appendString(dst, hs[i].Agent)
-		dst = appendString(dst, hs[i].Status)
+		dst = wire.AppendString(dst, hs[i].Agent)
+		dst = wire.AppendString(dst, hs[i].Status)
 	}
 	return Command{TypeHeartbeats, bodyVersion, dst}
 }
@@ -226,12 +226,12 @@ func DecodeHeartbeats(c Command) ([]Heartbeat, error) {
 	if err != nil {
 		return nil, err
 	}
-	hs := make([]Heartbeat, r.count("count of heartbeats", MaxHeartbeats, 2))
+	hs := make([]Heartbeat, r.Count("count of heartbeats", MaxHeartbeats, 2))
 	for i := range hs {
-		if hs[i].Agent = r.string(wire.MaxAgentID, "agent"); r.err == nil && hs[i].Agent == "" {
-			r.fail("empty agent")
+		if hs[i].Agent = r.Text(wire.MaxAgentID, "agent"); r.Err() == nil && hs[i].Agent == "" {
+			r.Fail("empty agent")
 		}
-		hs[i].Status = r.prefixed(MaxStatusBody, "status")
+		hs[i].Status = r.Prefixed(MaxStatusBody, "status")
 	}
 	return hs, checked(&r, TypeHeartbeats)
 }
@@ -254,9 +254,9 @@ func DecodeRetentionCut(c Command) (RetentionCut, error) {
 	if err != nil {
 		return cut, err
 	}
-	if cut.Kind = Kind(r.byte("kind")); r.err == nil && !cut.Kind.Valid() {
-		r.fail("unknown kind")
+	if cut.Kind = Kind(r.Byte("kind")); r.Err() == nil && !cut.Kind.Valid() {
+		r.Fail("unknown kind")
 	}
-	cut.Floor = r.varint("floor")
+	cut.Floor = r.Varint("floor")
 	return cut, checked(&r, TypeRetentionCut)
 }

@@ -13,6 +13,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/triward/triward/agent/wire"
 )
 
 // Type is the number of a command. Bit 15 marks one that a node which does not know it may pass over.
@@ -129,28 +131,28 @@ func Decode(b []byte) (Entry, error) {
 	if len(b) > 0 && b[0] != envelopeVersion {
 		return e, fmt.Errorf("%w: %d, this program knows %d", ErrEnvelope, b[0], envelopeVersion)
 	}
-	c := reader{b: b}
-	c.byte("envelope version")
-	e.Stamp = int64(c.uint64("stamp"))
-	n := c.count("count of commands", MaxCommands, 3)
-	if c.err != nil {
-		return e, c.err
+	c := wire.NewReader(b, ErrMalformed)
+	c.Byte("envelope version")
+	e.Stamp = int64(c.Uint64("stamp"))
+	n := c.Count("count of commands", MaxCommands, 3)
+	if c.Err() != nil {
+		return e, c.Err()
 	}
 	e.Commands = make([]Command, n)
 	for i := range e.Commands {
 		cmd := &e.Commands[i]
-		t := c.uvarint("type")
+		t := c.Uvarint("type")
 		if t > 1<<16-1 {
-			c.fail("type out of bounds")
+			c.Fail("type out of bounds")
 		}
 		cmd.Type = Type(t)
-		cmd.Version = c.byte("version")
-		cmd.Body = c.prefixed(MaxEntry, "body")
-		if c.err != nil {
-			return Entry{}, fmt.Errorf("command %d: %w", i, c.err)
+		cmd.Version = c.Byte("version")
+		cmd.Body = c.Prefixed(MaxEntry, "body")
+		if c.Err() != nil {
+			return Entry{}, fmt.Errorf("command %d: %w", i, c.Err())
 		}
 	}
-	if err := c.end("the last command"); err != nil {
+	if err := c.End("the last command"); err != nil {
 		return Entry{}, err
 	}
 	return e, nil

@@ -98,7 +98,7 @@ func (r *Result) Append(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(r.Items)))
 	for i := range r.Items {
 		dst = binary.AppendUvarint(dst, uint64(r.Items[i].Item))
-		dst = appendString(dst, r.Items[i].Reason)
+		dst = wire.AppendString(dst, r.Items[i].Reason)
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(r.IDs)))
 	var last uint64
@@ -106,7 +106,7 @@ func (r *Result) Append(dst []byte) []byte {
 		dst = binary.AppendVarint(dst, int64(id-last))
 		last = id
 	}
-	return appendString(dst, r.Detail)
+	return wire.AppendString(dst, r.Detail)
 }
 
 // AppendResults appends the binary form of several results to dst.
@@ -121,53 +121,53 @@ func AppendResults(dst []byte, rs []Result) []byte {
 
 // DecodeResults reads what AppendResults wrote. Nothing in the results points into b.
 func DecodeResults(b []byte) ([]Result, error) {
-	c := reader{b: b}
-	if v := c.byte("version"); c.err == nil && v != bodyVersion {
+	c := wire.NewReader(b, ErrMalformed)
+	if v := c.Byte("version"); c.Err() == nil && v != bodyVersion {
 		return nil, fmt.Errorf("%w: results of version %d, this program knows %d", ErrMalformed, v, bodyVersion)
 	}
-	n := c.count("count of results", MaxResults, 9)
-	if c.err != nil {
-		return nil, c.err
+	n := c.Count("count of results", MaxResults, 9)
+	if c.Err() != nil {
+		return nil, c.Err()
 	}
 	rs := make([]Result, n)
 	for i := range rs {
-		c.result(&rs[i])
-		if c.err != nil {
-			return nil, fmt.Errorf("result %d: %w", i, c.err)
+		readResult(&c, &rs[i])
+		if c.Err() != nil {
+			return nil, fmt.Errorf("result %d: %w", i, c.Err())
 		}
 	}
-	if err := c.end("the last result"); err != nil {
+	if err := c.End("the last result"); err != nil {
 		return nil, err
 	}
 	return rs, nil
 }
 
-func (r *reader) result(res *Result) {
-	res.Status = Status(r.byte("status"))
+func readResult(r *wire.Reader, res *Result) {
+	res.Status = Status(r.Byte("status"))
 	if res.Status > StatusUnknownEpoch {
-		r.fail("unknown status")
+		r.Fail("unknown status")
 	}
-	res.Expected = r.uvarint("expected")
-	res.Index = r.uvarint("index")
-	res.Accepted = uint32(r.number("accepted", 1<<32-1))
-	res.Duplicates = uint32(r.number("duplicates", 1<<32-1))
-	res.Rejected = uint32(r.number("rejected", 1<<32-1))
-	if n := r.count("count of items", MaxItemErrors, 2); n > 0 {
+	res.Expected = r.Uvarint("expected")
+	res.Index = r.Uvarint("index")
+	res.Accepted = uint32(r.Number("accepted", 1<<32-1))
+	res.Duplicates = uint32(r.Number("duplicates", 1<<32-1))
+	res.Rejected = uint32(r.Number("rejected", 1<<32-1))
+	if n := r.Count("count of items", MaxItemErrors, 2); n > 0 {
 		res.Items = make([]ItemError, n)
 		for i := range res.Items {
-			res.Items[i].Item = uint32(r.number("item", 1<<32-1))
-			res.Items[i].Reason = r.string(MaxDetail, "reason")
+			res.Items[i].Item = uint32(r.Number("item", 1<<32-1))
+			res.Items[i].Reason = r.Text(MaxDetail, "reason")
 		}
 	}
-	if n := r.count("count of ids", wire.MaxSeriesPerCall, 1); n > 0 {
+	if n := r.Count("count of ids", wire.MaxSeriesPerCall, 1); n > 0 {
 		res.IDs = make([]uint64, n)
 		var last uint64
 		for i := range res.IDs {
-			last += uint64(r.varint("id"))
+			last += uint64(r.Varint("id"))
 			res.IDs[i] = last
 		}
 	}
-	res.Detail = r.string(MaxDetail, "detail")
+	res.Detail = r.Text(MaxDetail, "detail")
 }
 
 // Bounded cuts s to what a Detail or Reason may hold.

@@ -18,7 +18,7 @@ type RegisterSeries struct {
 //
 // Names and values are written once into a table; the sets refer to it by position.
 func NewRegisterSeries(agent string, series []wire.Labels) Command {
-	dst := appendString(nil, agent)
+	dst := wire.AppendString(nil, agent)
 	at := make(map[string]uint64)
 	var table []string
 	place := func(s string) {
@@ -35,7 +35,7 @@ func NewRegisterSeries(agent string, series []wire.Labels) Command {
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(table)))
 	for _, s := range table {
-		dst = appendString(dst, s)
+		dst = wire.AppendString(dst, s)
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(series)))
 	for _, ls := range series {
@@ -56,36 +56,36 @@ func DecodeRegisterSeries(c Command) (RegisterSeries, error) {
 	if err != nil {
 		return reg, err
 	}
-	if reg.Agent = r.string(wire.MaxAgentID, "agent"); r.err == nil && reg.Agent == "" {
-		r.fail("empty agent")
+	if reg.Agent = r.Text(wire.MaxAgentID, "agent"); r.Err() == nil && reg.Agent == "" {
+		r.Fail("empty agent")
 	}
-	table := make([]string, r.count("count of strings", len(c.Body), 1))
+	table := make([]string, r.Count("count of strings", len(c.Body), 1))
 	for i := range table {
-		table[i] = r.string(wire.MaxLabelValue, "string")
+		table[i] = r.Text(wire.MaxLabelValue, "string")
 	}
-	reg.Series = make([]wire.Labels, r.count("count of series", wire.MaxSeriesPerCall, 1))
+	reg.Series = make([]wire.Labels, r.Count("count of series", wire.MaxSeriesPerCall, 1))
 	total := 0
 	text := func() string {
-		k := r.uvarint("position of a string")
-		if r.err != nil {
+		k := r.Uvarint("position of a string")
+		if r.Err() != nil {
 			return ""
 		}
 		if k >= uint64(len(table)) {
-			r.fail("position of a string out of bounds")
+			r.Fail("position of a string out of bounds")
 			return ""
 		}
 		if total += len(table[k]); total > MaxSeriesBytes {
-			r.fail("label sets longer than allowed")
+			r.Fail("label sets longer than allowed")
 			return ""
 		}
 		return table[k]
 	}
 	for i := range reg.Series {
-		ls := make(wire.Labels, r.count("count of labels", wire.MaxLabels, 2))
+		ls := make(wire.Labels, r.Count("count of labels", wire.MaxLabels, 2))
 		for j := range ls {
 			ls[j] = wire.Label{Name: text(), Value: text()}
 		}
-		if r.err != nil {
+		if r.Err() != nil {
 			break
 		}
 		reg.Series[i] = ls

@@ -3,6 +3,8 @@ package command
 import (
 	"encoding/binary"
 	"strings"
+
+	"github.com/triward/triward/agent/wire"
 )
 
 // Compare is a condition of a Txn: the key was last changed by the entry ModIndex, or is absent (0).
@@ -35,8 +37,8 @@ const (
 func NewMetaTxn(t Txn) Command {
 	dst := binary.AppendUvarint(nil, uint64(len(t.Compares)))
 	for i := range t.Compares {
-		dst = appendString(dst, t.Compares[i].Bucket)
-		dst = appendString(dst, t.Compares[i].Key)
+		dst = wire.AppendString(dst, t.Compares[i].Bucket)
+		dst = wire.AppendString(dst, t.Compares[i].Key)
 		dst = binary.AppendUvarint(dst, t.Compares[i].ModIndex)
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(t.Ops)))
@@ -44,14 +46,14 @@ func NewMetaTxn(t Txn) Command {
 		op := &t.Ops[i]
 		if op.Delete {
 			dst = append(dst, opDelete)
-			dst = appendString(dst, op.Bucket)
-			dst = appendString(dst, op.Key)
+			dst = wire.AppendString(dst, op.Bucket)
+			dst = wire.AppendString(dst, op.Key)
 			continue
 		}
 		dst = append(dst, opSet)
-		dst = appendString(dst, op.Bucket)
-		dst = appendString(dst, op.Key)
-		dst = appendString(dst, op.Value)
+		dst = wire.AppendString(dst, op.Bucket)
+		dst = wire.AppendString(dst, op.Key)
+		dst = wire.AppendString(dst, op.Value)
 		dst = binary.AppendVarint(dst, op.Expires)
 	}
 	return Command{TypeMetaTxn, bodyVersion, dst}
@@ -64,38 +66,38 @@ func DecodeMetaTxn(c Command) (Txn, error) {
 	if err != nil {
 		return t, err
 	}
-	if n := r.count("count of compares", MaxTxnOps, 3); n > 0 {
+	if n := r.Count("count of compares", MaxTxnOps, 3); n > 0 {
 		t.Compares = make([]Compare, n)
 		for i := range t.Compares {
-			t.Compares[i].Bucket, t.Compares[i].Key = r.name()
-			t.Compares[i].ModIndex = r.uvarint("index to compare with")
+			t.Compares[i].Bucket, t.Compares[i].Key = readName(&r)
+			t.Compares[i].ModIndex = r.Uvarint("index to compare with")
 		}
 	}
-	if n := r.count("count of operations", MaxTxnOps, 3); n > 0 {
+	if n := r.Count("count of operations", MaxTxnOps, 3); n > 0 {
 		t.Ops = make([]Op, n)
 		for i := range t.Ops {
 			op := &t.Ops[i]
-			code := r.byte("operation")
-			op.Bucket, op.Key = r.name()
+			code := r.Byte("operation")
+			op.Bucket, op.Key = readName(&r)
 			switch code {
 			case opDelete:
 				op.Delete = true
 			case opSet:
-				op.Value = r.prefixed(MaxValue, "value")
-				op.Expires = r.varint("expiry")
+				op.Value = r.Prefixed(MaxValue, "value")
+				op.Expires = r.Varint("expiry")
 			default:
-				r.fail("unknown operation")
+				r.Fail("unknown operation")
 			}
 		}
 	}
 	return t, checked(&r, TypeMetaTxn)
 }
 
-func (r *reader) name() (bucket, key string) {
-	bucket = r.string(MaxBucket, "bucket")
-	key = r.string(MaxKey, "key")
-	if r.err == nil && (bucket == "" || key == "" || strings.IndexByte(bucket, 0) >= 0) {
-		r.fail("empty or invalid name of a bucket or key")
+func readName(r *wire.Reader) (bucket, key string) {
+	bucket = r.Text(MaxBucket, "bucket")
+	key = r.Text(MaxKey, "key")
+	if r.Err() == nil && (bucket == "" || key == "" || strings.IndexByte(bucket, 0) >= 0) {
+		r.Fail("empty or invalid name of a bucket or key")
 	}
 	return bucket, key
 }

@@ -55,8 +55,8 @@ func HashLine(stream uint64, l *wire.LogLine, buf []byte) (Sum, []byte) {
 	buf = append(buf, byte(l.Severity))
 	buf = binary.AppendUvarint(buf, uint64(len(l.Fields)))
 	for i := range l.Fields {
-		buf = appendBytes(buf, l.Fields[i].Name)
-		buf = appendBytes(buf, l.Fields[i].Value)
+		buf = wire.AppendString(buf, l.Fields[i].Name)
+		buf = wire.AppendString(buf, l.Fields[i].Value)
 	}
 	buf = append(buf, l.Text...)
 	h := xxh3.Hash128(buf)

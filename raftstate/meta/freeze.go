@@ -11,6 +11,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
 )
 
@@ -114,8 +115,8 @@ func (m *Mark) append(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, m.Index)
 	dst = binary.AppendUvarint(dst, m.Term)
 	dst = binary.AppendUvarint(dst, m.ConfigurationIndex)
-	dst = appendBytes(dst, m.Configuration)
-	return appendBytes(dst, m.Generation)
+	dst = wire.AppendString(dst, m.Configuration)
+	return wire.AppendString(dst, m.Generation)
 }
 
 func readMark(b []byte) (Mark, error) {

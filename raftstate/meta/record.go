@@ -108,8 +108,3 @@ func (f *fields) end(what string) error {
 	}
 	return f.err
 }
-
-func appendBytes[T ~string | ~[]byte](dst []byte, s T) []byte {
-	dst = binary.AppendUvarint(dst, uint64(len(s)))
-	return append(dst, s...)
-}

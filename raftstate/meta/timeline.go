@@ -3,6 +3,8 @@ package meta
 import (
 	"encoding/binary"
 	"math"
+
+	"github.com/triward/triward/agent/wire"
 )
 
 // timeline says which time stamps a series holds, within the window in which samples may come late. Series
@@ -226,7 +228,7 @@ func (tl *timeline) append(dst []byte) []byte {
 		dst = binary.AppendVarint(dst, tl.floor)
 	}
 	dst = binary.AppendUvarint(dst, uint64(tl.nOlder))
-	return appendBytes(dst, tl.older)
+	return wire.AppendString(dst, tl.older)
 }
 
 func (f *fields) timeline() *timeline {
