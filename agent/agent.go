@@ -84,8 +84,10 @@ func (a *Agent) open() (err error) {
 	if a.coder, err = wire.NewCoder(); err != nil {
 		return err
 	}
-	sopt := spool.Options{MaxBytes: int64(a.cfg.Spool.MaxBytes), MaxSeries: a.cfg.Spool.MaxSeries, Log: a.log,
-		OnDrop: a.dropped}
+	sopt := spool.Options{
+		MaxBytes: int64(a.cfg.Spool.MaxBytes), MaxSeries: a.cfg.Spool.MaxSeries, Log: a.log,
+		OnDrop: a.dropped,
+	}
 	a.spool, a.damage, err = spool.OpenOrReplace(a.cfg.SpoolDir(), sopt, time.Now())
 	if err != nil {
 		return err
@@ -129,9 +131,11 @@ func (a *Agent) makeSender() error {
 		}
 		rt = t
 	}
-	a.sender = sender.New(sender.Config{Identity: a.opt.Identity, Nodes: a.cfg.Servers, Transport: rt, Spool: a.spool,
+	a.sender = sender.New(sender.Config{
+		Identity: a.opt.Identity, Nodes: a.cfg.Servers, Transport: rt, Spool: a.spool,
 		Coder: a.coder, Version: a.opt.Version, Log: a.log, Heartbeat: func() any { return a.Heartbeat() },
-		Report: a.Event, OnNodes: a.learnNodes})
+		Report: a.Event, OnNodes: a.learnNodes,
+	})
 	return nil
 }
 
@@ -141,19 +145,25 @@ func (a *Agent) makeSources() error {
 		if err != nil {
 			return err
 		}
-		a.scraper = &collect.Scraper{Gatherer: g, Sink: &metricSink{sp: a.spool, coder: a.coder},
+		a.scraper = &collect.Scraper{
+			Gatherer: g, Sink: &metricSink{sp: a.spool, coder: a.coder},
 			Period: a.cfg.Metrics.Period, Exclude: a.cfg.Metrics.ExcludeMetrics(), Log: a.log,
-			Observe: a.figures.scraped}
+			Observe: a.figures.scraped,
+		}
 	}
 	state := a.spool.State(wire.LaneLogs)
 	if a.cfg.Logs.Enabled {
-		a.tailer = tail.New(tail.Config{Groups: a.cfg.Logs.Groups(), State: state, Batcher: a.logs,
+		a.tailer = tail.New(tail.Config{
+			Groups: a.cfg.Logs.Groups(), State: state, Batcher: a.logs,
 			Parser: &lines.Parser{Zone: time.Local}, Log: a.log, InitialBacklog: int64(a.cfg.Logs.InitialBacklog),
-			MaxFiles: a.cfg.Logs.MaxFiles, Report: a.Event})
+			MaxFiles: a.cfg.Logs.MaxFiles, Report: a.Event,
+		})
 	}
 	if e := a.cfg.Journal.Enabled; e == "true" || e == "auto" && journal.Present() {
-		a.follower = journal.New(journal.Config{Units: a.cfg.Journal.Units, Backlog: a.cfg.Journal.Backlog,
-			Cursor: string(state[journal.StateKey]), Batcher: a.logs, Log: a.log})
+		a.follower = journal.New(journal.Config{
+			Units: a.cfg.Journal.Units, Backlog: a.cfg.Journal.Backlog,
+			Cursor: string(state[journal.StateKey]), Batcher: a.logs, Log: a.log,
+		})
 	}
 	return nil
 }
@@ -171,9 +181,11 @@ func (a *Agent) gatherer() (prometheus.Gatherer, error) {
 
 // NodeGatherer makes the gatherer of the machine's metrics.
 func NodeGatherer(m *config.Metrics, log *slog.Logger) (prometheus.Gatherer, error) {
-	c, err := collect.NewNode(collect.NodeOptions{Enable: m.Collectors.Enable, Disable: m.Collectors.Disable,
+	c, err := collect.NewNode(collect.NodeOptions{
+		Enable: m.Collectors.Enable, Disable: m.Collectors.Disable,
 		ProcFS: m.ProcFS, SysFS: m.SysFS, RootFS: m.RootFS,
-		Log: slog.New(collect.Quiet(log.Handler()))})
+		Log: slog.New(collect.Quiet(log.Handler())),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
@@ -282,8 +294,10 @@ func (a *Agent) release() error {
 
 // Event sends an event of the agent itself, at once and in its own lane.
 func (a *Agent) Event(kind, text string) {
-	line := wire.LogLine{T: time.Now().UnixNano(), Severity: wire.SeverityInfo, Text: []byte(text),
-		Fields: []wire.Label{{Name: "kind", Value: "agent." + kind}}}
+	line := wire.LogLine{
+		T: time.Now().UnixNano(), Severity: wire.SeverityInfo, Text: []byte(text),
+		Fields: []wire.Label{{Name: "kind", Value: "agent." + kind}},
+	}
 	if kind != "started" && kind != "stopped" {
 		line.Severity = wire.SeverityWarning
 	}

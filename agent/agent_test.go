@@ -49,9 +49,11 @@ func (r *rig) start() {
 	reg := prometheus.NewRegistry()
 	g := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "test_clock"}, func() float64 { return float64(time.Now().Unix()) })
 	reg.MustRegister(g)
-	a, err := New(Options{Config: r.config(), Version: "v0", Gatherer: reg,
+	a, err := New(Options{
+		Config: r.config(), Version: "v0", Gatherer: reg,
 		Identity:  sender.Identity{AgentID: gatewaytest.Agent, Key: gatewaytest.Key, Nodes: []string{"https://a", "https://b"}},
-		Transport: gatewaytest.Transport{"a": r.gateway, "b": r.gateway}})
+		Transport: gatewaytest.Transport{"a": r.gateway, "b": r.gateway},
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -29,9 +29,13 @@ type Heartbeat struct {
 // Heartbeat describes the agent now.
 func (a *Agent) Heartbeat() Heartbeat {
 	st := a.spool.Stats()
-	h := Heartbeat{Version: a.opt.Version, UptimeS: int64(time.Since(a.started).Seconds()), SpoolBytes: st.Bytes,
-		SpoolBatches: st.Batches, ClockMS: time.Now().UnixMilli(), Inventory: Inventory{Hostname: a.host.Hostname,
-			OS: a.host.OS, Arch: a.host.Arch, Kernel: kernel(), Cores: runtime.NumCPU(), IPs: hostIPs()}}
+	h := Heartbeat{
+		Version: a.opt.Version, UptimeS: int64(time.Since(a.started).Seconds()), SpoolBytes: st.Bytes,
+		SpoolBatches: st.Batches, ClockMS: time.Now().UnixMilli(), Inventory: Inventory{
+			Hostname: a.host.Hostname,
+			OS:       a.host.OS, Arch: a.host.Arch, Kernel: kernel(), Cores: runtime.NumCPU(), IPs: hostIPs(),
+		},
+	}
 	for _, l := range st.Lanes {
 		h.LostItems += l.Lost
 	}
@@ -57,10 +61,12 @@ type Status struct {
 
 // Status describes the agent now.
 func (a *Agent) Status() Status {
-	s := Status{Version: a.opt.Version, AgentID: a.opt.Identity.AgentID, Node: a.sender.Node(),
+	s := Status{
+		Version: a.opt.Version, AgentID: a.opt.Identity.AgentID, Node: a.sender.Node(),
 		Connected: a.sender.Counters.Connected.Load(), LastFailure: a.sender.LastFailure(),
 		LastAckMS: a.sender.Counters.LastAck.Load(), UptimeS: int64(time.Since(a.started).Seconds()),
-		Journal: a.follower != nil, Spool: a.spool.Stats()}
+		Journal: a.follower != nil, Spool: a.spool.Stats(),
+	}
 	if a.tailer != nil {
 		s.Files = a.tailer.Open.Load()
 	}
@@ -87,17 +93,27 @@ type figures struct {
 
 func newFigures(reg prometheus.Registerer, a *Agent) *figures {
 	f := &figures{
-		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "triward_agent_lost_items_total",
-			Help: "Samples and lines given up, by lane."}, []string{"lane"}),
-		samples: prometheus.NewGauge(prometheus.GaugeOpts{Name: "triward_agent_scrape_samples",
-			Help: "Samples of the newest scrape."}),
-		refused: prometheus.NewCounter(prometheus.CounterOpts{Name: "triward_agent_scrape_refused_total",
-			Help: "Samples left out of scrapes."}),
-		scrape: prometheus.NewGauge(prometheus.GaugeOpts{Name: "triward_agent_scrape_duration_seconds",
-			Help: "Time the newest scrape took, with its writing."}),
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "triward_agent_lost_items_total",
+			Help: "Samples and lines given up, by lane.",
+		}, []string{"lane"}),
+		samples: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "triward_agent_scrape_samples",
+			Help: "Samples of the newest scrape.",
+		}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "triward_agent_scrape_refused_total",
+			Help: "Samples left out of scrapes.",
+		}),
+		scrape: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "triward_agent_scrape_duration_seconds",
+			Help: "Time the newest scrape took, with its writing.",
+		}),
 	}
-	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "triward_agent_info", Help: "Always 1; the version.",
-		ConstLabels: prometheus.Labels{"version": a.opt.Version}})
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "triward_agent_info", Help: "Always 1; the version.",
+		ConstLabels: prometheus.Labels{"version": a.opt.Version},
+	})
 	info.Set(1)
 	reg.MustRegister(f.dropped, f.samples, f.refused, f.scrape, info,
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{Namespace: "triward_agent"}), newOwn(a))

@@ -70,7 +70,8 @@ func load(tb testing.TB, s *Store, n int, lines [][]byte) (apply time.Duration) 
 		var b wire.LogBatch
 		for u := range units {
 			st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{
-				"host": fmt.Sprintf("web-%02d", h), "unit": fmt.Sprintf("unit%d", u), "source": "file"})}
+				"host": fmt.Sprintf("web-%02d", h), "unit": fmt.Sprintf("unit%d", u), "source": "file",
+			})}
 			for range 64 {
 				k := h*units + u
 				at[k]++
@@ -160,8 +161,17 @@ func BenchmarkQuery(b *testing.B) {
 	load(b, s, benchLines, lines)
 	day := (testDay + 2) * DayNs
 	for _, q := range []struct{ name, text string }{
-		{"all", "*"}, {"rare", "segfault"}, {"word", "error"}, {"and", "error failed"}, {"phrase", `"connection closed"`}, {"prefix", "auth*"},
-		{"digits", "10.251.73.220"}, {"severity", "severity:error"}, {"host", "host:web-03"}, {"not", "-info -warn"}, {"regex", `/block \w+ of/`},
+		{"all", "*"},
+		{"rare", "segfault"},
+		{"word", "error"},
+		{"and", "error failed"},
+		{"phrase", `"connection closed"`},
+		{"prefix", "auth*"},
+		{"digits", "10.251.73.220"},
+		{"severity", "severity:error"},
+		{"host", "host:web-03"},
+		{"not", "-info -warn"},
+		{"regex", `/block \w+ of/`},
 	} {
 		f, err := query.Parse(q.text)
 		if err != nil {

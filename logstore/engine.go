@@ -69,8 +69,10 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	if err := fs.MkdirAll(dir, 0o750); err != nil {
 		return nil, err
 	}
-	e := &engine{store: s, dir: dir, maint: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		known: map[dayStream]struct{}{}, failed: make(chan struct{}), damage: map[string]bool{}, bad: map[int64]index.Name{}}
+	e := &engine{
+		store: s, dir: dir, maint: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		known: map[dayStream]struct{}{}, failed: make(chan struct{}), damage: map[string]bool{}, bad: map[int64]index.Name{},
+	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	// Ids of blocks are never used twice, also not after a crash has taken back the last ones.
 	e.nextBlock.Store(rand.Uint64())
@@ -110,8 +112,10 @@ func (e *engine) pebbleOptions(cache *pebble.Cache) *pebble.Options {
 		},
 	}
 	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
-		return pebble.ValueSeparationPolicy{Enabled: true, MinimumSize: 4 << 10, MaxBlobReferenceDepth: 10,
-			RewriteMinimumAge: 5 * time.Minute, TargetGarbageRatio: 0.2}
+		return pebble.ValueSeparationPolicy{
+			Enabled: true, MinimumSize: 4 << 10, MaxBlobReferenceDepth: 10,
+			RewriteMinimumAge: 5 * time.Minute, TargetGarbageRatio: 0.2,
+		}
 	}
 	return o
 }

@@ -97,7 +97,8 @@ func (m *model) entry() wire.LogEntry {
 		var b wire.LogBatch
 		for range m.rng.IntN(4) {
 			st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{
-				"host": fmt.Sprintf("web-%d", m.rng.IntN(3)), "unit": m.words[m.rng.IntN(3)]})}
+				"host": fmt.Sprintf("web-%d", m.rng.IntN(3)), "unit": m.words[m.rng.IntN(3)],
+			})}
 			if m.rng.IntN(5) == 0 {
 				st.Kind = wire.StreamEvent
 			}

@@ -85,8 +85,10 @@ func (s *Store) scan(ctx context.Context, f *query.Filter, start, end int64) (*s
 		end--
 	}
 	low := s.floorsNow() // before the snapshot: a day that is dropped meanwhile is below what is read later
-	c := &scan{e: e, ctx: ctx, snap: e.db.NewSnapshot(), filter: f, start: max(start, low.all()), last: end, floors: low,
-		newest: true, reduced: map[streamID]*query.Filter{}, began: time.Now()}
+	c := &scan{
+		e: e, ctx: ctx, snap: e.db.NewSnapshot(), filter: f, start: max(start, low.all()), last: end, floors: low,
+		newest: true, reduced: map[streamID]*query.Filter{}, began: time.Now(),
+	}
 	return c, func() {
 		_ = c.snap.Close() // a snapshot has nothing to fail with
 		stop()

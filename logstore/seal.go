@@ -336,8 +336,10 @@ func (e *engine) keepOthers(p *pile, damaged int) {
 
 func (m *madeBlock) keys() [][]byte {
 	d := m.k.day
-	return [][]byte{headerKey(d, m.k.id, m.id), blockKey(prefixColumns, d, m.id), blockKey(prefixText, d, m.id),
-		blockKey(prefixFilter, d, m.id), blockKey(prefixMark, d, m.id)}
+	return [][]byte{
+		headerKey(d, m.k.id, m.id), blockKey(prefixColumns, d, m.id), blockKey(prefixText, d, m.id),
+		blockKey(prefixFilter, d, m.id), blockKey(prefixMark, d, m.id),
+	}
 }
 
 // readBlock returns all lines of a block in memory of their own.

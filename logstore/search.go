@@ -375,8 +375,10 @@ func (f *finder) needs() (positions, fields, text bool) { return true, true, tru
 func (f *finder) add(st *stream, l *block.Line) bool {
 	if f.pos == (Position{l.Index, l.Ord}) {
 		f.id = st.id
-		f.row = &Row{T: l.T, Position: f.pos, Kind: st.kind, Severity: l.Severity, Labels: st.labels,
-			Fields: cloneFields(l.Fields), Text: bytes.Clone(l.Text)}
+		f.row = &Row{
+			T: l.T, Position: f.pos, Kind: st.kind, Severity: l.Severity, Labels: st.labels,
+			Fields: cloneFields(l.Fields), Text: bytes.Clone(l.Text),
+		}
 		return false
 	}
 	return true

@@ -27,8 +27,14 @@ var codes = []struct {
 	code string
 	err  error
 }{
-	{"not_leader", errNotLeader}, {"busy", ErrBusy}, {"disk_full", ErrDiskFull}, {"too_large", ErrTooLarge},
-	{"unknown", ErrUnknown}, {"no_leader", ErrNoLeader}, {"quorum", ErrQuorum}, {"stopped", ErrStopped},
+	{"not_leader", errNotLeader},
+	{"busy", ErrBusy},
+	{"disk_full", ErrDiskFull},
+	{"too_large", ErrTooLarge},
+	{"unknown", ErrUnknown},
+	{"no_leader", ErrNoLeader},
+	{"quorum", ErrQuorum},
+	{"stopped", ErrStopped},
 }
 
 func toRemote(err error) error {

@@ -192,7 +192,8 @@ func BenchmarkProposeOverTLS(b *testing.B) {
 				wg.Go(func() {
 					for range work {
 						_, _, err := nodes[w%3].Propose(context.Background(), command.NewMetaTxn(command.Txn{
-							Ops: []command.Op{{Bucket: "bench", Key: fmt.Sprint(w), Value: value}}}))
+							Ops: []command.Op{{Bucket: "bench", Key: fmt.Sprint(w), Value: value}},
+						}))
 						if err != nil {
 							b.Error(err)
 						}

@@ -18,9 +18,11 @@ func get(h http.Handler, method, path, accept string) *httptest.ResponseRecorder
 
 func TestAssets(t *testing.T) {
 	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
-	a := &Assets{files: fstest.MapFS{"index.html": file("page"), "assets/index-BzX81aQp.js": file("code"),
+	a := &Assets{files: fstest.MapFS{
+		"index.html": file("page"), "assets/index-BzX81aQp.js": file("code"),
 		"assets/index-BzX81aQp.js.gz": file("gz"), "assets/index-BzX81aQp.js.br": file("br"), "favicon.svg": file("<svg>"),
-		".vite/manifest.json": file("secret"), "plain.css": file("css")}}
+		".vite/manifest.json": file("secret"), "plain.css": file("css"),
+	}}
 	if !a.Built() {
 		t.Fatal("not built")
 	}

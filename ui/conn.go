@@ -62,8 +62,10 @@ type closing struct {
 
 func newConn(h *Hub, v Viewer) *conn {
 	ctx, cancel := context.WithCancel(h.ctx)
-	return &conn{hub: h, user: v.User, viewer: v, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1),
-		subs: make(map[string]*sub), limit: rate.NewLimiter(50, 300)}
+	return &conn{
+		hub: h, user: v.User, viewer: v, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1),
+		subs: make(map[string]*sub), limit: rate.NewLimiter(50, 300),
+	}
 }
 
 func (c *conn) currentViewer() Viewer {

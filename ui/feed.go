@@ -72,8 +72,10 @@ func (f *LineFeed) entry(e wire.LogEntry) {
 				for _, field := range l.Fields {
 					size += 32 + len(field.Name) + len(field.Value)
 				}
-				f.lines = append(f.lines, heldLine{Line{Pos: Position{e.Index, ord}, Kind: s.Kind, Labels: labels,
-					LogLine: wire.LogLine{T: l.T, Severity: l.Severity, Text: slices.Clone(l.Text), Fields: cloneLabels(l.Fields)}}, size})
+				f.lines = append(f.lines, heldLine{Line{
+					Pos: Position{e.Index, ord}, Kind: s.Kind, Labels: labels,
+					LogLine: wire.LogLine{T: l.T, Severity: l.Severity, Text: slices.Clone(l.Text), Fields: cloneLabels(l.Fields)},
+				}, size})
 				f.bytes += size
 				ord++
 			}

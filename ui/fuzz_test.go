@@ -17,8 +17,10 @@ func FuzzClientMessage(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		b := &bench{t: t, gate: newGate(), hosts: &hostList{rows: map[string]string{"h1": "1"}},
-			ramp: &ramp{calls: map[string]int{}, series: []string{"a"}}, lines: &lines{}, feed: NewLineFeed()}
+		b := &bench{
+			t: t, gate: newGate(), hosts: &hostList{rows: map[string]string{"h1": "1"}},
+			ramp: &ramp{calls: map[string]int{}, series: []string{"a"}}, lines: &lines{}, feed: NewLineFeed(),
+		}
 		b.hub = NewHub(Config{Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines, Lines: b.feed})
 		c := newConn(b.hub, Viewer{User: "ada", Role: "viewer"})
 		c.handle(data)

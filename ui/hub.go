@@ -313,23 +313,31 @@ type hubMetrics struct {
 
 func newHubMetrics(reg prometheus.Registerer, h *Hub) *hubMetrics {
 	m := &hubMetrics{
-		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "triward_live_messages_total",
-			Help: "Messages sent on live sockets."}, []string{"kind"}),
-		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "triward_live_dropped_total",
-			Help: "Ticks and rows that slow readers were not sent."}, []string{"kind"}),
+		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "triward_live_messages_total",
+			Help: "Messages sent on live sockets.",
+		}, []string{"kind"}),
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "triward_live_dropped_total",
+			Help: "Ticks and rows that slow readers were not sent.",
+		}, []string{"kind"}),
 	}
 	if reg == nil {
 		return m
 	}
 	reg.MustRegister(m.messages, m.dropped,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "triward_live_connections",
-			Help: "Live sockets that are open."}, func() float64 {
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "triward_live_connections",
+			Help: "Live sockets that are open.",
+		}, func() float64 {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			return float64(len(h.conns))
 		}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "triward_live_topics",
-			Help: "Different live subscriptions being evaluated."}, func() float64 {
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "triward_live_topics",
+			Help: "Different live subscriptions being evaluated.",
+		}, func() float64 {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			return float64(len(h.topics))

@@ -192,11 +192,15 @@ type bench struct {
 }
 
 func newBench(t *testing.T, change func(*Config)) *bench {
-	b := &bench{t: t, gate: newGate(), hosts: &hostList{rows: map[string]string{"h1": "1"}},
-		ramp: &ramp{calls: map[string]int{}, series: []string{"a"}}, lines: &lines{}, feed: NewLineFeed()}
-	cfg := Config{Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines, Lines: b.feed,
+	b := &bench{
+		t: t, gate: newGate(), hosts: &hostList{rows: map[string]string{"h1": "1"}},
+		ramp: &ramp{calls: map[string]int{}, series: []string{"a"}}, lines: &lines{}, feed: NewLineFeed(),
+	}
+	cfg := Config{
+		Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines, Lines: b.feed,
 		Node: "node1", HostsEvery: 20 * time.Millisecond, ClusterEvery: 20 * time.Millisecond,
-		TailEvery: 10 * time.Millisecond, Tick: 50 * time.Millisecond, Sweep: time.Hour}
+		TailEvery: 10 * time.Millisecond, Tick: 50 * time.Millisecond, Sweep: time.Hour,
+	}
 	if change != nil {
 		change(&cfg)
 	}
@@ -220,8 +224,10 @@ func (b *bench) apply(texts ...string) {
 		b.lines.add(Position{b.index, uint32(i)}, text)
 		s.Lines = append(s.Lines, wire.LogLine{T: 1, Text: []byte(text)})
 	}
-	b.feed.Observe(b.index, []wire.LogEntry{{Index: b.index,
-		Batches: []wire.AcceptedLogs{{Agent: "a", Batch: &wire.LogBatch{Streams: []wire.LogStream{s}}}}}})
+	b.feed.Observe(b.index, []wire.LogEntry{{
+		Index:   b.index,
+		Batches: []wire.AcceptedLogs{{Agent: "a", Batch: &wire.LogBatch{Streams: []wire.LogStream{s}}}},
+	}})
 }
 
 // client is a connection to the hub.

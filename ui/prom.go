@@ -139,8 +139,10 @@ func (h *Hub) startProm(ctx context.Context, c *conn, req *request) (stream, err
 	s := &promSub{conn: c, id: req.ID}
 	key := KindPromQL + "\x00" + strconv.FormatInt(p.Step, 10) + "\x00" + p.Query
 	err := h.join(key, func() topic {
-		return &promTopic{hub: h, key: key, query: p.Query, step: p.Step, subs: make(map[*promSub]struct{}),
-			set: newSeriesSet(nil), lastSeen: make(map[string]int64), snaps: make(map[int64]*promSnap)}
+		return &promTopic{
+			hub: h, key: key, query: p.Query, step: p.Step, subs: make(map[*promSub]struct{}),
+			set: newSeriesSet(nil), lastSeen: make(map[string]int64), snaps: make(map[int64]*promSnap),
+		}
 	}, func(t topic) {
 		s.topic = t.(*promTopic)
 		s.topic.attach(s, req.Cursor)
@@ -187,8 +189,10 @@ func (s *promSub) begin(snap *promSnap) {
 	t := s.topic
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	head, err := json.Marshal(msgSnap{Op: "snap", ID: s.id, Seq: uint64(snap.end / t.step), T0: snap.t0, Step: t.step,
-		Series: snap.set.json, V: json.RawMessage("0"), Cursor: strconv.FormatInt(snap.end, 10)})
+	head, err := json.Marshal(msgSnap{
+		Op: "snap", ID: s.id, Seq: uint64(snap.end / t.step), T0: snap.t0, Step: t.step,
+		Series: snap.set.json, V: json.RawMessage("0"), Cursor: strconv.FormatInt(snap.end, 10),
+	})
 	if err != nil {
 		panic(fmt.Sprintf("ui: encode snapshot: %v", err))
 	}
@@ -241,16 +245,20 @@ func (s *promSub) next() []frame {
 	due := t.ring[i:]
 	if !s.catchUp && len(due) > 1 {
 		left := due[:len(due)-1]
-		gap, _ := json.Marshal(msgGap{Op: "gap", ID: s.id, From: strconv.FormatInt(left[0].t, 10),
-			To: strconv.FormatInt(left[len(left)-1].t, 10), Dropped: len(left)})
+		gap, _ := json.Marshal(msgGap{
+			Op: "gap", ID: s.id, From: strconv.FormatInt(left[0].t, 10),
+			To: strconv.FormatInt(left[len(left)-1].t, 10), Dropped: len(left),
+		})
 		out = append(out, frame{gap})
 		t.hub.metrics.dropped.WithLabelValues(KindPromQL).Add(float64(len(left)))
 		due = due[len(due)-1:]
 	}
 	s.catchUp = false
 	for _, tick := range due {
-		msg := msgDelta{Op: "delta", ID: s.id, Seq: uint64(tick.t / t.step), T: tick.t, V: json.RawMessage("0"),
-			Cursor: strconv.FormatInt(tick.t, 10)}
+		msg := msgDelta{
+			Op: "delta", ID: s.id, Seq: uint64(tick.t / t.step), T: tick.t, V: json.RawMessage("0"),
+			Cursor: strconv.FormatInt(tick.t, 10),
+		}
 		if s.set == nil || s.set != tick.set && !slices.Equal(s.set.keys, tick.set.keys) {
 			msg.Series = tick.set.json
 		}

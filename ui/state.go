@@ -63,8 +63,10 @@ func (h *Hub) startHosts(ctx context.Context, c *conn, req *request) (stream, er
 		return nil, errUnavailable
 	}
 	return h.startState(ctx, c, req, func() *stateTopic {
-		return &stateTopic{hub: h, kind: KindHosts, every: h.cfg.HostsEvery,
-			read: func(_ context.Context, full bool) ([]Host, error) { return h.cfg.Hosts.Hosts(full) }}
+		return &stateTopic{
+			hub: h, kind: KindHosts, every: h.cfg.HostsEvery,
+			read: func(_ context.Context, full bool) ([]Host, error) { return h.cfg.Hosts.Hosts(full) },
+		}
 	})
 }
 
@@ -73,11 +75,13 @@ func (h *Hub) startCluster(ctx context.Context, c *conn, req *request) (stream, 
 		return nil, errUnavailable
 	}
 	return h.startState(ctx, c, req, func() *stateTopic {
-		return &stateTopic{hub: h, kind: KindCluster, every: h.cfg.ClusterEvery, single: true,
+		return &stateTopic{
+			hub: h, kind: KindCluster, every: h.cfg.ClusterEvery, single: true,
 			read: func(ctx context.Context, _ bool) ([]Host, error) {
 				body, err := h.cfg.Cluster.Cluster(ctx)
 				return []Host{{Row: body}}, err
-			}}
+			},
+		}
 	})
 }
 
@@ -154,8 +158,10 @@ func (t *stateTopic) begin(ctx context.Context, s *stateSub) error {
 	if t.kind == KindHosts {
 		series = hostColumns
 	}
-	head, err := json.Marshal(msgSnap{Op: "snap", ID: s.id, Seq: t.seq, T0: t.at, Step: t.every.Milliseconds(),
-		Series: series, V: json.RawMessage("0"), Cursor: t.cursor(t.seq)})
+	head, err := json.Marshal(msgSnap{
+		Op: "snap", ID: s.id, Seq: t.seq, T0: t.at, Step: t.every.Milliseconds(),
+		Series: series, V: json.RawMessage("0"), Cursor: t.cursor(t.seq),
+	})
 	if err != nil {
 		return fmt.Errorf("encode snapshot: %w", err)
 	}

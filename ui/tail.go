@@ -155,8 +155,10 @@ func (s *tailSub) begin(ctx context.Context, src TailSource, p tailParams, curso
 		rows = upTo(rows, head)
 	}
 	s.seq++
-	snap, err := json.Marshal(msgSnap{Op: "snap", ID: s.id, Seq: s.seq, Series: json.RawMessage("[]"),
-		V: json.RawMessage("0"), Cursor: head.String(), T0: time.Now().UnixMilli()})
+	snap, err := json.Marshal(msgSnap{
+		Op: "snap", ID: s.id, Seq: s.seq, Series: json.RawMessage("[]"),
+		V: json.RawMessage("0"), Cursor: head.String(), T0: time.Now().UnixMilli(),
+	})
 	if err != nil {
 		return fmt.Errorf("encode snapshot: %w", err)
 	}
@@ -212,8 +214,10 @@ func (s *tailSub) detach() {
 // delta makes a message of rows; nothing else is making one for this subscription at the time.
 func (s *tailSub) delta(rows []Row, cursor Position, sampled int) frame {
 	s.seq++
-	head, _ := json.Marshal(msgDelta{Op: "delta", ID: s.id, Seq: s.seq, T: time.Now().UnixMilli(),
-		V: json.RawMessage("0"), Sampled: sampled, Cursor: cursor.String()})
+	head, _ := json.Marshal(msgDelta{
+		Op: "delta", ID: s.id, Seq: s.seq, T: time.Now().UnixMilli(),
+		V: json.RawMessage("0"), Sampled: sampled, Cursor: cursor.String(),
+	})
 	return splice(head, appendRows(nil, rows, func(r Row) json.RawMessage { return r.Row }))
 }
 

@@ -206,7 +206,8 @@ func TestFeedIsBoundedAndCopiesNothingForNobody(t *testing.T) {
 	text := []byte(strings.Repeat("x", 10_000))
 	entry := func(i uint64) []wire.LogEntry {
 		return []wire.LogEntry{{Index: i, Batches: []wire.AcceptedLogs{{Batch: &wire.LogBatch{Streams: []wire.LogStream{
-			{Kind: wire.StreamLog, Lines: []wire.LogLine{{Text: text}}}}}}}}}
+			{Kind: wire.StreamLog, Lines: []wire.LogLine{{Text: text}}},
+		}}}}}}
 	}
 	f.Observe(1, entry(1))
 	if len(f.lines) != 0 {

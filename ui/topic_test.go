@@ -14,10 +14,14 @@ import (
 // inBubble runs a hub in virtual time, without sockets: connections are made by hand and streams asked directly.
 func inBubble(t *testing.T, run func(t *testing.T, b *bench)) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &bench{t: t, gate: newGate(), hosts: &hostList{rows: map[string]string{"h1": "1"}},
-			ramp: &ramp{calls: map[string]int{}, series: []string{"a"}}, lines: &lines{}, feed: NewLineFeed()}
-		b.hub = NewHub(Config{Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines,
-			Lines: b.feed, Node: "node1"})
+		b := &bench{
+			t: t, gate: newGate(), hosts: &hostList{rows: map[string]string{"h1": "1"}},
+			ramp: &ramp{calls: map[string]int{}, series: []string{"a"}}, lines: &lines{}, feed: NewLineFeed(),
+		}
+		b.hub = NewHub(Config{
+			Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines,
+			Lines: b.feed, Node: "node1",
+		})
 		run(t, b)
 		if err := b.hub.Close(); err != nil {
 			t.Error(err)

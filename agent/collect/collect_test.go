@@ -90,10 +90,15 @@ func TestFlatten(t *testing.T) {
 		labels wire.Labels
 		want   float64
 	}{
-		{ls("__name__", "h_bucket", "zone", "z", "le", "0.5"), 0}, {ls("__name__", "h_bucket", "zone", "z", "le", "1.0"), 1},
-		{ls("__name__", "h_bucket", "zone", "z", "le", "+Inf"), 2}, {ls("__name__", "h_count", "zone", "z"), 2},
-		{ls("__name__", "h_sum", "zone", "z"), 7.7}, {ls("__name__", "s", "quantile", "0.5"), 3},
-		{ls("__name__", "s_count"), 1}, {ls("__name__", "c_total", "A", "x"), 4}, {ls("__name__", "g"), -1.5},
+		{ls("__name__", "h_bucket", "zone", "z", "le", "0.5"), 0},
+		{ls("__name__", "h_bucket", "zone", "z", "le", "1.0"), 1},
+		{ls("__name__", "h_bucket", "zone", "z", "le", "+Inf"), 2},
+		{ls("__name__", "h_count", "zone", "z"), 2},
+		{ls("__name__", "h_sum", "zone", "z"), 7.7},
+		{ls("__name__", "s", "quantile", "0.5"), 3},
+		{ls("__name__", "s_count"), 1},
+		{ls("__name__", "c_total", "A", "x"), 4},
+		{ls("__name__", "g"), -1.5},
 	} {
 		if got := b.value(s, c.labels); got != c.want {
 			t.Errorf("%v: %v, want %v", c.labels, got, c.want)
@@ -104,8 +109,10 @@ func TestFlatten(t *testing.T) {
 func TestScraperKeepsToMultiplesOfThePeriod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBook()
-		s := &Scraper{Gatherer: testRegistry(t), Sink: b, Period: 15 * time.Second, Exclude: regexp.MustCompile("^(?:h|s)$"),
-			Log: slog.New(slog.DiscardHandler)}
+		s := &Scraper{
+			Gatherer: testRegistry(t), Sink: b, Period: 15 * time.Second, Exclude: regexp.MustCompile("^(?:h|s)$"),
+			Log: slog.New(slog.DiscardHandler),
+		}
 		time.Sleep(7 * time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), 61*time.Second)
 		defer cancel()

@@ -25,8 +25,10 @@ type NodeOptions struct {
 
 // offByDefault are collectors that node_exporter runs and we do not: textfile reads what others drop, the rest
 // cost time on every scrape and say little on most machines.
-var offByDefault = []string{"textfile", "nfs", "nfsd", "infiniband", "fibrechannel", "tapestats", "ipvs", "zfs",
-	"xfs", "btrfs", "bcache", "bcachefs", "schedstat", "cpu_vulnerabilities", "softnet", "selinux", "rapl"}
+var offByDefault = []string{
+	"textfile", "nfs", "nfsd", "infiniband", "fibrechannel", "tapestats", "ipvs", "zfs",
+	"xfs", "btrfs", "bcache", "bcachefs", "schedstat", "cpu_vulnerabilities", "softnet", "selinux", "rapl",
+}
 
 // onByDefault are collectors that node_exporter leaves off.
 var onByDefault = []string{"processes"}

@@ -31,8 +31,10 @@ func TestNode(t *testing.T) {
 	for _, l := range b.labels {
 		names[l.Get("__name__")] = true
 	}
-	for _, want := range []string{"node_cpu_seconds_total", "node_memory_MemAvailable_bytes", "node_load1",
-		"node_filesystem_avail_bytes", "node_network_receive_bytes_total", "node_uname_info", "node_boot_time_seconds"} {
+	for _, want := range []string{
+		"node_cpu_seconds_total", "node_memory_MemAvailable_bytes", "node_load1",
+		"node_filesystem_avail_bytes", "node_network_receive_bytes_total", "node_uname_info", "node_boot_time_seconds",
+	} {
 		if !names[want] {
 			t.Errorf("%s is missing", want)
 		}

@@ -336,8 +336,10 @@ func (m *Metrics) ExcludeMetrics() *regexp.Regexp {
 func (l *Logs) Groups() []tail.Group {
 	out := make([]tail.Group, len(l.Files))
 	for i, g := range l.Files {
-		out[i] = tail.Group{Include: g.Include, Exclude: g.Exclude, Drop: compileAll(g.Drop), Keep: compileAll(g.Keep),
-			Labels: wire.LabelsFromMap(g.Labels)}
+		out[i] = tail.Group{
+			Include: g.Include, Exclude: g.Exclude, Drop: compileAll(g.Drop), Keep: compileAll(g.Keep),
+			Labels: wire.LabelsFromMap(g.Labels),
+		}
 		if m := g.Multiline; m != nil {
 			out[i].Multiline = &tail.Multiline{MaxLines: m.MaxLines, Timeout: m.Timeout}
 			if m.Start != "" {

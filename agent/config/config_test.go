@@ -65,9 +65,11 @@ log: {level: loud, format: xml}
 	if err == nil {
 		t.Fatal("it was taken")
 	}
-	for _, key := range []string{"data_dir", "servers[0]", "servers[1]", "spool.max_bytes", "metrics.period",
+	for _, key := range []string{
+		"data_dir", "servers[0]", "servers[1]", "spool.max_bytes", "metrics.period",
 		"metrics.collectors.enable[0]", "metrics.exclude[0]", "logs.files[0].include", "logs.files[0].multiline",
-		"logs.files[0].labels.host", "logs.files[0].drop[0]", "journal.enabled", "log.level", "log.format"} {
+		"logs.files[0].labels.host", "logs.files[0].drop[0]", "journal.enabled", "log.level", "log.format",
+	} {
 		if !strings.Contains(err.Error(), key+": ") {
 			t.Errorf("%s is not named in:\n%v", key, err)
 		}

@@ -72,8 +72,10 @@ func New() *Cluster {
 	if err != nil {
 		panic(err)
 	}
-	return &Cluster{coder: coder, epochs: map[wire.Epoch]*epoch{}, ids: map[string]uint64{},
-		labels: map[uint64]map[string]string{}, samples: map[uint64]map[int64]float64{}}
+	return &Cluster{
+		coder: coder, epochs: map[wire.Epoch]*epoch{}, ids: map[string]uint64{},
+		labels: map[uint64]map[string]string{}, samples: map[uint64]map[int64]float64{},
+	}
 }
 
 // Do runs fn while nothing else touches the cluster.
@@ -193,8 +195,10 @@ func (t Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !g.serve(rec, r) {
 		return nil, ErrCut
 	}
-	return &http.Response{StatusCode: rec.code, Header: rec.header, Body: io.NopCloser(&rec.body), Request: r,
-		ProtoMajor: 2, Proto: "HTTP/2.0"}, nil
+	return &http.Response{
+		StatusCode: rec.code, Header: rec.header, Body: io.NopCloser(&rec.body), Request: r,
+		ProtoMajor: 2, Proto: "HTTP/2.0",
+	}, nil
 }
 
 type recorder struct {
@@ -468,8 +472,10 @@ func (c *Cluster) applyLogs(raw []byte) map[string]any {
 	n := 0
 	for _, s := range b.Streams {
 		for _, l := range s.Lines {
-			c.Lines = append(c.Lines, Line{Kind: s.Kind, Labels: s.Labels.Map(), T: l.T, Severity: l.Severity,
-				Text: strings.Clone(string(l.Text)), Fields: l.Fields})
+			c.Lines = append(c.Lines, Line{
+				Kind: s.Kind, Labels: s.Labels.Map(), T: l.T, Severity: l.Severity,
+				Text: strings.Clone(string(l.Text)), Fields: l.Fields,
+			})
 			n++
 		}
 	}

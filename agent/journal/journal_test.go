@@ -70,8 +70,10 @@ func (r *rig) entries(t *testing.T, list ...string) {
 func (r *rig) follow(t *testing.T, flush bool) *Follower {
 	t.Helper()
 	b := lines.NewBatcher(wire.LaneLogs, r.sp, r.coder, slog.New(slog.DiscardHandler))
-	f := New(Config{Command: r.cmd, Batcher: b, Log: slog.New(slog.DiscardHandler),
-		Cursor: string(r.sp.State(wire.LaneLogs)[StateKey])})
+	f := New(Config{
+		Command: r.cmd, Batcher: b, Log: slog.New(slog.DiscardHandler),
+		Cursor: string(r.sp.State(wire.LaneLogs)[StateKey]),
+	})
 	if err := f.follow(t.Context()); err == nil {
 		t.Error("the end of journalctl is no error")
 	}

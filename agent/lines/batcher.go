@@ -77,8 +77,10 @@ type Batcher struct {
 // NewBatcher starts a Batcher that writes into the lane of sp. Close it.
 func NewBatcher(lane wire.Lane, sp Spool, coder *wire.Coder, log *slog.Logger) *Batcher {
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &Batcher{lane: lane, spool: sp, coder: coder, log: log, streams: map[string]int{}, sem: make(chan struct{}, 1),
-		marks: map[string]Position{}, wake: make(chan struct{}, 1), done: make(chan struct{}), stop: cancel}
+	b := &Batcher{
+		lane: lane, spool: sp, coder: coder, log: log, streams: map[string]int{}, sem: make(chan struct{}, 1),
+		marks: map[string]Position{}, wake: make(chan struct{}, 1), done: make(chan struct{}), stop: cancel,
+	}
 	go b.run(ctx)
 	return b
 }

@@ -55,8 +55,10 @@ func (p *Parser) Time(line []byte, now time.Time) (int64, bool) {
 }
 
 func (p *Parser) jsonTime(b []byte) (int64, bool) {
-	for _, key := range []string{`"time":"`, `"ts":"`, `"timestamp":"`, `"@timestamp":"`, `"time": "`, `"ts": "`,
-		`"timestamp": "`, `"@timestamp": "`} {
+	for _, key := range []string{
+		`"time":"`, `"ts":"`, `"timestamp":"`, `"@timestamp":"`, `"time": "`, `"ts": "`,
+		`"timestamp": "`, `"@timestamp": "`,
+	} {
 		if i := bytes.Index(b, []byte(key)); i >= 0 {
 			if t, ok := p.date(b[i+len(key):]); ok {
 				return t, true
@@ -251,8 +253,10 @@ func SyslogSeverity(priority int) wire.Severity {
 	case priority <= 2:
 		return wire.SeverityCritical
 	}
-	return [...]wire.Severity{3: wire.SeverityError, 4: wire.SeverityWarning, 5: wire.SeverityNotice,
-		6: wire.SeverityInfo, 7: wire.SeverityDebug}[priority]
+	return [...]wire.Severity{
+		3: wire.SeverityError, 4: wire.SeverityWarning, 5: wire.SeverityNotice,
+		6: wire.SeverityInfo, 7: wire.SeverityDebug,
+	}[priority]
 }
 
 func severityOf(word []byte) wire.Severity {

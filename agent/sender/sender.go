@@ -74,8 +74,10 @@ func New(cfg Config) *Sender {
 	if cfg.Report == nil {
 		cfg.Report = func(string, string) {}
 	}
-	s := &Sender{cfg: cfg, client: NewClient(cfg.Identity, cfg.Transport), ids: newIDTable(cfg.Spool),
-		nodes: newNodeSet(append(append([]string{}, cfg.Nodes...), cfg.Identity.Nodes...)), budget: requestBytes}
+	s := &Sender{
+		cfg: cfg, client: NewClient(cfg.Identity, cfg.Transport), ids: newIDTable(cfg.Spool),
+		nodes: newNodeSet(append(append([]string{}, cfg.Nodes...), cfg.Identity.Nodes...)), budget: requestBytes,
+	}
 	s.last.Store("")
 	return s
 }

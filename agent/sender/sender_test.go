@@ -40,8 +40,10 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	c := gatewaytest.New()
-	r := &rig{t: t, dir: filepath.Join(t.TempDir(), "spool"), cluster: c, a: &gatewaytest.Gateway{Cluster: c},
-		b: &gatewaytest.Gateway{Cluster: c}, coder: coder}
+	r := &rig{
+		t: t, dir: filepath.Join(t.TempDir(), "spool"), cluster: c, a: &gatewaytest.Gateway{Cluster: c},
+		b: &gatewaytest.Gateway{Cluster: c}, coder: coder,
+	}
 	r.open()
 	return r
 }
@@ -60,9 +62,11 @@ func (r *rig) run(urls ...string) {
 	if len(urls) == 0 {
 		urls = []string{"https://a"}
 	}
-	r.s = New(Config{Identity: Identity{AgentID: gatewaytest.Agent, Key: gatewaytest.Key}, Nodes: urls,
+	r.s = New(Config{
+		Identity: Identity{AgentID: gatewaytest.Agent, Key: gatewaytest.Key}, Nodes: urls,
 		Transport: gatewaytest.Transport{"a": r.a, "b": r.b}, Spool: r.sp, Coder: r.coder,
-		Report: func(kind, text string) { r.reports = append(r.reports, kind+": "+text) }})
+		Report: func(kind, text string) { r.reports = append(r.reports, kind+": "+text) },
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -88,9 +92,13 @@ func (r *rig) addLines(n int) {
 	r.t.Helper()
 	for range n {
 		r.lines++
-		raw := wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{{Kind: wire.StreamLog,
-			Labels: wire.Labels{{Name: "source", Value: "test"}}, Lines: []wire.LogLine{{T: int64(r.lines),
-				Text: fmt.Appendf(nil, "line %d", r.lines)}}}}})
+		raw := wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{{
+			Kind:   wire.StreamLog,
+			Labels: wire.Labels{{Name: "source", Value: "test"}}, Lines: []wire.LogLine{{
+				T:    int64(r.lines),
+				Text: fmt.Appendf(nil, "line %d", r.lines),
+			}},
+		}}})
 		r.append(wire.LaneLogs, raw)
 	}
 }
@@ -524,8 +532,10 @@ func TestSeriesLimit(t *testing.T) {
 
 func TestWrongKeyIsSaid(t *testing.T) {
 	virtual(t, func(t *testing.T, r *rig) {
-		s := New(Config{Identity: Identity{AgentID: "x", Key: "y"}, Nodes: []string{"https://a"},
-			Transport: gatewaytest.Transport{"a": r.a}, Spool: r.sp, Coder: r.coder})
+		s := New(Config{
+			Identity: Identity{AgentID: "x", Key: "y"}, Nodes: []string{"https://a"},
+			Transport: gatewaytest.Transport{"a": r.a}, Spool: r.sp, Coder: r.coder,
+		})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := s.Run(ctx); err != nil {
@@ -541,9 +551,11 @@ func TestHeartbeat(t *testing.T) {
 	virtual(t, func(t *testing.T, r *rig) {
 		r.run()
 		r.stop()
-		s := New(Config{Identity: Identity{AgentID: gatewaytest.Agent, Key: gatewaytest.Key}, Nodes: []string{"https://a"},
+		s := New(Config{
+			Identity: Identity{AgentID: gatewaytest.Agent, Key: gatewaytest.Key}, Nodes: []string{"https://a"},
 			Transport: gatewaytest.Transport{"a": r.a}, Spool: r.sp, Coder: r.coder,
-			Heartbeat: func() any { return map[string]any{"version": "v1"} }})
+			Heartbeat: func() any { return map[string]any{"version": "v1"} },
+		})
 		ctx, cancel := context.WithTimeout(context.Background(), 65*time.Second)
 		defer cancel()
 		if err := s.Run(ctx); err != nil {
@@ -569,8 +581,10 @@ func TestNodesAreLearned(t *testing.T) {
 }
 
 func TestCheckURL(t *testing.T) {
-	for u, good := range map[string]bool{"https://h:8001": true, "http://127.0.0.1:1": true, "http://[::1]:1": true,
-		"http://h:8001": false, "h:8001": false, "https://h/x": false, "ftp://h": false} {
+	for u, good := range map[string]bool{
+		"https://h:8001": true, "http://127.0.0.1:1": true, "http://[::1]:1": true,
+		"http://h:8001": false, "h:8001": false, "https://h/x": false, "ftp://h": false,
+	} {
 		if err := CheckURL(u); (err == nil) != good {
 			t.Errorf("%s: %v", u, err)
 		}

@@ -66,8 +66,10 @@ type lane struct {
 }
 
 func openLane(dir string, id wire.Lane, base, acked uint64, drops []span, limit int64) (*lane, error) {
-	l := &lane{id: id, dir: filepath.Join(dir, id.String()), base: base, acked: max(acked, base), drops: drops,
-		limit: limit, segmentBytes: min(4<<20, max(32<<10, limit/8)), state: map[string][]byte{}}
+	l := &lane{
+		id: id, dir: filepath.Join(dir, id.String()), base: base, acked: max(acked, base), drops: drops,
+		limit: limit, segmentBytes: min(4<<20, max(32<<10, limit/8)), state: map[string][]byte{},
+	}
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of lane: %w", err)
 	}

@@ -186,8 +186,10 @@ func (s *Spool) appendLocked(l *lane, c *Content) (drops []Drop, err error) {
 		}
 		drops = append(drops, d)
 	}
-	rec := batchRecord{ord: l.next, hash: c.Hash, codec: c.Codec, rawLen: c.RawLen, items: c.Items,
-		changes: c.Changes, body: c.Body}
+	rec := batchRecord{
+		ord: l.next, hash: c.Hash, codec: c.Codec, rawLen: c.RawLen, items: c.Items,
+		changes: c.Changes, body: c.Body,
+	}
 	off, err := l.write(rec.append(make([]byte, 0, len(c.Body)+256)))
 	if err != nil {
 		return drops, err
@@ -513,8 +515,10 @@ func (s *Spool) Stats() Stats {
 	s.mu.Unlock()
 	for i, l := range s.lanes {
 		l.mu.Lock()
-		ls := LaneStats{Acked: l.acked - l.base, Next: l.next - l.base, Bytes: l.bytes, Limit: l.limit,
-			Lost: lost[i], Files: len(l.segments), Waiting: l.next - 1 - l.acked}
+		ls := LaneStats{
+			Acked: l.acked - l.base, Next: l.next - l.base, Bytes: l.bytes, Limit: l.limit,
+			Lost: lost[i], Files: len(l.segments), Waiting: l.next - 1 - l.acked,
+		}
 		l.mu.Unlock()
 		st.Bytes += ls.Bytes
 		st.Batches += ls.Waiting

@@ -25,8 +25,10 @@ func open(t *testing.T, dir string, opt Options) *Spool {
 // content makes a batch whose body tells n and whose state remembers it.
 func content(n int) Content {
 	body := fmt.Appendf(nil, "batch %d ", n)
-	return Content{Hash: wire.HashContent(body), RawLen: len(body), Body: body, Items: 2,
-		Changes: []StateChange{{Key: "pos", Value: fmt.Append(nil, n)}}}
+	return Content{
+		Hash: wire.HashContent(body), RawLen: len(body), Body: body, Items: 2,
+		Changes: []StateChange{{Key: "pos", Value: fmt.Append(nil, n)}},
+	}
 }
 
 func add(t *testing.T, s *Spool, lane wire.Lane, from, to int) {
@@ -441,8 +443,10 @@ func TestLostAcknowledgementsAreHarmless(t *testing.T) {
 }
 
 func FuzzRecords(f *testing.F) {
-	rec := batchRecord{ord: 7, hash: 1, rawLen: 3, items: 1, changes: []StateChange{{"k", []byte("v")}, {"gone", nil}},
-		body: []byte("abc")}
+	rec := batchRecord{
+		ord: 7, hash: 1, rawLen: 3, items: 1, changes: []StateChange{{"k", []byte("v")}, {"gone", nil}},
+		body: []byte("abc"),
+	}
 	f.Add(appendRecord(nil, rec.append(nil)))
 	f.Add(appendRecord(nil, appendCheckpoint(nil, 3, map[string][]byte{"k": []byte("v")})))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -69,7 +69,7 @@ func (t *Tailer) poll(ctx context.Context, f *file) (more bool, err error) {
 // checkPath finds out whether the path still leads to the file, and follows the new one at once if not.
 func (t *Tailer) checkPath(f *file, now time.Time) {
 	fi, err := os.Stat(f.pos.Path)
-	if err == nil && (f.pos.sameFile(fi)) {
+	if err == nil && f.pos.sameFile(fi) {
 		return
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -98,8 +98,10 @@ func New(cfg Config) *Tailer {
 	if cfg.Report == nil {
 		cfg.Report = func(string, string) {}
 	}
-	t := &Tailer{cfg: cfg, log: cfg.Log, known: map[string]position{}, first: true, buf: make([]byte, readChunk),
-		warned: map[string]bool{}, suspects: map[string]time.Time{}}
+	t := &Tailer{
+		cfg: cfg, log: cfg.Log, known: map[string]position{}, first: true, buf: make([]byte, readChunk),
+		warned: map[string]bool{}, suspects: map[string]time.Time{},
+	}
 	for key, value := range cfg.State {
 		if !strings.HasPrefix(key, statePrefix) {
 			continue
@@ -384,8 +386,10 @@ func (t *Tailer) track(key string, g *Group, f *os.File, p position, fi os.FileI
 	for _, l := range g.Labels {
 		ls = ls.With(l.Name, l.Value)
 	}
-	nf := &file{key: key, group: g, stream: lines.NewStream(wire.StreamLog, ls), f: f, pos: p, size: -1,
-		grown: time.Now()}
+	nf := &file{
+		key: key, group: g, stream: lines.NewStream(wire.StreamLog, ls), f: f, pos: p, size: -1,
+		grown: time.Now(),
+	}
 	t.files = append(t.files, nf)
 	t.Open.Store(int64(len(t.files)))
 	return nf

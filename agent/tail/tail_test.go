@@ -348,8 +348,10 @@ func TestLeavesOut(t *testing.T) {
 		settle()
 		r.end()
 		r.want("keep 1|keep 2")
-	}, Group{Include: []string{"*.log", "*.gz"}, Exclude: []string{"wtmp*"}, Drop: []*regexp.Regexp{regexp.MustCompile("^drop")},
-		Keep: []*regexp.Regexp{regexp.MustCompile("^(keep|drop)")}})
+	}, Group{
+		Include: []string{"*.log", "*.gz"}, Exclude: []string{"wtmp*"}, Drop: []*regexp.Regexp{regexp.MustCompile("^drop")},
+		Keep: []*regexp.Regexp{regexp.MustCompile("^(keep|drop)")},
+	})
 }
 
 func TestMultiline(t *testing.T) {
@@ -539,8 +541,10 @@ func (r *rig) torture(rnd *rand.Rand) {
 
 func BenchmarkTail(b *testing.B) {
 	line := "2026-11-23T21:00:01.123Z host app[123]: INFO request 4711 from 10.0.0.1 took 12 ms and was answered with 200\n"
-	t := New(Config{Batcher: lines.NewBatcher(wire.LaneLogs, discard{}, mustCoder(b), slog.New(slog.DiscardHandler)),
-		Parser: &lines.Parser{Zone: time.UTC}})
+	t := New(Config{
+		Batcher: lines.NewBatcher(wire.LaneLogs, discard{}, mustCoder(b), slog.New(slog.DiscardHandler)),
+		Parser:  &lines.Parser{Zone: time.UTC},
+	})
 	path := filepath.Join(b.TempDir(), "a.log")
 	if err := os.WriteFile(path, bytes.Repeat([]byte(line), 10_000), 0o600); err != nil {
 		b.Fatal(err)

@@ -127,8 +127,10 @@ func (a *API) createJoinToken(q *request) error {
 	if err := q.body(&b); err != nil {
 		return err
 	}
-	text, t, err := a.cfg.Auth.CreateJoinToken(q.ctx(), auth.JoinOptions{Kind: b.Kind, Uses: b.Uses, Life: seconds(b.LifeS),
-		By: q.p.Name, Name: b.Note, Pin: a.cfg.Cluster.Pin()})
+	text, t, err := a.cfg.Auth.CreateJoinToken(q.ctx(), auth.JoinOptions{
+		Kind: b.Kind, Uses: b.Uses, Life: seconds(b.LifeS),
+		By: q.p.Name, Name: b.Note, Pin: a.cfg.Cluster.Pin(),
+	})
 	if err != nil {
 		return err
 	}

@@ -75,9 +75,11 @@ func New(cfg Config) (*API, error) {
 	}
 	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string)}
 	a.rules = append(slices.Clone(cfg.Errors), errorRules()...)
-	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "triward_http_request_duration_seconds",
+	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "triward_http_request_duration_seconds",
 		Help:    "Time to answer requests on the API listener.",
-		Buckets: []float64{.001, .005, .02, .1, .5, 2, 10, 60}}, []string{"route", "code"})
+		Buckets: []float64{.001, .005, .02, .1, .5, 2, 10, 60},
+	}, []string{"route", "code"})
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(a.took); err != nil {
 			return nil, fmt.Errorf("register metrics of the API: %w", err)

@@ -46,10 +46,12 @@ func (p *parts) Query(_ context.Context, q LogQuery) (LogPage, error) {
 	p.lastLogs = q
 	return LogPage{Rows: []LogRow{{T: "1700000000000000000", Pos: "5.1", Severity: "error", Text: "x", Labels: map[string]string{"host": "a"}}}, Next: "n"}, p.logErr
 }
+
 func (p *parts) Hits(_ context.Context, _ string, start, _ int64, step time.Duration) (LogHits, error) {
 	p.step = step
 	return LogHits{T0: start / 1e6, Step: step.Milliseconds()}, p.logErr
 }
+
 func (p *parts) Facets(_ context.Context, _ string, _, _ int64, field string, _ int) (Facet, error) {
 	return Facet{Field: field}, p.logErr
 }
@@ -67,6 +69,7 @@ func (p *parts) Agents() []fleet.Agent { return []fleet.Agent{{ID: "a1"}} }
 func (p *parts) Agent(id string) (fleet.Agent, bool) {
 	return fleet.Agent{ID: id}, id == "a1"
 }
+
 func (p *parts) Latest(agent, _ string, _ int) ([]fleet.Sample, bool, bool) {
 	return nil, false, agent == "a1"
 }
@@ -75,15 +78,19 @@ func (p *parts) Identity() Identity { return Identity{"n1", "c1", "v0"} }
 func (p *parts) Members() []Member {
 	return []Member{{"n1", "https://n1.example:8443"}, {"n2", "https://n2.example"}, {"n3", "not a url"}}
 }
+
 func (p *parts) Status(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{"id":"c1"}`), p.readErr
 }
+
 func (p *parts) Queue(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{}`), p.readErr
 }
+
 func (p *parts) Digest(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{}`), p.readErr
 }
+
 func (p *parts) Join(context.Context, JoinRequest) (JoinAnswer, error) {
 	return JoinAnswer{ClusterID: "c1"}, p.joinErr
 }
@@ -121,8 +128,10 @@ func newStand(t *testing.T, change func(*Config)) *stand {
 		}
 		fmt.Fprint(w, "mounted")
 	})
-	cfg := Config{Auth: s.auth, Reads: s.parts, Logs: s.parts, Fleet: s.parts, Cluster: s.parts, Prometheus: echo, Live: echo,
-		Assets: echo, Metrics: echo}
+	cfg := Config{
+		Auth: s.auth, Reads: s.parts, Logs: s.parts, Fleet: s.parts, Cluster: s.parts, Prometheus: echo, Live: echo,
+		Assets: echo, Metrics: echo,
+	}
 	if change != nil {
 		change(&cfg)
 	}
@@ -541,8 +550,10 @@ func TestHealthByPart(t *testing.T) {
 }
 
 func TestOriginOfMembers(t *testing.T) {
-	for in, want := range map[string]string{"https://a:8443/x": "https://a:8443", "https://a:443": "https://a", "http://a:80": "http://a",
-		"https://[2001:db8::1]:443": "https://[2001:db8::1]", "ftp://a": "", "a:8443": "", "": "", "%": ""} {
+	for in, want := range map[string]string{
+		"https://a:8443/x": "https://a:8443", "https://a:443": "https://a", "http://a:80": "http://a",
+		"https://[2001:db8::1]:443": "https://[2001:db8::1]", "ftp://a": "", "a:8443": "", "": "", "%": "",
+	} {
 		if got := originOf(in); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}

@@ -97,8 +97,10 @@ func (a *API) logsQuery(q *request) error {
 	if err != nil {
 		return err
 	}
-	page, err := a.cfg.Logs.Query(q.ctx(), LogQuery{Query: q.v.str("query"), Start: start, End: end,
-		Limit: int(q.v.int("limit")), Cursor: q.v.str("cursor")})
+	page, err := a.cfg.Logs.Query(q.ctx(), LogQuery{
+		Query: q.v.str("query"), Start: start, End: end,
+		Limit: int(q.v.int("limit")), Cursor: q.v.str("cursor"),
+	})
 	if err != nil {
 		return err
 	}
@@ -112,9 +114,11 @@ func (a *API) logsQuery(q *request) error {
 const maxBars = 2000
 
 // barSteps are the widths that are chosen from when none is given.
-var barSteps = []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second,
+var barSteps = []time.Duration{
+	time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second,
 	time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour,
-	6 * time.Hour, 12 * time.Hour, 24 * time.Hour}
+	6 * time.Hour, 12 * time.Hour, 24 * time.Hour,
+}
 
 func barStep(span time.Duration) time.Duration {
 	for _, s := range barSteps {

@@ -16,8 +16,10 @@ import (
 func errorRules() []problem.Rule {
 	return []problem.Rule{
 		{Is: auth.ErrCredentials, Status: http.StatusUnauthorized},
-		{Is: auth.ErrUnauthenticated, Status: http.StatusUnauthorized,
-			Hint: "log in, or send the header Authorization: Bearer <API token>"},
+		{
+			Is: auth.ErrUnauthenticated, Status: http.StatusUnauthorized,
+			Hint: "log in, or send the header Authorization: Bearer <API token>",
+		},
 		{Is: auth.ErrToken, Status: http.StatusUnauthorized, Hint: "create a new token and use it once before it expires"},
 		{Is: auth.ErrForbidden, Status: http.StatusForbidden, Hint: "ask an administrator for a role that may do this"},
 		{Is: auth.ErrTooMany, Status: http.StatusTooManyRequests, RetryAfter: 10 * time.Second},
@@ -27,14 +29,22 @@ func errorRules() []problem.Rule {
 		{Is: auth.ErrInvalid, Status: http.StatusBadRequest},
 		{Is: auth.ErrLimit, Status: http.StatusUnprocessableEntity, Hint: "remove some that are no longer needed"},
 		{Is: ErrBusy, Status: http.StatusTooManyRequests, RetryAfter: time.Second},
-		{Is: ErrNoLeader, Status: http.StatusServiceUnavailable, RetryAfter: time.Second,
-			Hint: "the cluster has no majority at the moment; look at the nodes with `triward cluster status`"},
-		{Is: ErrDiskFull, Status: http.StatusInsufficientStorage, RetryAfter: 30 * time.Second,
-			Hint: "free space or add a disk; writing goes on by itself then"},
-		{Is: syscall.ENOSPC, Status: http.StatusInsufficientStorage, RetryAfter: 30 * time.Second,
-			Hint: "free space or add a disk; writing goes on by itself then"},
-		{Is: context.DeadlineExceeded, Status: http.StatusGatewayTimeout,
-			Hint: "ask for less, or for more time with ?timeout="},
+		{
+			Is: ErrNoLeader, Status: http.StatusServiceUnavailable, RetryAfter: time.Second,
+			Hint: "the cluster has no majority at the moment; look at the nodes with `triward cluster status`",
+		},
+		{
+			Is: ErrDiskFull, Status: http.StatusInsufficientStorage, RetryAfter: 30 * time.Second,
+			Hint: "free space or add a disk; writing goes on by itself then",
+		},
+		{
+			Is: syscall.ENOSPC, Status: http.StatusInsufficientStorage, RetryAfter: 30 * time.Second,
+			Hint: "free space or add a disk; writing goes on by itself then",
+		},
+		{
+			Is: context.DeadlineExceeded, Status: http.StatusGatewayTimeout,
+			Hint: "ask for less, or for more time with ?timeout=",
+		},
 		{Is: context.Canceled, Status: http.StatusServiceUnavailable, RetryAfter: time.Second},
 	}
 }

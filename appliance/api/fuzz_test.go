@@ -10,8 +10,10 @@ import (
 
 // FuzzParams reads any query string with every kind of parameter: it gives values within their bounds or a problem.
 func FuzzParams(f *testing.F) {
-	for _, seed := range []string{"limit=5&start=now-1h&step=30s&query=x", "limit=99999999999999999999", "start=now-", "step=1e9w",
-		"a=1&a=2", "%", "start=2023-11-14T23:13:20Z", "step=9223372036854775807", "start=9223372036854775807", "consistency=session", ";"} {
+	for _, seed := range []string{
+		"limit=5&start=now-1h&step=30s&query=x", "limit=99999999999999999999", "start=now-", "step=1e9w",
+		"a=1&a=2", "%", "start=2023-11-14T23:13:20Z", "step=9223372036854775807", "start=9223372036854775807", "consistency=session", ";",
+	} {
 		f.Add(seed)
 	}
 	params := with(logRange, limitParam(5, 100), Param{Name: "step", Kind: paramDuration, Min: 1000, Max: 86400_000}, freshParams[0])

@@ -33,8 +33,10 @@ func describe(routes []Route) ([]byte, error) {
 	schemas.of(reflect.TypeFor[problem.Problem]())
 	doc := object{
 		"openapi": "3.1.0",
-		"info": object{"title": "Triward", "version": "1",
-			"description": "The HTTP API of a Triward node. Errors are problem documents (RFC 9457)."},
+		"info": object{
+			"title": "Triward", "version": "1",
+			"description": "The HTTP API of a Triward node. Errors are problem documents (RFC 9457).",
+		},
 		"paths": paths,
 		"components": object{
 			"schemas": schemas.named,
@@ -77,8 +79,10 @@ func (s *schemas) operation(r *Route) object {
 		success["content"] = object{r.Type: object{}}
 	}
 	if r.Fresh {
-		success["headers"] = object{IndexHeader: object{"description": "index of the log that the node had applied",
-			"schema": object{"type": "string"}}}
+		success["headers"] = object{IndexHeader: object{
+			"description": "index of the log that the node had applied",
+			"schema":      object{"type": "string"},
+		}}
 	}
 	op := object{
 		"operationId":  operationID(r),
@@ -88,7 +92,8 @@ func (s *schemas) operation(r *Route) object {
 		"responses": object{
 			strconv.Itoa(status): success,
 			"default": object{"description": "a problem document", "content": object{
-				"application/problem+json": object{"schema": object{"$ref": "#/components/schemas/Problem"}}}},
+				"application/problem+json": object{"schema": object{"$ref": "#/components/schemas/Problem"}},
+			}},
 		},
 	}
 	if r.Permission == auth.Public {
@@ -97,8 +102,10 @@ func (s *schemas) operation(r *Route) object {
 		op["security"] = []object{{"session": []string{}}, {"token": []string{}}}
 	}
 	if r.Body != nil {
-		op["requestBody"] = object{"required": true,
-			"content": object{"application/json": object{"schema": s.of(reflect.TypeOf(r.Body))}}}
+		op["requestBody"] = object{
+			"required": true,
+			"content":  object{"application/json": object{"schema": s.of(reflect.TypeOf(r.Body))}},
+		}
 	}
 	return op
 }
@@ -157,7 +164,8 @@ func (s *schemas) of(t reflect.Type) object {
 	case reflect.TypeFor[hostsAnswer]():
 		return object{"type": "object", "required": []string{"at", "hosts"}, "properties": object{
 			"at":    object{"type": "integer", "format": "int64"},
-			"hosts": object{"type": "array", "items": object{"$ref": "#/components/schemas/HostRow"}}}}
+			"hosts": object{"type": "array", "items": object{"$ref": "#/components/schemas/HostRow"}},
+		}}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -218,16 +226,22 @@ func hostRowSchema() object {
 	number := object{"type": []string{"number", "null"}}
 	text := object{"type": "string"}
 	line := object{"type": "array", "items": number, "minItems": fleet.SparkPoints, "maxItems": fleet.SparkPoints}
-	props := object{"id": text, "host": text, "state": object{"type": "string", "enum": []string{"up", "late", "down", "new"}},
+	props := object{
+		"id": text, "host": text, "state": object{"type": "string", "enum": []string{"up", "late", "down", "new"}},
 		"last_seen": object{"type": []string{"integer", "null"}}, "os": text, "version": text,
 		"tags": object{"type": "object", "additionalProperties": text}, "disk_mount": object{"type": []string{"string", "null"}},
 		"spark_step_ms": object{"type": "integer"}, "spark_end": object{"type": "integer"},
-		"spark": object{"type": "object", "required": []string{"cpu", "mem", "net", "load"},
-			"properties": object{"cpu": line, "mem": line, "net": line, "load": line}}}
+		"spark": object{
+			"type": "object", "required": []string{"cpu", "mem", "net", "load"},
+			"properties": object{"cpu": line, "mem": line, "net": line, "load": line},
+		},
+	}
 	for _, name := range []string{"cpu", "mem", "disk", "net_rx", "net_tx", "load1", "cores", "log_errors"} {
 		props[name] = number
 	}
-	required := []string{"id", "host", "state", "last_seen", "os", "version", "tags", "cpu", "mem", "disk", "disk_mount",
-		"net_rx", "net_tx", "load1", "cores", "log_errors", "spark", "spark_step_ms", "spark_end"}
+	required := []string{
+		"id", "host", "state", "last_seen", "os", "version", "tags", "cpu", "mem", "disk", "disk_mount",
+		"net_rx", "net_tx", "load1", "cores", "log_errors", "spark", "spark_step_ms", "spark_end",
+	}
 	return object{"type": "object", "properties": props, "required": required}
 }

@@ -38,8 +38,10 @@ func SocketKinds() map[string]auth.Permission {
 
 // freshParams are the parameters of every route that is Fresh.
 var freshParams = []Param{
-	{Name: "consistency", Kind: paramChoice, Choices: []string{"stale", "session", "linearizable"},
-		Doc: "how fresh the answer must be: whatever this node has, at least min_index (the default), or all that was committed before"},
+	{
+		Name: "consistency", Kind: paramChoice, Choices: []string{"stale", "session", "linearizable"},
+		Doc: "how fresh the answer must be: whatever this node has, at least min_index (the default), or all that was committed before",
+	},
 	{Name: "min_index", Kind: paramInt, Min: 0, Max: 1<<63 - 1, Doc: "wait until this node has applied this index of the log"},
 	{Name: "timeout", Kind: paramDuration, Min: 10, Max: 300_000, Doc: "longest time for the whole answer (30s)"},
 }
@@ -67,109 +69,184 @@ func Routes() []Route {
 
 func sessionRoutes() []Route {
 	return []Route{
-		{Method: "POST", Path: "/v1/login", Permission: auth.Public, Summary: "Open a session with user and password",
-			Body: loginBody{}, MaxBody: 4 << 10, Answer: loginAnswer{}, serve: (*API).login},
-		{Method: "POST", Path: "/v1/logout", Permission: auth.SignedIn, Summary: "End the session everywhere",
-			Status: http.StatusNoContent, serve: (*API).logout},
-		{Method: "GET", Path: "/v1/session", Permission: auth.SignedIn, Summary: "Who is logged in, and where",
-			Answer: sessionAnswer{}, serve: (*API).session},
-		{Method: "POST", Path: "/v1/session/ticket", Permission: auth.SignedIn,
+		{
+			Method: "POST", Path: "/v1/login", Permission: auth.Public, Summary: "Open a session with user and password",
+			Body: loginBody{}, MaxBody: 4 << 10, Answer: loginAnswer{}, serve: (*API).login,
+		},
+		{
+			Method: "POST", Path: "/v1/logout", Permission: auth.SignedIn, Summary: "End the session everywhere",
+			Status: http.StatusNoContent, serve: (*API).logout,
+		},
+		{
+			Method: "GET", Path: "/v1/session", Permission: auth.SignedIn, Summary: "Who is logged in, and where",
+			Answer: sessionAnswer{}, serve: (*API).session,
+		},
+		{
+			Method: "POST", Path: "/v1/session/ticket", Permission: auth.SignedIn,
 			Summary: "Make a ticket that opens a session on another member once within ten minutes",
-			Answer:  ticketAnswer{}, serve: (*API).ticket},
-		{Method: "POST", Path: "/v1/session/resume", Permission: auth.Public, Summary: "Open a session with a ticket",
-			Body: resumeBody{}, MaxBody: 4 << 10, Answer: loginAnswer{}, serve: (*API).resume},
+			Answer:  ticketAnswer{}, serve: (*API).ticket,
+		},
+		{
+			Method: "POST", Path: "/v1/session/resume", Permission: auth.Public, Summary: "Open a session with a ticket",
+			Body: resumeBody{}, MaxBody: 4 << 10, Answer: loginAnswer{}, serve: (*API).resume,
+		},
 	}
 }
 
 func dataRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/v1/hosts", Permission: auth.Read, Summary: "All hosts with their newest figures and sparklines",
-			Fresh: true, Answer: hostsAnswer{}, serve: (*API).hosts},
-		{Method: "GET", Path: "/v1/agents", Permission: auth.Read, Summary: "All agents", Fresh: true,
-			Answer: agentsAnswer{}, serve: (*API).agents},
-		{Method: "GET", Path: "/v1/agents/{id}", Permission: auth.Read, Summary: "One agent", Fresh: true,
-			Answer: fleet.Agent{}, serve: (*API).agent},
-		{Method: "GET", Path: "/v1/agents/{id}/latest", Permission: auth.Read, Summary: "The newest values of an agent's series",
+		{
+			Method: "GET", Path: "/v1/hosts", Permission: auth.Read, Summary: "All hosts with their newest figures and sparklines",
+			Fresh: true, Answer: hostsAnswer{}, serve: (*API).hosts,
+		},
+		{
+			Method: "GET", Path: "/v1/agents", Permission: auth.Read, Summary: "All agents", Fresh: true,
+			Answer: agentsAnswer{}, serve: (*API).agents,
+		},
+		{
+			Method: "GET", Path: "/v1/agents/{id}", Permission: auth.Read, Summary: "One agent", Fresh: true,
+			Answer: fleet.Agent{}, serve: (*API).agent,
+		},
+		{
+			Method: "GET", Path: "/v1/agents/{id}/latest", Permission: auth.Read, Summary: "The newest values of an agent's series",
 			Fresh: true, Params: []Param{{Name: "match", Kind: paramText, Doc: "beginning of the names"}, limitParam(1000, 20000)},
-			Answer: latestAnswer{}, serve: (*API).latest},
-		{Method: "GET", Path: "/v1/logs/query", Permission: auth.Read, Summary: "Lines, newest first", Fresh: true,
+			Answer: latestAnswer{}, serve: (*API).latest,
+		},
+		{
+			Method: "GET", Path: "/v1/logs/query", Permission: auth.Read, Summary: "Lines, newest first", Fresh: true,
 			Params: with(logRange, limitParam(200, 5000),
 				Param{Name: "cursor", Kind: paramText, MaxLen: 512, Doc: "`next` of the page before"}),
-			Answer: LogPage{}, serve: (*API).logsQuery},
-		{Method: "GET", Path: "/v1/logs/hits", Permission: auth.Read, Summary: "How many lines, by time and severity", Fresh: true,
-			Params: with(logRange, Param{Name: "step", Kind: paramDuration, Min: 1000, Max: 30 * 86400_000,
-				Doc: "width of a bar; chosen for about 100 bars when absent"}),
-			Answer: LogHits{}, serve: (*API).logsHits},
-		{Method: "GET", Path: "/v1/logs/facets", Permission: auth.Read, Summary: "The most frequent values of a field", Fresh: true,
+			Answer: LogPage{}, serve: (*API).logsQuery,
+		},
+		{
+			Method: "GET", Path: "/v1/logs/hits", Permission: auth.Read, Summary: "How many lines, by time and severity", Fresh: true,
+			Params: with(logRange, Param{
+				Name: "step", Kind: paramDuration, Min: 1000, Max: 30 * 86400_000,
+				Doc: "width of a bar; chosen for about 100 bars when absent",
+			}),
+			Answer: LogHits{}, serve: (*API).logsHits,
+		},
+		{
+			Method: "GET", Path: "/v1/logs/facets", Permission: auth.Read, Summary: "The most frequent values of a field", Fresh: true,
 			Params: with(logRange, Param{Name: "field", Kind: paramText, Required: true, Doc: "name of a label or field"},
 				limitParam(20, 1000)),
-			Answer: Facet{}, serve: (*API).logsFacets},
-		{Method: "GET", Path: "/v1/logs/labels", Permission: auth.Read, Summary: "Names of the labels of streams", Fresh: true,
-			Answer: labelsAnswer{}, serve: (*API).logsLabels},
-		{Method: "GET", Path: "/v1/logs/labels/{name}/values", Permission: auth.Read, Summary: "Values of a label", Fresh: true,
-			Params: []Param{limitParam(1000, 10000)}, Answer: valuesAnswer{}, serve: (*API).logsLabelValues},
-		{Method: "GET", Path: "/v1/logs/context", Permission: auth.Read, Summary: "Lines of the same stream around a line", Fresh: true,
+			Answer: Facet{}, serve: (*API).logsFacets,
+		},
+		{
+			Method: "GET", Path: "/v1/logs/labels", Permission: auth.Read, Summary: "Names of the labels of streams", Fresh: true,
+			Answer: labelsAnswer{}, serve: (*API).logsLabels,
+		},
+		{
+			Method: "GET", Path: "/v1/logs/labels/{name}/values", Permission: auth.Read, Summary: "Values of a label", Fresh: true,
+			Params: []Param{limitParam(1000, 10000)}, Answer: valuesAnswer{}, serve: (*API).logsLabelValues,
+		},
+		{
+			Method: "GET", Path: "/v1/logs/context", Permission: auth.Read, Summary: "Lines of the same stream around a line", Fresh: true,
 			Params: []Param{
 				{Name: "pos", Kind: paramText, Required: true, MaxLen: 40, Doc: "position of the line"},
 				{Name: "t", Kind: paramTime, Required: true, Doc: "time of the line"},
 				{Name: "before", Kind: paramInt, Min: 0, Max: 500, Default: "50", Doc: "lines before it"},
-				{Name: "after", Kind: paramInt, Min: 0, Max: 500, Default: "50", Doc: "lines after it"}},
-			Answer: rowsAnswer{}, serve: (*API).logsContext},
+				{Name: "after", Kind: paramInt, Min: 0, Max: 500, Default: "50", Doc: "lines after it"},
+			},
+			Answer: rowsAnswer{}, serve: (*API).logsContext,
+		},
 	}
 }
 
 func adminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/v1/cluster", Permission: auth.Read, Summary: "The nodes and their state",
-			Answer: json.RawMessage{}, serve: (*API).cluster},
-		{Method: "GET", Path: "/v1/queue", Permission: auth.Read, Summary: "The log as a queue", Answer: json.RawMessage{},
-			serve: (*API).queue},
-		{Method: "GET", Path: "/v1/digest", Permission: auth.Read, Summary: "Digests of this node's state", Fresh: true,
-			Answer: json.RawMessage{}, serve: (*API).digest},
-		{Method: "POST", Path: "/v1/cluster/join", Permission: auth.Public,
+		{
+			Method: "GET", Path: "/v1/cluster", Permission: auth.Read, Summary: "The nodes and their state",
+			Answer: json.RawMessage{}, serve: (*API).cluster,
+		},
+		{
+			Method: "GET", Path: "/v1/queue", Permission: auth.Read, Summary: "The log as a queue", Answer: json.RawMessage{},
+			serve: (*API).queue,
+		},
+		{
+			Method: "GET", Path: "/v1/digest", Permission: auth.Read, Summary: "Digests of this node's state", Fresh: true,
+			Answer: json.RawMessage{}, serve: (*API).digest,
+		},
+		{
+			Method: "POST", Path: "/v1/cluster/join", Permission: auth.Public,
 			Summary: "Become a member with a join token", Body: JoinRequest{}, MaxBody: 64 << 10, Answer: JoinAnswer{},
-			serve: (*API).join},
-		{Method: "GET", Path: "/v1/tokens/join", Permission: auth.Administer, Summary: "Tokens with which agents and nodes join",
-			Fresh: true, Answer: joinTokensAnswer{}, serve: (*API).joinTokens},
-		{Method: "POST", Path: "/v1/tokens/join", Permission: auth.Administer, Summary: "Make a token with which agents or nodes join",
-			Body: joinTokenBody{}, Answer: joinTokenAnswer{}, Status: http.StatusCreated, serve: (*API).createJoinToken},
-		{Method: "DELETE", Path: "/v1/tokens/join/{id}", Permission: auth.Administer, Summary: "End a join token",
-			Status: http.StatusNoContent, serve: (*API).revokeJoinToken},
-		{Method: "GET", Path: "/v1/tokens/api", Permission: auth.Administer, Summary: "API tokens", Fresh: true,
-			Answer: apiTokensAnswer{}, serve: (*API).apiTokens},
-		{Method: "POST", Path: "/v1/tokens/api", Permission: auth.Administer, Summary: "Make an API token",
-			Body: apiTokenBody{}, Answer: apiTokenAnswer{}, Status: http.StatusCreated, serve: (*API).createAPIToken},
-		{Method: "DELETE", Path: "/v1/tokens/api/{id}", Permission: auth.Administer, Summary: "End an API token",
-			Status: http.StatusNoContent, serve: (*API).revokeAPIToken},
-		{Method: "GET", Path: "/v1/users", Permission: auth.Administer, Summary: "Users", Fresh: true, Answer: usersAnswer{},
-			serve: (*API).users},
-		{Method: "POST", Path: "/v1/users", Permission: auth.Administer, Summary: "Add a user", Body: userBody{},
-			MaxBody: 4 << 10, Status: http.StatusNoContent, serve: (*API).createUser},
-		{Method: "PATCH", Path: "/v1/users/{name}", Permission: auth.Administer, Summary: "Change a user's role or password",
-			Body: userChange{}, MaxBody: 4 << 10, Status: http.StatusNoContent, serve: (*API).changeUser},
-		{Method: "DELETE", Path: "/v1/users/{name}", Permission: auth.Administer, Summary: "Remove a user and end their sessions",
-			Status: http.StatusNoContent, serve: (*API).deleteUser},
+			serve: (*API).join,
+		},
+		{
+			Method: "GET", Path: "/v1/tokens/join", Permission: auth.Administer, Summary: "Tokens with which agents and nodes join",
+			Fresh: true, Answer: joinTokensAnswer{}, serve: (*API).joinTokens,
+		},
+		{
+			Method: "POST", Path: "/v1/tokens/join", Permission: auth.Administer, Summary: "Make a token with which agents or nodes join",
+			Body: joinTokenBody{}, Answer: joinTokenAnswer{}, Status: http.StatusCreated, serve: (*API).createJoinToken,
+		},
+		{
+			Method: "DELETE", Path: "/v1/tokens/join/{id}", Permission: auth.Administer, Summary: "End a join token",
+			Status: http.StatusNoContent, serve: (*API).revokeJoinToken,
+		},
+		{
+			Method: "GET", Path: "/v1/tokens/api", Permission: auth.Administer, Summary: "API tokens", Fresh: true,
+			Answer: apiTokensAnswer{}, serve: (*API).apiTokens,
+		},
+		{
+			Method: "POST", Path: "/v1/tokens/api", Permission: auth.Administer, Summary: "Make an API token",
+			Body: apiTokenBody{}, Answer: apiTokenAnswer{}, Status: http.StatusCreated, serve: (*API).createAPIToken,
+		},
+		{
+			Method: "DELETE", Path: "/v1/tokens/api/{id}", Permission: auth.Administer, Summary: "End an API token",
+			Status: http.StatusNoContent, serve: (*API).revokeAPIToken,
+		},
+		{
+			Method: "GET", Path: "/v1/users", Permission: auth.Administer, Summary: "Users", Fresh: true, Answer: usersAnswer{},
+			serve: (*API).users,
+		},
+		{
+			Method: "POST", Path: "/v1/users", Permission: auth.Administer, Summary: "Add a user", Body: userBody{},
+			MaxBody: 4 << 10, Status: http.StatusNoContent, serve: (*API).createUser,
+		},
+		{
+			Method: "PATCH", Path: "/v1/users/{name}", Permission: auth.Administer, Summary: "Change a user's role or password",
+			Body: userChange{}, MaxBody: 4 << 10, Status: http.StatusNoContent, serve: (*API).changeUser,
+		},
+		{
+			Method: "DELETE", Path: "/v1/users/{name}", Permission: auth.Administer, Summary: "Remove a user and end their sessions",
+			Status: http.StatusNoContent, serve: (*API).deleteUser,
+		},
 	}
 }
 
 func mountedRoutes() []Route {
 	prometheus := func(a *API) http.Handler { return a.cfg.Prometheus }
 	return []Route{
-		{Method: "GET", Path: "/v1/openapi.json", Permission: auth.Public, Summary: "This description", Answer: json.RawMessage{},
-			serve: (*API).openapi},
-		{Method: "GET", Path: "/v1/live", Permission: auth.SignedIn, Summary: "The live websocket, subprotocol triward.v1.json",
-			Status: http.StatusSwitchingProtocols, mount: func(a *API) http.Handler { return a.cfg.Live }},
+		{
+			Method: "GET", Path: "/v1/openapi.json", Permission: auth.Public, Summary: "This description", Answer: json.RawMessage{},
+			serve: (*API).openapi,
+		},
+		{
+			Method: "GET", Path: "/v1/live", Permission: auth.SignedIn, Summary: "The live websocket, subprotocol triward.v1.json",
+			Status: http.StatusSwitchingProtocols, mount: func(a *API) http.Handler { return a.cfg.Live },
+		},
 		{Method: "GET", Path: "/api/v1/", Permission: auth.Read, Summary: "The HTTP API of Prometheus", mount: prometheus},
-		{Method: "POST", Path: "/api/v1/", Permission: auth.Read, Summary: "The HTTP API of Prometheus, parameters as a form",
-			MaxBody: 1 << 20, mount: prometheus},
-		{Method: "GET", Path: "/metrics", Permission: auth.Read, Summary: "Metrics of this node", Type: "text/plain",
-			mount: func(a *API) http.Handler { return a.cfg.Metrics }},
-		{Method: "GET", Path: "/-/healthy", Permission: auth.Public, Summary: "Whether the process works",
-			Answer: healthAnswer{}, serve: (*API).healthy},
-		{Method: "GET", Path: "/-/ready", Permission: auth.Public, Summary: "Whether this node can answer and take data",
-			Answer: healthAnswer{}, serve: (*API).ready},
-		{Method: "GET", Path: "/", Permission: auth.Public, Summary: "The page", Type: "text/html",
-			mount: func(a *API) http.Handler { return a.cfg.Assets }},
+		{
+			Method: "POST", Path: "/api/v1/", Permission: auth.Read, Summary: "The HTTP API of Prometheus, parameters as a form",
+			MaxBody: 1 << 20, mount: prometheus,
+		},
+		{
+			Method: "GET", Path: "/metrics", Permission: auth.Read, Summary: "Metrics of this node", Type: "text/plain",
+			mount: func(a *API) http.Handler { return a.cfg.Metrics },
+		},
+		{
+			Method: "GET", Path: "/-/healthy", Permission: auth.Public, Summary: "Whether the process works",
+			Answer: healthAnswer{}, serve: (*API).healthy,
+		},
+		{
+			Method: "GET", Path: "/-/ready", Permission: auth.Public, Summary: "Whether this node can answer and take data",
+			Answer: healthAnswer{}, serve: (*API).ready,
+		},
+		{
+			Method: "GET", Path: "/", Permission: auth.Public, Summary: "The page", Type: "text/html",
+			mount: func(a *API) http.Handler { return a.cfg.Assets },
+		},
 	}
 }
 

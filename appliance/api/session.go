@@ -92,6 +92,8 @@ func (a *API) session(q *request) error {
 	if members == nil {
 		members = []Member{}
 	}
-	return q.answer(http.StatusOK, sessionAnswer{User: q.p.Name, Role: q.p.Role, Expires: q.p.Expires, Node: id.Node,
-		Cluster: id.Cluster, Version: id.Version, Members: members})
+	return q.answer(http.StatusOK, sessionAnswer{
+		User: q.p.Name, Role: q.p.Role, Expires: q.p.Expires, Node: id.Node,
+		Cluster: id.Cluster, Version: id.Version, Members: members,
+	})
 }

@@ -287,7 +287,8 @@ func TestJoinTokenIsCounted(t *testing.T) {
 			id := string(rune('a'+i%26)) + strings.Repeat("x", i)
 			err := s.Redeem(context.Background(), auth.JoinAgent, token, auth.Txn{
 				Compares: []auth.Compare{{Bucket: auth.BucketAgents, Key: id}},
-				Ops:      []auth.Op{{Bucket: auth.BucketAgents, Key: id, Value: []byte("{}")}}})
+				Ops:      []auth.Op{{Bucket: auth.BucketAgents, Key: id, Value: []byte("{}")}},
+			})
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -340,8 +341,10 @@ func TestRedeemKeepsTheCallersConditions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	with := auth.Txn{Compares: []auth.Compare{{Bucket: auth.BucketAgents, Key: "x"}},
-		Ops: []auth.Op{{Bucket: auth.BucketAgents, Key: "x", Value: []byte("{}")}}}
+	with := auth.Txn{
+		Compares: []auth.Compare{{Bucket: auth.BucketAgents, Key: "x"}},
+		Ops:      []auth.Op{{Bucket: auth.BucketAgents, Key: "x", Value: []byte("{}")}},
+	}
 	if err := s.Redeem(t.Context(), auth.JoinAgent, token, with); err != nil {
 		t.Fatal(err)
 	}

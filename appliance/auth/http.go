@@ -24,14 +24,18 @@ func cookieName(r *http.Request) string {
 // SetCookie hands the secret of a session to the browser. It lives as long as the browser: the server decides
 // about expiry.
 func SetCookie(w http.ResponseWriter, r *http.Request, secret string) {
-	http.SetCookie(w, &http.Cookie{Name: cookieName(r), Value: secret, Path: "/", Secure: r.TLS != nil,
-		HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	http.SetCookie(w, &http.Cookie{
+		Name: cookieName(r), Value: secret, Path: "/", Secure: r.TLS != nil,
+		HttpOnly: true, SameSite: http.SameSiteStrictMode,
+	})
 }
 
 // ClearCookie takes the session's cookie from the browser.
 func ClearCookie(w http.ResponseWriter, r *http.Request) {
-	http.SetCookie(w, &http.Cookie{Name: cookieName(r), Path: "/", Secure: r.TLS != nil, HttpOnly: true,
-		SameSite: http.SameSiteStrictMode, MaxAge: -1})
+	http.SetCookie(w, &http.Cookie{
+		Name: cookieName(r), Path: "/", Secure: r.TLS != nil, HttpOnly: true,
+		SameSite: http.SameSiteStrictMode, MaxAge: -1,
+	})
 }
 
 // Authenticate returns who makes the request: the holder of the bearer token when there is one, otherwise that of

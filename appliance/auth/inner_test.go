@@ -51,9 +51,11 @@ func TestPasswordFormIsRead(t *testing.T) {
 	if ok, _ := h.check(t.Context(), stored, "password"); ok {
 		t.Fatal("another password is taken")
 	}
-	for _, bad := range []string{"x", "$argon2id$v=19$m=99999999,t=1,p=1$AAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+	for _, bad := range []string{
+		"x", "$argon2id$v=19$m=99999999,t=1,p=1$AAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAA",
 		"$argon2i$v=19$m=64,t=1,p=1$AAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAA", "$argon2id$v=19$m=64,t=1,p=1$*$*",
-		"$argon2id$v=19$m=64,t=1,p=1$AAAAAAAAAAAAAAAA$"} {
+		"$argon2id$v=19$m=64,t=1,p=1$AAAAAAAAAAAAAAAA$",
+	} {
 		if ok, err := h.check(t.Context(), bad, "x"); ok || err == nil {
 			t.Errorf("%q: %v %v", bad, ok, err)
 		}

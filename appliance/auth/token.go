@@ -185,8 +185,10 @@ func (s *Service) CreateJoinToken(ctx context.Context, o JoinOptions) (token str
 	}
 	key := hashSecret(token)
 	now := s.meta.LogTime()
-	t = JoinToken{ID: key[:idLen], Kind: o.Kind, UsesLeft: o.Uses, Created: now, Expires: now + o.Life.Milliseconds(),
-		By: o.By, Name: o.Name}
+	t = JoinToken{
+		ID: key[:idLen], Kind: o.Kind, UsesLeft: o.Uses, Created: now, Expires: now + o.Life.Milliseconds(),
+		By: o.By, Name: o.Name,
+	}
 	_, err = s.meta.Commit(ctx, Txn{
 		Compares: []Compare{{Bucket: BucketTokens, Key: key}},
 		Ops:      []Op{{Bucket: BucketTokens, Key: key, Value: encode(t), Expires: t.Expires}},

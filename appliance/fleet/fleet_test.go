@@ -25,8 +25,10 @@ type cluster struct {
 }
 
 func newCluster() *cluster {
-	return &cluster{labels: map[uint64]wire.Labels{}, byKey: map[string]uint64{},
-		meta: map[string]map[string]string{BucketAgents: {}, BucketHeartbeats: {}}}
+	return &cluster{
+		labels: map[uint64]wire.Labels{}, byKey: map[string]uint64{},
+		meta: map[string]map[string]string{BucketAgents: {}, BucketHeartbeats: {}},
+	}
 }
 
 func (c *cluster) SeriesLabels(id uint64) (wire.Labels, bool) {
@@ -274,8 +276,10 @@ func TestLogErrorsOfAMinute(t *testing.T) {
 		for _, sev := range severities {
 			s.Lines = append(s.Lines, wire.LogLine{Severity: sev})
 		}
-		v.Observe(at, nil, []wire.LogEntry{{Index: 1, Batches: []wire.AcceptedLogs{{Agent: "a1",
-			Batch: &wire.LogBatch{Streams: []wire.LogStream{s}}}}}})
+		v.Observe(at, nil, []wire.LogEntry{{Index: 1, Batches: []wire.AcceptedLogs{{
+			Agent: "a1",
+			Batch: &wire.LogBatch{Streams: []wire.LogStream{s}},
+		}}}})
 	}
 	c.scrape(v, t0, base(0))
 	lines(t0, wire.SeverityInfo)

@@ -103,9 +103,11 @@ func (h *host) reset() {
 }
 
 // pseudo are file systems that are no place to store things.
-var pseudo = map[string]bool{"tmpfs": true, "devtmpfs": true, "overlay": true, "squashfs": true, "ramfs": true,
+var pseudo = map[string]bool{
+	"tmpfs": true, "devtmpfs": true, "overlay": true, "squashfs": true, "ramfs": true,
 	"iso9660": true, "autofs": true, "proc": true, "sysfs": true, "cgroup": true, "cgroup2": true, "fuse.lxcfs": true,
-	"nsfs": true, "efivarfs": true, "erofs": true}
+	"nsfs": true, "efivarfs": true, "erofs": true,
+}
 
 // classify says what a series of the host means here; nil for nothing.
 func (h *host) classify(labels wire.Labels) *track {

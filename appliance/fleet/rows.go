@@ -170,9 +170,11 @@ func (v *View) now() int64 {
 // row makes one row. It holds the view's lock for this host only.
 func (v *View) row(a *Agent, now int64) Host {
 	nan := Number(math.NaN())
-	r := Host{ID: a.ID, Name: a.Hostname, State: a.State, OS: a.OS, Version: a.Version, Tags: a.Tags,
+	r := Host{
+		ID: a.ID, Name: a.Hostname, State: a.State, OS: a.OS, Version: a.Version, Tags: a.Tags,
 		LastSeen: max(a.HeartbeatAt, min(a.LastSample, now)), SparkEnd: now / SparkStep * SparkStep,
-		CPU: nan, Mem: nan, Disk: nan, NetRx: nan, NetTx: nan, Load1: nan, Cores: nan, LogErrors: nan, Point: noPoint}
+		CPU: nan, Mem: nan, Disk: nan, NetRx: nan, NetTx: nan, Load1: nan, Cores: nan, LogErrors: nan, Point: noPoint,
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	h := v.hosts[a.ID]

@@ -110,8 +110,10 @@ func TestGolden(t *testing.T) {
 	}
 	columns, text := c.Encode(lines)
 	h := HeaderOf(lines)
-	now := []string{"columns " + hex.EncodeToString(columns), "text " + hex.EncodeToString(text),
-		"header " + hex.EncodeToString(h.Append(nil)), "filter " + hex.EncodeToString(voc.Filter())}
+	now := []string{
+		"columns " + hex.EncodeToString(columns), "text " + hex.EncodeToString(text),
+		"header " + hex.EncodeToString(h.Append(nil)), "filter " + hex.EncodeToString(voc.Filter()),
+	}
 	const file = "testdata/block_v1.hex"
 	if os.Getenv("UPDATE_GOLDEN") != "" {
 		if err := os.WriteFile(file, []byte(strings.Join(now, "\n")+"\n"), 0o644); err != nil {

@@ -138,8 +138,10 @@ func (d *Days) Create(dayNo int64) (name Name, err error) {
 }
 
 func config() map[string]any {
-	return map[string]any{"unsafe_batch": false, "numSnapshotsToKeep": 1, "bolt_timeout": "1s",
-		"scorchPersisterOptions": map[string]any{"PersisterNapTimeMSec": 0, "NumPersisterWorkers": 1}}
+	return map[string]any{
+		"unsafe_batch": false, "numSnapshotsToKeep": 1, "bolt_timeout": "1s",
+		"scorchPersisterOptions": map[string]any{"PersisterNapTimeMSec": 0, "NumPersisterWorkers": 1},
+	}
 }
 
 // Add writes the documents; they are durable when it returns. An error that wraps ErrUnusable asks for Drop.

@@ -60,21 +60,37 @@ func commands() []struct {
 	}{
 		{"set_format", command.NewSetFormat(1), uint32(1), func(c command.Command) (any, error) { return command.DecodeSetFormat(c) }},
 		{"tick", command.NewTick("n1"), "n1", func(c command.Command) (any, error) { return command.DecodeTick(c) }},
-		{"batch", command.NewBatch(testBatch(), 7), command.Batch{Batch: testBatch(), ConfigVersion: 7},
-			func(c command.Command) (any, error) { return command.DecodeBatch(c) }},
-		{"open_epoch", command.NewOpenEpoch("a1", epoch), command.OpenEpoch{Agent: "a1", Epoch: epoch},
-			func(c command.Command) (any, error) { return command.DecodeOpenEpoch(c) }},
-		{"register_series", command.NewRegisterSeries("a1", testSeries()), command.RegisterSeries{Agent: "a1", Series: testSeries()},
-			func(c command.Command) (any, error) { return command.DecodeRegisterSeries(c) }},
-		{"collect_series", command.NewCollectSeries([]uint64{900, 3, 4, 3}), []uint64{3, 4, 900},
-			func(c command.Command) (any, error) { return command.DecodeCollectSeries(c) }},
-		{"heartbeats", command.NewHeartbeats([]command.Heartbeat{{Agent: "a1", Status: json.RawMessage(`{"v":1}`)}}),
+		{
+			"batch", command.NewBatch(testBatch(), 7),
+			command.Batch{Batch: testBatch(), ConfigVersion: 7},
+			func(c command.Command) (any, error) { return command.DecodeBatch(c) },
+		},
+		{
+			"open_epoch", command.NewOpenEpoch("a1", epoch),
+			command.OpenEpoch{Agent: "a1", Epoch: epoch},
+			func(c command.Command) (any, error) { return command.DecodeOpenEpoch(c) },
+		},
+		{
+			"register_series", command.NewRegisterSeries("a1", testSeries()),
+			command.RegisterSeries{Agent: "a1", Series: testSeries()},
+			func(c command.Command) (any, error) { return command.DecodeRegisterSeries(c) },
+		},
+		{
+			"collect_series", command.NewCollectSeries([]uint64{900, 3, 4, 3}),
+			[]uint64{3, 4, 900},
+			func(c command.Command) (any, error) { return command.DecodeCollectSeries(c) },
+		},
+		{
+			"heartbeats", command.NewHeartbeats([]command.Heartbeat{{Agent: "a1", Status: json.RawMessage(`{"v":1}`)}}),
 			[]command.Heartbeat{{Agent: "a1", Status: json.RawMessage(`{"v":1}`)}},
-			func(c command.Command) (any, error) { return command.DecodeHeartbeats(c) }},
+			func(c command.Command) (any, error) { return command.DecodeHeartbeats(c) },
+		},
 		{"meta_txn", command.NewMetaTxn(testTxn()), testTxn(), func(c command.Command) (any, error) { return command.DecodeMetaTxn(c) }},
-		{"retention_cut", command.NewRetentionCut(command.KindLogs, 1_700_000_000_000),
+		{
+			"retention_cut", command.NewRetentionCut(command.KindLogs, 1_700_000_000_000),
 			command.RetentionCut{Kind: command.KindLogs, Floor: 1_700_000_000_000},
-			func(c command.Command) (any, error) { return command.DecodeRetentionCut(c) }},
+			func(c command.Command) (any, error) { return command.DecodeRetentionCut(c) },
+		},
 	}
 }
 

@@ -83,8 +83,10 @@ func (s *Store) Agent(name string) (AgentState, bool) {
 	if a == nil {
 		return AgentState{}, false
 	}
-	return AgentState{Agent: name, Open: a.open, Epoch: a.epoch, Last: a.last(), Closed: len(a.closed),
-		Series: int(a.series), Clones: a.clones}, true
+	return AgentState{
+		Agent: name, Open: a.open, Epoch: a.epoch, Last: a.last(), Closed: len(a.closed),
+		Series: int(a.series), Clones: a.clones,
+	}, true
 }
 
 // Agents calls fn with each agent in order of its id until fn returns false.

@@ -26,8 +26,10 @@ type layer struct {
 }
 
 func newLayer() *layer {
-	return &layer{kv: make(kvLayer), labels: make(map[uint64][]byte), agents: make(map[string]*agent),
-		days: make(map[dayKey]bool), dict: make(map[uint64]*dictPage), times: make(map[uint64]*timesPage)}
+	return &layer{
+		kv: make(kvLayer), labels: make(map[uint64][]byte), agents: make(map[string]*agent),
+		days: make(map[dayKey]bool), dict: make(map[uint64]*dictPage), times: make(map[uint64]*timesPage),
+	}
 }
 
 // merge puts the changes of the older layer before those of l, for a commit that failed.
@@ -71,8 +73,10 @@ func (s *Store) Freeze(index, term uint64) *Frozen {
 	if s.frozen != nil {
 		l = l.merge(s.frozen)
 	}
-	f := &Frozen{Index: index, Term: term, s: s, layer: l, gen: s.gen, loads: s.loads,
-		state: s.appendState(nil, index, term), days: make(map[dayKey]dayTotal, len(l.days))}
+	f := &Frozen{
+		Index: index, Term: term, s: s, layer: l, gen: s.gen, loads: s.loads,
+		state: s.appendState(nil, index, term), days: make(map[dayKey]dayTotal, len(l.days)),
+	}
 	for k := range l.days {
 		if t, ok := s.digests[k]; ok {
 			f.days[k] = t
@@ -121,8 +125,10 @@ func (m *Mark) append(dst []byte) []byte {
 
 func readMark(b []byte) (Mark, error) {
 	f := fields{b: b}
-	m := Mark{Index: f.uvarint("mark's index"), Term: f.uvarint("mark's term"),
-		ConfigurationIndex: f.uvarint("configuration's index")}
+	m := Mark{
+		Index: f.uvarint("mark's index"), Term: f.uvarint("mark's term"),
+		ConfigurationIndex: f.uvarint("configuration's index"),
+	}
 	m.Configuration = slices.Clone(f.prefixed("configuration"))
 	m.Generation = string(f.prefixed("generation"))
 	return m, f.end("mark")

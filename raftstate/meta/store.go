@@ -99,8 +99,10 @@ func Open(path string, log *slog.Logger) (*Store, error) {
 
 func options(readOnly bool) *bolt.Options {
 	// The map is made large at once, so that a commit never waits for readers in order to grow it.
-	return &bolt.Options{Timeout: time.Second, PageSize: filePageSize, FreelistType: bolt.FreelistMapType,
-		InitialMmapSize: 4 << 30, ReadOnly: readOnly}
+	return &bolt.Options{
+		Timeout: time.Second, PageSize: filePageSize, FreelistType: bolt.FreelistMapType,
+		InitialMmapSize: 4 << 30, ReadOnly: readOnly,
+	}
 }
 
 // create makes an empty file under another name and renames it, so that path is whole or absent.

@@ -81,8 +81,10 @@ func (tl *timeline) place(t, oldest int64) (*timeline, verdict) {
 	switch {
 	case t > newest.end():
 		if r, ok := newest.extended(t); ok {
-			return &timeline{start: r.start, step: uint32(r.step), count: uint32(r.n), floor: tl.floor,
-				older: tl.older, nOlder: tl.nOlder}, verdictAccept
+			return &timeline{
+				start: r.start, step: uint32(r.step), count: uint32(r.n), floor: tl.floor,
+				older: tl.older, nOlder: tl.nOlder,
+			}, verdictAccept
 		}
 		runs := append(tl.runs(1), run{t, 0, 1})
 		return tl.with(runs, oldest), verdictAccept
@@ -116,8 +118,10 @@ func (tl *timeline) with(runs []run, oldest int64) *timeline {
 	}
 	n := len(runs) - 1
 	newest := runs[n]
-	return &timeline{start: newest.start, step: uint32(newest.step), count: uint32(newest.n), floor: floor,
-		older: encodeRuns(runs[:n]), nOlder: uint16(n)}
+	return &timeline{
+		start: newest.start, step: uint32(newest.step), count: uint32(newest.n), floor: floor,
+		older: encodeRuns(runs[:n]), nOlder: uint16(n),
+	}
 }
 
 // insert puts t, which does not lie behind the last run, into runs and reports whether it was not there.

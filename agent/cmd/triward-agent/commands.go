@@ -30,7 +30,8 @@ import (
 const memoryGoal = 28 << 20
 
 func runCommand(o *options) *cobra.Command {
-	return &cobra.Command{Use: "run", Short: "Collect and send until stopped", Args: cobra.NoArgs,
+	return &cobra.Command{
+		Use: "run", Short: "Collect and send until stopped", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.load()
 			if err != nil {
@@ -54,13 +55,15 @@ func runCommand(o *options) *cobra.Command {
 			}
 			log.Info("agent runs", "version", version, "agent", id.AgentID, "nodes", id.Nodes)
 			return a.Run(cmd.Context())
-		}}
+		},
+	}
 }
 
 func registerCommand(o *options) *cobra.Command {
 	var node, token, ca, tokenFile string
 	var force bool
-	cmd := &cobra.Command{Use: "register", Aliases: []string{"enroll"}, Short: "Redeem a token for an identity",
+	cmd := &cobra.Command{
+		Use: "register", Aliases: []string{"enroll"}, Short: "Redeem a token for an identity",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.load()
@@ -85,7 +88,8 @@ func registerCommand(o *options) *cobra.Command {
 				return &configError{errors.New("give --token or --token-file")}
 			}
 			return register(cmd.Context(), o, &c, strings.TrimRight(node, "/"), token, ca)
-		}}
+		},
+	}
 	cmd.Flags().StringVar(&node, "url", "", "address of a node for agents, https://host:8001")
 	cmd.Flags().StringVar(&token, "token", "", "token from `triward agents token create`")
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file that holds the token")
@@ -128,7 +132,8 @@ func register(ctx context.Context, o *options, c *config.Config, node, token, ca
 
 func statusCommand(o *options) *cobra.Command {
 	var asJSON bool
-	cmd := &cobra.Command{Use: "status", Short: "Show what the running agent does", Args: cobra.NoArgs,
+	cmd := &cobra.Command{
+		Use: "status", Short: "Show what the running agent does", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.load()
 			if err != nil {
@@ -162,7 +167,8 @@ func statusCommand(o *options) *cobra.Command {
 			}
 			printStatus(o.out, &s)
 			return nil
-		}}
+		},
+	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -199,7 +205,8 @@ func printSpool(w io.Writer, st *spool.Stats) {
 }
 
 func checkCommand(o *options) *cobra.Command {
-	return &cobra.Command{Use: "check-config", Short: "Check the configuration file", Args: cobra.NoArgs,
+	return &cobra.Command{
+		Use: "check-config", Short: "Check the configuration file", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			o.explicit = true
 			if _, err := o.load(); err != nil {
@@ -207,11 +214,13 @@ func checkCommand(o *options) *cobra.Command {
 			}
 			_, err := fmt.Fprintf(o.out, "%s is good\n", o.configPath)
 			return err
-		}}
+		},
+	}
 }
 
 func testCommand(o *options) *cobra.Command {
-	return &cobra.Command{Use: "test", Short: "Print one scrape of this machine, sending nothing", Args: cobra.NoArgs,
+	return &cobra.Command{
+		Use: "test", Short: "Print one scrape of this machine, sending nothing", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			c, err := o.load()
 			if err != nil {
@@ -236,11 +245,13 @@ func testCommand(o *options) *cobra.Command {
 			}
 			_, err = o.out.Write(b.Bytes())
 			return err
-		}}
+		},
+	}
 }
 
 func spoolCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "spool", Short: "Show the spool of an agent that does not run", Args: cobra.NoArgs,
+	cmd := &cobra.Command{
+		Use: "spool", Short: "Show the spool of an agent that does not run", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			c, err := o.load()
 			if err != nil {
@@ -262,6 +273,7 @@ func spoolCommand(o *options) *cobra.Command {
 				fmt.Fprintf(o.out, "damaged   %s\n", dir)
 			}
 			return sp.Close()
-		}}
+		},
+	}
 	return cmd
 }

@@ -117,7 +117,8 @@ func command(out, errw io.Writer) *cobra.Command {
 }
 
 func versionCommand(o *options) *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			revision := ""
 			if bi, ok := debug.ReadBuildInfo(); ok {
@@ -130,5 +131,6 @@ func versionCommand(o *options) *cobra.Command {
 			}
 			_, err := fmt.Fprintf(o.out, "triward-agent %s%s\n", version, revision)
 			return err
-		}}
+		},
+	}
 }

@@ -51,8 +51,10 @@ func TestSessionOpensAndEndsTheSocket(t *testing.T) {
 	if err := svc.CreateUser(t.Context(), "ada", "correct horse", auth.RoleViewer); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.meta.Commit(t.Context(), auth.Txn{Ops: []auth.Op{{Bucket: fleet.BucketAgents, Key: "a1",
-		Value: []byte(`{"agent_id":"a1","hostname":"web1"}`)}}}); err != nil {
+	if _, err := n.meta.Commit(t.Context(), auth.Txn{Ops: []auth.Op{{
+		Bucket: fleet.BucketAgents, Key: "a1",
+		Value: []byte(`{"agent_id":"a1","hostname":"web1"}`),
+	}}}); err != nil {
 		t.Fatal(err)
 	}
 	view := fleet.New(fleet.Config{Registry: n})
@@ -61,8 +63,10 @@ func TestSessionOpensAndEndsTheSocket(t *testing.T) {
 	defer srv.Close()
 	n.url = srv.URL
 	var a *api.API
-	hub := ui.NewHub(ui.Config{Gate: NewGate(svc, func() []string { return a.Origins() }), Hosts: Hosts{view},
-		Cluster: Cluster{n}, Node: "n1", Sweep: time.Hour})
+	hub := ui.NewHub(ui.Config{
+		Gate: NewGate(svc, func() []string { return a.Origins() }), Hosts: Hosts{view},
+		Cluster: Cluster{n}, Node: "n1", Sweep: time.Hour,
+	})
 	defer hub.Close()
 	var err error
 	if a, err = api.New(api.Config{Auth: svc, Reads: n, Fleet: view, Cluster: n, Live: hub, Assets: ui.NewAssets()}); err != nil {
