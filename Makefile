@@ -8,7 +8,8 @@ SHELL       := /bin/bash
 BIN   := $(CURDIR)/bin
 CACHE := $(CURDIR)/.cache
 WEB   := ui/web
-GOFLAGS_BUILD := -trimpath -ldflags '-s -w'
+VERSION ?= 0.1.0-dev
+GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X github.com/triward/triward/appliance/cli.release=$(VERSION)'
 # Packages whose goroutines share state: the race detector runs over these.
 RACE  := ./agent/... ./raftstate/... ./logstore/... ./tsdb/... ./ui ./appliance ./appliance/auth/... ./appliance/gateway/... ./appliance/fleet/...
 

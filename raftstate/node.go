@@ -40,6 +40,7 @@ type Node struct {
 	store   *logfile.Store
 	fsm     *fsm
 	images  *images
+	clock   *logClock
 	metrics *metrics
 
 	raft     atomic.Pointer[raft.Raft]
@@ -82,6 +83,7 @@ func Open(ctx context.Context, cfg Config, sinks Sinks) (*Node, error) {
 		durably: make(chan struct{}, 1), closing: make(chan struct{}), startedAt: time.Now(),
 		timers: make(map[*time.Timer]struct{}), metrics: newMetrics(),
 	}
+	n.clock = newLogClock(cfg.Now)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.budget.limit = cfg.MaxInFlight
 	n.images = &images{n: n}
@@ -342,13 +344,18 @@ func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
 			n.log.Info("leadership", "leader", leading, "term", r.CurrentTerm())
 			n.peers.reset()
 			if leading {
+				n.askClocksUntilKnown(r)
 				n.tick(r)
 			}
 			if n.cfg.OnLeadership != nil {
 				n.cfg.OnLeadership(leading)
 			}
 		case <-ticker.C:
-			behind := time.Now().UnixMilli() - n.state.LogTime()
+			if leading {
+				n.askClocks()
+			}
+			now, _ := n.clock.now()
+			behind := now - n.state.LogTime()
 			if leading && (n.ready.Load() != r.CurrentTerm() || behind > n.cfg.TickInterval.Milliseconds()) {
 				n.tick(r)
 			}

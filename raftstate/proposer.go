@@ -140,7 +140,13 @@ func (pr *proposer) propose(batch []*proposal) {
 		answerAll(batch, err)
 		return
 	}
-	entry := command.Entry{Stamp: max(pr.stamp, n.state.LogTime(), time.Now().UnixMilli())}
+	now, known := n.clock.now()
+	if !known { // it has only just become the leader: the caller tries again in a moment
+		<-pr.slots
+		answerAll(batch, errNotLeader)
+		return
+	}
+	entry := command.Entry{Stamp: max(pr.stamp, n.state.LogTime(), now)}
 	pr.stamp = entry.Stamp
 	size := command.Overhead
 	for _, p := range batch {

@@ -24,7 +24,8 @@ type Status struct {
 	AppliedIndex  uint64    `json:"applied_index"`
 	MarkIndex     uint64    `json:"mark_index"`
 	LogTime       int64     `json:"log_time_ms"`
-	Clock         int64     `json:"clock_ms"` // of the node, to compare with those of the others
+	Clock         int64     `json:"clock_ms"`                // of the node, to compare with those of the others
+	ClockSuspect  string    `json:"clock_suspect,omitempty"` // why the node, as leader, does not go by its own clock
 	LogBytes      int64     `json:"log_bytes"`
 	LogSegments   int       `json:"log_segments"`
 	CachedBytes   int64     `json:"cached_bytes"`
@@ -56,7 +57,7 @@ func (n *Node) Status() Status {
 	mark := n.mark.Load()
 	st := Status{
 		Node: n.cfg.NodeID, AppliedIndex: n.fsm.applied.Load(), MarkIndex: mark.Index, LogTime: n.state.LogTime(),
-		Clock:    time.Now().UnixMilli(),
+		Clock: n.cfg.Now().UnixMilli(), ClockSuspect: n.clock.suspicion(),
 		LogBytes: n.store.Bytes(), LogSegments: n.store.Segments(), CachedBytes: n.store.CachedBytes(),
 		InFlightBytes: n.budget.used.Load(), InFlightLimit: n.budget.limit, QueueBytes: n.cfg.QueueBytes,
 		Generation: mark.Generation, Installing: n.installing.Load(), StartedAt: n.startedAt,
@@ -199,6 +200,12 @@ func (m *metrics) register(n *Node) {
 	})
 	gauge("triward_raft_apply_held", "1 while Apply waits for room on a disk.", func() float64 {
 		if n.fsm.held.Load() != nil {
+			return 1
+		}
+		return 0
+	})
+	gauge("triward_raft_clock_suspect", "1 on a leader that does not go by its own clock.", func() float64 {
+		if n.clock.suspicion() != "" {
 			return 1
 		}
 		return 0

@@ -124,6 +124,9 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 	return root
 }
 
+// release is set by the linker.
+var release = "dev"
+
 // Version is the release and the commit that the binary was built from.
 func Version() string {
 	info, ok := debug.ReadBuildInfo()
@@ -144,7 +147,7 @@ func Version() string {
 			}
 		}
 	}
-	return "0.1.0-dev" + rev + dirty
+	return release + rev + dirty
 }
 
 func newVersion(s streams) *cobra.Command {

@@ -7,8 +7,11 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// extentBytes is how exactly the bytes of index ranges are known.
-const extentBytes = 4 << 20
+// How exactly the bytes and the age of index ranges are known.
+const (
+	extentBytes = 1 << 20
+	extentAge   = time.Minute
+)
 
 // extent is a run of entries and its size.
 type extent struct {
@@ -35,13 +38,19 @@ func (x *extents) add(logs []*raft.Log) {
 	for _, l := range logs {
 		size := int64(sealBytes + len(l.Data) + len(l.Extensions))
 		n := len(x.list)
-		if n == 0 || x.list[n-1].last+1 != l.Index || x.list[n-1].bytes >= extentBytes {
+		if n == 0 || x.list[n-1].last+1 != l.Index || x.list[n-1].full(l) {
 			x.list = append(x.list, extent{first: l.Index, last: l.Index, bytes: size, since: l.AppendedAt})
 			continue
 		}
 		x.list[n-1].last = l.Index
 		x.list[n-1].bytes += size
 	}
+}
+
+// full reports whether l begins another extent.
+func (e *extent) full(l *raft.Log) bool {
+	old := !e.since.IsZero() && l.AppendedAt.Sub(e.since) >= extentAge
+	return e.bytes >= extentBytes || old
 }
 
 // truncate removes lo..hi, a prefix or a suffix. A partly removed extent is charged in proportion.
