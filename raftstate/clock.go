@@ -13,8 +13,12 @@ import (
 // maxClockStep is how far clocks may lie apart, and how far one may be set, before it counts as wrong.
 const maxClockStep = 60 * time.Second
 
-// checkTimeout bounds one round of asking the members for their clocks.
-const checkTimeout = 500 * time.Millisecond
+// A round of asking the members for their clocks ends clockGrace after a majority has answered, and in any case
+// after checkTimeout.
+const (
+	checkTimeout = 500 * time.Millisecond
+	clockGrace   = 50 * time.Millisecond
+)
 
 // logClock gives the leader the stamps of entries, of which log time is made (DESIGN D11). The wall clock of one
 // machine is not believed alone: its distance from a clock that is never set (the monotonic one) must be the one
@@ -102,9 +106,10 @@ func (n *Node) askClocks() bool {
 		offset time.Duration
 		err    error
 	}
-	answers := make(chan answer)
+	servers := n.servers()
+	answers := make(chan answer, len(servers))
 	voters, asked := 0, 0
-	for _, s := range n.servers() {
+	for _, s := range servers {
 		if s.Suffrage != raft.Voter {
 			continue
 		}
@@ -120,9 +125,19 @@ func (n *Node) askClocks() bool {
 			answers <- answer{time.Duration(st.Clock)*time.Millisecond - middle, err}
 		}()
 	}
-	for range asked {
-		if a := <-answers; a.err == nil {
-			offsets = append(offsets, a.offset)
+	var enough <-chan time.Time // a new leader is not held up by a member that does not answer
+	for waiting := asked; waiting > 0; {
+		if len(offsets) > voters/2 && enough == nil {
+			enough = time.After(clockGrace)
+		}
+		select {
+		case a := <-answers:
+			waiting--
+			if a.err == nil {
+				offsets = append(offsets, a.offset)
+			}
+		case <-enough:
+			waiting = 0
 		}
 	}
 	if len(offsets) <= voters/2 {

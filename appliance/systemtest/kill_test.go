@@ -235,7 +235,11 @@ func percentiles(ds []time.Duration) string {
 
 // TestKill is the promise itself: whatever is killed, what was acknowledged is there exactly once on each node.
 func TestKill(t *testing.T) {
-	k := kills{follower: 5, leader: 5, all: 5, senders: 4, pace: 25 * time.Millisecond}
+	rounds := 5
+	if os.Getenv("TRIWARD_FAULTS") != "" {
+		rounds = 20
+	}
+	k := kills{follower: rounds, leader: rounds, all: rounds, senders: 4, pace: 25 * time.Millisecond}
 	out := k.run(t, binaries(t, ""))
 	t.Logf("%d batches of each lane acknowledged; first commit after losing the leader: %s; after starting all: %s",
 		out.acked, percentiles(out.gaps), percentiles(out.restarts))
