@@ -290,8 +290,8 @@ func TestChangedBodiesKeepTheirBound(t *testing.T) {
 	st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "source", Value: "f"}}}
 	raw := 0
 	for i := 0; raw < wire.MaxBatchRaw-500; i++ {
-		st.Lines = append(st.Lines, line((start+machine.FutureWindow)*1e6+int64(i)+1, fmt.Sprintf("line %d", i)))
-		raw = 14*len(st.Lines) + 100
+		st.Lines = append(st.Lines, line((start+machine.FutureWindow)*1e6+int64(i)+1, fmt.Sprintf("line %20d", i)))
+		raw = 29*len(st.Lines) + 100
 	}
 	b := &wire.LogBatch{Streams: []wire.LogStream{st}}
 	if n := len(wire.AppendLogs(nil, b)); n > wire.MaxBatchRaw || n < wire.MaxBatchRaw/2 {
@@ -311,7 +311,7 @@ func TestChangedBodiesKeepTheirBound(t *testing.T) {
 			t.Error(err)
 		}
 		for _, l := range a.Batch.Streams[0].Lines {
-			if want := fmt.Sprintf("line %d", i); string(l.Text) != want || len(l.Fields) != 1 {
+			if want := fmt.Sprintf("line %20d", i); string(l.Text) != want || len(l.Fields) != 1 {
 				t.Fatalf("%q with %v, want %q", l.Text, l.Fields, want)
 			}
 			i++
