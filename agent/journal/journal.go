@@ -210,6 +210,9 @@ func text(raw json.RawMessage) []byte {
 	return nil
 }
 
+// name returns a value that becomes a label or a field: anybody may write anything into it.
+func name(raw json.RawMessage) string { return lines.Valid(string(text(raw)), lines.NameMax) }
+
 func (f *Follower) entry(ctx context.Context, b []byte) error {
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil {
@@ -230,23 +233,23 @@ func (f *Follower) entry(ctx context.Context, b []byte) error {
 	if us, err := strconv.ParseInt(r.Realtime, 10, 64); err == nil {
 		line.T = us * 1000
 	}
-	if len(message) > wire.MaxLine {
-		line.Text = message[:wire.MaxLine]
-		line.Fields = append(line.Fields, wire.Label{Name: "truncated", Value: "true"})
-	}
 	if p, err := strconv.Atoi(string(text(r.Priority))); err == nil {
 		line.Severity = lines.SyslogSeverity(p)
 	}
-	ident := string(text(r.Identifier))
-	unit := firstOf(string(text(r.Unit)), string(text(r.UserUnit)), ident, string(text(r.Transport)), "unknown")
+	ident := name(r.Identifier)
+	unit := firstOf(name(r.Unit), name(r.UserUnit), ident, name(r.Transport), "unknown")
 	if ident != "" {
 		line.Fields = append(line.Fields, wire.Label{Name: "identifier", Value: ident})
 	}
-	if pid := string(text(r.PID)); pid != "" {
+	if pid := name(r.PID); pid != "" {
 		line.Fields = append(line.Fields, wire.Label{Name: "pid", Value: pid})
 	}
 	slices.SortFunc(line.Fields, func(a, b wire.Label) int { return strings.Compare(a.Name, b.Name) })
-	if err := f.cfg.Batcher.Add(ctx, f.stream(unit), line, mark); err != nil {
+	s, err := f.stream(unit)
+	if err != nil {
+		return &spoolError{fmt.Errorf("unit %q of the journal: %w", unit, err)}
+	}
+	if err := f.cfg.Batcher.Add(ctx, s, line, mark); err != nil {
 		return &spoolError{fmt.Errorf("take entries of the journal: %w", err)}
 	}
 	f.cursor = r.Cursor
@@ -264,20 +267,18 @@ func firstOf(values ...string) string {
 }
 
 // stream returns the stream of a unit. Names of one-time units are bounded by forgetting all of them.
-func (f *Follower) stream(unit string) *lines.Stream {
-	unit = strings.ToValidUTF8(unit, "?")
-	if len(unit) > 256 {
-		unit = strings.ToValidUTF8(unit[:256], "")
-	}
+func (f *Follower) stream(unit string) (*lines.Stream, error) {
 	if s, ok := f.streams[unit]; ok {
-		return s
+		return s, nil
 	}
 	if len(f.streams) >= 1024 {
 		clear(f.streams)
 	}
-	s := lines.NewStream(wire.StreamLog, wire.LabelsFromMap(map[string]string{"source": "journal", "unit": unit}))
-	f.streams[unit] = s
-	return s
+	s, err := lines.NewStream(wire.StreamLog, wire.LabelsFromMap(map[string]string{"source": "journal", "unit": unit}))
+	if err == nil {
+		f.streams[unit] = s
+	}
+	return s, err
 }
 
 // limited keeps the first bytes and drops the rest.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/triward/triward/agent/lines"
 	"github.com/triward/triward/agent/spool"
@@ -69,7 +70,7 @@ func (r *rig) entries(t *testing.T, list ...string) {
 // follow lives once: it reads what there is, from where the spool stands.
 func (r *rig) follow(t *testing.T, flush bool) *Follower {
 	t.Helper()
-	b := lines.NewBatcher(wire.LaneLogs, r.sp, r.coder, slog.New(slog.DiscardHandler))
+	b := lines.NewBatcher(wire.LaneLogs, r.sp, r.coder, slog.New(slog.DiscardHandler), nil)
 	f := New(Config{
 		Command: r.cmd, Batcher: b, Log: slog.New(slog.DiscardHandler),
 		Cursor: string(r.sp.State(wire.LaneLogs)[StateKey]),
@@ -147,5 +148,31 @@ func TestLostCursor(t *testing.T) {
 	}
 	if f := r.follow(t, true); f.cursor != "" {
 		t.Errorf("the lost cursor %q is kept", f.cursor)
+	}
+}
+
+// TestAnyName: whoever writes to the journal chooses the identifier and other names; lines go on.
+func TestAnyName(t *testing.T) {
+	r := newRig(t)
+	long := strings.Repeat("x", 600<<10)
+	r.entries(t, `{"MESSAGE":"a","SYSLOG_IDENTIFIER":"`+long+`","_PID":"`+long+`","_SYSTEMD_UNIT":"u"}`,
+		`{"MESSAGE":"b","SYSLOG_IDENTIFIER":[178,226]}`, `{"MESSAGE":"c","_SYSTEMD_UNIT":"`+long+`"}`)
+	r.follow(t, true)
+	streams := r.got(t)
+	if len(streams) != 3 {
+		t.Fatalf("%d streams", len(streams))
+	}
+	for _, s := range streams {
+		if err := wire.CheckStreamLabels(s.Labels); err != nil {
+			t.Error(err)
+		}
+		for _, f := range s.Lines[0].Fields {
+			if len(f.Value) > lines.NameMax || !utf8.ValidString(f.Value) {
+				t.Errorf("field %s of %d bytes", f.Name, len(f.Value))
+			}
+		}
+	}
+	if unit := streams[1].Labels.Get("unit"); unit != `\xb2\xe2` {
+		t.Errorf("unit %q", unit)
 	}
 }

@@ -382,17 +382,27 @@ func matchesAny(globs []string, path string) bool {
 // track begins to follow an open file.
 func (t *Tailer) track(key string, g *Group, f *os.File, p position, fi os.FileInfo) *file {
 	delete(t.known, key)
-	ls := wire.LabelsFromMap(map[string]string{"source": "file", "file": p.Stream})
-	for _, l := range g.Labels {
-		ls = ls.With(l.Name, l.Value)
-	}
-	nf := &file{
-		key: key, group: g, stream: lines.NewStream(wire.StreamLog, ls), f: f, pos: p, size: -1,
-		grown: time.Now(),
-	}
+	nf := &file{key: key, group: g, stream: t.streamOf(g, p.Stream), f: f, pos: p, size: -1, grown: time.Now()}
 	t.files = append(t.files, nf)
 	t.Open.Store(int64(len(t.files)))
 	return nf
+}
+
+// streamOf makes the stream of a file. Its name may be any bytes; the label that shows it may not.
+func (t *Tailer) streamOf(g *Group, path string) *lines.Stream {
+	own := wire.LabelsFromMap(map[string]string{"source": "file", "file": lines.Valid(path, wire.MaxLabelValue)})
+	all := own
+	for _, l := range g.Labels {
+		all = all.With(l.Name, l.Value)
+	}
+	s, err := lines.NewStream(wire.StreamLog, all)
+	if err != nil {
+		t.warnOnce("labels "+path, "labels of a group of files are left out: they cannot be sent", "path", path, "err", err)
+		if s, err = lines.NewStream(wire.StreamLog, own); err != nil {
+			panic(fmt.Sprintf("tail: labels made here are not valid: %v", err))
+		}
+	}
+	return s
 }
 
 // scan looks for new files and forgets old positions.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -30,7 +31,7 @@ type gate struct {
 	full atomic.Bool
 }
 
-var errDead = errors.New("the process is dead")
+var errDead = &fs.PathError{Op: "write", Path: "spool", Err: errors.New("the process is dead")}
 
 func (g *gate) Append(lane wire.Lane, c spool.Content) error {
 	if g.dead.Load() {
@@ -87,7 +88,7 @@ func newRig(t *testing.T, groups ...Group) *rig {
 func (r *rig) start() {
 	r.gate = &gate{sp: r.sp}
 	log := slog.New(slog.DiscardHandler)
-	r.b = lines.NewBatcher(wire.LaneLogs, r.gate, r.coder, log)
+	r.b = lines.NewBatcher(wire.LaneLogs, r.gate, r.coder, log, nil)
 	r.cfg.Batcher, r.cfg.State, r.cfg.Log = r.b, r.sp.State(wire.LaneLogs), log
 	r.tail = New(r.cfg)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -542,7 +543,7 @@ func (r *rig) torture(rnd *rand.Rand) {
 func BenchmarkTail(b *testing.B) {
 	line := "2026-11-23T21:00:01.123Z host app[123]: INFO request 4711 from 10.0.0.1 took 12 ms and was answered with 200\n"
 	t := New(Config{
-		Batcher: lines.NewBatcher(wire.LaneLogs, discard{}, mustCoder(b), slog.New(slog.DiscardHandler)),
+		Batcher: lines.NewBatcher(wire.LaneLogs, discard{}, mustCoder(b), slog.New(slog.DiscardHandler), nil),
 		Parser:  &lines.Parser{Zone: time.UTC},
 	})
 	path := filepath.Join(b.TempDir(), "a.log")
