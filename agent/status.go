@@ -47,7 +47,13 @@ func (a *Agent) Heartbeat() Heartbeat {
 }
 
 // lostLines counts lines that never came into the spool.
-func (a *Agent) lostLines() uint64 { return a.logs.Lost.Load() }
+func (a *Agent) lostLines() uint64 {
+	n := a.logs.Lost.Load()
+	if a.follower != nil {
+		n += a.follower.Lost.Load()
+	}
+	return n
+}
 
 // Status is what `triward-agent status` shows.
 type Status struct {

@@ -6,7 +6,6 @@
 package journal
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -31,9 +30,15 @@ import (
 const StateKey = "journal"
 
 const (
-	maxEntry     = 4 << 20 // a longer entry of journalctl ends the child; it is begun again behind it
+	maxEntry     = 4 << 20 // a longer entry, in the form of journalctl, is passed over
+	maxCursor    = 4 << 10
 	restartAfter = 5 * time.Second
+	tellAgain    = time.Minute // entries passed over are told of at most so often
 )
+
+// fields is all that is used of an entry, besides what journalctl always prints. An entry may carry anything else,
+// a core dump of gigabytes too.
+const fields = "MESSAGE,PRIORITY,_SYSTEMD_UNIT,_SYSTEMD_USER_UNIT,SYSLOG_IDENTIFIER,_TRANSPORT,_PID"
 
 // Config of a Follower.
 type Config struct {
@@ -43,6 +48,7 @@ type Config struct {
 	Cursor  string   // where to go on; "" at the first start
 	Batcher *lines.Batcher
 	Log     *slog.Logger
+	Report  func(kind, text string) // may be nil
 }
 
 // Follower follows the journal.
@@ -50,8 +56,11 @@ type Follower struct {
 	cfg     Config
 	cursor  string
 	streams map[string]*lines.Stream
+	whole   bool      // journalctl does not know --output-fields (before systemd 236)
+	untold  int       // entries lost since Report was called last
+	told    time.Time // when that was
 
-	Entries, Restarts atomic.Uint64
+	Entries, Restarts, Lost atomic.Uint64
 }
 
 // position is a cursor of the journal.
@@ -77,6 +86,9 @@ func Present() bool {
 func New(cfg Config) *Follower {
 	if len(cfg.Command) == 0 {
 		cfg.Command = []string{"journalctl"}
+	}
+	if cfg.Report == nil {
+		cfg.Report = func(string, string) {}
 	}
 	return &Follower{cfg: cfg, cursor: cfg.Cursor, streams: map[string]*lines.Stream{}}
 }
@@ -118,6 +130,9 @@ func (f *Follower) args() []string {
 	if f.cursor != "" {
 		args = append(args, "--no-tail")
 	}
+	if !f.whole {
+		args = append(args, "--output-fields="+fields)
+	}
 	for _, u := range f.cfg.Units {
 		args = append(args, "--unit="+u)
 	}
@@ -143,9 +158,13 @@ func (f *Follower) follow(ctx context.Context) error {
 	cancel()
 	werr := cmd.Wait()
 	if said := strings.TrimSpace(complaint.String()); said != "" {
-		if strings.Contains(said, "cursor") && f.cursor != "" {
+		switch {
+		case strings.Contains(said, "output-fields"):
+			f.whole = true
+		case strings.Contains(said, "cursor") && f.cursor != "":
 			// The entry is gone (rotated away): go on with what there is, behind the time of the last start.
 			f.cfg.Log.Warn("position in the journal is gone: entries may be lost", "said", said)
+			f.cfg.Report("lost", "the position in the journal is gone, entries may be lost: journalctl says "+said)
 			f.cursor = ""
 		}
 		return errors.Join(rerr, fmt.Errorf("journalctl says: %s", said))
@@ -153,19 +172,48 @@ func (f *Follower) follow(ctx context.Context) error {
 	return errors.Join(rerr, werr, errors.New("journalctl ended"))
 }
 
-// entries reads until the child ends.
+// entries reads until the child ends. What lacks its line feed is the rest of an entry that will come again.
 func (f *Follower) entries(ctx context.Context, out io.Reader) error {
-	sc := bufio.NewScanner(out)
-	sc.Buffer(make([]byte, 0, 16<<10), maxEntry)
-	for sc.Scan() {
-		if err := f.entry(ctx, sc.Bytes()); err != nil {
-			return err
+	r := newEntryReader(out, maxEntry)
+	for {
+		line, long, err := r.next()
+		switch {
+		case errors.Is(err, io.EOF) || err != nil && ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("read journalctl: %w", err)
+		case long != nil:
+			f.lost(ctx, long.values[keyCursor], fmt.Sprintf("an entry of %q has %d bytes, at most %d are read", long.source(), long.size, maxEntry))
+		default:
+			if err := f.entry(ctx, line); err != nil {
+				return err
+			}
 		}
+		f.tell()
 	}
-	if err := sc.Err(); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("read journalctl: %w", err)
+}
+
+// lost counts an entry that cannot be taken and goes on behind it.
+func (f *Follower) lost(ctx context.Context, cursor, why string) {
+	f.Lost.Add(1)
+	f.cfg.Log.Warn("entry of the journal is lost", "cursor", cursor, "because", why)
+	if f.untold++; f.untold == 1 && time.Since(f.told) >= tellAgain {
+		f.untold, f.told = 0, time.Now()
+		f.cfg.Report("lost", "an entry of the journal is lost: "+why)
 	}
-	return nil
+	if cursor != "" && len(cursor) <= maxCursor {
+		f.cursor = cursor
+		f.cfg.Batcher.Note(ctx, lines.Mark{Key: StateKey, Position: position(cursor)})
+	}
+}
+
+// tell reports entries that were lost since the last report.
+func (f *Follower) tell() {
+	if f.untold == 0 || time.Since(f.told) < tellAgain {
+		return
+	}
+	f.cfg.Report("lost", fmt.Sprintf("%d more entries of the journal are lost; the agent's log says which", f.untold))
+	f.untold, f.told = 0, time.Now()
 }
 
 // record is what is used of an entry. Values are strings, or lists of bytes when they are no UTF-8.
@@ -216,10 +264,14 @@ func name(raw json.RawMessage) string { return lines.Valid(string(text(raw)), li
 func (f *Follower) entry(ctx context.Context, b []byte) error {
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil {
-		f.cfg.Log.Warn("entry of the journal is left out", "err", err)
+		f.lost(ctx, "", fmt.Sprintf("it is not the JSON expected: %v", err))
 		return nil
 	}
 	if r.Cursor == "" {
+		return nil
+	}
+	if len(r.Cursor) > maxCursor {
+		f.lost(ctx, "", fmt.Sprintf("its cursor has %d bytes", len(r.Cursor)))
 		return nil
 	}
 	mark := lines.Mark{Key: StateKey, Position: position(r.Cursor)}
