@@ -61,6 +61,7 @@ type Tailer struct {
 	log    *slog.Logger
 	files  []*file
 	known  map[string]position // by state key: files that are not open
+	broken []string            // state keys whose position cannot be read
 	next   int                 // number of the next state key
 	first  bool                // nothing was known when the agent started
 	buf    []byte
@@ -112,7 +113,8 @@ func New(cfg Config) *Tailer {
 		}
 		p, err := decodePosition(value)
 		if err != nil {
-			t.log.Error("position of a file cannot be read", "key", key, "err", err)
+			t.log.Error("file is read from its beginning", "key", key, "err", err)
+			t.broken = append(t.broken, key)
 			continue
 		}
 		t.known[key] = p
@@ -128,6 +130,9 @@ func (t *Tailer) Run(ctx context.Context) error {
 		}
 	}()
 	t.ctx = ctx
+	for _, key := range t.broken {
+		t.note(lines.Mark{Key: key})
+	}
 	t.resume()
 	poll := time.NewTicker(t.cfg.Poll)
 	defer poll.Stop()

@@ -3,7 +3,9 @@ package tail
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -23,6 +25,8 @@ import (
 	"github.com/triward/triward/agent/spool"
 	"github.com/triward/triward/agent/wire"
 )
+
+var update = flag.Bool("update", false, "write the golden bytes anew (only before format 1)")
 
 // gate is a spool that a dying process cannot write to any more.
 type gate struct {
@@ -152,24 +156,44 @@ func (r *rig) copyTruncate(name, to string) {
 	r.must(os.Truncate(r.path(name), 0))
 }
 
-// spooled returns all lines in the spool, in order.
-func (r *rig) spooled() []wire.LogLine {
+// streams passes all streams in the spool to fn, in order.
+func (r *rig) streams(fn func(*wire.LogStream)) {
 	r.t.Helper()
 	batches, err := r.sp.Read(wire.LaneLogs, 1, 1<<20, 1<<30)
 	r.must(err)
-	var out []wire.LogLine
 	for i := range batches {
 		raw, err := r.coder.Decompress(nil, &batches[i])
 		r.must(err)
 		b, err := wire.DecodeLogs(raw)
 		r.must(err)
-		for _, s := range b.Streams {
-			if s.Labels.Get("source") != "file" || s.Labels.Get("file") == "" {
-				r.t.Errorf("stream %v", s.Labels)
-			}
-			out = append(out, s.Lines...)
+		for i := range b.Streams {
+			fn(&b.Streams[i])
 		}
 	}
+}
+
+// spooled returns all lines in the spool, in order.
+func (r *rig) spooled() []wire.LogLine {
+	r.t.Helper()
+	var out []wire.LogLine
+	r.streams(func(s *wire.LogStream) {
+		if err := wire.CheckStreamLabels(s.Labels); err != nil || s.Labels.Get("source") != "file" || s.Labels.Get("file") == "" {
+			r.t.Errorf("stream %v: %v", s.Labels, err)
+		}
+		out = append(out, s.Lines...)
+	})
+	return out
+}
+
+// files returns the labels that name files, of all lines in the spool.
+func (r *rig) files() []string {
+	r.t.Helper()
+	var out []string
+	r.streams(func(s *wire.LogStream) {
+		if f := s.Labels.Get("file"); !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	})
 	return out
 }
 
@@ -456,6 +480,91 @@ func TestRotatedTwiceWhileDown(t *testing.T) {
 		settle()
 		r.end()
 		r.want("1|2|3|4|5")
+	})
+}
+
+// TestNameThatIsNoText: the name of a file may be any bytes (here Chinese in GBK). Its lines arrive beside those of
+// others, under labels that the wire takes, and once, whatever happens in between.
+func TestNameThatIsNoText(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		long := strings.Repeat(strings.Repeat("d", 200)+"/", 12)
+		r.must(os.MkdirAll(r.path(long), 0o700))
+		r.start()
+		for i, name := range []string{"\xb2\xe2.log", "\xc8\xd5.log", "a.log", long + "a.log"} {
+			r.write(name, fmt.Sprintf("%d\n", i))
+			settle()
+		}
+		r.end()
+		r.write("\xb2\xe2.log", "4\n")
+		r.must(os.Rename(r.path("\xb2\xe2.log"), r.path("\xb2\xe2.log.1")))
+		r.write("\xb2\xe2.log", "5\n")
+		r.start()
+		settle()
+		r.crash()
+		r.start()
+		settle()
+		r.end()
+		r.want("0|1|2|3|4|5")
+		if n := r.tail.Lost.Load(); n != 0 {
+			t.Errorf("%d files lost", n)
+		}
+		if got := r.files(); len(got) != 4 || !slices.Contains(got, r.path(`\xb2\xe2.log`)) || !slices.Contains(got, r.path(`\xc8\xd5.log`)) {
+			t.Errorf("labels %.200q", got)
+		}
+	}, Group{Include: []string{"**/*.log"}})
+}
+
+func TestPositionForm(t *testing.T) {
+	p := position{identity: &identity{
+		Path: "/var/log/\xb2\xe2.log", Stream: "/var/log/\xb2\xe2.log", Key: fileKey{Dev: 2049, Ino: 1 << 40},
+		Print: fingerprint{N: 1024, Sum: 0x0102030405060708}, Rotated: true, Seen: 1_700_000_000,
+	}, Off: 123456789012, Skip: true}
+	q := p
+	q.identity = &identity{Path: "/var/log/a.log.1", Stream: "/var/log/a.log", Done: true, Seen: -1}
+	for name, p := range map[string]position{"position_v1": p, "position_copy_v1": q} {
+		b := p.EncodePosition()
+		golden(t, name, b)
+		got, err := decodePosition(b)
+		if err != nil || *got.identity != *p.identity || got.Off != p.Off || got.Skip != p.Skip {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		for i := range b {
+			if _, err := decodePosition(b[:i]); !errors.Is(err, errPosition) {
+				t.Errorf("%s cut at %d: %v", name, i, err)
+			}
+		}
+	}
+}
+
+// golden compares got with the bytes kept in testdata: a change is a change of the spool's format.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".hex")
+	text := hex.EncodeToString(got) + "\n"
+	if *update {
+		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(want) != text {
+		t.Errorf("%s: bytes differ from the golden ones\n got %s want %s", name, text, want)
+	}
+}
+
+func FuzzPosition(f *testing.F) {
+	f.Add(position{identity: &identity{Path: "/a", Stream: "/b"}, Off: 1}.EncodePosition())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := decodePosition(b)
+		if err != nil {
+			return
+		}
+		if q, err := decodePosition(p.EncodePosition()); err != nil || *q.identity != *p.identity || q.Off != p.Off {
+			t.Errorf("%+v became %+v, %v", p, q, err)
+		}
 	})
 }
 
