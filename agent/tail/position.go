@@ -41,6 +41,11 @@ func (p fingerprint) matches(f io.ReaderAt) bool {
 	return err == nil && q == p
 }
 
+// begins reports whether head, the beginning of a file, is that of the fingerprint.
+func (p fingerprint) begins(head []byte) bool {
+	return p.N > 0 && p.N <= len(head) && xxh3.Hash(head[:p.N]) == p.Sum
+}
+
 // identity is what does not change with each line. It is replaced, never written into.
 type identity struct {
 	Path    string // any bytes: file systems know no character sets

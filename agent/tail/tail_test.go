@@ -2,6 +2,7 @@ package tail
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -65,6 +66,7 @@ type rig struct {
 	b     *lines.Batcher
 	tail  *Tailer
 	stop  func()
+	told  []string
 }
 
 func newRig(t *testing.T, groups ...Group) *rig {
@@ -93,6 +95,7 @@ func (r *rig) start() {
 	r.gate = &gate{sp: r.sp}
 	log := slog.New(slog.DiscardHandler)
 	r.b = lines.NewBatcher(wire.LaneLogs, r.gate, r.coder, log, nil)
+	r.cfg.Report = func(kind, text string) { r.told = append(r.told, kind+": "+text) }
 	r.cfg.Batcher, r.cfg.State, r.cfg.Log = r.b, r.sp.State(wire.LaneLogs), log
 	r.tail = New(r.cfg)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -480,6 +483,147 @@ func TestRotatedTwiceWhileDown(t *testing.T) {
 		settle()
 		r.end()
 		r.want("1|2|3|4|5")
+	})
+}
+
+// holdUp fills the spool and waits until reading waits for it, then lets fn rotate.
+func (r *rig) holdUp(name string, fn func()) {
+	r.t.Helper()
+	r.gate.full.Store(true)
+	r.write(name, "held 1\n")
+	settle() // taken into the batch, which cannot be written
+	r.write(name, "held 2\n")
+	settle() // waits
+	fn()
+	r.gate.full.Store(false)
+	settle()
+}
+
+// TestRotatedTwiceWhileHeldUp: the same as while the agent is down, with a full spool instead.
+func TestRotatedTwiceWhileHeldUp(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n")
+		settle()
+		r.holdUp("a.log", func() {
+			r.write("a.log", "2\n")
+			past := time.Now().Add(-time.Hour)
+			r.must(os.Chtimes(r.path("a.log"), past, past))
+			r.must(os.Rename(r.path("a.log"), r.path("a.log.2")))
+			r.write("a.log.1", "3\n4\n")
+			r.write("a.log", "3\n5\n") // begins like the one before it
+		})
+		r.end()
+		r.want("1|held 1|held 2|2|3|4|3|5")
+		if len(r.told) != 0 {
+			t.Errorf("told %q", r.told)
+		}
+	})
+}
+
+// TestCopiedTwiceWhileHeldUp: the same for copy-and-truncate.
+func TestCopiedTwiceWhileHeldUp(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n")
+		settle()
+		r.holdUp("a.log", func() {
+			r.write("a.log", "2\n")
+			r.copyTruncate("a.log", "a.log.2")
+			past := time.Now().Add(-time.Hour)
+			r.must(os.Chtimes(r.path("a.log.2"), past, past))
+			r.write("a.log", "3\n")
+			r.copyTruncate("a.log", "a.log.1")
+			r.write("a.log", "4\n")
+		})
+		r.end()
+		got := strings.Split(r.texts(), "|")
+		slices.Sort(got)
+		if strings.Join(got, "|") != "1|2|3|4|held 1|held 2" {
+			t.Errorf("spooled %q", got)
+		}
+	})
+}
+
+func (r *rig) gzip(name, to string) {
+	r.t.Helper()
+	b, err := os.ReadFile(r.path(name))
+	r.must(err)
+	f, err := os.Create(r.path(to))
+	r.must(err)
+	z := gzip.NewWriter(f)
+	_, err = z.Write(b)
+	r.must(errors.Join(err, z.Close(), f.Close(), os.Remove(r.path(name))))
+}
+
+// TestCompressedBeforeItWasRead: what was rotated and compressed while reading was held up, or while the agent was
+// down, is told of as lost; files that were read are not, and neither are files of others.
+func TestCompressedBeforeItWasRead(t *testing.T) {
+	rotate := func(r *rig) {
+		r.write("a.log", "2\n")
+		past := time.Now().Add(-time.Hour)
+		r.must(os.Chtimes(r.path("a.log"), past, past))
+		r.must(os.Rename(r.path("a.log"), r.path("a.log.3")))
+		r.write("a.log", "lost 1\n")
+		r.gzip("a.log", "a.log.2.gz")
+		r.write("a.log", "lost 2\n")
+		r.must(os.Rename(r.path("a.log"), r.path("a.log.1.xz"))) // cannot be looked into
+		r.write("a.log", "5\n")
+		r.write("a.log.audit", "of another program\n")
+		r.write("a.log.audit.gz", "of another program\n")
+	}
+	check := func(t *testing.T, r *rig, want string) {
+		t.Helper()
+		r.want(want)
+		told := strings.Join(r.told, "|")
+		if len(r.told) != 1 || r.tail.Lost.Load() != 2 || !strings.HasPrefix(told, "lost: ") || !strings.Contains(told, "a.log.2.gz") ||
+			!strings.Contains(told, "a.log.1.xz") {
+			t.Errorf("%d lost, told %q", r.tail.Lost.Load(), r.told)
+		}
+	}
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n")
+		settle()
+		r.holdUp("a.log", func() { rotate(r) })
+		r.end()
+		check(t, r, "1|held 1|held 2|2|5")
+	})
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n")
+		settle()
+		r.end()
+		rotate(r)
+		r.start()
+		settle()
+		r.end()
+		check(t, r, "1|2|5")
+	})
+}
+
+// TestCompressedAfterItWasRead: a program that rotates and compresses its own log gives the new file the present time;
+// that is no loss, whatever it compresses with.
+func TestCompressedAfterItWasRead(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		for i := range 5 {
+			r.write("a.log", fmt.Sprintf("line %d\n", i))
+			settle()
+			switch {
+			case i%2 == 0:
+				r.gzip("a.log", fmt.Sprintf("a.log.%d.gz", i))
+			default:
+				r.must(os.Rename(r.path("a.log"), r.path(fmt.Sprintf("a.log.%d.zip", i))))
+			}
+		}
+		r.write("a.log", "last\n")
+		settle()
+		r.end()
+		r.want("line 0|line 1|line 2|line 3|line 4|last")
+		if r.tail.Lost.Load() != 0 || len(r.told) != 0 {
+			t.Errorf("%d lost, told %q", r.tail.Lost.Load(), r.told)
+		}
 	})
 }
 
