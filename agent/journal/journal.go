@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,6 +34,7 @@ const (
 	maxEntry     = 4 << 20 // a longer entry, in the form of journalctl, is passed over
 	maxCursor    = 4 << 10
 	restartAfter = 5 * time.Second
+	freshFor     = time.Minute // an entry that is younger shows that the end of the journal is reached
 	tellAgain    = time.Minute // entries passed over are told of at most so often
 )
 
@@ -56,6 +58,7 @@ type Follower struct {
 	cfg     Config
 	cursor  string
 	streams map[string]*lines.Stream
+	caught  time.Time // when an entry was fresh last: those behind it were written later; zero before
 	whole   bool      // journalctl does not know --output-fields (before systemd 236)
 	untold  int       // entries lost since Report was called last
 	told    time.Time // when that was
@@ -154,6 +157,7 @@ func (f *Follower) follow(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run journalctl: %w", err)
 	}
+	f.caught = time.Time{}
 	rerr := f.entries(ctx, out)
 	cancel()
 	werr := cmd.Wait()
@@ -281,9 +285,13 @@ func (f *Follower) entry(ctx context.Context, b []byte) error {
 		f.cfg.Batcher.Note(ctx, mark)
 		return nil
 	}
-	line := wire.LogLine{T: time.Now().UnixNano(), Text: message}
-	if us, err := strconv.ParseInt(r.Realtime, 10, 64); err == nil {
-		line.T = us * 1000
+	now := time.Now()
+	line := wire.LogLine{T: now.UnixNano(), Text: message}
+	if us, err := strconv.ParseInt(r.Realtime, 10, 64); err == nil && us > 0 && us < math.MaxInt64/1000 {
+		lines.SetTime(&line, us*1000, f.caught, now)
+		if now.Sub(time.UnixMicro(us)).Abs() < freshFor {
+			f.caught = now
+		}
 	}
 	if p, err := strconv.Atoi(string(text(r.Priority))); err == nil {
 		line.Severity = lines.SyslogSeverity(p)

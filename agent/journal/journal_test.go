@@ -252,6 +252,37 @@ type nowhere struct{}
 func (nowhere) Append(wire.Lane, spool.Content) error            { return nil }
 func (nowhere) AppendState(wire.Lane, []spool.StateChange) error { return nil }
 
+// TestOldEntryOfALiveJournal: an entry written just now under a clock that was wrong gets the time of its reading;
+// entries read before the end of the journal was reached keep theirs.
+func TestOldEntryOfALiveJournal(t *testing.T) {
+	r := newRig(t)
+	at := func(ago time.Duration) int64 { return time.Now().Add(-ago).UnixMicro() }
+	const day = 24 * time.Hour
+	want := []struct {
+		us    int64
+		moved bool
+	}{{at(400 * day), false}, {at(0), false}, {at(6 * day), false}, {at(8 * day), true}, {1, true}, {at(0), false}}
+	var text strings.Builder
+	for i, w := range want {
+		fmt.Fprintf(&text, `%d {"__CURSOR":"%d","__REALTIME_TIMESTAMP":"%d","MESSAGE":"1970-01-01T00:00:00Z x","_PID":"7"}`+"\n", i+1, i+1, w.us)
+	}
+	if err := os.WriteFile(r.file, []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	r.follow(t, true)
+	got := r.got(t)[0].Lines
+	for i, w := range want {
+		l := got[i]
+		moved := slices.ContainsFunc(l.Fields, func(f wire.Label) bool {
+			return f.Name == "time_parsed" && f.Value == time.UnixMicro(w.us).UTC().Format(time.RFC3339Nano)
+		})
+		if moved != w.moved || !moved && l.T != w.us*1000 || moved && l.T < start.UnixNano() {
+			t.Errorf("entry %d: time %s, fields %v", i+1, time.Unix(0, l.T), l.Fields)
+		}
+	}
+}
+
 // TestOldJournalctl: one that cannot leave fields out is asked for all of them.
 func TestOldJournalctl(t *testing.T) {
 	r := newRig(t)

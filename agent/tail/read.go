@@ -65,6 +65,9 @@ func (t *Tailer) poll(ctx context.Context, f *file) (more bool, err error) {
 	idle := f.group.Multiline != nil && now.Sub(f.grown) >= f.group.Multiline.timeout()
 	final := !f.rotated.IsZero() && now.Sub(f.rotated) >= t.cfg.Linger && now.Sub(f.grown) >= t.cfg.Linger
 	more, err = t.read(ctx, f, fi.Size(), idle, final)
+	if err == nil && f.pos.Off >= fi.Size() {
+		f.caught = now
+	}
 	if err == nil && final && !more {
 		t.finish(f, unlinked(fi))
 	}
@@ -135,7 +138,7 @@ func (t *Tailer) extendPrint(f *file, size int64) error {
 // truncated reads the rest of the old content from the copy, if there is one, and begins the file anew.
 func (t *Tailer) truncated(ctx context.Context, f *file, last time.Time) error {
 	if c, fi, path := t.findCopy(f.pos); c != nil {
-		old := &file{key: f.key, group: f.group, stream: f.stream, f: c, pos: f.pos, grown: f.grown}
+		old := &file{key: f.key, group: f.group, stream: f.stream, f: c, pos: f.pos, grown: f.grown, caught: f.caught}
 		for {
 			more, err := t.read(ctx, old, fi.Size(), true, true)
 			if err != nil {
@@ -262,10 +265,10 @@ func (t *Tailer) emit(ctx context.Context, f *file, p piece, next position) erro
 	now := time.Now()
 	line := wire.LogLine{T: now.UnixNano(), Severity: lines.Severity(p.text), Text: p.text}
 	if at, ok := t.cfg.Parser.Time(p.text, now); ok {
-		line.T = at
+		lines.SetTime(&line, at, f.caught, now)
 	}
 	if p.cut {
-		line.Fields = []wire.Label{{Name: "truncated", Value: "true"}}
+		line.Fields = append(line.Fields, wire.Label{Name: "truncated", Value: "true"})
 	}
 	if err := t.cfg.Batcher.Add(ctx, f.stream, line, mark); err != nil {
 		return fmt.Errorf("take lines of %s: %w", f.pos.Path, err)

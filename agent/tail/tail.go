@@ -84,6 +84,7 @@ type file struct {
 	grown    time.Time // when it last grew or changed
 	rotated  time.Time // when its path was found to lead elsewhere; zero while it does not
 	checked  time.Time // when it was looked at last
+	caught   time.Time // when nothing of it was unread last: what is unread now was written later; zero before
 	finished bool
 }
 

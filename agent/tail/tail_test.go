@@ -34,6 +34,7 @@ type gate struct {
 	sp   *spool.Spool
 	dead atomic.Bool
 	full atomic.Bool
+	slow atomic.Int64 // how long an append takes
 }
 
 var errDead = &fs.PathError{Op: "write", Path: "spool", Err: errors.New("the process is dead")}
@@ -42,6 +43,7 @@ func (g *gate) Append(lane wire.Lane, c spool.Content) error {
 	if g.dead.Load() {
 		return errDead
 	}
+	time.Sleep(time.Duration(g.slow.Load()))
 	if g.full.Load() {
 		return spool.ErrFull
 	}
@@ -254,6 +256,63 @@ func TestTimeAndSeverityAreTaken(t *testing.T) {
 		}
 		if d := time.Since(time.Unix(0, got[1].T)); d < 0 || d > time.Hour {
 			t.Errorf("a line without time is %s old", d)
+		}
+	})
+}
+
+// TestOldDateInALiveLine: a line that was written just now keeps its place in time, whatever date it begins with; what
+// was written before anybody looked keeps the time that it states.
+func TestOldDateInALiveLine(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		at := func(ago time.Duration) string { return time.Now().Add(-ago).UTC().Format(time.RFC3339) }
+		const day = 24 * time.Hour
+		stated := map[string]string{}
+		write := func(text, date string) {
+			stated[text] = date
+			r.write("a.log", date+" "+text+"\n")
+		}
+		r.cfg.Poll, r.cfg.Rescan = 5*time.Second, time.Hour
+		write("backlog", at(400*day))
+		r.start()
+		settle()
+		live := time.Now()
+		write("old", "1970-01-02T00:00:00Z")
+		write("late", at(6*day))
+		settle()
+		r.copyTruncate("a.log", "a.log.1")
+		write("truncated", at(8*day))
+		settle()
+		r.gate.slow.Store(int64(9 * day))
+		write("held", at(0))
+		settle()
+		write("held later", at(0))
+		time.Sleep(8 * day)
+		write("held old", at(20*day))
+		time.Sleep(2 * day)
+		r.gate.slow.Store(0)
+		settle()
+		time.Sleep(9 * day)
+		r.end()
+		write("down", at(20*day))
+		r.start()
+		settle()
+		r.end()
+		moved := map[string]bool{"old": true, "truncated": true, "held old": true}
+		got := r.spooled()
+		if len(got) != len(stated) {
+			t.Fatalf("%d lines", len(got))
+		}
+		for _, l := range got {
+			date, text, _ := strings.Cut(string(l.Text), " ")
+			want, err := time.Parse(time.RFC3339, date)
+			r.must(err)
+			is := time.Unix(0, l.T)
+			switch {
+			case !moved[text] && (!is.Equal(want) || len(l.Fields) != 0):
+				t.Errorf("%s: time %s, stated %s, fields %v", text, is, date, l.Fields)
+			case moved[text] && (is.Before(live) || len(l.Fields) != 1 || l.Fields[0] != wire.Label{Name: "time_parsed", Value: date}):
+				t.Errorf("%s: time %s, stated %s, fields %v", text, is, date, l.Fields)
+			}
 		}
 	})
 }
