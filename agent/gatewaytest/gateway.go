@@ -469,8 +469,17 @@ func (c *Cluster) applyLogs(raw []byte) map[string]any {
 	if err != nil {
 		return map[string]any{"status": "invalid", "items": []map[string]any{{"item": 0, "reason": err.Error()}}}
 	}
-	n := 0
+	n, item := 0, 0
+	refused := []map[string]any{}
 	for _, s := range b.Streams {
+		if err := wire.CheckStreamLabels(s.Labels.With("agent", Agent).With("host", "h")); err != nil {
+			for range s.Lines {
+				refused = append(refused, map[string]any{"item": item, "reason": err.Error()})
+				item++
+			}
+			continue
+		}
+		item += len(s.Lines)
 		for _, l := range s.Lines {
 			c.Lines = append(c.Lines, Line{
 				Kind: s.Kind, Labels: s.Labels.Map(), T: l.T, Severity: l.Severity,
@@ -479,5 +488,5 @@ func (c *Cluster) applyLogs(raw []byte) map[string]any {
 			n++
 		}
 	}
-	return map[string]any{"status": "ok", "accepted": n}
+	return map[string]any{"status": "ok", "accepted": n, "rejected": len(refused), "items": refused}
 }
