@@ -121,45 +121,76 @@ type client struct {
 	timeout time.Duration
 }
 
-func (t *target) client() (*client, error) {
+// known is the cluster that the flags mean, as far as this machine knows it: the one that `triward dev` started here
+// last, else that of the node which runs here. Its CA and token are for its own addresses and for no other.
+func (t *target) known() (Context, error) {
 	saved, err := readContext()
+	if err != nil || t.node != "" || t.addr == "" && len(saved.Nodes) > 0 || t.addr != "" && saved.knows(t.addr) {
+		return saved, err
+	}
+	local, err := localNode(configPath())
+	if t.addr != "" && !local.knows(t.addr) {
+		return Context{}, nil // whatever the node here is, it is not asked
+	}
+	return local, err
+}
+
+// urls says where the cluster is asked: one node when the flags name it, else all that are known.
+func (t *target) urls(known *Context) ([]string, error) {
+	switch {
+	case t.addr != "":
+		return []string{t.addr}, nil
+	case t.node != "":
+		u, err := known.find(t.node)
+		return []string{u}, err
+	case len(known.Nodes) == 0:
+		return []string{"https://localhost:8443"}, nil
+	}
+	var all []string
+	for _, n := range known.Nodes {
+		all = append(all, n.URL)
+	}
+	return all, nil
+}
+
+// normalize writes --addr as the addresses that are known are written.
+func (t *target) normalize() error {
+	if t.addr == "" {
+		return nil
+	}
+	if t.node != "" {
+		return errors.New("--addr and --node exclude each other")
+	}
+	addr := t.addr
+	if !strings.Contains(addr, "://") {
+		addr = "https://" + addr
+	}
+	u, err := url.Parse(addr)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("--addr %q: want https://host:port", t.addr)
+	}
+	t.addr = strings.TrimRight(addr, "/")
+	return nil
+}
+
+func (t *target) client() (*client, error) {
+	if err := t.normalize(); err != nil {
+		return nil, err
+	}
+	known, err := t.known()
 	if err != nil {
 		return nil, err
 	}
 	c := &client{token: t.token, timeout: t.timeout}
-	ca := t.ca
-	switch {
-	case t.addr != "" && t.node != "":
-		return nil, errors.New("--addr and --node exclude each other")
-	case t.addr != "":
-		if !strings.Contains(t.addr, "://") {
-			t.addr = "https://" + t.addr
-		}
-		u, err := url.Parse(t.addr)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return nil, fmt.Errorf("--addr %q: want https://host:port", t.addr)
-		}
-		c.urls = []string{strings.TrimRight(t.addr, "/")}
-	case len(saved.Nodes) == 0:
-		c.urls = []string{"https://localhost:8443"}
-	case t.node != "":
-		u, err := saved.find(t.node)
-		if err != nil {
-			return nil, err
-		}
-		c.urls = []string{u}
-	default:
-		for _, n := range saved.Nodes {
-			c.urls = append(c.urls, n.URL)
-		}
+	if c.urls, err = t.urls(&known); err != nil {
+		return nil, err
 	}
-	if saved.knows(c.urls[0]) { // its token goes to the nodes it was made for, and nowhere else
-		if c.token == "" {
-			c.token = saved.Token
-		}
-		if ca == "" {
-			ca = saved.CA
-		}
+	if c.token == "" {
+		c.token = known.Token
+	}
+	ca := t.ca
+	if ca == "" {
+		ca = known.CA
 	}
 	tlsConf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if ca != "" {
@@ -286,7 +317,7 @@ func newAPIError(resp *http.Response, answer []byte) error {
 	_ = json.Unmarshal(answer, e) // an answer of something else than a node has its status alone
 	e.Status = resp.StatusCode
 	if e.Status == http.StatusUnauthorized && e.Hint == "" {
-		e.Hint = "set TRIWARD_TOKEN to an API token of the cluster"
+		e.Hint = "set TRIWARD_TOKEN to an API token of the cluster, or run this on a node as root: it finds the node's own"
 	}
 	return e
 }
