@@ -161,8 +161,7 @@ func refuse(w http.ResponseWriter, status int, why string) {
 
 // ServeHTTP checks origin, session and subprotocol, upgrades the connection and serves it until it ends.
 func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	origin := r.Header.Values("Origin")
-	if len(origin) != 1 || !slices.Contains(h.cfg.Gate.Origins(), origin[0]) {
+	if !h.ours(r) {
 		refuse(w, http.StatusForbidden, "the page's origin is not one of this cluster; open the page by an address of the cluster")
 		return
 	}
@@ -186,6 +185,17 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the upgrader has answered
 	}
 	c.serve(ws)
+}
+
+// ours reports whether the request comes from a page of this cluster, or from no page at all: browsers send the Origin
+// always, and what they would misuse is the cookie. A program that shows a token and no cookie has nothing that a
+// foreign page could borrow, and need not name a page.
+func (h *Hub) ours(r *http.Request) bool {
+	origin := r.Header.Values("Origin")
+	if len(origin) == 0 {
+		return r.Header.Get("Authorization") != "" && r.Header.Get("Cookie") == ""
+	}
+	return len(origin) == 1 && slices.Contains(h.cfg.Gate.Origins(), origin[0])
 }
 
 type refusal struct {
