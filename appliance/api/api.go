@@ -159,11 +159,17 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Origins returns the origins whose pages count as ours: those of the members and the configured ones.
 func (a *API) Origins() []string {
-	out := slices.Clone(a.cfg.Origins)
-	for _, m := range a.cfg.Cluster.Members() {
-		if o := originOf(m.URL); o != "" && !slices.Contains(out, o) {
+	var out []string
+	add := func(raw string) {
+		if o := originOf(raw); o != "" && !slices.Contains(out, o) {
 			out = append(out, o)
 		}
+	}
+	for _, o := range a.cfg.Origins {
+		add(o)
+	}
+	for _, m := range a.cfg.Cluster.Members() {
+		add(m.URL)
 	}
 	return out
 }
@@ -424,13 +430,13 @@ func clip(s string, most int) string {
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
-// originOf returns the origin of a member's URL as browsers write it, "" when it has none.
+// originOf returns the origin of a URL as browsers write it, "" when it has none.
 func originOf(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return ""
 	}
-	host := u.Host
+	host := strings.ToLower(u.Host)
 	if u.Port() == "443" && u.Scheme == "https" || u.Port() == "80" && u.Scheme == "http" {
 		host = host[:len(host)-len(u.Port())-1]
 	}

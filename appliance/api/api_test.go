@@ -552,6 +552,7 @@ func TestHealthByPart(t *testing.T) {
 func TestOriginOfMembers(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://a:8443/x": "https://a:8443", "https://a:443": "https://a", "http://a:80": "http://a",
+		"https://Node1.Example:8443/": "https://node1.example:8443", "HTTPS://NODE1:443": "https://node1", "https://[2001:DB8::1]:8443": "https://[2001:db8::1]:8443",
 		"https://[2001:db8::1]:443": "https://[2001:db8::1]", "ftp://a": "", "a:8443": "", "": "", "%": "",
 	} {
 		if got := originOf(in); got != want {

@@ -226,7 +226,7 @@ func (c *Context) find(node string) (string, error) {
 
 func (c *Context) knows(u string) bool {
 	for _, n := range c.Nodes {
-		if n.URL == u {
+		if strings.EqualFold(n.URL, u) {
 			return true
 		}
 	}
