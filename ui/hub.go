@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -149,14 +150,23 @@ func (h *Hub) Close() error {
 	return nil
 }
 
-// refuse answers a request that does not become a socket.
+// refuse answers with a problem document (RFC 9457), as every API of the node does: a request that does not become a
+// socket, or a file that is not there.
 func refuse(w http.ResponseWriter, status int, why string) {
 	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		h.Set("Retry-After", "5")
 	}
-	http.Error(w, why, status)
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(struct { // the client is gone: nobody is left to tell
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+	}{"about:blank", http.StatusText(status), status, why})
 }
 
 // ServeHTTP checks origin, session and subprotocol, upgrades the connection and serves it until it ends.

@@ -335,6 +335,15 @@ func TestConnectionIsRefused(t *testing.T) {
 		}
 		if resp == nil || resp.StatusCode != want {
 			t.Errorf("%s: %v, want %d", name, resp, want)
+			return
+		}
+		var p struct {
+			Status        int
+			Title, Detail string
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || p.Status != want || p.Title == "" || p.Detail == "" ||
+			resp.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s: %v %+v is no problem document", name, err, p)
 		}
 	}
 	for name, c := range cases {

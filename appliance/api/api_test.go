@@ -20,6 +20,7 @@ import (
 	"github.com/triward/triward/appliance/auth/authtest"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/ui"
 )
 
 // parts stands for the rest of the node.
@@ -292,8 +293,19 @@ func TestWritesFromForeignPagesAreRefused(t *testing.T) {
 	}
 }
 
+// openGate lets everybody in who comes from no page.
+type openGate struct{}
+
+func (openGate) Viewer(*http.Request) (ui.Viewer, bool)        { return ui.Viewer{User: "ada"}, true }
+func (openGate) Recheck(v ui.Viewer) (ui.Viewer, bool)         { return v, true }
+func (openGate) May(ui.Viewer, string) bool                    { return true }
+func (openGate) Watch() (changes <-chan struct{}, stop func()) { return nil, func() {} }
+func (openGate) Origins() []string                             { return nil }
+
 func TestHostileRequests(t *testing.T) {
-	s := newStand(t, nil)
+	hub := ui.NewHub(ui.Config{Gate: openGate{}})
+	t.Cleanup(func() { hub.Close() })
+	s := newStand(t, func(c *Config) { c.Live, c.Assets = hub, ui.NewAssets() })
 	admin := s.tokens[auth.RoleAdministrator]
 	long := strings.Repeat("x", 1<<20)
 	deep := strings.Repeat("[", 5000)
@@ -346,6 +358,18 @@ func TestHostileRequests(t *testing.T) {
 		{get("/v1/nothing"), 404},
 		{get("/v1/"), 404},
 		{get("/-/nothing"), 404},
+		{get("/v1/live"), 400},
+		{call{method: "GET", path: "/v1/live", header: map[string]string{"Origin": "https://evil.example"}}, 403},
+		{call{method: "GET", path: "/v1/live", header: map[string]string{"Cookie": "a=b"}}, 403},
+		{call{method: "GET", path: "/v1/live", header: map[string]string{"Sec-Websocket-Protocol": ui.Subprotocol}}, 400},
+		{call{method: "GET", path: "/v1/live", header: map[string]string{
+			"Sec-Websocket-Protocol": ui.Subprotocol, "Connection": "Upgrade", "Upgrade": "websocket", "Sec-Websocket-Version": "1",
+		}}, 400},
+		{send("POST", "/v1/live", "{}"), 405},
+		{get("/assets/none.js"), 404},
+		{get("/.env"), 404},
+		{send("DELETE", "/", ""), 405},
+		{send("POST", "/hosts/a1", "{}"), 405},
 		{send("POST", "/v1/hosts", "{}"), 405},
 		{send("DELETE", "/v1/login", "{}"), 405},
 		{send("PUT", "/api/v1/query", "{}"), 405},
