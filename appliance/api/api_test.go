@@ -455,6 +455,54 @@ func TestReadsAreAsFreshAsAsked(t *testing.T) {
 	}
 }
 
+// A mounted API takes from the URL how fresh its answer must be, by form as well; asked nothing, it answers at once.
+func TestMountedReadsAreAsFreshAsAsked(t *testing.T) {
+	s := newStand(t, nil)
+	viewer := s.tokens[auth.RoleViewer]
+	ask := func(query string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("POST", "/api/v1/query?"+query, strings.NewReader("query=up&timeout=5s"))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Authorization", "Bearer "+viewer)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // as if the client waited no longer
+		defer cancel()
+		w := httptest.NewRecorder()
+		s.api.ServeHTTP(w, r.WithContext(ctx))
+		return w
+	}
+	for _, query := range []string{"", "x=1&timeout=3s", "min_index=117", "min_index=118&consistency=stale", "consistency=linearizable"} {
+		if w := ask(query); w.Code != 200 || w.Body.String() != "mounted" || w.Header().Get(IndexHeader) != "117" {
+			t.Errorf("%q: %d %s %v", query, w.Code, w.Body, w.Header())
+		}
+	}
+	if p := s.problem("ahead", ask("min_index=118"), 504); !strings.Contains(p.Detail, "reached 117") {
+		t.Errorf("%+v", p)
+	}
+	s.problem("no number", ask("min_index=x"), 400)
+	s.parts.readErr = ErrNoLeader
+	s.problem("no leader", ask("consistency=linearizable"), 503)
+}
+
+// Every answer to somebody who is known tells the index, a write that of a node which has applied it.
+func TestAnswersTellTheIndex(t *testing.T) {
+	s := newStand(t, nil)
+	admin := s.tokens[auth.RoleAdministrator]
+	for _, c := range []call{
+		{method: "GET", path: "/v1/session"},
+		{method: "GET", path: "/v1/cluster"},
+		{method: "POST", path: "/v1/users", body: `{"name":"bob","password":"long enough one","role":"viewer"}`},
+		{method: "POST", path: "/v1/tokens/join", body: `{"kind":"agent"}`},
+		{method: "GET", path: "/v1/agents/nobody"},
+	} {
+		if got := s.do(c).Header().Get(IndexHeader); got != "" {
+			t.Errorf("%s tells a stranger %s", c.path, got)
+		}
+		c.token = admin
+		if got := s.do(c).Header().Get(IndexHeader); got != "117" {
+			t.Errorf("%s tells %q", c.path, got)
+		}
+	}
+}
+
 func TestErrorsHaveTheirAnswers(t *testing.T) {
 	own := errors.New("own")
 	s := newStand(t, func(c *Config) { c.Errors = []problem.Rule{{Is: own, Status: 418}} })

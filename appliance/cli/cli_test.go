@@ -268,7 +268,11 @@ func TestLogsArePagedAndMadeHarmless(t *testing.T) {
 		next := ""
 		if r.URL.Query().Get("cursor") == "" {
 			next = "c1"
+		} else if r.URL.Query().Get("min_index") != "42" {
+			http.Error(w, "another node might show less on the second page", http.StatusTeapot)
+			return
 		}
+		w.Header().Set("X-Triward-Index", "42")
 		fmt.Fprintf(w, `{"rows":[{"t":"1700000000000000000","severity":"error","text":"line %d \u001b]0;x\u0007\nnext","labels":{"host":"h","file":"/f"},"fields":{"k":"v"}}],"next":%q}`, page, next)
 	}))
 	defer s.Close()

@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -119,6 +121,8 @@ type client struct {
 	cookie  *http.Cookie // of a session, instead of a token
 	urls    []string
 	timeout time.Duration
+	// index is how far the log was at the newest answer: what is read next shows at least that, whichever node answers.
+	index uint64
 }
 
 // known is the cluster that the flags mean, as far as this machine knows it: the one that `triward dev` started here
@@ -264,8 +268,22 @@ func (e *apiError) noQuorum() bool { return e.Status == http.StatusServiceUnavai
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 256 << 20
 
+// indexHeader is X-Triward-Index of the HTTP API.
+const indexHeader = "X-Triward-Index"
+
+// fresh are the routes that take min_index. The cluster's state and the queue are asked when nodes lag, and do not wait.
+var fresh = regexp.MustCompile(`^/(api/v1/|v1/(hosts|agents|logs|tokens|users)(/|$))`)
+
 // get asks path with the query values and decodes the answer into v.
 func (c *client) get(ctx context.Context, path string, q url.Values, v any) error {
+	if c.index > 0 && fresh.MatchString(path) {
+		asked := maps.Clone(q)
+		if asked == nil {
+			asked = url.Values{}
+		}
+		asked.Set("min_index", strconv.FormatUint(c.index, 10))
+		q = asked
+	}
 	if len(q) > 0 {
 		path += "?" + q.Encode()
 	}
@@ -289,6 +307,9 @@ func (c *client) call(ctx context.Context, method, path string, body []byte, v a
 		return err
 	}
 	defer resp.Body.Close()
+	if index, err := strconv.ParseUint(resp.Header.Get(indexHeader), 10, 64); err == nil {
+		c.index = max(c.index, index)
+	}
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return fmt.Errorf("read answer of %s: %w", resp.Request.URL.Host, err)
