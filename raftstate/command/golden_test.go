@@ -87,8 +87,8 @@ func commands() []struct {
 		},
 		{"meta_txn", command.NewMetaTxn(testTxn()), testTxn(), func(c command.Command) (any, error) { return command.DecodeMetaTxn(c) }},
 		{
-			"retention_cut", command.NewRetentionCut(command.KindLogs, 1_700_000_000_000),
-			command.RetentionCut{Kind: command.KindLogs, Floor: 1_700_000_000_000},
+			"retention_cut", command.NewRetentionCut(command.KindLogs, 1_700_000_000_000, command.CutSize),
+			command.RetentionCut{Kind: command.KindLogs, Floor: 1_700_000_000_000, Reason: command.CutSize},
 			func(c command.Command) (any, error) { return command.DecodeRetentionCut(c) },
 		},
 	}

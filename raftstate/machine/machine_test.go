@@ -44,8 +44,20 @@ func openStore(t testing.TB, path string) *meta.Store {
 
 func newMachine(t testing.TB) (*machine.Machine, *meta.Store) {
 	t.Helper()
+	return newMachineOf(t, machine.DefaultLimits())
+}
+
+func newMachineOf(t testing.TB, lim machine.Limits) (*machine.Machine, *meta.Store) {
+	t.Helper()
 	s := openStore(t, filepath.Join(t.TempDir(), "meta.db"))
-	return machine.New(s, newCoder(t), machine.DefaultLimits()), s
+	return machine.New(s, newCoder(t), lim), s
+}
+
+// modelLimits are so low that what is bounded by forgetting the oldest does forget.
+func modelLimits() machine.Limits {
+	lim := machine.DefaultLimits()
+	lim.RetentionCuts = 5
+	return lim
 }
 
 func dump(t testing.TB, s *meta.Store) string {
@@ -74,6 +86,7 @@ type generator struct {
 	coder *wire.Coder
 	now   int64
 	index uint64
+	place int // of the next command in its entry
 }
 
 func (g *generator) agent() string { return fmt.Sprint("a", g.r.IntN(3)) }
@@ -197,9 +210,9 @@ func (g *generator) next() (command.Command, command.Result) {
 		return c, r
 	case n < 78:
 		k := command.Kinds[g.r.IntN(len(command.Kinds))]
-		floor := g.now - g.r.Int64N(4*86_400_000)
-		g.m.cut(k, floor)
-		return command.NewRetentionCut(k, floor), command.Result{}
+		floor, reason := g.now-g.r.Int64N(4*86_400_000), command.CutReason(g.r.IntN(3))
+		g.m.cut(g.index, g.place, k, floor, reason)
+		return command.NewRetentionCut(k, floor, reason), command.Result{}
 	case n < 82:
 		agent := g.agent()
 		g.m.keys[[2]string{machine.BucketHeartbeats, agent}] = modelValue{fmt.Sprintf(`{"at":%d,"status":{}}`, g.m.logTime), g.index, 0}
@@ -221,7 +234,7 @@ func (g *generator) entry() (command.Entry, []command.Result) {
 	e := command.Entry{Stamp: g.now - g.r.Int64N(2)*g.r.Int64N(5000)} // log time must not go back
 	g.m.begin(e.Stamp)
 	var want []command.Result
-	for range 1 + g.r.IntN(5) {
+	for g.place = range 1 + g.r.IntN(5) {
 		c, r := g.next()
 		r.Index = g.index
 		e.Commands = append(e.Commands, c)
@@ -254,7 +267,7 @@ func TestAgainstModel(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			g := newGenerator(t, seed)
-			m, s := newMachine(t)
+			m, s := newMachineOf(t, modelLimits())
 			var group machine.Group
 			var taken []modelSample
 			var lines []modelLine
@@ -355,7 +368,7 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 		}
 	}
 	var rows []string
-	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats} {
+	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats, machine.BucketRetentionCuts} {
 		s.Scan(b, "", func(key string, v meta.Value) bool {
 			rows = append(rows, fmt.Sprintf("%s/%s at %d until %d: %s\n", b, key, v.ModIndex, v.Expires, v.Data))
 			return true
@@ -372,7 +385,7 @@ func TestReplayFromAnyMark(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			g := newGenerator(t, 100+seed)
-			m, s := newMachine(t)
+			m, s := newMachineOf(t, modelLimits())
 			type applied struct {
 				entry   []byte
 				results []byte
@@ -409,7 +422,7 @@ func TestReplayFromAnyMark(t *testing.T) {
 				if mark, ok := s.Mark(); !ok || mark.Index != uint64(from) {
 					t.Fatalf("mark %+v, want %d", mark, from)
 				}
-				m := machine.New(s, newCoder(t), machine.DefaultLimits())
+				m := machine.New(s, newCoder(t), modelLimits())
 				var group machine.Group
 				for i, a := range log[from:] {
 					e, err := command.Decode(a.entry)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
 )
 
@@ -232,7 +233,29 @@ func (m *model) txn(index uint64, t command.Txn) command.Status {
 	return command.StatusOK
 }
 
-func (m *model) cut(k command.Kind, floor int64) { m.floors[k] = max(m.floors[k], floor) }
+func (m *model) cut(index uint64, place int, k command.Kind, floor int64, reason command.CutReason) {
+	if floor <= m.floors[k] {
+		return
+	}
+	m.floors[k] = floor
+	name := [2]string{machine.BucketRetentionCuts, fmt.Sprintf("%020d.%04d", index, place)}
+	m.keys[name] = modelValue{fmt.Sprintf(`{"at":%d,"kind":%q,"floor":%d,"reason":%q}`, m.logTime, k, floor, reason), index, 0}
+	if cuts := m.names(machine.BucketRetentionCuts); len(cuts) > modelLimits().RetentionCuts {
+		delete(m.keys, [2]string{machine.BucketRetentionCuts, cuts[0]})
+	}
+}
+
+// names are the keys of a bucket in order.
+func (m *model) names(bucket string) []string {
+	var out []string
+	for k := range m.keys {
+		if k[0] == bucket {
+			out = append(out, k[1])
+		}
+	}
+	slices.Sort(out)
+	return out
+}
 
 // digests sums up what is there now.
 func (m *model) digests() []meta.Digest {

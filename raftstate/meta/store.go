@@ -342,6 +342,9 @@ func (tx *Tx) End() {
 	}
 }
 
+// Index returns the index of the entry.
+func (tx *Tx) Index() uint64 { return tx.index }
+
 // LogTime returns the log time of the entry in milliseconds since 1970.
 func (tx *Tx) LogTime() int64 { return tx.logTime }
 
@@ -349,11 +352,11 @@ func (tx *Tx) LogTime() int64 { return tx.logTime }
 func (tx *Tx) SetFormat(n uint32) { tx.s.format.Store(n) }
 
 // RaiseFloor raises the retention floor of a kind and drops the digests of days before it. A lower floor than
-// the present one changes nothing.
-func (tx *Tx) RaiseFloor(k command.Kind, floor int64) {
+// the present one changes nothing and is answered false.
+func (tx *Tx) RaiseFloor(k command.Kind, floor int64) bool {
 	s := tx.s
 	if floor <= s.floors[k].Load() {
-		return
+		return false
 	}
 	s.floors[k].Store(floor)
 	s.tabMu.Lock()
@@ -364,6 +367,7 @@ func (tx *Tx) RaiseFloor(k command.Kind, floor int64) {
 			s.live.days[key] = true
 		}
 	}
+	return true
 }
 
 // SeriesLabels returns the labels of a series of the dictionary.

@@ -154,6 +154,35 @@ func TestScanOfManyKeysInChunks(t *testing.T) {
 	}
 }
 
+// Within an entry keys are listed as it left them, whatever layer they lie in and however many there are.
+func TestKeysWithinAnEntry(t *testing.T) {
+	s := openNew(t)
+	put := func(tx *Tx, from, to int) {
+		for i := from; i < to; i++ {
+			tx.Put("b", fmt.Sprintf("%05d", i), []byte("v"), 0)
+		}
+	}
+	entry(s, 1, 1, func(tx *Tx) { put(tx, 0, 1500); tx.Put("c", "other", nil, 0) })
+	commit(t, s, 1)
+	entry(s, 2, 2, func(tx *Tx) { put(tx, 1500, 1600); tx.Delete("b", "00007") })
+	s.Freeze(2, 1)
+	entry(s, 3, 3, func(tx *Tx) {
+		if got := tx.Keys("b"); len(got) != 1599 || got[7] != "00008" || got[1598] != "01599" {
+			t.Errorf("%d keys before the entry's own changes", len(got))
+		}
+		put(tx, 1600, 1700)
+		tx.Delete("b", "01550")
+		tx.Put("b", "00007", nil, 0)
+		got := tx.Keys("b")
+		if len(got) != 1699 || !slices.IsSorted(got) || got[7] != "00007" || slices.Contains(got, "01550") {
+			t.Errorf("%d keys after them", len(got))
+		}
+		if got := tx.Keys("absent"); got != nil {
+			t.Errorf("keys of an absent bucket: %v", got)
+		}
+	})
+}
+
 func TestExpiryByLogTime(t *testing.T) {
 	s := openNew(t)
 	entry(s, 1, 1000, func(tx *Tx) {
