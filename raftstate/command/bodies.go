@@ -45,6 +45,9 @@ const (
 	MaxKey         = 512       // key in a bucket
 	MaxValue       = 256 << 10 // value of a key
 	MaxTxnOps      = 256       // compares, and operations, of one MetaTxn
+	MaxTxnAudit    = 16        // audit records of one MetaTxn
+	MaxAuditText   = 512       // each text of an audit record
+	MaxAuditDetail = 8 << 10   // detail of an audit record
 	MaxHeartbeats  = 4096      // heartbeats in one command
 	MaxStatusBody  = 16 << 10  // JSON of one heartbeat
 	MaxCollect     = 65536     // series in one CollectSeries

@@ -42,6 +42,10 @@ func testTxn() command.Txn {
 			{Bucket: "sessions", Key: "s", Value: []byte("x"), Expires: 1_700_000_000_000},
 			{Delete: true, Bucket: "users", Key: "adam"},
 		},
+		Audit: []command.AuditRecord{
+			{Actor: "root", Address: "192.0.2.7", Action: "user.create", Target: "users/eve", Detail: []byte(`{"role":"admin"}`)},
+			{Action: "user.delete"},
+		},
 	}
 }
 

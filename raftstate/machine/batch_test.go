@@ -392,6 +392,7 @@ func FuzzApply(f *testing.F) {
 		command.NewCollectSeries([]uint64{1, 2, 3}),
 		command.NewHeartbeats([]command.Heartbeat{{Agent: "a0", Status: []byte("{}")}}),
 		command.NewMetaTxn(command.Txn{Ops: []command.Op{{Bucket: "b", Key: "k", Value: []byte("v"), Expires: 5}}}),
+		command.NewMetaTxn(command.Txn{Audit: []command.AuditRecord{{Actor: "a", Action: "b", Detail: []byte("{}")}}}),
 		command.NewRetentionCut(command.KindLogs, 1, command.CutAge),
 	} {
 		e := command.Entry{Stamp: 1000, Commands: []command.Command{c}}

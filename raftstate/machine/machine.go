@@ -33,13 +33,15 @@ type Limits struct {
 	SeriesPerAgent int
 	ClosedEpochs   int // of one agent; none is ever forgotten, since its batches would be taken again
 	RetentionCuts  int // remembered; the oldest is forgotten first
+	AuditRecords   int // kept; the oldest goes first
+	AuditBytes     int64
 }
 
 // DefaultLimits returns the limits of format 1.
 func DefaultLimits() Limits {
 	return Limits{
 		Agents: 100_000, Series: 5_000_000, SeriesPerAgent: 50_000, ClosedEpochs: 1024,
-		RetentionCuts: 1000,
+		RetentionCuts: 1000, AuditRecords: 200_000, AuditBytes: 256 << 20,
 	}
 }
 
@@ -119,7 +121,7 @@ func (m *Machine) apply(tx *meta.Tx, at int, c command.Command, g *Group, r *com
 	case command.TypeHeartbeats:
 		err = heartbeats(tx, c, r)
 	case command.TypeMetaTxn:
-		err = metaTxn(tx, c, r)
+		err = m.metaTxn(tx, c, r)
 	case command.TypeRetentionCut:
 		err = m.retentionCut(tx, at, c)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/audit"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
@@ -56,7 +57,7 @@ func newMachineOf(t testing.TB, lim machine.Limits) (*machine.Machine, *meta.Sto
 // modelLimits are so low that what is bounded by forgetting the oldest does forget.
 func modelLimits() machine.Limits {
 	lim := machine.DefaultLimits()
-	lim.RetentionCuts = 5
+	lim.RetentionCuts, lim.AuditRecords = 5, 12
 	return lim
 }
 
@@ -159,6 +160,19 @@ func (g *generator) txn() command.Txn {
 	for range g.r.IntN(3) {
 		b, k := name()
 		t.Compares = append(t.Compares, command.Compare{Bucket: b, Key: k, ModIndex: g.m.keys[[2]string{b, k}].index * uint64(g.r.IntN(3)/2+g.r.IntN(2))})
+	}
+	for range g.r.IntN(3) {
+		t.Audit = append(t.Audit, command.AuditRecord{Actor: g.agent(), Action: fmt.Sprint("did ", g.r.IntN(100)), Target: "b0/k1"})
+		if g.r.IntN(2) == 0 {
+			t.Audit[0].Detail = fmt.Appendf(nil, `{"n":%d}`, g.r.IntN(100))
+		}
+	}
+	if g.r.IntN(10) == 0 {
+		return t
+	}
+	if g.r.IntN(20) == 0 {
+		own := []string{audit.BucketRecords, audit.BucketHead, machine.BucketRetentionCuts}
+		t.Ops = append(t.Ops, command.Op{Bucket: own[g.r.IntN(3)], Key: audit.Key(uint64(g.r.IntN(9))), Delete: g.r.IntN(2) == 0})
 	}
 	for range 1 + g.r.IntN(3) {
 		b, k := name()
@@ -368,7 +382,8 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 		}
 	}
 	var rows []string
-	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats, machine.BucketRetentionCuts} {
+	verifyTrail(t, s)
+	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats, machine.BucketRetentionCuts, audit.BucketRecords, audit.BucketHead} {
 		s.Scan(b, "", func(key string, v meta.Value) bool {
 			rows = append(rows, fmt.Sprintf("%s/%s at %d until %d: %s\n", b, key, v.ModIndex, v.Expires, v.Data))
 			return true
