@@ -1,6 +1,6 @@
 // Package meta keeps the deciding state of the cluster on one node: metadata by bucket and key, what was
-// received of each agent, the dictionary of series, which time stamps each series holds, log time, retention
-// floors and running digests.
+// received of each agent, the dictionary of series, which time stamps each series holds, the newest lines of senders
+// that repeat themselves, log time, retention floors and running digests.
 //
 // State lives in memory over a bbolt file (DESIGN D1). Entries change memory only. At a mark, Freeze sets the
 // changes since the last mark aside (quick, in the apply goroutine) and Commit writes them with the mark in one

@@ -23,12 +23,14 @@ type layer struct {
 	days   map[dayKey]bool      // tabMu
 	dict   map[uint64]*dictPage // nil: removed
 	times  map[uint64]*timesPage
+	recent map[uint64]*recentPage // nil: removed
 }
 
 func newLayer() *layer {
 	return &layer{
 		kv: make(kvLayer), labels: make(map[uint64][]byte), agents: make(map[string]*agent),
 		days: make(map[dayKey]bool), dict: make(map[uint64]*dictPage), times: make(map[uint64]*timesPage),
+		recent: make(map[uint64]*recentPage),
 	}
 }
 
@@ -46,6 +48,7 @@ func (l *layer) merge(older *layer) *layer {
 		maps.Copy(out.days, from.days)
 		maps.Copy(out.dict, from.dict)
 		maps.Copy(out.times, from.times)
+		maps.Copy(out.recent, from.recent)
 	}
 	return out
 }
@@ -99,7 +102,8 @@ func (s *Store) appendState(dst []byte, index, term uint64) []byte {
 	for _, k := range command.Kinds {
 		dst = binary.AppendVarint(dst, s.floors[k].Load())
 	}
-	return dst
+	dst = binary.AppendUvarint(dst, s.recent.first)
+	return binary.AppendUvarint(dst, s.recent.next)
 }
 
 func (s *Store) readState(b []byte) error {
@@ -116,6 +120,8 @@ func (s *Store) readState(b []byte) error {
 	for _, k := range command.Kinds {
 		s.floors[k].Store(f.varint("floor"))
 	}
+	s.recent.first = f.uvarint("oldest recent line")
+	s.recent.next = f.uvarint("next recent line")
 	return f.end("state")
 }
 
@@ -201,6 +207,14 @@ func (f *Frozen) write(tx *bolt.Tx, m *Mark) error {
 			return nil
 		}
 		return p.append(nil)
+	}); err != nil {
+		return err
+	}
+	if err := writePages(tx.Bucket(bucketRecent), f.layer.recent, func(p *recentPage) []byte {
+		if p == nil {
+			return nil
+		}
+		return p.append(make([]byte, 0, 16*p.n+crcSize))
 	}); err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ func (s *Store) load(db *bolt.DB) error {
 			{bucketDict, s.loadDictPage},
 			{bucketTimes, s.loadTimesPage},
 			{bucketDays, s.loadDay},
+			{bucketRecent, s.loadRecentPage},
 		}
 		for _, step := range steps {
 			err := tx.Bucket(step.bucket).ForEach(func(key, rec []byte) error {
@@ -47,6 +48,9 @@ func (s *Store) load(db *bolt.DB) error {
 			if err != nil {
 				return fmt.Errorf("bucket %s: %w", step.bucket, err)
 			}
+		}
+		if err := s.recent.check(); err != nil {
+			return err
 		}
 		return s.checkPages()
 	})

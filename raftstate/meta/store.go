@@ -51,6 +51,7 @@ type Store struct {
 	digests map[dayKey]dayTotal // likewise
 
 	// What follows belongs to the apply goroutine.
+	recent      recentWindow
 	dict        []*dictPage // by id >> pageBits
 	times       []*timesPage
 	index       map[uint64]uint64   // hash of labels to id
@@ -71,7 +72,10 @@ var (
 	bucketDict   = []byte("dict")   // page number: owners and hashes
 	bucketTimes  = []byte("times")  // page number: timelines
 	bucketDays   = []byte("days")   // kind, day: digest
-	allBuckets   = [][]byte{bucketState, bucketKV, bucketAgents, bucketSeries, bucketDict, bucketTimes, bucketDays}
+	bucketRecent = []byte("recent") // page number: recent lines
+	allBuckets   = [][]byte{
+		bucketState, bucketKV, bucketAgents, bucketSeries, bucketDict, bucketTimes, bucketDays, bucketRecent,
+	}
 
 	keyMark  = []byte("mark")
 	keyState = []byte("state")
@@ -225,6 +229,7 @@ func (s *Store) take(fresh *Store) {
 	s.applied, s.appliedTerm = fresh.applied, fresh.appliedTerm
 	s.agents, s.names, s.digests = fresh.agents, fresh.names, fresh.digests
 	s.dict, s.times, s.index, s.collide = fresh.dict, fresh.times, fresh.index, fresh.collide
+	s.recent = fresh.recent
 	s.expiry, s.expirySwept, s.memoGen = fresh.expiry, 0, 0
 }
 
