@@ -45,6 +45,9 @@ const (
 	MaxKey         = 512       // key in a bucket
 	MaxValue       = 256 << 10 // value of a key
 	MaxTxnOps      = 256       // compares, and operations, of one MetaTxn
+	MaxTxnAudit    = 16        // audit records of one MetaTxn
+	MaxAuditText   = 512       // each text of an audit record
+	MaxAuditDetail = 8 << 10   // detail of an audit record
 	MaxHeartbeats  = 4096      // heartbeats in one command
 	MaxStatusBody  = 16 << 10  // JSON of one heartbeat
 	MaxCollect     = 65536     // series in one CollectSeries
@@ -236,15 +239,39 @@ func DecodeHeartbeats(c Command) ([]Heartbeat, error) {
 	return hs, checked(&r, TypeHeartbeats)
 }
 
+// CutReason says why data was cut.
+type CutReason uint8
+
+// Reasons of cuts.
+const (
+	CutAge      CutReason = 0 // it is older than the retention
+	CutSize     CutReason = 1 // it took more room than it may
+	CutOperator CutReason = 2 // an operator asked for it
+)
+
+// String returns the name of the reason as it is kept and shown.
+func (r CutReason) String() string {
+	switch r {
+	case CutAge:
+		return "age"
+	case CutSize:
+		return "size"
+	case CutOperator:
+		return "operator"
+	}
+	return fmt.Sprintf("reason %d", uint8(r))
+}
+
 // RetentionCut makes data of a kind that is older than Floor invisible for good.
 type RetentionCut struct {
-	Kind  Kind
-	Floor int64 // milliseconds since 1970; data before it goes
+	Kind   Kind
+	Floor  int64 // milliseconds since 1970; data before it goes
+	Reason CutReason
 }
 
 // NewRetentionCut raises the retention floor of a kind to floor (milliseconds since 1970).
-func NewRetentionCut(kind Kind, floor int64) Command {
-	return Command{TypeRetentionCut, bodyVersion, binary.AppendVarint([]byte{byte(kind)}, floor)}
+func NewRetentionCut(kind Kind, floor int64, reason CutReason) Command {
+	return Command{TypeRetentionCut, bodyVersion, binary.AppendVarint([]byte{byte(kind), byte(reason)}, floor)}
 }
 
 // DecodeRetentionCut is the inverse of NewRetentionCut.
@@ -256,6 +283,9 @@ func DecodeRetentionCut(c Command) (RetentionCut, error) {
 	}
 	if cut.Kind = Kind(r.Byte("kind")); r.Err() == nil && !cut.Kind.Valid() {
 		r.Fail("unknown kind")
+	}
+	if cut.Reason = CutReason(r.Byte("reason")); r.Err() == nil && cut.Reason > CutOperator {
+		r.Fail("unknown reason")
 	}
 	cut.Floor = r.Varint("floor")
 	return cut, checked(&r, TypeRetentionCut)

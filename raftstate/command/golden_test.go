@@ -42,6 +42,10 @@ func testTxn() command.Txn {
 			{Bucket: "sessions", Key: "s", Value: []byte("x"), Expires: 1_700_000_000_000},
 			{Delete: true, Bucket: "users", Key: "adam"},
 		},
+		Audit: []command.AuditRecord{
+			{Actor: "root", Address: "192.0.2.7", Action: "user.create", Target: "users/eve", Detail: []byte(`{"role":"admin"}`)},
+			{Action: "user.delete"},
+		},
 	}
 }
 
@@ -87,8 +91,8 @@ func commands() []struct {
 		},
 		{"meta_txn", command.NewMetaTxn(testTxn()), testTxn(), func(c command.Command) (any, error) { return command.DecodeMetaTxn(c) }},
 		{
-			"retention_cut", command.NewRetentionCut(command.KindLogs, 1_700_000_000_000),
-			command.RetentionCut{Kind: command.KindLogs, Floor: 1_700_000_000_000},
+			"retention_cut", command.NewRetentionCut(command.KindLogs, 1_700_000_000_000, command.CutSize),
+			command.RetentionCut{Kind: command.KindLogs, Floor: 1_700_000_000_000, Reason: command.CutSize},
 			func(c command.Command) (any, error) { return command.DecodeRetentionCut(c) },
 		},
 	}

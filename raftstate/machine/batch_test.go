@@ -94,7 +94,7 @@ func TestSampleWindow(t *testing.T) {
 			t.Errorf("at %d: items %v", c.at-start, got.Items)
 		}
 	}
-	r.apply(command.NewRetentionCut(command.KindMetrics, start-500))
+	r.apply(command.NewRetentionCut(command.KindMetrics, start-500, command.CutAge))
 	if got := r.scrape(start-501, 1); got.Rejected != 1 {
 		t.Errorf("before the floor: %+v", got)
 	}
@@ -255,7 +255,7 @@ func line(at int64, text string) wire.LogLine {
 
 func TestLines(t *testing.T) {
 	r := newRig(t, machine.DefaultLimits())
-	r.apply(command.NewRetentionCut(command.KindLogs, start-1000))
+	r.apply(command.NewRetentionCut(command.KindLogs, start-1000, command.CutAge))
 	future := (start+machine.FutureWindow)*1e6 + 5
 	in := &wire.LogBatch{Streams: []wire.LogStream{
 		{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "source", Value: "f"}}, Lines: []wire.LogLine{
@@ -281,6 +281,44 @@ func TestLines(t *testing.T) {
 	r.send(same)
 	if a := r.group.Logs[0].Batches[0]; !bytes.Equal(a.Body, body) {
 		t.Error("a batch of which nothing changed was written anew")
+	}
+}
+
+// Cuts are remembered, also several of one entry, the newest of them, and only those that removed something.
+func TestRetentionCutsAreRemembered(t *testing.T) {
+	lim := machine.DefaultLimits()
+	lim.RetentionCuts = 3
+	r := newRig(t, lim)
+	cut := func(cmds ...command.Command) {
+		r.index++
+		r.group.Reset()
+		if _, err := r.m.Apply(r.index, 1, command.Entry{Stamp: start, Commands: cmds}, &r.group); err != nil {
+			t.Fatal(err)
+		}
+		r.m.Finish(&r.group)
+	}
+	cut(command.NewRetentionCut(command.KindLogs, 100, command.CutAge))
+	cut(command.NewRetentionCut(command.KindLogs, 100, command.CutSize)) // removes nothing
+	commitMark(t, r.s, r.index)
+	cut(command.NewTick("n1"), command.NewRetentionCut(command.KindMetrics, 200, command.CutOperator),
+		command.NewRetentionCut(command.KindEvents, 300, command.CutSize))
+	cut(command.NewRetentionCut(command.KindLogs, 400, command.CutAge))
+	var got []string
+	r.s.Scan(machine.BucketRetentionCuts, "", func(key string, v meta.Value) bool {
+		got = append(got, key+" "+string(v.Data))
+		return true
+	})
+	want := []string{
+		fmt.Sprintf(`%020d.0001 {"at":%d,"kind":"metrics","floor":200,"reason":"operator"}`, r.index-1, start),
+		fmt.Sprintf(`%020d.0002 {"at":%d,"kind":"events","floor":300,"reason":"size"}`, r.index-1, start),
+		fmt.Sprintf(`%020d.0000 {"at":%d,"kind":"logs","floor":400,"reason":"age"}`, r.index, start),
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	bad := command.NewRetentionCut(command.KindLogs, 500, 7)
+	if got := r.apply(bad); got.Status != command.StatusInvalid || r.s.Floor(command.KindLogs) != 400 {
+		t.Errorf("unknown reason: %+v", got)
 	}
 }
 
@@ -354,7 +392,8 @@ func FuzzApply(f *testing.F) {
 		command.NewCollectSeries([]uint64{1, 2, 3}),
 		command.NewHeartbeats([]command.Heartbeat{{Agent: "a0", Status: []byte("{}")}}),
 		command.NewMetaTxn(command.Txn{Ops: []command.Op{{Bucket: "b", Key: "k", Value: []byte("v"), Expires: 5}}}),
-		command.NewRetentionCut(command.KindLogs, 1),
+		command.NewMetaTxn(command.Txn{Audit: []command.AuditRecord{{Actor: "a", Action: "b", Detail: []byte("{}")}}}),
+		command.NewRetentionCut(command.KindLogs, 1, command.CutAge),
 	} {
 		e := command.Entry{Stamp: 1000, Commands: []command.Command{c}}
 		f.Add(e.Append(nil))

@@ -32,11 +32,17 @@ type Limits struct {
 	Series         int // series in the dictionary
 	SeriesPerAgent int
 	ClosedEpochs   int // of one agent; none is ever forgotten, since its batches would be taken again
+	RetentionCuts  int // remembered; the oldest is forgotten first
+	AuditRecords   int // kept; the oldest goes first
+	AuditBytes     int64
 }
 
 // DefaultLimits returns the limits of format 1.
 func DefaultLimits() Limits {
-	return Limits{Agents: 100_000, Series: 5_000_000, SeriesPerAgent: 50_000, ClosedEpochs: 1024}
+	return Limits{
+		Agents: 100_000, Series: 5_000_000, SeriesPerAgent: 50_000, ClosedEpochs: 1024,
+		RetentionCuts: 1000, AuditRecords: 200_000, AuditBytes: 256 << 20,
+	}
 }
 
 // Machine applies entries to a store. It belongs to the apply goroutine, except for what its methods say.
@@ -68,7 +74,7 @@ func (m *Machine) Apply(index, term uint64, e command.Entry, g *Group) ([]comman
 	results := make([]command.Result, len(e.Commands))
 	for i := range e.Commands {
 		r := &results[i]
-		m.apply(tx, e.Commands[i], g, r)
+		m.apply(tx, i, e.Commands[i], g, r)
 		r.Index = index
 	}
 	return results, nil
@@ -92,7 +98,8 @@ func (m *Machine) check(e command.Entry) error {
 	return nil
 }
 
-func (m *Machine) apply(tx *meta.Tx, c command.Command, g *Group, r *command.Result) {
+// apply applies the command that stands at place `at` of its entry.
+func (m *Machine) apply(tx *meta.Tx, at int, c command.Command, g *Group, r *command.Result) {
 	if !command.Known(c.Type, c.Version) {
 		r.Detail = fmt.Sprintf("%s version %d was passed over", c.Type, c.Version)
 		return
@@ -114,9 +121,9 @@ func (m *Machine) apply(tx *meta.Tx, c command.Command, g *Group, r *command.Res
 	case command.TypeHeartbeats:
 		err = heartbeats(tx, c, r)
 	case command.TypeMetaTxn:
-		err = metaTxn(tx, c, r)
+		err = m.metaTxn(tx, c, r)
 	case command.TypeRetentionCut:
-		err = retentionCut(tx, c)
+		err = m.retentionCut(tx, at, c)
 	}
 	if err != nil {
 		*r = command.Result{Status: command.StatusInvalid, Detail: command.Bounded(err.Error())}
@@ -137,12 +144,28 @@ func setFormat(tx *meta.Tx, now uint32, c command.Command, r *command.Result) er
 	return nil
 }
 
-func retentionCut(tx *meta.Tx, c command.Command) error {
+// BucketRetentionCuts holds the newest cuts that removed something, by index of the entry (20 digits), a dot and
+// the place of the command in the entry (4 digits):
+//
+//	{"at": log time in milliseconds, "kind": "logs", "floor": milliseconds since 1970, "reason": "age"}
+//
+// What a cut removed lies between the floor of the cut of the same kind before it and its own.
+const BucketRetentionCuts = "retention_cuts"
+
+func (m *Machine) retentionCut(tx *meta.Tx, at int, c command.Command) error {
 	cut, err := command.DecodeRetentionCut(c)
 	if err != nil {
 		return err
 	}
-	tx.RaiseFloor(cut.Kind, cut.Floor)
+	if !tx.RaiseFloor(cut.Kind, cut.Floor) {
+		return nil
+	}
+	keys := tx.Keys(BucketRetentionCuts)
+	for i := 0; len(keys)-i >= max(1, m.lim.RetentionCuts); i++ {
+		tx.Delete(BucketRetentionCuts, keys[i])
+	}
+	value := fmt.Appendf(nil, `{"at":%d,"kind":"%s","floor":%d,"reason":"%s"}`, tx.LogTime(), cut.Kind, cut.Floor, cut.Reason)
+	tx.Put(BucketRetentionCuts, fmt.Sprintf("%020d.%04d", tx.Index(), at), value, 0)
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/audit"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
@@ -44,8 +45,20 @@ func openStore(t testing.TB, path string) *meta.Store {
 
 func newMachine(t testing.TB) (*machine.Machine, *meta.Store) {
 	t.Helper()
+	return newMachineOf(t, machine.DefaultLimits())
+}
+
+func newMachineOf(t testing.TB, lim machine.Limits) (*machine.Machine, *meta.Store) {
+	t.Helper()
 	s := openStore(t, filepath.Join(t.TempDir(), "meta.db"))
-	return machine.New(s, newCoder(t), machine.DefaultLimits()), s
+	return machine.New(s, newCoder(t), lim), s
+}
+
+// modelLimits are so low that what is bounded by forgetting the oldest does forget.
+func modelLimits() machine.Limits {
+	lim := machine.DefaultLimits()
+	lim.RetentionCuts, lim.AuditRecords = 5, 12
+	return lim
 }
 
 func dump(t testing.TB, s *meta.Store) string {
@@ -74,6 +87,7 @@ type generator struct {
 	coder *wire.Coder
 	now   int64
 	index uint64
+	place int // of the next command in its entry
 }
 
 func (g *generator) agent() string { return fmt.Sprint("a", g.r.IntN(3)) }
@@ -147,6 +161,19 @@ func (g *generator) txn() command.Txn {
 		b, k := name()
 		t.Compares = append(t.Compares, command.Compare{Bucket: b, Key: k, ModIndex: g.m.keys[[2]string{b, k}].index * uint64(g.r.IntN(3)/2+g.r.IntN(2))})
 	}
+	for range g.r.IntN(3) {
+		t.Audit = append(t.Audit, command.AuditRecord{Actor: g.agent(), Action: fmt.Sprint("did ", g.r.IntN(100)), Target: "b0/k1"})
+		if g.r.IntN(2) == 0 {
+			t.Audit[0].Detail = fmt.Appendf(nil, `{"n":%d}`, g.r.IntN(100))
+		}
+	}
+	if g.r.IntN(10) == 0 {
+		return t
+	}
+	if g.r.IntN(20) == 0 {
+		own := []string{audit.BucketRecords, audit.BucketHead, machine.BucketRetentionCuts}
+		t.Ops = append(t.Ops, command.Op{Bucket: own[g.r.IntN(3)], Key: audit.Key(uint64(g.r.IntN(9))), Delete: g.r.IntN(2) == 0})
+	}
 	for range 1 + g.r.IntN(3) {
 		b, k := name()
 		op := command.Op{Bucket: b, Key: k, Delete: g.r.IntN(4) == 0}
@@ -197,9 +224,9 @@ func (g *generator) next() (command.Command, command.Result) {
 		return c, r
 	case n < 78:
 		k := command.Kinds[g.r.IntN(len(command.Kinds))]
-		floor := g.now - g.r.Int64N(4*86_400_000)
-		g.m.cut(k, floor)
-		return command.NewRetentionCut(k, floor), command.Result{}
+		floor, reason := g.now-g.r.Int64N(4*86_400_000), command.CutReason(g.r.IntN(3))
+		g.m.cut(g.index, g.place, k, floor, reason)
+		return command.NewRetentionCut(k, floor, reason), command.Result{}
 	case n < 82:
 		agent := g.agent()
 		g.m.keys[[2]string{machine.BucketHeartbeats, agent}] = modelValue{fmt.Sprintf(`{"at":%d,"status":{}}`, g.m.logTime), g.index, 0}
@@ -221,7 +248,7 @@ func (g *generator) entry() (command.Entry, []command.Result) {
 	e := command.Entry{Stamp: g.now - g.r.Int64N(2)*g.r.Int64N(5000)} // log time must not go back
 	g.m.begin(e.Stamp)
 	var want []command.Result
-	for range 1 + g.r.IntN(5) {
+	for g.place = range 1 + g.r.IntN(5) {
 		c, r := g.next()
 		r.Index = g.index
 		e.Commands = append(e.Commands, c)
@@ -254,7 +281,7 @@ func TestAgainstModel(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			g := newGenerator(t, seed)
-			m, s := newMachine(t)
+			m, s := newMachineOf(t, modelLimits())
 			var group machine.Group
 			var taken []modelSample
 			var lines []modelLine
@@ -355,7 +382,8 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 		}
 	}
 	var rows []string
-	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats} {
+	verifyTrail(t, s)
+	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats, machine.BucketRetentionCuts, audit.BucketRecords, audit.BucketHead} {
 		s.Scan(b, "", func(key string, v meta.Value) bool {
 			rows = append(rows, fmt.Sprintf("%s/%s at %d until %d: %s\n", b, key, v.ModIndex, v.Expires, v.Data))
 			return true
@@ -372,7 +400,7 @@ func TestReplayFromAnyMark(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			g := newGenerator(t, 100+seed)
-			m, s := newMachine(t)
+			m, s := newMachineOf(t, modelLimits())
 			type applied struct {
 				entry   []byte
 				results []byte
@@ -409,7 +437,7 @@ func TestReplayFromAnyMark(t *testing.T) {
 				if mark, ok := s.Mark(); !ok || mark.Index != uint64(from) {
 					t.Fatalf("mark %+v, want %d", mark, from)
 				}
-				m := machine.New(s, newCoder(t), machine.DefaultLimits())
+				m := machine.New(s, newCoder(t), modelLimits())
 				var group machine.Group
 				for i, a := range log[from:] {
 					e, err := command.Decode(a.entry)

@@ -1,12 +1,16 @@
 package machine_test
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
 )
 
@@ -21,6 +25,8 @@ type model struct {
 	samples []modelSample
 	lines   []modelLine
 	keys    map[[2]string]modelValue
+	trail   []string // hashes of all audit records
+	kept    []string // audit records kept
 	format  uint32
 }
 
@@ -216,6 +222,11 @@ func (m *model) logs(id wire.Identity, b *wire.LogBatch) (r command.Result) {
 }
 
 func (m *model) txn(index uint64, t command.Txn) command.Status {
+	for _, op := range t.Ops {
+		if op.Bucket == "audit" || op.Bucket == "audit_head" || op.Bucket == "retention_cuts" {
+			return command.StatusInvalid
+		}
+	}
 	for _, c := range t.Compares {
 		if m.keys[[2]string{c.Bucket, c.Key}].index != c.ModIndex {
 			return command.StatusConflict
@@ -229,10 +240,69 @@ func (m *model) txn(index uint64, t command.Txn) command.Status {
 			m.keys[k] = modelValue{string(op.Value), index, op.Expires}
 		}
 	}
+	for _, a := range t.Audit {
+		m.audit(index, a)
+	}
 	return command.StatusOK
 }
 
-func (m *model) cut(k command.Kind, floor int64) { m.floors[k] = max(m.floors[k], floor) }
+// audit adds a record to the chain, all of it written out here once more.
+func (m *model) audit(index uint64, a command.AuditRecord) {
+	prev := strings.Repeat("0", 64)
+	if len(m.trail) > 0 {
+		prev = m.trail[len(m.trail)-1]
+	}
+	seq := len(m.trail) + 1
+	sum := sha256.New()
+	fmt.Fprintf(sum, "\x01")
+	raw, _ := hex.DecodeString(prev)
+	sum.Write(raw)
+	for _, v := range []uint64{uint64(seq), index, uint64(m.logTime)} {
+		_ = binary.Write(sum, binary.LittleEndian, v)
+	}
+	for _, s := range []string{a.Actor, a.Address, a.Action, a.Target, string(a.Detail)} {
+		fmt.Fprintf(sum, "%c%s", rune(len(s)), s) // shorter than 128 bytes
+	}
+	hash := hex.EncodeToString(sum.Sum(nil))
+	detail := ""
+	if len(a.Detail) > 0 {
+		detail = fmt.Sprintf(`"detail":%s,`, a.Detail)
+	}
+	rec := fmt.Sprintf(`{"seq":%d,"index":%d,"time":%d,"actor":%q,"address":%q,"action":%q,"target":%q,%s"prev":"%s","hash":"%s"}`,
+		seq, index, m.logTime, a.Actor, a.Address, a.Action, a.Target, detail, prev, hash)
+	m.trail, m.kept = append(m.trail, hash), append(m.kept, rec)
+	m.keys[[2]string{"audit", fmt.Sprintf("%020d", seq)}] = modelValue{rec, index, 0}
+	if len(m.kept) > modelLimits().AuditRecords {
+		delete(m.keys, [2]string{"audit", m.names("audit")[0]})
+		m.kept = m.kept[1:]
+	}
+	head := fmt.Sprintf(`{"first":%d,"seq":%d,"bytes":%d,"hash":"%s"}`, seq-len(m.kept)+1, seq, len(strings.Join(m.kept, "")), hash)
+	m.keys[[2]string{"audit_head", "head"}] = modelValue{head, index, 0}
+}
+
+func (m *model) cut(index uint64, place int, k command.Kind, floor int64, reason command.CutReason) {
+	if floor <= m.floors[k] {
+		return
+	}
+	m.floors[k] = floor
+	name := [2]string{machine.BucketRetentionCuts, fmt.Sprintf("%020d.%04d", index, place)}
+	m.keys[name] = modelValue{fmt.Sprintf(`{"at":%d,"kind":%q,"floor":%d,"reason":%q}`, m.logTime, k, floor, reason), index, 0}
+	if cuts := m.names(machine.BucketRetentionCuts); len(cuts) > modelLimits().RetentionCuts {
+		delete(m.keys, [2]string{machine.BucketRetentionCuts, cuts[0]})
+	}
+}
+
+// names are the keys of a bucket in order.
+func (m *model) names(bucket string) []string {
+	var out []string
+	for k := range m.keys {
+		if k[0] == bucket {
+			out = append(out, k[1])
+		}
+	}
+	slices.Sort(out)
+	return out
+}
 
 // digests sums up what is there now.
 func (m *model) digests() []meta.Digest {

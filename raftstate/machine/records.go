@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/audit"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/meta"
 )
@@ -152,10 +153,25 @@ func heartbeats(tx *meta.Tx, c command.Command, r *command.Result) error {
 	return nil
 }
 
-func metaTxn(tx *meta.Tx, c command.Command, r *command.Result) error {
+// metaTxn applies a transaction, its operations first and its audit records last, or changes nothing.
+func (m *Machine) metaTxn(tx *meta.Tx, c command.Command, r *command.Result) error {
 	t, err := command.DecodeMetaTxn(c)
 	if err != nil {
 		return err
+	}
+	for i := range t.Ops {
+		if writesItself(t.Ops[i].Bucket) {
+			return fmt.Errorf("operation %d: the state machine alone writes the bucket %s", i, t.Ops[i].Bucket)
+		}
+	}
+	if err := checkAudit(t.Audit); err != nil {
+		return err
+	}
+	var head audit.Head
+	if len(t.Audit) > 0 {
+		if head, err = auditHead(tx); err != nil {
+			return err
+		}
 	}
 	for i := range t.Compares {
 		cmp := &t.Compares[i]
@@ -174,6 +190,9 @@ func metaTxn(tx *meta.Tx, c command.Command, r *command.Result) error {
 		} else {
 			tx.Put(op.Bucket, op.Key, op.Value, op.Expires)
 		}
+	}
+	if len(t.Audit) > 0 {
+		m.appendAudit(tx, head, t.Audit)
 	}
 	return nil
 }
