@@ -139,11 +139,11 @@ func (f *fsm) decide(l *raft.Log) ([]command.Result, error) {
 		results, err = f.machine.Apply(l.Index, l.Term, entry, &f.group)
 	}
 	if err != nil {
-		hint := hintUpgrade
+		part := fmt.Sprintf("log entry %d", l.Index)
 		if errors.Is(err, command.ErrMalformed) {
-			hint = hintReinstall
+			return nil, &FatalError{Part: part, Code: ExitDamaged, Hint: hintReinstall, Err: err}
 		}
-		return nil, &FatalError{Part: fmt.Sprintf("log entry %d", l.Index), Code: ExitDamaged, Hint: hint, Err: err}
+		return nil, otherVersion(part, err)
 	}
 	for i := range results {
 		results[i].Index = l.Index

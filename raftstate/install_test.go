@@ -209,7 +209,7 @@ func TestUnknownCommandStopsTheNode(t *testing.T) {
 			t.Errorf("propose: %v", err)
 		}
 		var fatal *FatalError
-		if err := <-n.fatal; !errors.As(err, &fatal) || fatal.ExitCode() != ExitDamaged {
+		if err := <-n.fatal; !errors.As(err, &fatal) || fatal.ExitCode() != ExitDamaged || !errors.Is(err, ErrVersion) {
 			t.Errorf("fatal: %v", err)
 		}
 	})

@@ -143,6 +143,9 @@ func damagedState(part string, err error) error {
 	if !errors.Is(err, meta.ErrDamaged) && diskFull(err) {
 		return fmt.Errorf("%s: %w", part, err)
 	}
+	if errors.Is(err, meta.ErrVersion) {
+		return otherVersion(part, err)
+	}
 	return &FatalError{Part: part, Code: ExitDamaged, Hint: hintReinstall, Err: err}
 }
 

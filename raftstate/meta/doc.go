@@ -25,6 +25,10 @@ import (
 // ErrDamaged is wrapped, together with the name of the file, when the file is not what was written.
 var ErrDamaged = errors.New("file is damaged")
 
+// ErrVersion is wrapped, together with the name of the file, when the file is whole but of a version that this
+// program does not know. Nothing of it was read or changed.
+var ErrVersion = errors.New("file is of an unknown version")
+
 // ErrSuperseded is returned by Commit when a later one has been committed or the store was reloaded.
 var ErrSuperseded = errors.New("frozen state is superseded")
 

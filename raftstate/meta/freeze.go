@@ -87,8 +87,9 @@ func (s *Store) Freeze(index, term uint64) *Frozen {
 	return f
 }
 
-// appendState writes the single values.
+// appendState writes the version and the single values.
 func (s *Store) appendState(dst []byte, index, term uint64) []byte {
+	dst = binary.AppendUvarint(dst, stateVersion)
 	dst = binary.AppendUvarint(dst, index)
 	dst = binary.AppendUvarint(dst, term)
 	dst = binary.AppendVarint(dst, s.logTime.Load())
@@ -103,6 +104,9 @@ func (s *Store) appendState(dst []byte, index, term uint64) []byte {
 
 func (s *Store) readState(b []byte) error {
 	f := fields{b: b}
+	if v := f.uvarint("version"); f.err == nil && v != stateVersion {
+		return fmt.Errorf("%w: it is of version %d, this program knows %d", ErrVersion, v, stateVersion)
+	}
 	s.applied = f.uvarint("applied index")
 	s.appliedTerm = f.uvarint("applied term")
 	s.logTime.Store(f.varint("log time"))

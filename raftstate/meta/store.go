@@ -77,13 +77,18 @@ var (
 	keyState = []byte("state")
 )
 
+// stateVersion is the version of everything in the file: the state record begins with it. That there is a bucket
+// "state" with the record "state", that every record ends with its checksum, and that the version comes first in
+// this one as a uvarint, stays so in all versions, so that a file of another one is told from a damaged one.
+const stateVersion = 1
+
 const (
 	filePageSize = 4096
 	fileGrowth   = 1 << 20 // the file grows by so many bytes at once; images carry what is unused
 )
 
 // Open opens the store kept in the file path, made when it is absent. Errors about a file that is not what was
-// written wrap ErrDamaged and name it; the file is left as it is.
+// written wrap ErrDamaged and name it, those about one of another version ErrVersion; the file is left as it is.
 func Open(path string, log *slog.Logger) (*Store, error) {
 	s := &Store{log: log}
 	if _, err := os.Stat(path); os.IsNotExist(err) {
@@ -121,7 +126,8 @@ func create(path string) error {
 				return err
 			}
 		}
-		return nil
+		empty := &Store{nextID: 1}
+		return putSealed(tx.Bucket(bucketState), keyState, empty.appendState(nil, 0, 0))
 	})
 	if e := db.Close(); err == nil {
 		err = e
