@@ -106,6 +106,9 @@ func (g *guard) SetUint64(key []byte, val uint64) error {
 }
 
 func damagedLog(err error) error {
+	if errors.Is(err, logfile.ErrVersion) {
+		return otherVersion("log", err)
+	}
 	return &FatalError{Part: "log", Code: ExitDamaged, Hint: hintReinstall, Err: err}
 }
 

@@ -31,6 +31,8 @@ import (
 var (
 	// ErrCorrupt says that an entry of the log is not what was stored.
 	ErrCorrupt = errors.New("log entry is damaged")
+	// ErrVersion says that an entry is whole but of a version that this program does not know.
+	ErrVersion = errors.New("log entry is of an unknown version")
 	// ErrFull says that an append was refused, before anything was written, because the file system has less
 	// than the reserve left. Appending works again once there is room.
 	ErrFull = errors.New("file system of the log is full")
@@ -196,7 +198,7 @@ func (s *Store) FirstIndex() (uint64, error) { return s.wal.FirstIndex() }
 func (s *Store) LastIndex() (uint64, error) { return s.wal.LastIndex() }
 
 // GetLog implements raft.LogStore. The error is raft.ErrLogNotFound outside of the log and ErrCorrupt, wrapped,
-// when the entry is not what was stored. The data is shared and must not be changed.
+// when the entry is not what was stored, ErrVersion when another version of the program stored it. The data is shared and must not be changed.
 func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	if s.cache.get(index, l) {
 		return nil
@@ -234,10 +236,10 @@ func (s *Store) read(index uint64, l *raft.Log) (err error) {
 	return unseal(l)
 }
 
-// corrupt marks errors that speak of damaged content rather than of a file that cannot be read.
+// corrupt marks errors that speak of damaged content rather than of a file or a version that cannot be read.
 func corrupt(err error) error {
 	var errno syscall.Errno
-	if errors.Is(err, wal.ErrClosed) || errors.As(err, &errno) {
+	if errors.Is(err, wal.ErrClosed) || errors.Is(err, ErrVersion) || errors.As(err, &errno) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)

@@ -3,10 +3,12 @@ package logfile
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -164,6 +166,34 @@ func TestExtensionsSurvive(t *testing.T) {
 	}
 	if string(l.Extensions) != "ext" {
 		t.Error("the caller's entry was changed")
+	}
+}
+
+// The stored form of an entry is a format, and one of another version is neither served nor called damaged.
+func TestVersionOfStoredEntries(t *testing.T) {
+	l := &raft.Log{Index: 300, Term: 2, Type: raft.LogCommand, Data: []byte("data"), Extensions: []byte("ext"), AppendedAt: time.Unix(1_700_000_000, 5)}
+	if got := fmt.Sprintf("%x", seal(l).Extensions); got != "015bb537b4657874" {
+		t.Errorf("the form changed: %s", got)
+	}
+	dir := t.TempDir()
+	s := open(t, dir, Options{CacheBytes: 1})
+	store(t, s, 1, 3, 10)
+	newer := entry(4, 10)
+	newer.Extensions = binary.LittleEndian.AppendUint32([]byte{9}, checksum(newer, 9, []byte("more")))
+	newer.Extensions = append(newer.Extensions, "more"...)
+	if err := s.wal.StoreLogs([]*raft.Log{newer}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, Options{CacheBytes: 1})
+	err := s.GetLog(4, new(raft.Log))
+	if !errors.Is(err, ErrVersion) || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "version 9, this program knows 1") {
+		t.Errorf("entry of another version: %v", err)
+	}
+	if err := s.Verify(t.Context(), 1); !errors.Is(err, ErrVersion) {
+		t.Errorf("verify: %v", err)
 	}
 }
 
