@@ -403,10 +403,7 @@ func (n *Node) tick(r *raft.Raft) {
 	defer cancel()
 	c := command.NewTick(n.cfg.NodeID)
 	n.budget.used.Add(int64(c.Size())) // beyond the bound: a busy node needs it too
-	o, err := n.proposeHere(ctx, &proposal{
-		commands: []command.Command{c}, size: c.Size(), done: make(chan proposed, 1),
-		finish: func() { n.budget.give(int64(c.Size())) },
-	})
+	o, err := n.proposeHere(ctx, []command.Command{c})
 	if err != nil {
 		n.log.Debug("tick", "err", err)
 		return
