@@ -35,8 +35,8 @@ type fakeStore struct {
 	content fakeContent
 	paused  int
 	cuts    int
-	fail    atomic.Pointer[error] // what applying returns
-	block   chan struct{}         // Flush waits for it, when set
+	fail    atomic.Pointer[error]         // what applying returns
+	block   atomic.Pointer[chan struct{}] // Flush waits for it, when set
 }
 
 const fakeFile = "content.gob"
@@ -74,9 +74,9 @@ func (s *fakeStore) save(dir string) error {
 }
 
 func (s *fakeStore) Flush(ctx context.Context) error {
-	if s.block != nil {
+	if block := s.block.Load(); block != nil {
 		select {
-		case <-s.block:
+		case <-*block:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/triward/triward/raftstate/logfile"
 	"github.com/triward/triward/raftstate/meta"
 )
 
@@ -192,7 +193,8 @@ func wrap(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// retain tells raft, whose limits count entries, how many of them the queue's retention in bytes and time is.
+// retain tells raft, whose limits count entries, how many of them the queue's retention in bytes and time is; the
+// least possible while the disk is nearly full.
 func (n *Node) retain() {
 	r := n.raft.Load()
 	if r == nil {
@@ -203,7 +205,10 @@ func (n *Node) retain() {
 		notBefore = time.Now().Add(-n.cfg.QueueAge)
 	}
 	rc := r.ReloadableConfig()
-	rc.TrailingLogs = max(minTrailing, n.store.Newest(n.cfg.QueueBytes, notBefore))
+	rc.TrailingLogs = minTrailing
+	if room, _ := n.store.Room(); room == logfile.RoomAmple {
+		rc.TrailingLogs = max(minTrailing, n.store.Newest(n.cfg.QueueBytes, notBefore))
+	}
 	if err := r.ReloadConfig(rc); err != nil {
 		n.log.Error("set the retention of the log", "err", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -245,8 +246,18 @@ func (n *Node) mayLead() error {
 	case n.raft.Load().State() != raft.Leader:
 		return errNotLeader
 	}
-	if err := n.fullDisk(); err != nil {
+	if err := n.noRoom(); err != nil {
 		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	return nil
+}
+
+// admit says why this node, as the leader, does not take the commands; nil when it does.
+func (n *Node) admit(cmds []command.Command) error {
+	if slices.ContainsFunc(cmds, func(c command.Command) bool { return bringsData(c.Type) }) {
+		if err := n.roomForData(); err != nil {
+			return fmt.Errorf("%w: %w", ErrDiskFull, err)
+		}
 	}
 	return nil
 }
@@ -351,6 +362,10 @@ func (n *Node) split(cmds []command.Command) (parts []*proposal) {
 // proposeHere puts the commands, whose bytes were taken from the budget, into the log of this node, which must lead.
 func (n *Node) proposeHere(ctx context.Context, cmds []command.Command) (outcome, error) {
 	parts := n.split(cmds)
+	if err := n.admit(cmds); err != nil {
+		answerAll(parts, err)
+		return outcome{}, err
+	}
 	taken := true
 	for _, p := range parts {
 		if taken = taken && n.proposer.submit(p); !taken { // nor what comes after it
