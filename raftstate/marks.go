@@ -165,14 +165,16 @@ func (n *Node) commit(frozen *meta.Frozen, m meta.Mark) error {
 		func() error { return wrap("flush store of metrics", n.fsm.sinks.Metrics.Flush(ctx)) },
 		func() error { return wrap("flush store of logs", n.fsm.sinks.Logs.Flush(ctx)) },
 	}, true)
+	final := false
 	if err == nil {
 		err = n.layout.Sync(n.generation)
+		final = err != nil
 	}
 	if err == nil {
 		err = wrap("commit the watermark", frozen.Commit(m))
 	}
 	if err != nil {
-		if diskFull(err) || n.ctx.Err() != nil {
+		if !final && diskFull(err) || n.ctx.Err() != nil {
 			return fmt.Errorf("mark at entry %d: %w", m.Index, err)
 		}
 		n.fatal(brokenDisk("mark", err))
