@@ -64,6 +64,8 @@ type Config struct {
 	Logger         *slog.Logger
 	Registerer     prometheus.Registerer
 	MaxSyncEntries int // raft's MaxAppendEntries; 8
+
+	format uint32 // the greatest that this program applies: machine.Format; tests have others
 }
 
 var nodeIDForm = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$`)
@@ -94,6 +96,7 @@ func (c *Config) complete() error {
 	or(&c.Election, time.Second)
 	or(&c.Lease, 500*time.Millisecond)
 	or(&c.MaxSyncEntries, 8)
+	or(&c.format, machine.Format)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -252,23 +251,13 @@ func (n *Node) mayLead() error {
 	return nil
 }
 
-// admit says why this node, as the leader, does not take the commands; nil when it does.
-func (n *Node) admit(cmds []command.Command) error {
-	if slices.ContainsFunc(cmds, func(c command.Command) bool { return bringsData(c.Type) }) {
-		if err := n.roomForData(); err != nil {
-			return fmt.Errorf("%w: %w", ErrDiskFull, err)
-		}
-	}
-	return nil
-}
-
 // Propose puts commands, together in one entry, into the log and returns the index of the entry and a result
 // for each command once the leader has applied them. Any node takes proposals and hands them to the leader. The
 // commands are durable on a majority then; to read them on this node, WaitApplied(index) first. Batches that have
 // more than 4 MiB together decompressed go into several entries in the order given; the index is that of the last.
 //
-// Errors: ErrTooLarge, ErrBusy, ErrNoLeader, ErrDiskFull and ErrStopped say that nothing was applied; ErrUnknown
-// and those of ctx that the outcome is not known. A refusal by the state machine is a result, not an error.
+// Errors: ErrTooLarge, ErrBusy, ErrNoLeader, ErrDiskFull, ErrUnsupported and ErrStopped say that nothing was applied;
+// ErrUnknown and those of ctx that the outcome is not known. A refusal by the state machine is a result, not an error.
 func (n *Node) Propose(ctx context.Context, cmds ...command.Command) (uint64, []command.Result, error) {
 	size := 0
 	for i := range cmds {
@@ -362,7 +351,7 @@ func (n *Node) split(cmds []command.Command) (parts []*proposal) {
 // proposeHere puts the commands, whose bytes were taken from the budget, into the log of this node, which must lead.
 func (n *Node) proposeHere(ctx context.Context, cmds []command.Command) (outcome, error) {
 	parts := n.split(cmds)
-	if err := n.admit(cmds); err != nil {
+	if err := n.admit(ctx, cmds); err != nil {
 		answerAll(parts, err)
 		return outcome{}, err
 	}

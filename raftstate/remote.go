@@ -34,6 +34,7 @@ var codes = []struct {
 	{"unknown", ErrUnknown},
 	{"no_leader", ErrNoLeader},
 	{"quorum", ErrQuorum},
+	{"unsupported", ErrUnsupported},
 	{"stopped", ErrStopped},
 }
 
