@@ -104,11 +104,12 @@ func (n *Node) askClocks() bool {
 	offsets := []time.Duration{n.clock.offset()}
 	type answer struct {
 		offset time.Duration
+		full   bool
 		err    error
 	}
 	servers := n.servers()
 	answers := make(chan answer, len(servers))
-	voters, asked := 0, 0
+	voters, asked, full := 0, 0, fullVoters{}
 	for _, s := range servers {
 		if s.Suffrage != raft.Voter {
 			continue
@@ -122,7 +123,7 @@ func (n *Node) askClocks() bool {
 			sent := n.clock.elapsed()
 			st, err := n.PeerStatus(ctx, string(s.ID))
 			middle := (sent + n.clock.elapsed()) / 2
-			answers <- answer{time.Duration(st.Clock)*time.Millisecond - middle, err}
+			answers <- answer{time.Duration(st.Clock)*time.Millisecond - middle, st.DiskFull != "", err}
 		}()
 	}
 	var enough <-chan time.Time // a new leader is not held up by a member that does not answer
@@ -136,10 +137,15 @@ func (n *Node) askClocks() bool {
 			if a.err == nil {
 				offsets = append(offsets, a.offset)
 			}
+			if a.full {
+				full.full++
+			}
 		case <-enough:
 			waiting = 0
 		}
 	}
+	full.voters = voters
+	n.fullVoters.Store(&full)
 	if len(offsets) <= voters/2 {
 		_, known := n.clock.now()
 		return known

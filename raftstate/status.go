@@ -38,6 +38,7 @@ type Status struct {
 	HeldSince     time.Time `json:"held_since,omitzero"`
 	Fatal         string    `json:"fatal,omitempty"`
 	StartedAt     time.Time `json:"started_at"`
+	Format        uint32    `json:"format"` // the greatest that the node's program applies; absent: 1
 	Members       []Member  `json:"members"`
 }
 
@@ -61,6 +62,7 @@ func (n *Node) Status() Status {
 		LogBytes: n.store.Bytes(), LogSegments: n.store.Segments(), CachedBytes: n.store.CachedBytes(),
 		InFlightBytes: n.budget.used.Load(), InFlightLimit: n.budget.limit, QueueBytes: n.cfg.QueueBytes,
 		Generation: mark.Generation, Installing: n.installing.Load(), StartedAt: n.startedAt,
+		Format: n.cfg.format,
 	}
 	st.Role = role(r.State())
 	addr, id := r.LeaderWithID()

@@ -34,7 +34,7 @@ var (
 	// ErrVersion says that an entry is whole but of a version that this program does not know.
 	ErrVersion = errors.New("log entry is of an unknown version")
 	// ErrFull says that an append was refused, before anything was written, because the file system has less
-	// than the reserve left. Appending works again once there is room.
+	// than half of the reserve left. Appending works again once there is room.
 	ErrFull = errors.New("file system of the log is full")
 )
 
@@ -42,10 +42,26 @@ var (
 type Options struct {
 	SegmentBytes int          // size of a segment file; 64 MiB
 	CacheBytes   int64        // newest entries kept in memory; 64 MiB
-	ReserveBytes int64        // free bytes that an append must leave; 128 MiB; negative: no check
 	HoldBytes    int64        // a log larger than this is truncated in spite of Hold; 8 GiB
 	Logger       hclog.Logger // of raft-wal; discarded when nil
+
+	// ReserveBytes of the file system are not for data, half of them not for anything (see Room); 192 MiB, so that
+	// each half is more than the segment that raft-wal allots at once. Negative: no check.
+	ReserveBytes int64
+	// FreeBytes says how much the file system of a directory has left; by default it is asked.
+	FreeBytes func(dir string) (int64, error)
 }
+
+// Room says what there is room for on the file system of the log.
+type Room uint8
+
+// Kinds of room, less and less.
+const (
+	RoomAmple   Room = iota
+	RoomTight        // for a segment more: the log should let go of what it need not keep
+	RoomControl      // for entries that free room or keep the cluster going, not for data
+	RoomNone         // for nothing: appends are refused
+)
 
 // Store implements raft.LogStore, raft.MonotonicLogStore and raft.StableStore. Reads may run beside one another
 // and beside one writer.
@@ -79,7 +95,10 @@ func Open(dir string, o Options) (*Store, error) {
 		o.CacheBytes = 64 << 20
 	}
 	if o.ReserveBytes == 0 {
-		o.ReserveBytes = 128 << 20
+		o.ReserveBytes = 192 << 20
+	}
+	if o.FreeBytes == nil {
+		o.FreeBytes = freeBytes
 	}
 	if o.HoldBytes == 0 {
 		o.HoldBytes = 8 << 30
@@ -270,19 +289,42 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	return s.reach.set(logs[len(logs)-1].Index, false)
 }
 
+// Room returns what there is room for. With RoomControl and RoomNone the error, which is ErrFull unless the file
+// system did not answer, says why.
+func (s *Store) Room() (Room, error) {
+	if s.opt.ReserveBytes < 0 {
+		return RoomAmple, nil
+	}
+	free, err := s.opt.FreeBytes(s.dir)
+	if err != nil {
+		return RoomNone, err
+	}
+	room := RoomNone
+	switch reserve := s.opt.ReserveBytes; {
+	case free >= reserve+int64(s.opt.SegmentBytes):
+		return RoomAmple, nil
+	case free >= reserve:
+		return RoomTight, nil
+	case free >= reserve/2:
+		room = RoomControl
+	}
+	return room, fmt.Errorf("%s has %d MiB left, %d MiB are kept in reserve: %w", s.dir, free>>20, s.opt.ReserveBytes>>20, ErrFull)
+}
+
 // CheckRoom returns ErrFull, wrapped, when an append would be refused now.
 func (s *Store) CheckRoom() error {
-	if s.opt.ReserveBytes < 0 {
-		return nil
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.dir, &st); err != nil {
-		return fmt.Errorf("free space of %s: %w", s.dir, err)
-	}
-	if free := int64(st.Bavail) * st.Bsize; free < s.opt.ReserveBytes {
-		return fmt.Errorf("%s has %d MiB left, %d MiB are kept in reserve: %w", s.dir, free>>20, s.opt.ReserveBytes>>20, ErrFull)
+	if room, err := s.Room(); room == RoomNone {
+		return err
 	}
 	return nil
+}
+
+func freeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // watch notes that a write is under way until the function it returns is called.

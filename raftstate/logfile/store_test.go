@@ -340,6 +340,27 @@ func TestFullDiskIsRefusedBeforeWriting(t *testing.T) {
 	check(t, s, 0, 0, 10)
 }
 
+func TestRoomGoesInSteps(t *testing.T) {
+	free := int64(0)
+	s := open(t, t.TempDir(), Options{SegmentBytes: 64 << 10, ReserveBytes: 1000, FreeBytes: func(string) (int64, error) { return free, nil }})
+	next := uint64(1)
+	for _, k := range []struct {
+		free int64
+		room Room
+	}{{1000 + 64<<10, RoomAmple}, {1000 + 64<<10 - 1, RoomTight}, {1000, RoomTight}, {999, RoomControl}, {500, RoomControl}, {499, RoomNone}, {0, RoomNone}} {
+		free = k.free
+		room, err := s.Room()
+		if room != k.room || errors.Is(err, ErrFull) != (room >= RoomControl) {
+			t.Errorf("%d bytes free are room %d, %v", k.free, room, err)
+		}
+		if err := s.StoreLog(entry(next, 10)); errors.Is(err, ErrFull) != (room == RoomNone) {
+			t.Errorf("%d bytes free: append: %v", k.free, err)
+		} else if err == nil {
+			next++
+		}
+	}
+}
+
 func TestWritingTellsHowLong(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	if d := s.Writing(); d != 0 {
