@@ -33,7 +33,7 @@ type engine struct {
 	work   sync.WaitGroup
 
 	applied    atomic.Uint64
-	inboxBytes atomic.Int64 // of text
+	inboxBytes atomic.Int64 // of its lines
 	inboxSince atomic.Int64 // unix nanoseconds of the first row since the inbox was empty, 0 when it is
 	nextBlock  atomic.Uint64
 

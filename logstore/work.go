@@ -187,8 +187,8 @@ func (e *engine) remark(d int64) error {
 		if err != nil {
 			return err
 		}
-		made = append(made, madeBlock{dayStream{d, sid}, id, h.Lines, h.TextBytes})
-		return batch.Set(blockKey(prefixMark, d, id), appendMark(nil, sid, h.Lines, h.TextBytes), nil)
+		made = append(made, madeBlock{dayStream{d, sid}, id, h.Lines, h.Bytes})
+		return batch.Set(blockKey(prefixMark, d, id), appendMark(nil, sid, h.Lines, h.Bytes), nil)
 	})
 	if err != nil {
 		return err
