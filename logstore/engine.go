@@ -2,7 +2,6 @@ package logstore
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -128,13 +127,11 @@ func (e *engine) load() error {
 	case err != nil:
 		return e.wrap("key aT", err)
 	default:
-		ok := len(v) == 9 && v[0] == formatVersion
-		if ok {
-			e.applied.Store(binary.BigEndian.Uint64(v[1:]))
+		applied, err := parseApplied(v)
+		if err = errors.Join(err, closer.Close()); err != nil {
+			return e.wrap("key aT", err)
 		}
-		if err := closer.Close(); err != nil || !ok {
-			return e.wrap("key aT", errors.Join(errors.New("unknown form"), err))
-		}
+		e.applied.Store(applied)
 	}
 	if err := e.loadInbox(); err != nil {
 		return err

@@ -130,8 +130,7 @@ func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 		}
 		bytes += n
 	}
-	v := binary.BigEndian.AppendUint64([]byte{formatVersion}, through)
-	if err := batch.Set(keyApplied, v, nil); err != nil {
+	if err := batch.Set(keyApplied, appendApplied(nil, through), nil); err != nil {
 		return err
 	}
 	if err := batch.Commit(pebble.NoSync); err != nil {
