@@ -47,7 +47,7 @@ func (w *writer) takes(n *testNode, data, control bool) {
 		want bool
 	}{
 		{command.NewTick(n.id), control},
-		{command.NewRetentionCut(command.KindLogs, 1), control},
+		{command.NewRetentionCut(command.KindLogs, 1, command.CutAge), control},
 		{command.NewCollectSeries(nil), control},
 		{command.NewHeartbeats(nil), control},
 		{set, control},
