@@ -34,6 +34,7 @@ const (
 	TypeHeartbeats     Type = 7
 	TypeMetaTxn        Type = 8
 	TypeRetentionCut   Type = 9
+	TypeDeliver        Type = 10
 )
 
 // String returns the name of the type as shown to operators.
@@ -57,6 +58,8 @@ func (t Type) String() string {
 		return "meta_txn"
 	case TypeRetentionCut:
 		return "retention_cut"
+	case TypeDeliver:
+		return "deliver"
 	}
 	return fmt.Sprintf("type %d", uint16(t))
 }
@@ -67,7 +70,7 @@ func (t Type) MayIgnore() bool { return t&Ignorable != 0 }
 // Known reports whether this program can apply commands of the type and version.
 func Known(t Type, version uint8) bool {
 	t &^= Ignorable
-	return t >= TypeSetFormat && t <= TypeRetentionCut && version == bodyVersion
+	return t >= TypeSetFormat && t <= TypeDeliver && version == bodyVersion
 }
 
 // Limits of an entry, in bytes unless said otherwise.

@@ -322,6 +322,119 @@ func TestRetentionCutsAreRemembered(t *testing.T) {
 	}
 }
 
+func (r *rig) deliver(source string, lane wire.Lane, flags command.DeliverFlags, raw []byte) command.Result {
+	r.t.Helper()
+	return r.apply(delivery(r.coder, source, lane, flags, raw))
+}
+
+func counts(r command.Result) [3]uint32 { return [3]uint32{r.Accepted, r.Duplicates, r.Rejected} }
+
+// A source owns its series as an agent does, and needs neither an epoch nor a sequence.
+func TestDeliverMetrics(t *testing.T) {
+	r := newRig(t, machine.DefaultLimits())
+	scrape := func(at int64, ids ...uint64) []byte {
+		return wire.AppendMetrics(nil, []wire.Scrape{{T: at, IDs: ids, Values: make([]float64, len(ids))}})
+	}
+	got := r.deliver("prom", wire.LaneMetrics, 0, scrape(start, 1, 2))
+	if got.Status != command.StatusUnknownIDs || !reflect.DeepEqual(got.IDs, []uint64{1, 2}) {
+		t.Errorf("series of an agent: %+v", got)
+	}
+	if _, known := r.s.Agent("prom"); known || len(r.group.Samples.IDs) != 0 {
+		t.Error("a delivery that was refused left something")
+	}
+	ids := r.apply(command.NewRegisterSeries("prom", []wire.Labels{series("prom", 1), series("prom", 2)})).IDs
+	for i, want := range [][3]uint32{{2, 0, 0}, {0, 2, 0}} {
+		if got := r.deliver("prom", wire.LaneMetrics, command.RepeatsDropped, scrape(start, ids...)); got.Status != command.StatusOK || counts(got) != want {
+			t.Errorf("delivery %d: %+v", i, got)
+		}
+	}
+	if got := r.deliver("prom", wire.LaneMetrics, 0, scrape(start+machine.FutureWindow+1, ids...)); counts(got) != [3]uint32{0, 0, 2} {
+		t.Errorf("of the future: %+v", got)
+	}
+	if got := r.deliver("prom", wire.LaneMetrics, 0, []byte("hello")); got.Status != command.StatusInvalid || !strings.Contains(got.Detail, "delivery of lane metrics") {
+		t.Errorf("malformed: %+v", got)
+	}
+	if got := r.deliver("prom", wire.LaneBackfill, 0, scrape(start, ids...)); got.Status != command.StatusInvalid {
+		t.Errorf("lane backfill: %+v", got)
+	}
+	if a, known := r.s.Agent("prom"); !known || a.Open || a.Series != 2 {
+		t.Errorf("the source is %+v, %t", a, known)
+	}
+}
+
+// Sources are agents, and bounded with them.
+func TestDeliverIsBoundByTheLimitOnAgents(t *testing.T) {
+	lim := machine.DefaultLimits()
+	lim.Agents = 2
+	r := newRig(t, lim)
+	raw := wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{{Kind: wire.StreamLog, Lines: []wire.LogLine{line(start*1e6, "x")}}}})
+	for _, c := range []struct {
+		source string
+		want   command.Status
+	}{{"s1", command.StatusOK}, {"s2", command.StatusLimit}, {"s1", command.StatusOK}, {"a0", command.StatusOK}} {
+		got := r.deliver(c.source, wire.LaneLogs, 0, raw)
+		if got.Status != c.want || len(r.group.Logs) != int(got.Accepted) {
+			t.Errorf("%s: %+v", c.source, got)
+		}
+		if _, known := r.s.Agent(c.source); known != (c.want == command.StatusOK) {
+			t.Errorf("%s is known: %t", c.source, known)
+		}
+	}
+}
+
+// Repeats are dropped within a delivery and from one to the next, as they were sent, and only where they may.
+func TestDeliverDropsRepeats(t *testing.T) {
+	lim := machine.DefaultLimits()
+	lim.RecentLines = 4
+	r := newRig(t, lim)
+	in := func(unit string, lines ...wire.LogLine) []byte {
+		return wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{
+			{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "unit", Value: unit}}, Lines: lines},
+		}})
+	}
+	now, future := start*1e6, (start+machine.FutureWindow)*1e6+5
+	severe := line(now, "a")
+	severe.Severity = wire.SeverityError
+	a, b, later := line(now, "a"), line(now, "b"), line(future, "later")
+	for i, c := range []struct {
+		flags command.DeliverFlags
+		raw   []byte
+		want  [3]uint32
+	}{
+		{0, in("u", a, a), [3]uint32{2, 0, 0}},                                 // two equal lines are data
+		{command.RepeatsDropped, in("u", a, b, a), [3]uint32{2, 1, 0}},         // what came without the flag is not remembered
+		{command.RepeatsDropped, in("u", a, b), [3]uint32{0, 2, 0}},            // a retry
+		{0, in("u", a), [3]uint32{1, 0, 0}},                                    // of another kind of sender
+		{command.RepeatsDropped, in("v", a), [3]uint32{1, 0, 0}},               // another stream
+		{command.RepeatsDropped, in("u", severe, a), [3]uint32{1, 1, 0}},       // another line
+		{command.RepeatsDropped, in("u", later), [3]uint32{1, 0, 0}},           // the first a goes
+		{command.RepeatsDropped, in("u", later, b), [3]uint32{0, 2, 0}},        // although it was stored at another time
+		{command.RepeatsDropped, in("u", a), [3]uint32{1, 0, 0}},               // forgotten
+		{command.RepeatsDropped, in("u", b), [3]uint32{1, 0, 0}},               // then the next
+		{command.RepeatsDropped, in("u", line(-1, "old")), [3]uint32{0, 0, 1}}, // not accepted, not remembered
+		{command.RepeatsDropped, in("u", severe, later, a, b), [3]uint32{0, 4, 0}},
+	} {
+		got := r.deliver("loki", wire.LaneLogs, c.flags, c.raw)
+		if got.Status != command.StatusOK || counts(got) != c.want {
+			t.Errorf("delivery %d: %+v, want %v", i, got, c.want)
+		}
+		stored := 0
+		for _, e := range r.group.Logs {
+			for _, l := range e.Batches {
+				if l.Agent != "loki" {
+					t.Errorf("delivery %d is of %q", i, l.Agent)
+				}
+				for _, st := range l.Batch.Streams {
+					stored += len(st.Lines)
+				}
+			}
+		}
+		if stored != int(c.want[0]) {
+			t.Errorf("delivery %d: %d lines for the store", i, stored)
+		}
+	}
+}
+
 // A full body that grows by the field is stored as several, none longer than a body may be.
 func TestChangedBodiesKeepTheirBound(t *testing.T) {
 	r := newRig(t, machine.DefaultLimits())
@@ -388,6 +501,10 @@ func FuzzApply(f *testing.F) {
 		command.NewBatch(wire.Batch{Identity: logs, RawLen: 40, Body: wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{
 			{Kind: 1, Labels: wire.Labels{{Name: "a", Value: "b"}}, Lines: []wire.LogLine{line(1<<62, "x")}},
 		}})}, 1),
+		command.NewDeliver(command.Deliver{Source: "a0", Lane: wire.LaneMetrics, RawLen: 12, Body: wire.AppendMetrics(nil, []wire.Scrape{{T: 9, IDs: []uint64{1, 2}, Values: []float64{1, 2}}})}),
+		delivery(r.coder, "s0", wire.LaneLogs, command.RepeatsDropped, wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{
+			{Kind: 1, Labels: wire.Labels{{Name: "a", Value: "b"}}, Lines: []wire.LogLine{line(9, "x"), line(9, "x")}},
+		}})),
 		command.NewRegisterSeries("a0", []wire.Labels{series("a0", 77)}),
 		command.NewCollectSeries([]uint64{1, 2, 3}),
 		command.NewHeartbeats([]command.Heartbeat{{Agent: "a0", Status: []byte("{}")}}),

@@ -28,10 +28,11 @@ const FutureWindow = 10 * 60 * 1000
 // Limits of the state. They decide what Apply answers, so every node of a cluster must have the same: use
 // DefaultLimits, whose values are part of the format.
 type Limits struct {
-	Agents         int // agents that ever opened an epoch or registered a series
+	Agents         int // agents that ever opened an epoch, registered a series or delivered
 	Series         int // series in the dictionary
 	SeriesPerAgent int
 	ClosedEpochs   int // of one agent; none is ever forgotten, since its batches would be taken again
+	RecentLines    int // in the window in which repeats are found: 34 bytes of memory each when it is full
 	RetentionCuts  int // remembered; the oldest is forgotten first
 	AuditRecords   int // kept; the oldest goes first
 	AuditBytes     int64
@@ -41,7 +42,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Agents: 100_000, Series: 5_000_000, SeriesPerAgent: 50_000, ClosedEpochs: 1024,
-		RetentionCuts: 1000, AuditRecords: 200_000, AuditBytes: 256 << 20,
+		RecentLines: 1 << 19, RetentionCuts: 1000, AuditRecords: 200_000, AuditBytes: 256 << 20,
 	}
 }
 
@@ -52,6 +53,7 @@ type Machine struct {
 	lim   Limits
 
 	raw     []byte // the metrics body at hand, decompressed
+	line    []byte // the line at hand, as it is hashed
 	metrics wire.MetricsBody
 	ids     []uint64
 }
@@ -124,6 +126,8 @@ func (m *Machine) apply(tx *meta.Tx, at int, c command.Command, g *Group, r *com
 		err = m.metaTxn(tx, c, r)
 	case command.TypeRetentionCut:
 		err = m.retentionCut(tx, at, c)
+	case command.TypeDeliver:
+		err = m.deliver(tx, c, g, r)
 	}
 	if err != nil {
 		*r = command.Result{Status: command.StatusInvalid, Detail: command.Bounded(err.Error())}
