@@ -19,12 +19,24 @@ func (n *Node) admit(ctx context.Context, cmds []command.Command) error {
 			return err
 		}
 	}
+	if why := n.cutsHeld(); why != "" && slices.ContainsFunc(cmds, func(c command.Command) bool { return cuts(c.Type) }) {
+		return fmt.Errorf("%w: %s", ErrClocks, why)
+	}
 	if slices.ContainsFunc(cmds, func(c command.Command) bool { return bringsData(c.Type) }) {
+		if why := n.clock.disagreement(); why != "" { // what comes from right clocks would be refused as of the future
+			return fmt.Errorf("%w: %s", ErrClocks, why)
+		}
 		if err := n.roomForData(); err != nil {
 			return fmt.Errorf("%w: %w", ErrDiskFull, err)
 		}
 	}
 	return nil
+}
+
+// cuts reports whether the command removes what time has made due.
+func cuts(t command.Type) bool {
+	t &^= command.Ignorable
+	return t == command.TypeRetentionCut || t == command.TypeCollectSeries
 }
 
 // supported refuses what would stop nodes that have to apply it. A newer follower may hand on what this node does not

@@ -53,6 +53,8 @@ type Node struct {
 	peers    peers
 
 	fullVoters atomic.Pointer[fullVoters] // while this node leads
+	cutsRest   atomic.Uint64              // log time before which nothing is cut
+	logged     int64                      // the newest stamp that the log held at the start
 
 	generation string // changed only with durable held and Apply standing still
 	durably    chan struct{}
@@ -164,6 +166,11 @@ func (n *Node) openLog(ctx context.Context) error {
 	if err := n.checkIdentity(); err != nil {
 		return err
 	}
+	rest, err := store.GetUint64([]byte(cutsKey))
+	if err != nil {
+		return damagedLog(err)
+	}
+	n.cutsRest.Store(rest)
 	mark := n.mark.Load()
 	first, err := store.FirstIndex()
 	if err != nil {
@@ -194,7 +201,22 @@ func (n *Node) openLog(ctx context.Context) error {
 	if err := store.Verify(ctx, mark.Index+1); err != nil {
 		return damagedLog(err)
 	}
+	n.logged = n.lastStamp(mark.Index, last)
 	return nil
+}
+
+// lastStamp returns the stamp of the newest command in the log behind the mark; 0 when there is none.
+func (n *Node) lastStamp(mark, last uint64) int64 {
+	var l raft.Log
+	for i := last; i > mark; i-- {
+		if n.store.GetLog(i, &l) != nil || l.Type != raft.LogCommand {
+			continue
+		}
+		if e, err := command.Decode(l.Data); err == nil {
+			return e.Stamp
+		}
+	}
+	return 0
 }
 
 func (n *Node) checkIdentity() error {

@@ -256,8 +256,8 @@ func (n *Node) mayLead() error {
 // commands are durable on a majority then; to read them on this node, WaitApplied(index) first. Batches that have
 // more than 4 MiB together decompressed go into several entries in the order given; the index is that of the last.
 //
-// Errors: ErrTooLarge, ErrBusy, ErrNoLeader, ErrDiskFull, ErrUnsupported and ErrStopped say that nothing was applied;
-// ErrUnknown and those of ctx that the outcome is not known. A refusal by the state machine is a result, not an error.
+// Errors: ErrTooLarge, ErrBusy, ErrNoLeader, ErrDiskFull, ErrClocks, ErrUnsupported and ErrStopped say that nothing was
+// applied; ErrUnknown and those of ctx that the outcome is not known. A refusal by the state machine is a result, not an error.
 func (n *Node) Propose(ctx context.Context, cmds ...command.Command) (uint64, []command.Result, error) {
 	size := 0
 	for i := range cmds {

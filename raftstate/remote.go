@@ -35,6 +35,7 @@ var codes = []struct {
 	{"no_leader", ErrNoLeader},
 	{"quorum", ErrQuorum},
 	{"unsupported", ErrUnsupported},
+	{"clocks", ErrClocks},
 	{"stopped", ErrStopped},
 }
 
