@@ -210,7 +210,7 @@ func TestLoneClockCutsNothingAfterAJump(t *testing.T) {
 		c.drift()
 		cut := func(want bool) {
 			t.Helper()
-			for _, cmd := range []command.Command{command.NewRetentionCut(command.KindLogs, 1), command.NewCollectSeries(nil)} {
+			for _, cmd := range []command.Command{command.NewRetentionCut(command.KindLogs, 1, command.CutAge), command.NewCollectSeries(nil)} {
 				if _, _, err := c.leader().Propose(t.Context(), cmd); (err == nil) != want || err != nil && !errors.Is(err, ErrClocks) {
 					t.Errorf("%s: %v, wanted that it is taken: %v", cmd.Type, err, want)
 				}

@@ -97,7 +97,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 
 // maxGroupRaw bounds what the batches of a group have decompressed. Raft hands over several entries at once, and what
 // is decoded of them stays in memory until the stores have taken it. An entry that holds more is a group by itself.
-const maxGroupRaw = maxEntryRaw
+const maxGroupRaw = command.MaxEntryRaw
 
 func (f *fsm) applyLocked(logs []*raft.Log, responses []any) error {
 	if f.failed.Load() {

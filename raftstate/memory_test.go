@@ -87,7 +87,7 @@ func TestDenseBatchesSpreadOverEntries(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, e := range entries {
-				if raw := rawBytes(e.Commands); raw > maxEntryRaw {
+				if raw := rawBytes(e.Commands); raw > command.MaxEntryRaw {
 					t.Errorf("entry %d has %d commands of %d bytes decompressed", e.Index, len(e.Commands), raw)
 				} else if raw > 0 {
 					found++

@@ -24,9 +24,6 @@ const (
 	proposeLimit = 30 * time.Second // for a proposal whose context has no end
 )
 
-// maxEntryRaw bounds what the batches of one entry have decompressed: a few KiB in the log may be many MiB in memory.
-const maxEntryRaw = 4 << 20
-
 // rawBytes returns how many bytes the batches among the commands have decompressed.
 func rawBytes(cmds []command.Command) (sum int) {
 	for _, c := range cmds {
@@ -136,7 +133,7 @@ func (pr *proposer) gather() []*proposal {
 	for size < entryTarget {
 		select {
 		case p := <-pr.queue:
-			if size+p.size > entryTarget || raw+p.raw > maxEntryRaw || commands+len(p.commands) > command.MaxCommands {
+			if size+p.size > entryTarget || raw+p.raw > command.MaxEntryRaw || commands+len(p.commands) > command.MaxCommands {
 				pr.carry = p
 				return batch
 			}
@@ -330,12 +327,12 @@ func (n *Node) nextLeader(ctx context.Context, limit <-chan time.Time) error {
 	}
 }
 
-// split shares the commands out over as few proposals as maxEntryRaw allows, in order. The bytes of the commands are
+// split shares the commands out over as few proposals as command.MaxEntryRaw allows, in order. The bytes of the commands are
 // given back to the budget part by part.
 func (n *Node) split(cmds []command.Command) (parts []*proposal) {
 	for i := range cmds {
 		raw := rawBytes(cmds[i : i+1])
-		if len(parts) == 0 || parts[len(parts)-1].raw+raw > maxEntryRaw {
+		if len(parts) == 0 || parts[len(parts)-1].raw+raw > command.MaxEntryRaw {
 			next := &proposal{done: make(chan proposed, 1)}
 			next.finish = func() { n.budget.give(int64(next.size)) }
 			parts = append(parts, next)

@@ -211,6 +211,24 @@ func DecodeDeliver(c Command) (Deliver, error) {
 	return d, checked(&r, TypeDeliver)
 }
 
+// NewForgetAgent makes the cluster forget an agent that has no series any more: its epochs and lanes. Its id must never
+// be given out again.
+func NewForgetAgent(agent string) Command {
+	return Command{TypeForgetAgent, bodyVersion, wire.AppendString(nil, agent)}
+}
+
+// DecodeForgetAgent is the inverse of NewForgetAgent.
+func DecodeForgetAgent(c Command) (agent string, err error) {
+	r, err := expect(c, TypeForgetAgent)
+	if err != nil {
+		return "", err
+	}
+	if agent = r.Text(wire.MaxAgentID, "agent"); r.Err() == nil && agent == "" {
+		r.Fail("empty agent")
+	}
+	return agent, checked(&r, TypeForgetAgent)
+}
+
 // OpenEpoch closes the agent's epoch and opens another one.
 type OpenEpoch struct {
 	Agent string

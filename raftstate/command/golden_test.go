@@ -81,6 +81,7 @@ func commands() []struct {
 			"deliver", command.NewDeliver(testDeliver()), testDeliver(),
 			func(c command.Command) (any, error) { return command.DecodeDeliver(c) },
 		},
+		{"forget_agent", command.NewForgetAgent("a1"), "a1", func(c command.Command) (any, error) { return command.DecodeForgetAgent(c) }},
 		{
 			"open_epoch", command.NewOpenEpoch("a1", epoch),
 			command.OpenEpoch{Agent: "a1", Epoch: epoch},

@@ -53,6 +53,11 @@ func (m *Machine) deliver(tx *meta.Tx, c command.Command, g *Group, r *command.R
 // body applies what is in a batch, of whatever sender. Of the identity it asks for agent and lane only. An error, or a
 // status other than OK, says that nothing was changed.
 func (m *Machine) body(tx *meta.Tx, b *wire.Batch, flags command.DeliverFlags, g *Group, r *command.Result) error {
+	if m.bodies += b.RawLen; m.bodies > command.MaxEntryRaw {
+		r.Status = command.StatusLimit
+		r.Detail = fmt.Sprintf("the bodies of one entry have more than %d bytes decompressed", command.MaxEntryRaw)
+		return nil
+	}
 	if b.Lane.CarriesMetrics() {
 		return m.samples(tx, b, g, r)
 	}
@@ -232,7 +237,7 @@ func moveLine(l *wire.LogLine, now int64) {
 // body may be.
 func (m *Machine) addChanged(agent string, logs *wire.LogBatch, g *Group) {
 	raw := wire.AppendLogs(nil, logs)
-	if len(raw) > wire.MaxBatchRaw {
+	if len(raw) > wire.MaxBatchRaw || fieldCount(logs) > wire.MaxBatchFields {
 		if a, b, ok := halves(logs); ok {
 			m.addChanged(agent, a, g)
 			m.addChanged(agent, b, g)
@@ -245,6 +250,15 @@ func (m *Machine) addChanged(agent string, logs *wire.LogBatch, g *Group) {
 	}
 	codec, body := m.coder.Compress(nil, raw)
 	g.addLogs(g.LastIndex, wire.AcceptedLogs{Agent: agent, Codec: codec, Body: body, Batch: logs})
+}
+
+func fieldCount(b *wire.LogBatch) (n int) {
+	for i := range b.Streams {
+		for j := range b.Streams[i].Lines {
+			n += len(b.Streams[i].Lines[j].Fields)
+		}
+	}
+	return n
 }
 
 // halves splits a batch into two of about as many lines; false when there is but one.

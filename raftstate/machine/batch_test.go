@@ -3,6 +3,8 @@ package machine_test
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -94,11 +96,11 @@ func TestSampleWindow(t *testing.T) {
 			t.Errorf("at %d: items %v", c.at-start, got.Items)
 		}
 	}
-	r.apply(command.NewRetentionCut(command.KindMetrics, start-500, command.CutAge))
-	if got := r.scrape(start-501, 1); got.Rejected != 1 {
+	r.apply(command.NewRetentionCut(command.KindMetrics, start-machine.MinRetention-500, command.CutAge))
+	if got := r.scrape(start-machine.MinRetention-501, 1); got.Rejected != 1 {
 		t.Errorf("before the floor: %+v", got)
 	}
-	if got := r.scrape(start-500, 1); got.Accepted != 1 {
+	if got := r.scrape(start-machine.MinRetention-500, 1); got.Accepted != 1 {
 		t.Errorf("at the floor: %+v", got)
 	}
 }
@@ -255,13 +257,14 @@ func line(at int64, text string) wire.LogLine {
 
 func TestLines(t *testing.T) {
 	r := newRig(t, machine.DefaultLimits())
-	r.apply(command.NewRetentionCut(command.KindLogs, start-1000, command.CutAge))
+	const floor = start - machine.MinRetention
+	r.apply(command.NewRetentionCut(command.KindLogs, floor, command.CutAge))
 	future := (start+machine.FutureWindow)*1e6 + 5
 	in := &wire.LogBatch{Streams: []wire.LogStream{
 		{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "source", Value: "f"}}, Lines: []wire.LogLine{
-			line(start*1e6, "now"), line((start-1001)*1e6, "old"), line(future, "future"), line(-5, "before 1970"),
+			line(start*1e6, "now"), line((floor-1)*1e6, "old"), line(future, "future"), line(-5, "before 1970"),
 		}},
-		{Kind: wire.StreamEvent, Labels: wire.Labels{{Name: "source", Value: "e"}}, Lines: []wire.LogLine{line((start-1001)*1e6, "events are kept longer")}},
+		{Kind: wire.StreamEvent, Labels: wire.Labels{{Name: "source", Value: "e"}}, Lines: []wire.LogLine{line((floor-1)*1e6, "events are kept longer")}},
 	}}
 	got := r.send(in)
 	if got.Accepted != 3 || got.Rejected != 2 || got.Items[0].Item != 1 || got.Items[1].Item != 3 {
@@ -315,6 +318,9 @@ func TestRetentionCutsAreRemembered(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if got := r.apply(command.NewRetentionCut(command.KindLogs, start-machine.MinRetention+1, command.CutOperator)); got.Status != command.StatusInvalid {
+		t.Errorf("a floor in the last hour: %+v", got)
 	}
 	bad := command.NewRetentionCut(command.KindLogs, 500, 7)
 	if got := r.apply(bad); got.Status != command.StatusInvalid || r.s.Floor(command.KindLogs) != 400 {
@@ -470,6 +476,70 @@ func TestChangedBodiesKeepTheirBound(t *testing.T) {
 	}
 	if i != len(st.Lines) {
 		t.Errorf("%d of %d lines", i, len(st.Lines))
+	}
+}
+
+// What an entry unfolds to is bounded, however small it is in the log. A batch that is refused keeps its number.
+func TestBodiesOfAnEntryAreBounded(t *testing.T) {
+	r := newRig(t, machine.DefaultLimits())
+	var cmds []command.Command
+	for range command.MaxEntryRaw/wire.MaxBatchRaw + 1 {
+		raw := wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{{
+			Kind: wire.StreamLog, Labels: wire.Labels{{Name: "agent", Value: "a0"}},
+			Lines: []wire.LogLine{line(start*1e6, strings.Repeat("x", 200<<10)), line(start*1e6, strings.Repeat("y", 200<<10)), line(start*1e6, strings.Repeat("z", 100<<10))},
+		}}})
+		cmds = append(cmds, batch(r.coder, r.id(wire.LaneLogs), raw))
+	}
+	cmds = append(cmds, command.NewTick("n1"))
+	r.index++
+	r.group.Reset()
+	got, err := r.m.Apply(r.index, 1, command.Entry{Stamp: start, Commands: cmds}, &r.group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.m.Finish(&r.group)
+	for i := range got {
+		want := command.StatusOK
+		if i >= 8 && i < len(got)-1 {
+			want = command.StatusLimit
+		}
+		if got[i].Status != want {
+			t.Errorf("command %d: %+v, want %s", i, got[i], want)
+		}
+	}
+	if last, _ := r.s.LastSeqs("a0", wire.Epoch{1}); last[wire.LaneLogs] != 8 {
+		t.Errorf("the lane stands at %d", last[wire.LaneLogs])
+	}
+}
+
+func TestForgottenAgents(t *testing.T) {
+	r := newRig(t, machine.DefaultLimits())
+	if got := r.apply(command.NewForgetAgent("a0")); got.Status != command.StatusConflict || got.Detail == "" {
+		t.Errorf("an agent with series: %+v", got)
+	}
+	r.apply(command.NewOpenEpoch("b0", wire.Epoch{7}))
+	commitMark(t, r.s, r.index)
+	if got := r.apply(command.NewForgetAgent("b0")); got.Status != command.StatusOK {
+		t.Errorf("%+v", got)
+	}
+	if _, ok := r.s.Agent("b0"); ok {
+		t.Error("it is still there")
+	}
+	commitMark(t, r.s, r.index)
+	path := filepath.Join(t.TempDir(), "copy.db")
+	if err := r.s.CopyTo(path); err != nil {
+		t.Fatal(err)
+	}
+	back, err := meta.Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer back.Close()
+	if _, ok := back.Agent("b0"); ok {
+		t.Error("it came back with the file")
+	}
+	if got := r.apply(command.NewForgetAgent("b0")); got.Status != command.StatusOK {
+		t.Errorf("one that is not known: %+v", got)
 	}
 }
 

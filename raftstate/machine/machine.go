@@ -56,6 +56,7 @@ type Machine struct {
 	line    []byte // the line at hand, as it is hashed
 	metrics wire.MetricsBody
 	ids     []uint64
+	bodies  int // bytes of the bodies of the entry at hand, decompressed
 }
 
 // New makes a machine over store, which it does not own.
@@ -73,6 +74,7 @@ func (m *Machine) Apply(index, term uint64, e command.Entry, g *Group) ([]comman
 	tx := m.store.Begin(index, e.Stamp, &g.Meta)
 	defer tx.End()
 	g.begin(index, term, tx.LogTime())
+	m.bodies = 0
 	results := make([]command.Result, len(e.Commands))
 	for i := range e.Commands {
 		r := &results[i]
@@ -128,6 +130,8 @@ func (m *Machine) apply(tx *meta.Tx, at int, c command.Command, g *Group, r *com
 		err = m.retentionCut(tx, at, c)
 	case command.TypeDeliver:
 		err = m.deliver(tx, c, g, r)
+	case command.TypeForgetAgent:
+		err = forgetAgent(tx, c, r)
 	}
 	if err != nil {
 		*r = command.Result{Status: command.StatusInvalid, Detail: command.Bounded(err.Error())}
@@ -156,10 +160,17 @@ func setFormat(tx *meta.Tx, now uint32, c command.Command, r *command.Result) er
 // What a cut removed lies between the floor of the cut of the same kind before it and its own.
 const BucketRetentionCuts = "retention_cuts"
 
+// MinRetention is the time behind log time, in milliseconds, that no cut reaches into: a floor is final, and one that a
+// faulty caller set ahead of the present would refuse everything for good.
+const MinRetention = 3600 * 1000
+
 func (m *Machine) retentionCut(tx *meta.Tx, at int, c command.Command) error {
 	cut, err := command.DecodeRetentionCut(c)
 	if err != nil {
 		return err
+	}
+	if cut.Floor > tx.LogTime()-MinRetention {
+		return fmt.Errorf("floor %d lies within the last hour before the cluster's time %d", cut.Floor, tx.LogTime())
 	}
 	if !tx.RaiseFloor(cut.Kind, cut.Floor) {
 		return nil

@@ -242,6 +242,9 @@ func (g *generator) next() (command.Command, command.Result) {
 		return batch(g.coder, id, raw), g.m.logs(id, b)
 	case n < 68:
 		return g.deliver()
+	case n < 69:
+		agent := g.sender()
+		return command.NewForgetAgent(agent), command.Result{Status: g.m.forget(agent)}
 	case n < 71:
 		agent, e := g.agent(), wire.Epoch{byte(g.r.IntN(200))}
 		return command.NewOpenEpoch(agent, e), command.Result{Status: g.m.openEpoch(agent, e)}
@@ -267,8 +270,7 @@ func (g *generator) next() (command.Command, command.Result) {
 	case n < 84:
 		k := command.Kinds[g.r.IntN(len(command.Kinds))]
 		floor, reason := g.now-g.r.Int64N(4*86_400_000), command.CutReason(g.r.IntN(3))
-		g.m.cut(g.index, g.place, k, floor, reason)
-		return command.NewRetentionCut(k, floor, reason), command.Result{}
+		return command.NewRetentionCut(k, floor, reason), command.Result{Status: g.m.cut(g.index, g.place, k, floor, reason)}
 	case n < 88:
 		agent := g.agent()
 		g.m.keys[[2]string{machine.BucketHeartbeats, agent}] = modelValue{fmt.Sprintf(`{"at":%d,"status":{}}`, g.m.logTime), g.index, 0}

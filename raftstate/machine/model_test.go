@@ -144,14 +144,15 @@ func (m *model) register(agent string, sets []wire.Labels) []uint64 {
 }
 
 func (m *model) collect(ids []uint64) (removed uint32) {
+	const margin = 3_600_000
 	for _, id := range ids {
 		s := m.series[id]
 		if s == nil {
 			continue
 		}
-		busy := len(s.held) == 0 && s.born >= m.logTime-meta.LateWindow
+		busy := len(s.held) == 0 && s.born >= m.logTime-meta.LateWindow-margin
 		for t := range s.held {
-			busy = busy || t >= m.logTime-meta.LateWindow
+			busy = busy || t >= m.logTime-meta.LateWindow-margin
 		}
 		if !busy {
 			delete(m.series, id)
@@ -313,9 +314,22 @@ func (m *model) audit(index uint64, a command.AuditRecord) {
 	m.keys[[2]string{"audit_head", "head"}] = modelValue{head, index, 0}
 }
 
-func (m *model) cut(index uint64, place int, k command.Kind, floor int64, reason command.CutReason) {
+func (m *model) forget(agent string) command.Status {
+	for _, s := range m.series {
+		if s.agent == agent {
+			return command.StatusConflict
+		}
+	}
+	delete(m.agents, agent)
+	return command.StatusOK
+}
+
+func (m *model) cut(index uint64, place int, k command.Kind, floor int64, reason command.CutReason) command.Status {
+	if floor > m.logTime-machine.MinRetention {
+		return command.StatusInvalid
+	}
 	if floor <= m.floors[k] {
-		return
+		return command.StatusOK
 	}
 	m.floors[k] = floor
 	name := [2]string{machine.BucketRetentionCuts, fmt.Sprintf("%020d.%04d", index, place)}
@@ -323,6 +337,7 @@ func (m *model) cut(index uint64, place int, k command.Kind, floor int64, reason
 	if cuts := m.names(machine.BucketRetentionCuts); len(cuts) > modelLimits().RetentionCuts {
 		delete(m.keys, [2]string{machine.BucketRetentionCuts, cuts[0]})
 	}
+	return command.StatusOK
 }
 
 // names are the keys of a bucket in order.

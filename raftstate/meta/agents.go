@@ -152,6 +152,20 @@ func (tx *Tx) KnowAgent(name string) {
 	tx.agent(name)
 }
 
+// ForgetAgent removes an agent that has no series. Its number is not given out again.
+func (tx *Tx) ForgetAgent(name string) {
+	s := tx.s
+	s.tabMu.Lock()
+	defer s.tabMu.Unlock()
+	a := s.agents[name]
+	if a == nil {
+		return
+	}
+	delete(s.agents, name)
+	s.names[a.num] = ""
+	s.live.agents[name] = nil
+}
+
 // ClosedEpochs returns how many epochs of the agent are closed.
 func (tx *Tx) ClosedEpochs(name string) int {
 	if a := tx.s.agents[name]; a != nil {
