@@ -5,7 +5,7 @@
 // It promises: what StoreLogs returned nil for is on stable storage; a read returns exactly what was stored or
 // an error that is ErrCorrupt; DeleteRange does not take away entries that an install still needs (Hold). A
 // failed write or fsync must be treated as fatal by the caller (DESIGN, RELIABILITY); only ErrFull is not.
-// The package must not import anything of Triward.
+// The package must not import anything of Triward except raftstate/boltcheck.
 package logfile
 
 import (
@@ -24,6 +24,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	bolterr "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -134,12 +135,16 @@ func Open(dir string, o Options) (*Store, error) {
 
 // openWAL opens raft-wal, whose reading of damaged files may panic.
 func openWAL(dir string, o Options) (w *wal.WAL, err error) {
+	m := &metaDB{}
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: %v", errChecksum, r)
 		}
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
 	}()
-	return wal.Open(dir, wal.WithSegmentSize(o.SegmentBytes), wal.WithLogger(o.Logger))
+	return wal.Open(dir, wal.WithSegmentSize(o.SegmentBytes), wal.WithLogger(o.Logger), wal.WithMetaStore(m))
 }
 
 // measure seeds the extents: sealed segments by the size of their file, the newest by its entries.
@@ -258,7 +263,7 @@ func (s *Store) read(index uint64, l *raft.Log) (err error) {
 // corrupt marks errors that speak of damaged content rather than of a file or a version that cannot be read.
 func corrupt(err error) error {
 	var errno syscall.Errno
-	if errors.Is(err, wal.ErrClosed) || errors.Is(err, ErrVersion) || errors.As(err, &errno) {
+	if errors.Is(err, wal.ErrClosed) || errors.Is(err, ErrVersion) || errors.Is(err, bolterr.ErrTimeout) || errors.As(err, &errno) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -447,8 +452,14 @@ func (s *Store) Set(key, val []byte) error {
 	return nil
 }
 
-// Get implements raft.StableStore; an absent key is an empty value.
-func (s *Store) Get(key []byte) ([]byte, error) { return s.wal.Get(key) }
+// Get implements raft.StableStore; an absent key is an empty value. Damage is ErrCorrupt, wrapped, as with GetLog.
+func (s *Store) Get(key []byte) ([]byte, error) {
+	v, err := s.wal.Get(key)
+	if err != nil {
+		return nil, corrupt(fmt.Errorf("read %s in %s: %w", key, s.dir, err))
+	}
+	return v, nil
+}
 
 // SetUint64 implements raft.StableStore, durably.
 func (s *Store) SetUint64(key []byte, val uint64) error {
@@ -459,8 +470,14 @@ func (s *Store) SetUint64(key []byte, val uint64) error {
 	return nil
 }
 
-// GetUint64 implements raft.StableStore; an absent key is 0.
-func (s *Store) GetUint64(key []byte) (uint64, error) { return s.wal.GetUint64(key) }
+// GetUint64 implements raft.StableStore; an absent key is 0. Damage is ErrCorrupt, wrapped, as with GetLog.
+func (s *Store) GetUint64(key []byte) (uint64, error) {
+	v, err := s.wal.GetUint64(key)
+	if err != nil {
+		return 0, corrupt(fmt.Errorf("read %s in %s: %w", key, s.dir, err))
+	}
+	return v, nil
+}
 
 // Close closes the log. Everything stored is durable already.
 func (s *Store) Close() error {
