@@ -2,20 +2,24 @@ package raftstate
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
+	bolterr "go.etcd.io/bbolt/errors"
 
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/logfile"
@@ -162,6 +166,83 @@ func TestStartRefusesAnotherVersion(t *testing.T) {
 		if !errors.Is(err, ErrVersion) || errors.Is(err, meta.ErrDamaged) || !strings.Contains(err.Error(), "upgrade") {
 			t.Errorf("%v", err)
 		}
+	})
+}
+
+// TestObstaclesAreNotDamage: whoever is told to replace the data does so.
+func TestObstaclesAreNotDamage(t *testing.T) {
+	file := func(errno error) error {
+		return fmt.Errorf("open state: %w", &os.PathError{Op: "open", Path: "/data/meta.db", Err: errno})
+	}
+	for name, k := range map[string]struct {
+		err  error
+		code int // 0: no FatalError
+		hint string
+	}{
+		"no space":        {file(syscall.ENOSPC), ExitStorage, "free space"},
+		"no right":        {file(syscall.EACCES), ExitStorage, "own its data directory"},
+		"read only":       {file(syscall.EROFS), ExitStorage, "write to it"},
+		"files":           {file(syscall.EMFILE), ExitStorage, "limit of open files"},
+		"broken disk":     {file(syscall.EIO), ExitStorage, "check the disk"},
+		"in use":          {fmt.Errorf("open state: %w", bolterr.ErrTimeout), ExitStorage, "another process"},
+		"interrupted":     {fmt.Errorf("verify: %w", context.Canceled), 0, ""},
+		"damaged state":   {fmt.Errorf("open: %w", meta.ErrDamaged), ExitDamaged, "replace this node's data"},
+		"damaged log":     {fmt.Errorf("open: %w", logfile.ErrCorrupt), ExitDamaged, "replace this node's data"},
+		"another version": {fmt.Errorf("open: %w", logfile.ErrVersion), ExitDamaged, "upgrade"},
+	} {
+		for what, err := range map[string]error{"state": refused("x", k.err), "store": refusedStore("x", k.err)} {
+			var fatal *FatalError
+			if !errors.As(err, &fatal) {
+				fatal = &FatalError{}
+			}
+			other := what == "store" && name == "another version" // stores have no such error
+			if fatal.Code != k.code || !strings.Contains(fatal.Hint, k.hint) && !other || !errors.Is(err, k.err) {
+				t.Errorf("%s, %s: %v", name, what, err)
+			}
+			if fatal.Code != ExitDamaged && strings.Contains(err.Error(), "replace") {
+				t.Errorf("%s, %s: %v", name, what, err)
+			}
+		}
+	}
+	if err := refusedStore("store of logs", errors.New("manifest is torn")); err.(*FatalError).Code != ExitDamaged { //nolint:errorlint // as returned
+		t.Errorf("a store that is damaged: %v", err)
+	}
+	if err := refused("log", file(syscall.ENOENT)); err.(*FatalError).Code != ExitStorage { //nolint:errorlint // as returned
+		t.Errorf("what nothing explains: %v", err)
+	}
+}
+
+// TestStartTellsObstaclesApart starts a node whose file is in use, and one that is interrupted.
+func TestStartTellsObstaclesApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, nil)
+		n := c.leader()
+		w := newWriter(t, n, "agent-1")
+		w.write(n)
+		c.kill("n1")
+		var cancel context.CancelFunc
+		c.ctx, cancel = context.WithCancel(t.Context())
+		cancel()
+		var fatal *FatalError
+		if err := c.open("n1"); !errors.Is(err, context.Canceled) || errors.As(err, &fatal) {
+			t.Errorf("interrupted: %v", err)
+		}
+		c.ctx = nil
+		for _, name := range []string{filepath.Join("meta", "gen-000001", metaName), filepath.Join(raftDir, "wal-meta.db")} {
+			db, err := bolt.Open(filepath.Join(n.dir, name), 0o600, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.open("n1"); !errors.As(err, &fatal) || fatal.Code != ExitStorage || !strings.Contains(fatal.Hint, "another process") {
+				t.Errorf("%s is in use: %v", name, err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.start("n1")
+		c.leader()
+		w.check(n)
 	})
 }
 

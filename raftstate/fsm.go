@@ -159,7 +159,7 @@ func (f *fsm) finish(last *raft.Log, commands int) error {
 func unusable(l *raft.Log, err error) error {
 	part := fmt.Sprintf("log entry %d", l.Index)
 	if errors.Is(err, command.ErrMalformed) {
-		return &FatalError{Part: part, Code: ExitDamaged, Hint: hintReinstall, Err: err}
+		return damaged(part, err)
 	}
 	return otherVersion(part, err)
 }

@@ -397,7 +397,7 @@ func (n *Node) swap(r io.Reader) error {
 	n.generation = st.generation
 	if err := n.openStores(); err != nil {
 		f.failed.Store(true)
-		n.fatal(&FatalError{Part: "install", Code: ExitStorage, Hint: hintDisk, Err: err})
+		n.fatal(brokenDisk("install", err))
 		return err
 	}
 	f.freezes++

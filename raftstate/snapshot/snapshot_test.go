@@ -175,7 +175,7 @@ func TestLayout(t *testing.T) {
 		t.Errorf("current is %q, %v", g, err)
 	}
 	write(t, l.root, "meta/CURRENT", "../../etc\n")
-	if _, err := l.Current(); err == nil {
-		t.Error("a CURRENT that names no generation was accepted")
+	if _, err := l.Current(); !errors.Is(err, ErrCurrent) {
+		t.Errorf("a CURRENT that names no generation: %v", err)
 	}
 }
