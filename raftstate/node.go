@@ -124,6 +124,9 @@ func (n *Node) openState(context.Context) error {
 	if n.state, err = meta.Open(file, n.log); err != nil {
 		return refused("metadata", err)
 	}
+	if format := n.state.Format(); format > n.cfg.format {
+		return otherVersion("state", fmt.Errorf("the cluster's format is %d, this program knows up to %d", format, n.cfg.format))
+	}
 	n.fsm.store = n.state
 	coder, err := wire.NewCoder()
 	if err != nil {
@@ -567,21 +570,28 @@ func makeDir(dir string) error {
 	return nil
 }
 
-// readMark returns the watermark of a metadata file that is not in use.
-func readMark(file string) (meta.Mark, error) {
+// readMark returns the watermark of the metadata in an image, which must be of a format that this program knows.
+func (n *Node) readMark(file string) (meta.Mark, error) {
 	if err := meta.Check(file); err != nil {
 		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
 	}
 	s, err := meta.Open(file, slog.New(slog.DiscardHandler))
+	if errors.Is(err, meta.ErrVersion) {
+		err = fmt.Errorf("%w: %w", snapshot.ErrNewer, err)
+	}
 	if err != nil {
 		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
 	}
 	m, ok := s.Mark()
+	format := s.Format()
 	if err := s.Close(); err != nil {
 		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
 	}
-	if !ok {
+	switch {
+	case !ok:
 		return meta.Mark{}, fmt.Errorf("metadata has no watermark: %w", snapshot.ErrImage)
+	case format > n.cfg.format:
+		return meta.Mark{}, fmt.Errorf("%w: its state has %d, this program knows up to %d", snapshot.ErrNewer, format, n.cfg.format)
 	}
 	return m, nil
 }
