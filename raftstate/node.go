@@ -137,6 +137,7 @@ func (n *Node) openState(context.Context) error {
 		n.mark.Store(&mark)
 		n.fsm.adopt(&mark)
 	}
+	n.fsm.tellFloors()
 	if err := n.openSinks(); err != nil {
 		return err
 	}
