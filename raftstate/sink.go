@@ -35,6 +35,9 @@ type MetricSink interface {
 	// with disjoint series. An error that is ENOSPC says that nothing was stored, and the call is repeated until
 	// there is room; any other stops the node, and its next start applies all since the mark again.
 	ApplySamples(s *wire.Samples) error
+	// SetFloor hides all samples before ms, in milliseconds since 1970, from readers at once and for good. It may be
+	// called at any time, also before Open.
+	SetFloor(ms int64)
 }
 
 // LogSink stores accepted lines and events.
@@ -47,6 +50,8 @@ type LogSink interface {
 	// Applied returns the greatest `through` that the store holds. A store behind the mark after a restart is
 	// damaged.
 	Applied() uint64
+	// SetKindFloor is SetFloor for the streams of one kind, in nanoseconds since 1970.
+	SetKindFloor(kind wire.StreamKind, ns int64)
 }
 
 // Applied is what one group of entries brought, as observers see it. Everything in it belongs to the state

@@ -32,7 +32,13 @@ func (e *DamageError) Error() string { return fmt.Sprintf("%v: %s: %v", ErrDamag
 // Unwrap returns ErrDamaged and the cause.
 func (e *DamageError) Unwrap() []error { return []error{ErrDamaged, e.Err} }
 
-func damaged(file string, err error) error { return &DamageError{File: file, Err: err} }
+// damaged names the file, as damaged unless it is the system that did not let it be read.
+func damaged(file string, err error) error {
+	if !isCorruption(err) {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return &DamageError{File: file, Err: err}
+}
 
 // Hint tells the operator what to do.
 func (e *DamageError) Hint() string {
