@@ -144,5 +144,5 @@ func (e *engine) dropStreams(d int64, kind wire.StreamKind) (bool, error) {
 	if e.ripe.ready[d] = ready; len(ready) == 0 {
 		delete(e.ripe.ready, d)
 	}
-	return true, e.wrap("streams", batch.Commit(pebble.NoSync))
+	return true, e.wrap("streams", e.commit(batch))
 }
