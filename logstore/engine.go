@@ -46,6 +46,8 @@ type engine struct {
 	swept floors // that dropKinds has dealt with
 
 	pressure pressure
+	tables   sync.Mutex // held while no table may be made
+	reserved bool       // the file of keepReserve is there; of background work
 
 	failing atomic.Bool // background work failed and nobody has paused for it yet
 	failMu  sync.Mutex
@@ -88,6 +90,7 @@ func openEngine(s *Store, dir string) (*engine, error) {
 		e.cancel()
 		return nil, errors.Join(err, db.Close())
 	}
+	e.keepReserve()
 	if !s.opt.Manual {
 		e.work.Go(e.run)
 	}
@@ -113,6 +116,7 @@ func (e *engine) pebbleOptions(cache *pebble.Cache) *pebble.Options {
 		},
 	}
 	e.pressure.listen(o.EventListener)
+	o.Experimental.SpanPolicyFunc = splitTables
 	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
 		return pebble.ValueSeparationPolicy{
 			Enabled: true, MinimumSize: 4 << 10, MaxBlobReferenceDepth: 10,
@@ -120,6 +124,23 @@ func (e *engine) pebbleOptions(cache *pebble.Cache) *pebble.Options {
 		}
 	}
 	return o
+}
+
+// splitTables has Pebble end a table where the large values of a day begin and end. So a day is in tables and blob
+// files of its own; what shared them with other days would stay on disk when the day is dropped, until compactions find
+// it worth their while.
+func splitTables(start []byte) (p pebble.SpanPolicy, end []byte, err error) {
+	for _, large := range []byte{prefixColumns, prefixFilter, prefixText} {
+		switch {
+		case len(start) == 0 || start[0] < large:
+			return p, []byte{large}, nil
+		case start[0] == large && len(start) >= 5:
+			return p, dayPrefix(large, dayOf(start)+1), nil
+		case start[0] == large:
+			return p, []byte{large + 1}, nil
+		}
+	}
+	return p, nil, nil
 }
 
 // load reads what the engine keeps in memory and checks the indexes' names.
@@ -215,6 +236,8 @@ func (e *engine) beforeTable() {
 		case <-e.ctx.Done():
 		}
 	}
+	e.tables.Lock()
+	defer e.tables.Unlock()
 }
 
 // wrap makes a DamageError of errors that tell of damage.

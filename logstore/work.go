@@ -53,7 +53,7 @@ func (e *engine) pass(ctx context.Context, force bool) error {
 	e.pressure.l0.Store(int64(e.db.Metrics().Levels[0].Sublevels))
 	var errs []error
 	for _, step := range []func() (again bool, err error){
-		e.heal, e.dropDays, e.dropKinds,
+		e.dropDays, e.dropKinds, e.heal, // what frees the disk comes first
 		func() (bool, error) {
 			if !force && !e.sealDue() {
 				return false, nil
@@ -154,9 +154,10 @@ func (e *engine) heal() (bool, error) {
 		return false, nil
 	}
 	d := days[0]
+	low := e.store.floorsNow()
 	if now, ok, err := e.indexName(e.db, d); err != nil {
 		return false, err
-	} else if ok && now == name {
+	} else if ok && now == name && d >= Day(low.all()) { // a day that is dropped needs none
 		if err := e.remark(d); err != nil {
 			return false, fmt.Errorf("mark day %d again: %w", d, err)
 		}
