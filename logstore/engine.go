@@ -52,6 +52,7 @@ type engine struct {
 	failing atomic.Bool // background work failed and nobody has paused for it yet
 	failMu  sync.Mutex
 	damage  map[string]bool      // places reported
+	short   map[KindDay]bool     // days that Verify found to differ
 	bad     map[int64]index.Name // indexes that must be made again
 }
 
@@ -73,7 +74,8 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	}
 	e := &engine{
 		store: s, dir: dir, maint: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		known: map[dayStream]struct{}{}, damage: map[string]bool{}, bad: map[int64]index.Name{},
+		known: map[dayStream]struct{}{}, damage: map[string]bool{}, short: map[KindDay]bool{},
+		bad: map[int64]index.Name{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	// Ids of blocks are never used twice, also not after a crash has taken back the last ones.
