@@ -134,6 +134,35 @@ func TestAgent(t *testing.T) {
 	})
 }
 
+// TestFileWhoseNameIsNoText: its lines and those of the other files arrive, once.
+func TestFileWhoseNameIsNoText(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		strange := filepath.Join(r.dir, "logs", "\xb2\xe2.log")
+		for i := range 2 {
+			if err := os.WriteFile(strange, []byte("strange\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r.write(fmt.Sprintf("plain %d\n", i))
+			r.start()
+			time.Sleep(time.Minute)
+			if err := r.stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.cluster.Do(func(c *gatewaytest.Cluster) {
+			if got := strings.Join(c.Texts("source", "file"), "|"); got != "strange|plain 0|plain 1" && got != "plain 0|strange|plain 1" {
+				t.Errorf("lines %q", got)
+			}
+			if got := c.Texts("file", filepath.Join(r.dir, "logs", `\xb2\xe2.log`)); len(got) != 1 {
+				t.Errorf("lines under the label of the file: %q", got)
+			}
+		})
+		if n := r.agent.sender.Counters.Rejected.Load(); n != 0 {
+			t.Errorf("%d lines rejected", n)
+		}
+	})
+}
+
 // TestLedger: lines with numbers, a gateway that loses answers, refuses and disappears, restarts of the agent: each
 // line arrives exactly once, in order.
 func TestLedger(t *testing.T) {

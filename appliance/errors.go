@@ -14,10 +14,14 @@ import (
 
 // fatalCause marks an error of the node with the sentinel for its exit code.
 func fatalCause(err error) error {
-	if fatal, ok := errors.AsType[*raftstate.FatalError](err); ok && fatal.ExitCode() == raftstate.ExitDamaged && !errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	fatal, ok := errors.AsType[*raftstate.FatalError](err)
+	switch {
+	case !ok || fatal.ExitCode() != raftstate.ExitDamaged || errors.Is(err, ErrDamaged) || errors.Is(err, ErrNewerFormat):
+		return err
+	case errors.Is(err, raftstate.ErrVersion):
+		return fmt.Errorf("%w: %w", ErrNewerFormat, err)
 	}
-	return err
+	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
 // errorRules is how errors of the log and the stores are answered, to browsers and agents alike.

@@ -233,10 +233,14 @@ func TestSecretsAreInNoFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	agent := a(c, t)
-	secrets := map[string]string{"password": canary, "API token": c.Token, "join token": join.Token, "agent key": agent.Key, "first password": testcluster.Password}
+	own, err := n.Config.ReadToken() // in a file beside the keys, which the test keeps outside the data directory
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]string{"token of the command line": own, "password": canary, "API token": c.Token, "join token": join.Token, "agent key": agent.Key, "first password": testcluster.Password}
 	n.Stop(t)
 	files := 0
-	err := filepath.WalkDir(n.Config.DataDir, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(n.Config.DataDir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}

@@ -2,19 +2,24 @@ package raftstate
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/logfile"
+	"github.com/triward/triward/raftstate/meta"
 	"github.com/triward/triward/raftstate/snapshot"
 )
 
@@ -86,6 +91,11 @@ func TestStartRefusesDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		{"raft's own storage cut", "wal-meta.db", func(t *testing.T, dir string, _ uint64) {
+			if err := os.Truncate(filepath.Join(dir, raftDir, "wal-meta.db"), 3*4096); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"metadata flipped", "metadata", func(t *testing.T, dir string, _ uint64) {
 			name := filepath.Join(dir, "meta", "gen-000001", metaName)
 			b, err := os.ReadFile(name)
@@ -123,6 +133,36 @@ func TestStartRefusesDamage(t *testing.T) {
 			})
 		})
 	}
+}
+
+// State of another version stops the node with the exit code for it, but is not called damaged.
+func TestStartRefusesAnotherVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, nil)
+		n := c.leader()
+		newWriter(t, n, "agent-1").write(n)
+		if err := n.raft.Load().Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+		c.kill("n1")
+		db, err := bolt.Open(filepath.Join(n.dir, "meta", "gen-000001", metaName), 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bolt.Tx) error {
+			key, value := []byte("state"), []byte{9, 1, 2, 3}
+			sum := crc32.Checksum(slices.Concat(key, value), crc32.MakeTable(crc32.Castagnoli))
+			return tx.Bucket([]byte("state")).Put(key, binary.LittleEndian.AppendUint32(value, sum))
+		})
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		err = c.open("n1")
+		wantDamaged(t, err, "version 9")
+		if !errors.Is(err, ErrVersion) || errors.Is(err, meta.ErrDamaged) || !strings.Contains(err.Error(), "upgrade") {
+			t.Errorf("%v", err)
+		}
+	})
 }
 
 func TestStartOfAnotherNode(t *testing.T) {

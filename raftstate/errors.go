@@ -24,6 +24,13 @@ var (
 	ErrStopped = errors.New("node is stopped")
 	// ErrQuorum: the change of membership would leave the cluster without a majority that can be reached.
 	ErrQuorum = errors.New("change would endanger the majority")
+	// ErrClocks: the time is in doubt, so that data would be dated, or cut, wrongly; nothing was applied (HTTP 503).
+	ErrClocks = errors.New("the clocks of the nodes do not agree")
+	// ErrUnsupported: a member runs a version that could not apply the commands; nothing was applied.
+	ErrUnsupported = errors.New("not all nodes know the command")
+	// ErrVersion: state or log are whole but of a version that this program does not know. It comes in a
+	// FatalError.
+	ErrVersion = errors.New("data of another version")
 
 	// errNotLeader: this node certainly did not take the proposal, as it is not the leader.
 	errNotLeader = errors.New("not the leader")
@@ -64,6 +71,11 @@ const (
 	hintDisk      = "check the disk, then start the node again"
 	hintUpgrade   = "upgrade this node to the version that the rest of the cluster runs"
 )
+
+// otherVersion stops a node whose program does not know what its data holds.
+func otherVersion(part string, err error) error {
+	return &FatalError{Part: part, Code: ExitDamaged, Hint: hintUpgrade, Err: fmt.Errorf("%w: %w", ErrVersion, err)}
+}
 
 // diskFull reports whether err says that there is no room, which passes, as opposed to a broken disk.
 func diskFull(err error) bool {

@@ -51,7 +51,8 @@ const (
 	defaultTimeout = 30 * time.Second
 	defaultMaxBody = 64 << 10
 	longestAnswer  = 6 * time.Minute // more than the longest ?timeout=
-	// IndexHeader tells how far the node was when it answered.
+	// IndexHeader tells how far the node was when it answered: whoever asks another node for at least that index sees
+	// all that this answer showed, and what this request wrote.
 	IndexHeader = "X-Triward-Index"
 	// RequestIDHeader names the request in the node's log.
 	RequestIDHeader = "X-Request-Id"
@@ -159,11 +160,17 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Origins returns the origins whose pages count as ours: those of the members and the configured ones.
 func (a *API) Origins() []string {
-	out := slices.Clone(a.cfg.Origins)
-	for _, m := range a.cfg.Cluster.Members() {
-		if o := originOf(m.URL); o != "" && !slices.Contains(out, o) {
+	var out []string
+	add := func(raw string) {
+		if o := originOf(raw); o != "" && !slices.Contains(out, o) {
 			out = append(out, o)
 		}
+	}
+	for _, o := range a.cfg.Origins {
+		add(o)
+	}
+	for _, m := range a.cfg.Cluster.Members() {
+		add(m.URL)
 	}
 	return out
 }
@@ -222,6 +229,9 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 	if err := a.identify(route, q); err != nil {
 		return err
 	}
+	if rec, ok := q.w.(*recorder); ok && route.Permission != auth.Public {
+		rec.index = a.cfg.Reads.AppliedIndex
+	}
 	if q.r.Body != nil && q.r.Body != http.NoBody {
 		q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxBody)
 		// A body that trickles in must not hold the request for ever.
@@ -232,8 +242,10 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 		if h == nil {
 			return problem.New(http.StatusNotFound, "this node does not serve "+clip(q.r.URL.Path, 200))
 		}
-		if strings.HasPrefix(route.Path, "/api/") {
-			q.w.Header().Set(IndexHeader, strconv.FormatUint(a.cfg.Reads.AppliedIndex(), 10))
+		if route.Fresh {
+			if err := a.freshenMounted(q); err != nil {
+				return err
+			}
 		}
 		h.ServeHTTP(q.w, q.r)
 		return nil
@@ -249,13 +261,11 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 	ctx, cancel := context.WithTimeout(q.r.Context(), timeout)
 	defer cancel()
 	q.r = q.r.WithContext(ctx)
-	h := q.w.Header()
-	h.Set("Cache-Control", "no-store")
+	q.w.Header().Set("Cache-Control", "no-store")
 	if route.Fresh {
-		if err := a.freshen(q); err != nil {
+		if err := a.freshen(ctx, q); err != nil {
 			return err
 		}
-		h.Set(IndexHeader, strconv.FormatUint(a.cfg.Reads.AppliedIndex(), 10))
 	}
 	return route.serve(a, q)
 }
@@ -297,9 +307,29 @@ func (a *API) catchUp(ctx context.Context) bool {
 	return err == nil && a.cfg.Reads.WaitApplied(ctx, index) == nil
 }
 
+// freshenMounted reads consistency and min_index from the URL of a request whose other parameters belong to a handler
+// that is not ours. Without them the answer is what this node has, as clients of a foreign API expect.
+func (a *API) freshenMounted(q *request) error {
+	sent, err := url.ParseQuery(q.r.URL.RawQuery)
+	if err != nil {
+		return nil // the handler says so in its own form
+	}
+	ours, params := url.Values{}, freshParams[:2]
+	for _, p := range params {
+		if v, ok := sent[p.Name]; ok {
+			ours[p.Name] = v
+		}
+	}
+	if q.v, err = readParams(ours.Encode(), params, q.now); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(q.r.Context(), defaultTimeout)
+	defer cancel()
+	return a.freshen(ctx, q)
+}
+
 // freshen waits until this node is as far as the request asks.
-func (a *API) freshen(q *request) error {
-	ctx := q.ctx()
+func (a *API) freshen(ctx context.Context, q *request) error {
 	want := uint64(q.v.int("min_index"))
 	switch q.v.str("consistency") {
 	case "stale":
@@ -316,9 +346,7 @@ func (a *API) freshen(q *request) error {
 	}
 	if err := a.cfg.Reads.WaitApplied(ctx, want); err != nil {
 		if ctx.Err() != nil {
-			reached := a.cfg.Reads.AppliedIndex()
-			q.w.Header().Set(IndexHeader, strconv.FormatUint(reached, 10))
-			return &lagError{want: want, reached: reached, err: context.DeadlineExceeded}
+			return &lagError{want: want, reached: a.cfg.Reads.AppliedIndex(), err: context.DeadlineExceeded}
 		}
 		return fmt.Errorf("wait for index %d: %w", want, err)
 	}
@@ -384,24 +412,31 @@ func (q *request) raw(status int, data []byte) error {
 	return err
 }
 
-// recorder remembers the status that was sent.
+// recorder remembers the status that was sent, and says in the header how far the node is then.
 type recorder struct {
 	http.ResponseWriter
 	status int
+	index  func() uint64 // nil: not told
 }
 
 func (r *recorder) WriteHeader(status int) {
-	if r.status == 0 {
-		r.status = status
-	}
+	r.begin(status)
 	r.ResponseWriter.WriteHeader(status)
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
-	if r.status == 0 {
-		r.status = http.StatusOK
-	}
+	r.begin(http.StatusOK)
 	return r.ResponseWriter.Write(b)
+}
+
+func (r *recorder) begin(status int) {
+	if r.status != 0 {
+		return
+	}
+	r.status = status
+	if r.index != nil {
+		r.Header().Set(IndexHeader, strconv.FormatUint(r.index(), 10))
+	}
 }
 
 // Unwrap lets http.ResponseController and the websocket reach the connection.
@@ -424,13 +459,13 @@ func clip(s string, most int) string {
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
-// originOf returns the origin of a member's URL as browsers write it, "" when it has none.
+// originOf returns the origin of a URL as browsers write it, "" when it has none.
 func originOf(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return ""
 	}
-	host := u.Host
+	host := strings.ToLower(u.Host)
 	if u.Port() == "443" && u.Scheme == "https" || u.Port() == "80" && u.Scheme == "http" {
 		host = host[:len(host)-len(u.Port())-1]
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -24,7 +25,10 @@ func newCluster(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "cluster", Short: "Found a cluster, join it, see how it is", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newTokenGroup(s, &t, "node"))
+	c.AddCommand(
+		newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterCA(s, &t),
+		newTokenGroup(s, &t, "node"),
+	)
 	return c
 }
 
@@ -72,13 +76,44 @@ The cluster begins to live when the node is started with ` + "`triward server`."
 				return err
 			}
 			fmt.Fprintf(s.out, "cluster   %s\nnode      %s\naddress   %s\nuser      %s\npassword  %s\n", id, cfg.NodeID, cfg.Listen.HTTP.URL, user, password)
-			fmt.Fprintln(s.err, "The password is shown this once. Start the node with `triward server`.")
+			sayNext(s.err, &cfg, path)
 			return nil
 		},
 	}
 	configFlag(c, &path)
 	c.Flags().StringVar(&user, "user", "admin", "name of the first administrator")
 	return c
+}
+
+// sayNext tells whoever founded a cluster what to do now, in commands that can be copied.
+func sayNext(w io.Writer, cfg *appliance.Config, path string) {
+	with := withConfig(path)
+	fmt.Fprintf(w, `
+The password is shown this once. What comes next:
+
+  start this node
+      triward server%s
+  here, once for each further node
+      %striward cluster token create
+  on each further node
+      TRIWARD_JOIN_TOKEN=... triward cluster join --addr %s
+      triward server
+  here, for each host
+      %striward cluster ca > ca.pem
+      %striward agents token create
+  on the host, with that ca.pem
+      triward-agent register --url %s --ca ca.pem --token ...
+
+While the node runs, commands on this machine find it by themselves for whoever may read %s.
+`, with.flag, with.env, cfg.Listen.HTTP.URL, with.env, with.env, cfg.Listen.Agents.Advertise, cfg.TokenPath())
+}
+
+// withConfig is how a command is told of a configuration that it would not look for by itself.
+func withConfig(path string) (with struct{ flag, env string }) {
+	if path != configPath() {
+		with.flag, with.env = " --config "+path, "TRIWARD_CONFIG="+path+" "
+	}
+	return with
 }
 
 // newClusterID names a cluster for ever.
@@ -152,13 +187,35 @@ cluster's CA, so that nothing else need be trusted. The node becomes a member wh
 				return err
 			}
 			fmt.Fprintf(s.out, "cluster  %s\nnode     %s\n", answer.ClusterID, cfg.NodeID)
-			fmt.Fprintln(s.err, "Start the node with `triward server`.")
+			with := withConfig(path)
+			fmt.Fprintf(s.err, "\nWhat comes next, here:\n\n  triward server%s\n  %striward cluster status\n", with.flag, with.env)
 			return nil
 		},
 	}
 	configFlag(c, &path)
 	c.Flags().StringVar(&token, "join-token", "", "token for nodes; better in the environment (TRIWARD_JOIN_TOKEN)")
 	return c
+}
+
+func newClusterCA(s streams, t *target) *cobra.Command {
+	return &cobra.Command{
+		Use:   "ca",
+		Short: "Print the certificate of the cluster's CA, which agents and browsers check the nodes by",
+		Long: `Prints the CA of the cluster as this machine holds it: run it on a node, as root. It is no secret. Agents take it
+with --ca, the command line on other machines with TRIWARD_CA, browsers import it.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := t.normalize(); err != nil {
+				return err
+			}
+			pem, err := t.clusterCA()
+			if err != nil {
+				return err
+			}
+			_, err = s.out.Write(pem)
+			return err
+		},
+	}
 }
 
 type clusterAnswer struct {
@@ -170,17 +227,18 @@ type clusterAnswer struct {
 }
 
 type clusterNode struct {
-	ID      string `json:"id"`
-	URL     string `json:"url"`
-	Peer    string `json:"peer"`
-	Role    string `json:"role"`
-	Voter   bool   `json:"voter"`
-	Commit  uint64 `json:"commit_index"`
-	Applied uint64 `json:"applied_index"`
-	Mark    uint64 `json:"mark_index"`
-	Lag     uint64 `json:"lag"`
-	Version string `json:"version"`
-	Disk    struct {
+	ID       string `json:"id"`
+	URL      string `json:"url"`
+	AgentURL string `json:"agent_url"`
+	Peer     string `json:"peer"`
+	Role     string `json:"role"`
+	Voter    bool   `json:"voter"`
+	Commit   uint64 `json:"commit_index"`
+	Applied  uint64 `json:"applied_index"`
+	Mark     uint64 `json:"mark_index"`
+	Lag      uint64 `json:"lag"`
+	Version  string `json:"version"`
+	Disk     struct {
 		Total int64 `json:"total"`
 		Free  int64 `json:"free"`
 	} `json:"disk"`

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/triward/triward/agent/wire"
@@ -183,10 +185,11 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 	results := make([]batchResult, len(batches))
 	cmds := make([]command.Command, 0, len(batches))
 	proposed := make([]int, 0, len(batches))
+	refused := make([]refusal, len(batches))
 	check := checker{gateway: g, agent: agent}
 	for i := range batches {
 		results[i] = batchResult{Lane: batches[i].Lane.String(), Seq: batches[i].Seq}
-		if err := check.batch(&batches[i]); err != nil {
+		if err := check.batch(&batches[i], &refused[i]); err != nil {
 			results[i].Status, results[i].Detail = command.StatusInvalid.String(), err.Error()
 			continue
 		}
@@ -201,6 +204,7 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 		}
 		for k, i := range proposed {
 			results[i].take(&outcomes[k])
+			refused[i].tell(&results[i])
 		}
 	}
 	for i := range results {
@@ -234,8 +238,9 @@ type checker struct {
 }
 
 // batch decodes b to see that everything in it is well formed, and makes the labels of its streams say whose
-// they are. It changes the body only when it must.
-func (c *checker) batch(b *wire.Batch) error {
+// they are. It changes the body only when it must. Streams that cannot be taken are left out and noted in r: they
+// hold lines of one source, and the other sources in the batch have done nothing wrong.
+func (c *checker) batch(b *wire.Batch, r *refusal) error {
 	var err error
 	if c.raw, err = c.gateway.opts.Coder.Decompress(c.raw[:0], b); err != nil {
 		return err
@@ -248,19 +253,20 @@ func (c *checker) batch(b *wire.Batch) error {
 		return err
 	}
 	changed := false
+	kept := logs.Streams[:0]
 	for i := range logs.Streams {
-		s := &logs.Streams[i]
-		if s.Kind != streamKind(b.Lane) {
-			return fmt.Errorf("stream %d: kind %d does not belong in the lane %s", i, s.Kind, b.Lane)
-		}
-		if s.Labels.Get("agent") != c.agent.ID || s.Labels.Get("host") != c.agent.Hostname {
-			s.Labels = s.Labels.With("agent", c.agent.ID).With("host", c.agent.Hostname)
+		s := logs.Streams[i]
+		labelled, err := c.stream(b.Lane, &s)
+		if err != nil {
+			r.leaveOut(len(s.Lines), fmt.Sprintf("stream %d: %v", i, err))
 			changed = true
+			continue
 		}
-		if err := wire.CheckStreamLabels(s.Labels); err != nil {
-			return fmt.Errorf("stream %d: %w", i, err)
-		}
+		r.keep(len(s.Lines))
+		changed = changed || labelled
+		kept = append(kept, s)
 	}
+	logs.Streams = kept
 	if changed {
 		raw := wire.AppendLogs(make([]byte, 0, len(c.raw)+64*len(logs.Streams)), logs)
 		if len(raw) > wire.MaxBatchRaw {
@@ -270,6 +276,58 @@ func (c *checker) batch(b *wire.Batch) error {
 		b.Codec, b.Body = c.gateway.opts.Coder.Compress(nil, raw)
 	}
 	return nil
+}
+
+// stream makes the labels of s say whose it is, and reports whether they did not yet.
+func (c *checker) stream(lane wire.Lane, s *wire.LogStream) (changed bool, err error) {
+	if s.Kind != streamKind(lane) {
+		return false, fmt.Errorf("kind %d does not belong in the lane %s", s.Kind, lane)
+	}
+	if s.Labels.Get("agent") != c.agent.ID || s.Labels.Get("host") != c.agent.Hostname {
+		s.Labels = s.Labels.With("agent", c.agent.ID).With("host", c.agent.Hostname)
+		changed = true
+	}
+	return changed, wire.CheckStreamLabels(s.Labels)
+}
+
+// refusal is what the checker left out of a batch. Items are counted as the sender counts them.
+type refusal struct {
+	result command.Result // Rejected and Items
+	cuts   []cut
+	kept   int // lines
+}
+
+// cut says that before line at of what was kept, n lines were left out.
+type cut struct{ at, n int }
+
+func (r *refusal) keep(n int) { r.kept += n }
+
+func (r *refusal) leaveOut(n int, reason string) {
+	from := r.kept + int(r.result.Rejected)
+	for k := range n {
+		r.result.Refuse(from+k, reason)
+	}
+	r.cuts = append(r.cuts, cut{r.kept, n})
+}
+
+// tell adds to the answer for a batch what was left out of it, once the rest is held.
+func (r *refusal) tell(b *batchResult) {
+	if len(r.cuts) == 0 || b.Status != command.StatusOK.String() && b.Status != command.StatusDuplicate.String() {
+		return
+	}
+	items := slices.Clone(r.result.Items)
+	for _, it := range b.Items {
+		shift := 0
+		for _, c := range r.cuts {
+			if c.at <= int(it.Item) {
+				shift += c.n
+			}
+		}
+		items = append(items, command.ItemError{Item: it.Item + uint32(shift), Reason: it.Reason})
+	}
+	slices.SortFunc(items, func(a, b command.ItemError) int { return cmp.Compare(a.Item, b.Item) })
+	b.Items = items[:min(len(items), command.MaxItemErrors)]
+	b.Rejected += r.result.Rejected
 }
 
 func streamKind(l wire.Lane) wire.StreamKind {
