@@ -232,7 +232,5 @@ func (s *Store) Damaged() []string {
 		return nil
 	}
 	defer release()
-	e.failMu.Lock()
-	defer e.failMu.Unlock()
-	return slices.Sorted(maps.Keys(e.damage))
+	return e.places()
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -195,6 +197,11 @@ func (e *engine) close(grace time.Duration, flush bool) error {
 }
 
 func (e *engine) cut(dst string) error {
+	if places := e.places(); len(places) > 0 { // whoever installs the copy would have it too
+		return fmt.Errorf("cut log store: %w", &DamageError{
+			Dir: e.dir, Place: places[0], Err: fmt.Errorf("%d places are, so no copy is made for others", len(places)),
+		})
+	}
 	fs := e.store.opt.FS
 	if _, err := fs.Stat(dst); err == nil {
 		return fmt.Errorf("cut log store: %s is there already", dst)
@@ -271,6 +278,13 @@ func (e *engine) damaged(place string, err error) error {
 		}
 	}
 	return d
+}
+
+// places lists what is known to be damaged.
+func (e *engine) places() []string {
+	e.failMu.Lock()
+	defer e.failMu.Unlock()
+	return slices.Sorted(maps.Keys(e.damage))
 }
 
 // poke wakes the background work.
