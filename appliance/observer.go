@@ -12,6 +12,7 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 	if applied.Installed { // anything may have changed: the views read it from the stores
 		a.view.Installed(applied.LogTime)
 		a.lines.Installed(applied.Index)
+		a.guard.installed()
 		for _, bucket := range accessBuckets {
 			a.auth.Changed(bucket)
 		}

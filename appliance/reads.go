@@ -129,5 +129,6 @@ func (a *App) checks() []api.Check {
 			}
 			return nil
 		}},
+		{Part: "logs", Check: a.guard.check},
 	}
 }
