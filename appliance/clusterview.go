@@ -372,6 +372,7 @@ func (c *clusterView) peerHandler() http.Handler {
 			return
 		}
 		if err := c.takeIn(w, r); err != nil {
+			c.app.log.Warn("a node was not taken in", "peer", forward.PeerID(r.TLS), "err", err)
 			problemOf(err).Write(w)
 			return
 		}
