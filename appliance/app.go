@@ -116,7 +116,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 		return nil, err
 	}
 	a.rootLog, a.log = opts.Log, opts.Log.With("node", a.cfg.NodeID)
-	if a.identity, err = pki.Load(a.cfg.TLS.Dir); err != nil {
+	if a.identity, err = a.cfg.loadIdentity(a.log); err != nil {
 		return nil, err
 	}
 	if a.identity.ID() != a.cfg.NodeID {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -117,4 +118,22 @@ func (c *Config) IssueIdentity(ca *pki.CA) error {
 	}
 	files := pki.Files{CA: ca.CertPEM(), CAKey: caKey, Cert: cert, Key: key}
 	return files.Save(c.TLS.Dir)
+}
+
+// loadIdentity reads the node's certificate. One that cannot be used, after a disk was full or files were mixed up, is
+// issued anew where the node has the CA's key: it would otherwise keep the node down for no reason.
+func (c *Config) loadIdentity(log *slog.Logger) (*pki.Identity, error) {
+	id, err := pki.Load(c.TLS.Dir)
+	if !errors.Is(err, pki.ErrUnusable) {
+		return id, err
+	}
+	ca, errCA := pki.LoadCA(c.TLS.Dir)
+	if errCA != nil {
+		return nil, errors.Join(err, errCA)
+	}
+	log.Warn("the node's certificate cannot be used, a new one is issued", "err", err)
+	if err := c.IssueIdentity(ca); err != nil {
+		return nil, err
+	}
+	return pki.Load(c.TLS.Dir)
 }
