@@ -2,7 +2,6 @@ package logstore
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -33,7 +32,7 @@ type engine struct {
 	work   sync.WaitGroup
 
 	applied    atomic.Uint64
-	inboxBytes atomic.Int64 // of text
+	inboxBytes atomic.Int64 // of its lines
 	inboxSince atomic.Int64 // unix nanoseconds of the first row since the inbox was empty, 0 when it is
 	nextBlock  atomic.Uint64
 
@@ -128,13 +127,11 @@ func (e *engine) load() error {
 	case err != nil:
 		return e.wrap("key aT", err)
 	default:
-		ok := len(v) == 9 && v[0] == formatVersion
-		if ok {
-			e.applied.Store(binary.BigEndian.Uint64(v[1:]))
+		applied, err := parseApplied(v)
+		if err = errors.Join(err, closer.Close()); err != nil {
+			return e.wrap("key aT", err)
 		}
-		if err := closer.Close(); err != nil || !ok {
-			return e.wrap("key aT", errors.Join(errors.New("unknown form"), err))
-		}
+		e.applied.Store(applied)
 	}
 	if err := e.loadInbox(); err != nil {
 		return err

@@ -20,7 +20,8 @@ type Options struct {
 	// CacheBytes bounds the cache of Pebble (64 MiB). MemTableBytes is the size of one of at most four memtables
 	// (16 MiB).
 	CacheBytes, MemTableBytes int64
-	// SealBytes of text in the inbox are sealed at once (64 MiB), or what there is after SealAge (60 s).
+	// SealBytes of lines in the inbox, as block.Size counts, are sealed at once (64 MiB), or what there is after
+	// SealAge (60 s).
 	SealBytes int64
 	SealAge   time.Duration
 	// OpenIndexes bounds the word indexes held open (8), each a day.

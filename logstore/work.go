@@ -103,10 +103,11 @@ func (e *engine) loadMarks() error {
 	}
 	names := map[int64]index.Name{}
 	err = e.rows(e.db, []byte{prefixIndex}, func(key, value []byte) error {
-		if len(key) != 5 || len(value) != len(index.Name{}) {
-			return fmt.Errorf("%w: name of an index", block.ErrDamaged)
+		name, err := parseIndexName(value)
+		if err != nil {
+			return err
 		}
-		d, name := dayOf(key), index.Name(value)
+		d := dayOf(key)
 		if names[d] = name; !e.index.Has(d, name) {
 			e.distrust(d, name, errors.New("it is not there"))
 		}
@@ -187,8 +188,8 @@ func (e *engine) remark(d int64) error {
 		if err != nil {
 			return err
 		}
-		made = append(made, madeBlock{dayStream{d, sid}, id, h.Lines, h.TextBytes})
-		return batch.Set(blockKey(prefixMark, d, id), appendMark(nil, sid, h.Lines, h.TextBytes), nil)
+		made = append(made, madeBlock{dayStream{d, sid}, id, h.Lines, h.Bytes})
+		return batch.Set(blockKey(prefixMark, d, id), appendMark(nil, sid, h.Lines, h.Bytes), nil)
 	})
 	if err != nil {
 		return err
@@ -248,7 +249,7 @@ func (e *engine) indexBatch() (bool, error) {
 	}
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
-	err = batch.Set(dayPrefix(prefixIndex, d), name[:], nil)
+	err = batch.Set(dayPrefix(prefixIndex, d), appendIndexName(nil, name), nil)
 	for _, m := range blocks[:n] {
 		err = errors.Join(err, batch.Delete(blockKey(prefixMark, d, m.id), nil))
 	}

@@ -91,6 +91,11 @@ func TestStartRefusesDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		{"raft's own storage cut", "wal-meta.db", func(t *testing.T, dir string, _ uint64) {
+			if err := os.Truncate(filepath.Join(dir, raftDir, "wal-meta.db"), 3*4096); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"metadata flipped", "metadata", func(t *testing.T, dir string, _ uint64) {
 			name := filepath.Join(dir, "meta", "gen-000001", metaName)
 			b, err := os.ReadFile(name)

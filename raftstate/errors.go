@@ -24,6 +24,10 @@ var (
 	ErrStopped = errors.New("node is stopped")
 	// ErrQuorum: the change of membership would leave the cluster without a majority that can be reached.
 	ErrQuorum = errors.New("change would endanger the majority")
+	// ErrClocks: the time is in doubt, so that data would be dated, or cut, wrongly; nothing was applied (HTTP 503).
+	ErrClocks = errors.New("the clocks of the nodes do not agree")
+	// ErrUnsupported: a member runs a version that could not apply the commands; nothing was applied.
+	ErrUnsupported = errors.New("not all nodes know the command")
 	// ErrVersion: state or log are whole but of a version that this program does not know. It comes in a
 	// FatalError.
 	ErrVersion = errors.New("data of another version")

@@ -35,8 +35,8 @@ type fakeStore struct {
 	content fakeContent
 	paused  int
 	cuts    int
-	fail    atomic.Pointer[error] // what applying returns
-	block   chan struct{}         // Flush waits for it, when set
+	fail    atomic.Pointer[error]         // what applying returns
+	block   atomic.Pointer[chan struct{}] // Flush waits for it, when set
 }
 
 const fakeFile = "content.gob"
@@ -74,9 +74,9 @@ func (s *fakeStore) save(dir string) error {
 }
 
 func (s *fakeStore) Flush(ctx context.Context) error {
-	if s.block != nil {
+	if block := s.block.Load(); block != nil {
 		select {
-		case <-s.block:
+		case <-*block:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -150,7 +150,10 @@ func (s *fakeMetrics) ApplySamples(in *wire.Samples) error {
 	return nil
 }
 
-type fakeLogs struct{ fakeStore }
+type fakeLogs struct {
+	fakeStore
+	largest int // bytes of text in one call
+}
 
 func (s *fakeLogs) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 	if err := s.failure(); err != nil {
@@ -158,6 +161,8 @@ func (s *fakeLogs) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	bytes := 0
+	defer func() { s.largest = max(s.largest, bytes) }()
 	for _, e := range entries {
 		if e.Index <= s.content.Through {
 			continue
@@ -166,6 +171,7 @@ func (s *fakeLogs) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 		for _, b := range e.Batches {
 			for _, st := range b.Batch.Streams {
 				for _, l := range st.Lines {
+					bytes += len(l.Text)
 					text := l.Text[max(0, len(l.Text)-40):] // long lines are only there to fill the log
 					s.content.Lines[fmt.Sprintf("%d.%d", e.Index, n)] = string(text)
 					n++

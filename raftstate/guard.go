@@ -87,6 +87,24 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 // StoreLog implements raft.LogStore.
 func (g *guard) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l}) }
 
+// Get implements raft.StableStore. Raft only logs that it could not read its vote, so damage stops the node here.
+func (g *guard) Get(key []byte) ([]byte, error) {
+	v, err := g.Store.Get(key)
+	if err != nil && g.n.started.Load() {
+		g.halt(damagedLog(err))
+	}
+	return v, err
+}
+
+// GetUint64 implements raft.StableStore.
+func (g *guard) GetUint64(key []byte) (uint64, error) {
+	v, err := g.Store.GetUint64(key)
+	if err != nil && g.n.started.Load() {
+		g.halt(damagedLog(err))
+	}
+	return v, err
+}
+
 // Set implements raft.StableStore.
 func (g *guard) Set(key, val []byte) error {
 	err := g.Store.Set(key, val)

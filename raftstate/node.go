@@ -52,6 +52,10 @@ type Node struct {
 	budget   budget
 	peers    peers
 
+	fullVoters atomic.Pointer[fullVoters] // while this node leads
+	cutsRest   atomic.Uint64              // log time before which nothing is cut
+	logged     int64                      // the newest stamp that the log held at the start
+
 	generation string // changed only with durable held and Apply standing still
 	durably    chan struct{}
 	mark       atomic.Pointer[meta.Mark]
@@ -152,7 +156,7 @@ func damagedState(part string, err error) error {
 // openLog opens the log and holds it against the watermark.
 func (n *Node) openLog(ctx context.Context) error {
 	store, err := logfile.Open(filepath.Join(n.cfg.DataDir, raftDir), logfile.Options{
-		SegmentBytes: n.cfg.LogSegment, CacheBytes: n.cfg.LogCache, ReserveBytes: n.cfg.DiskReserve,
+		SegmentBytes: n.cfg.LogSegment, CacheBytes: n.cfg.LogCache, ReserveBytes: n.cfg.DiskReserve, FreeBytes: n.cfg.FreeBytes,
 		HoldBytes: 4 * n.cfg.QueueBytes, Logger: newRaftLogger(n.log),
 	})
 	if err != nil {
@@ -162,6 +166,11 @@ func (n *Node) openLog(ctx context.Context) error {
 	if err := n.checkIdentity(); err != nil {
 		return err
 	}
+	rest, err := store.GetUint64([]byte(cutsKey))
+	if err != nil {
+		return damagedLog(err)
+	}
+	n.cutsRest.Store(rest)
 	mark := n.mark.Load()
 	first, err := store.FirstIndex()
 	if err != nil {
@@ -192,7 +201,22 @@ func (n *Node) openLog(ctx context.Context) error {
 	if err := store.Verify(ctx, mark.Index+1); err != nil {
 		return damagedLog(err)
 	}
+	n.logged = n.lastStamp(mark.Index, last)
 	return nil
+}
+
+// lastStamp returns the stamp of the newest command in the log behind the mark; 0 when there is none.
+func (n *Node) lastStamp(mark, last uint64) int64 {
+	var l raft.Log
+	for i := last; i > mark; i-- {
+		if n.store.GetLog(i, &l) != nil || l.Type != raft.LogCommand {
+			continue
+		}
+		if e, err := command.Decode(l.Data); err == nil {
+			return e.Stamp
+		}
+	}
+	return 0
 }
 
 func (n *Node) checkIdentity() error {
@@ -240,9 +264,9 @@ func (n *Node) startRaft(context.Context) error {
 	n.started.Store(true)
 	n.proposer.wg.Add(1)
 	go n.proposer.run()
-	n.wg.Add(2)
-	go n.lead(r, observer)
-	go n.watchDisk()
+	n.wg.Go(func() { n.lead(r, observer) })
+	n.wg.Go(n.watchDisk)
+	n.wg.Go(n.keepRoom)
 	n.metrics.register(n)
 	n.log.Info("node started", "watermark", n.mark.Load().Index, "log_last", r.LastIndex(), "generation", n.generation)
 	return nil
@@ -333,7 +357,6 @@ func (a peerAddr) String() string { return string(a) }
 // lead proposes a first entry when this node becomes the leader, so that what was acknowledged before is applied
 // here, and moves the log time on when nothing else does.
 func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
-	defer n.wg.Done()
 	ticker := time.NewTicker(n.cfg.TickInterval)
 	defer ticker.Stop()
 	leading := false
@@ -346,6 +369,7 @@ func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
 		case leading = <-r.LeaderCh():
 			n.log.Info("leadership", "leader", leading, "term", r.CurrentTerm())
 			n.peers.reset()
+			n.fullVoters.Store(nil)
 			if leading {
 				n.askClocksUntilKnown(r)
 				n.tick(r)
@@ -369,44 +393,13 @@ func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
 	}
 }
 
-// fullDisk says why this node takes no entries for want of room; nil when it does.
-func (n *Node) fullDisk() error {
-	if h := n.fsm.held.Load(); h != nil {
-		return h.err
-	}
-	return n.store.CheckRoom()
-}
-
-// yield hands leadership to a voter whose disk has room.
-func (n *Node) yield(r *raft.Raft) {
-	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
-	defer cancel()
-	for _, s := range n.servers() {
-		if string(s.ID) == n.cfg.NodeID || s.Suffrage != raft.Voter {
-			continue
-		}
-		if st, err := n.PeerStatus(ctx, string(s.ID)); err != nil || st.DiskFull != "" || st.Installing {
-			continue
-		}
-		if err := r.LeadershipTransferToServer(s.ID, s.Address).Error(); err != nil {
-			n.log.Warn("disk is full, leadership was not handed over", "to", s.ID, "err", err)
-			continue
-		}
-		n.log.Warn("disk is full, leadership was handed over", "to", s.ID)
-		return
-	}
-}
-
 // tick proposes a Tick and notes the term in which it was applied.
 func (n *Node) tick(r *raft.Raft) {
 	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.TickInterval)
 	defer cancel()
 	c := command.NewTick(n.cfg.NodeID)
 	n.budget.used.Add(int64(c.Size())) // beyond the bound: a busy node needs it too
-	o, err := n.proposeHere(ctx, &proposal{
-		commands: []command.Command{c}, size: c.Size(), done: make(chan proposed, 1),
-		finish: func() { n.budget.give(int64(c.Size())) },
-	})
+	o, err := n.proposeHere(ctx, []command.Command{c})
 	if err != nil {
 		n.log.Debug("tick", "err", err)
 		return
@@ -416,7 +409,6 @@ func (n *Node) tick(r *raft.Raft) {
 
 // watchDisk ends the node when a write to the log hangs: with its lease the leader would otherwise stay.
 func (n *Node) watchDisk() {
-	defer n.wg.Done()
 	ticker := time.NewTicker(max(n.cfg.HungDisk/10, time.Millisecond))
 	defer ticker.Stop()
 	for {

@@ -32,7 +32,8 @@ type MetricSink interface {
 	Sink
 	// ApplySamples stores the samples before it returns (durable only after Flush and a syncfs). Samples that
 	// the store has already are passed over. The columns belong to the caller. Several calls may run at once
-	// with disjoint series.
+	// with disjoint series. An error that is ENOSPC says that nothing was stored, and the call is repeated until
+	// there is room; any other stops the node, and its next start applies all since the mark again.
 	ApplySamples(s *wire.Samples) error
 }
 
@@ -41,7 +42,7 @@ type LogSink interface {
 	Sink
 	// ApplyLogs stores the entries, given in ascending order of Index, in one atomic write together with
 	// `through`, the index of the last entry of the log that this call stands for. Entries at or below Applied
-	// are passed over.
+	// are passed over. Errors are as those of ApplySamples.
 	ApplyLogs(through uint64, entries []wire.LogEntry) error
 	// Applied returns the greatest `through` that the store holds. A store behind the mark after a restart is
 	// damaged.

@@ -10,7 +10,8 @@ import (
 var ErrDamaged = errors.New("metrics store is damaged")
 
 // ErrBroken is matched by errors of a store that failed to write and does not know how much reached the disk. It
-// answers queries but takes no samples and no marks until Open is called again (with the same directory).
+// answers queries but takes no samples and no marks until Open is called again (with the same directory); all samples
+// since the last Flush must be applied again then.
 var ErrBroken = errors.New("metrics store stopped after a failed write")
 
 // ErrClosed is matched by errors of a store that is not open.

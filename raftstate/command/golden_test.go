@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -24,6 +25,13 @@ func testBatch() wire.Batch {
 	return wire.Batch{
 		Identity: wire.Identity{Agent: "a1", Epoch: epoch, Lane: wire.LaneLogs, Seq: 300, Hash: 0x1122334455667788},
 		Codec:    wire.CodecZstd, RawLen: 1000, Body: []byte("body"),
+	}
+}
+
+func testDeliver() command.Deliver {
+	return command.Deliver{
+		Source: "loki:t1", Lane: wire.LaneLogs, Flags: command.RepeatsDropped, ConfigVersion: 7,
+		Codec: wire.CodecZstd, RawLen: 1000, Body: []byte("body"),
 	}
 }
 
@@ -69,6 +77,11 @@ func commands() []struct {
 			command.Batch{Batch: testBatch(), ConfigVersion: 7},
 			func(c command.Command) (any, error) { return command.DecodeBatch(c) },
 		},
+		{
+			"deliver", command.NewDeliver(testDeliver()), testDeliver(),
+			func(c command.Command) (any, error) { return command.DecodeDeliver(c) },
+		},
+		{"forget_agent", command.NewForgetAgent("a1"), "a1", func(c command.Command) (any, error) { return command.DecodeForgetAgent(c) }},
 		{
 			"open_epoch", command.NewOpenEpoch("a1", epoch),
 			command.OpenEpoch{Agent: "a1", Epoch: epoch},
@@ -170,7 +183,7 @@ func TestGoldenCommands(t *testing.T) {
 			for n := range len(c.cmd.Body) {
 				short := c.cmd
 				short.Body = short.Body[:n]
-				if _, err := c.decode(short); err == nil && c.name != "batch" {
+				if _, err := c.decode(short); err == nil && c.name != "batch" && c.name != "deliver" {
 					t.Errorf("the first %d of %d bytes were decoded without an error", n, len(c.cmd.Body))
 				}
 			}
@@ -212,6 +225,24 @@ func TestDecodeRefuses(t *testing.T) {
 	} {
 		if e, err := command.Decode(b); err == nil {
 			t.Errorf("%s: decoded as %+v", name, e)
+		}
+	}
+}
+
+func TestDeliverRefuses(t *testing.T) {
+	for name, change := range map[string]func(d *command.Deliver){
+		"empty source":  func(d *command.Deliver) { d.Source = "" },
+		"source":        func(d *command.Deliver) { d.Source = strings.Repeat("s", wire.MaxAgentID+1) },
+		"lane":          func(d *command.Deliver) { d.Lane = wire.LaneBackfill },
+		"lane that":     func(d *command.Deliver) { d.Lane = 0 },
+		"unknown flags": func(d *command.Deliver) { d.Flags |= 2 },
+		"unknown codec": func(d *command.Deliver) { d.Codec = 9 },
+		"length":        func(d *command.Deliver) { d.RawLen = wire.MaxBatchRaw + 1 },
+	} {
+		d := testDeliver()
+		change(&d)
+		if got, err := command.DecodeDeliver(command.NewDeliver(d)); !errors.Is(err, command.ErrMalformed) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: decoded as %+v, %v", name, got, err)
 		}
 	}
 }

@@ -28,10 +28,11 @@ const FutureWindow = 10 * 60 * 1000
 // Limits of the state. They decide what Apply answers, so every node of a cluster must have the same: use
 // DefaultLimits, whose values are part of the format.
 type Limits struct {
-	Agents         int // agents that ever opened an epoch or registered a series
+	Agents         int // agents that ever opened an epoch, registered a series or delivered
 	Series         int // series in the dictionary
 	SeriesPerAgent int
 	ClosedEpochs   int // of one agent; none is ever forgotten, since its batches would be taken again
+	RecentLines    int // in the window in which repeats are found: 34 bytes of memory each when it is full
 	RetentionCuts  int // remembered; the oldest is forgotten first
 	AuditRecords   int // kept; the oldest goes first
 	AuditBytes     int64
@@ -41,7 +42,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Agents: 100_000, Series: 5_000_000, SeriesPerAgent: 50_000, ClosedEpochs: 1024,
-		RetentionCuts: 1000, AuditRecords: 200_000, AuditBytes: 256 << 20,
+		RecentLines: 1 << 19, RetentionCuts: 1000, AuditRecords: 200_000, AuditBytes: 256 << 20,
 	}
 }
 
@@ -52,8 +53,10 @@ type Machine struct {
 	lim   Limits
 
 	raw     []byte // the metrics body at hand, decompressed
+	line    []byte // the line at hand, as it is hashed
 	metrics wire.MetricsBody
 	ids     []uint64
+	bodies  int // bytes of the bodies of the entry at hand, decompressed
 }
 
 // New makes a machine over store, which it does not own.
@@ -71,6 +74,7 @@ func (m *Machine) Apply(index, term uint64, e command.Entry, g *Group) ([]comman
 	tx := m.store.Begin(index, e.Stamp, &g.Meta)
 	defer tx.End()
 	g.begin(index, term, tx.LogTime())
+	m.bodies = 0
 	results := make([]command.Result, len(e.Commands))
 	for i := range e.Commands {
 		r := &results[i]
@@ -124,6 +128,10 @@ func (m *Machine) apply(tx *meta.Tx, at int, c command.Command, g *Group, r *com
 		err = m.metaTxn(tx, c, r)
 	case command.TypeRetentionCut:
 		err = m.retentionCut(tx, at, c)
+	case command.TypeDeliver:
+		err = m.deliver(tx, c, g, r)
+	case command.TypeForgetAgent:
+		err = forgetAgent(tx, c, r)
 	}
 	if err != nil {
 		*r = command.Result{Status: command.StatusInvalid, Detail: command.Bounded(err.Error())}
@@ -152,10 +160,17 @@ func setFormat(tx *meta.Tx, now uint32, c command.Command, r *command.Result) er
 // What a cut removed lies between the floor of the cut of the same kind before it and its own.
 const BucketRetentionCuts = "retention_cuts"
 
+// MinRetention is the time behind log time, in milliseconds, that no cut reaches into: a floor is final, and one that a
+// faulty caller set ahead of the present would refuse everything for good.
+const MinRetention = 3600 * 1000
+
 func (m *Machine) retentionCut(tx *meta.Tx, at int, c command.Command) error {
 	cut, err := command.DecodeRetentionCut(c)
 	if err != nil {
 		return err
+	}
+	if cut.Floor > tx.LogTime()-MinRetention {
+		return fmt.Errorf("floor %d lies within the last hour before the cluster's time %d", cut.Floor, tx.LogTime())
 	}
 	if !tx.RaiseFloor(cut.Kind, cut.Floor) {
 		return nil

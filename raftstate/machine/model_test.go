@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -24,6 +25,7 @@ type model struct {
 	floors  map[command.Kind]int64
 	samples []modelSample
 	lines   []modelLine
+	recent  []modelLine // as they were sent, of deliveries that drop repeats
 	keys    map[[2]string]modelValue
 	trail   []string // hashes of all audit records
 	kept    []string // audit records kept
@@ -123,7 +125,6 @@ func (m *model) turn(id wire.Identity) (command.Status, uint64) {
 func (m *model) took(id wire.Identity) { m.agents[id.Agent].last[id.Lane] = [2]uint64{id.Seq, id.Hash} }
 
 func (m *model) register(agent string, sets []wire.Labels) []uint64 {
-	m.agent(agent)
 	ids := make([]uint64, len(sets))
 	for i, ls := range sets {
 		key := string(ls.AppendKey(nil))
@@ -133,6 +134,7 @@ func (m *model) register(agent string, sets []wire.Labels) []uint64 {
 			}
 		}
 		if ids[i] == 0 {
+			m.agent(agent)
 			ids[i] = m.nextID
 			m.series[m.nextID] = &modelSeries{agent: agent, key: key, held: make(map[int64]bool), born: m.logTime}
 			m.nextID++
@@ -142,14 +144,15 @@ func (m *model) register(agent string, sets []wire.Labels) []uint64 {
 }
 
 func (m *model) collect(ids []uint64) (removed uint32) {
+	const margin = 3_600_000
 	for _, id := range ids {
 		s := m.series[id]
 		if s == nil {
 			continue
 		}
-		busy := len(s.held) == 0 && s.born >= m.logTime-meta.LateWindow
+		busy := len(s.held) == 0 && s.born >= m.logTime-meta.LateWindow-margin
 		for t := range s.held {
-			busy = busy || t >= m.logTime-meta.LateWindow
+			busy = busy || t >= m.logTime-meta.LateWindow-margin
 		}
 		if !busy {
 			delete(m.series, id)
@@ -163,9 +166,24 @@ func (m *model) metrics(id wire.Identity, scrapes []wire.Scrape) (r command.Resu
 	if r.Status, r.Expected = m.turn(id); r.Status != command.StatusOK {
 		return r
 	}
+	if r = m.scrapes(id.Agent, scrapes); r.Status == command.StatusOK {
+		m.took(id)
+	}
+	return r
+}
+
+func (m *model) deliverMetrics(source string, scrapes []wire.Scrape) command.Result {
+	r := m.scrapes(source, scrapes)
+	if r.Status == command.StatusOK {
+		m.agent(source)
+	}
+	return r
+}
+
+func (m *model) scrapes(agent string, scrapes []wire.Scrape) (r command.Result) {
 	for _, s := range scrapes {
 		for _, x := range s.IDs {
-			if m.series[x] == nil || m.series[x].agent != id.Agent {
+			if m.series[x] == nil || m.series[x].agent != agent {
 				r.IDs = append(r.IDs, x)
 			}
 		}
@@ -191,7 +209,6 @@ func (m *model) metrics(id wire.Identity, scrapes []wire.Scrape) (r command.Resu
 			}
 		}
 	}
-	m.took(id)
 	return r
 }
 
@@ -199,6 +216,16 @@ func (m *model) logs(id wire.Identity, b *wire.LogBatch) (r command.Result) {
 	if r.Status, r.Expected = m.turn(id); r.Status != command.StatusOK {
 		return r
 	}
+	m.took(id)
+	return m.linesOf(b, false)
+}
+
+func (m *model) deliverLogs(source string, b *wire.LogBatch, dropRepeats bool) command.Result {
+	m.agent(source)
+	return m.linesOf(b, dropRepeats)
+}
+
+func (m *model) linesOf(b *wire.LogBatch, dropRepeats bool) (r command.Result) {
 	for _, st := range b.Streams {
 		kind := command.KindLogs
 		if st.Kind == wire.StreamEvent {
@@ -209,6 +236,14 @@ func (m *model) logs(id wire.Identity, b *wire.LogBatch) (r command.Result) {
 				r.Rejected++
 				continue
 			}
+			if sent := (modelLine{kind, meta.HashStream(st.Kind, st.Labels), l}); dropRepeats {
+				if slices.ContainsFunc(m.recent, func(o modelLine) bool { return reflect.DeepEqual(o, sent) }) {
+					r.Duplicates++
+					continue
+				}
+				m.recent = append(m.recent, sent)
+				m.recent = m.recent[max(0, len(m.recent)-modelLimits().RecentLines):]
+			}
 			if l.T > (m.logTime+600_000)*1e6 {
 				l.Fields = []wire.Label{{Name: "time_sent", Value: rfc3339(l.T)}}
 				l.T = m.logTime * 1e6
@@ -217,7 +252,6 @@ func (m *model) logs(id wire.Identity, b *wire.LogBatch) (r command.Result) {
 			m.lines = append(m.lines, modelLine{kind, meta.HashStream(st.Kind, st.Labels), l})
 		}
 	}
-	m.took(id)
 	return r
 }
 
@@ -280,9 +314,22 @@ func (m *model) audit(index uint64, a command.AuditRecord) {
 	m.keys[[2]string{"audit_head", "head"}] = modelValue{head, index, 0}
 }
 
-func (m *model) cut(index uint64, place int, k command.Kind, floor int64, reason command.CutReason) {
+func (m *model) forget(agent string) command.Status {
+	for _, s := range m.series {
+		if s.agent == agent {
+			return command.StatusConflict
+		}
+	}
+	delete(m.agents, agent)
+	return command.StatusOK
+}
+
+func (m *model) cut(index uint64, place int, k command.Kind, floor int64, reason command.CutReason) command.Status {
+	if floor > m.logTime-machine.MinRetention {
+		return command.StatusInvalid
+	}
 	if floor <= m.floors[k] {
-		return
+		return command.StatusOK
 	}
 	m.floors[k] = floor
 	name := [2]string{machine.BucketRetentionCuts, fmt.Sprintf("%020d.%04d", index, place)}
@@ -290,6 +337,7 @@ func (m *model) cut(index uint64, place int, k command.Kind, floor int64, reason
 	if cuts := m.names(machine.BucketRetentionCuts); len(cuts) > modelLimits().RetentionCuts {
 		delete(m.keys, [2]string{machine.BucketRetentionCuts, cuts[0]})
 	}
+	return command.StatusOK
 }
 
 // names are the keys of a bucket in order.

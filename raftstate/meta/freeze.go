@@ -19,7 +19,7 @@ import (
 type layer struct {
 	kv     kvLayer              // kvMu
 	labels map[uint64][]byte    // tabMu; nil: removed
-	agents map[string]*agent    // tabMu
+	agents map[string]*agent    // tabMu; nil: forgotten
 	days   map[dayKey]bool      // tabMu
 	dict   map[uint64]*dictPage // nil: removed
 	times  map[uint64]*timesPage
@@ -183,7 +183,14 @@ func (f *Frozen) write(tx *bolt.Tx, m *Mark) error {
 	}
 	agents := tx.Bucket(bucketAgents)
 	for _, name := range slices.Sorted(maps.Keys(f.layer.agents)) {
-		if err := putSealed(agents, []byte(name), f.layer.agents[name].append(nil)); err != nil {
+		a := f.layer.agents[name]
+		if a == nil {
+			if err := agents.Delete([]byte(name)); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := putSealed(agents, []byte(name), a.append(nil)); err != nil {
 			return err
 		}
 	}
