@@ -219,7 +219,7 @@ func (a *App) openNode() (err error) {
 		Logger: a.rootLog, Registerer: a.registry,
 	}
 	if a.setup != nil {
-		cfg.Bootstrap = a.setup.Members
+		cfg.Bootstrap, cfg.Founding = a.setup.Members, a.setup.Founding
 	}
 	// The sinks need the state that Open makes, and entries are applied before it returns: what is asked of the
 	// state until then waits.

@@ -24,6 +24,9 @@ type Setup struct {
 	ClusterID string `json:"cluster_id"`
 	// Members, when set, are the first members of a new cluster that this node founds.
 	Members []raftstate.Server `json:"members,omitempty"`
+	// Founding says that the node is of a new cluster that another of its first members founds. Without it a node that
+	// holds nothing has no vote before it has caught up.
+	Founding bool `json:"founding,omitempty"`
 	// User and Password are the first administrator of a new cluster.
 	User     string `json:"user,omitempty"`
 	Password string `json:"password,omitempty"`
