@@ -121,8 +121,12 @@ func refused(part string, err error) error {
 
 // refusedStore is refused for a store, whose word for damage is not known here: it is what nothing else explains.
 func refusedStore(part string, err error) error {
-	if interrupted(err) || obstacle(err) != "" {
+	var other interface{ OtherVersion() }
+	switch {
+	case interrupted(err) || obstacle(err) != "":
 		return refused(part, err)
+	case errors.As(err, &other):
+		return otherVersion(part, err)
 	}
 	return damaged(part, err)
 }
