@@ -115,8 +115,14 @@ func (g *guard) Set(key, val []byte) error {
 	return err
 }
 
-// SetUint64 implements raft.StableStore.
+// voteKey is where raft stores the term in which it votes, first of all.
+const voteKey = "LastVoteTerm"
+
+// SetUint64 implements raft.StableStore. A barred node does not vote, not for itself either.
 func (g *guard) SetUint64(key []byte, val uint64) error {
+	if string(key) == voteKey && g.n.barred.Load() {
+		return errBarred
+	}
 	err := g.Store.SetUint64(key, val)
 	if err != nil {
 		g.halt(brokenDisk("log", err))

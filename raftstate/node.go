@@ -63,6 +63,7 @@ type Node struct {
 	installing atomic.Bool
 	ready      atomic.Uint64 // the term in which an entry of this leader was applied
 	started    atomic.Bool
+	barred     atomic.Bool // from voting
 	startedAt  time.Time
 	fatalErr   atomic.Pointer[error]
 
@@ -245,13 +246,22 @@ func (n *Node) startRaft(context.Context) error {
 	if err != nil {
 		return refused("log", err)
 	}
+	if err := n.bar(!old && len(n.cfg.Bootstrap) == 0); err != nil {
+		return err
+	}
 	rc := n.cfg.raftConfig()
 	if len(n.cfg.Bootstrap) > 0 && !old {
 		if err := raft.BootstrapCluster(rc, g, g, snaps, n.trans, n.bootstrap()); err != nil {
 			return fmt.Errorf("start a new cluster: %w", err)
 		}
 	}
-	r, err := raft.NewRaft(rc, n.fsm, g, g, snaps, n.trans)
+	trans := n.trans
+	if n.barred.Load() {
+		if trans, err = n.withBallot(); err != nil {
+			return err
+		}
+	}
+	r, err := raft.NewRaft(rc, n.fsm, g, g, snaps, trans)
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
@@ -264,6 +274,9 @@ func (n *Node) startRaft(context.Context) error {
 	n.wg.Go(func() { n.lead(r, observer) })
 	n.wg.Go(n.watchDisk)
 	n.wg.Go(n.keepRoom)
+	if n.barred.Load() {
+		n.wg.Go(n.earnVote)
+	}
 	n.metrics.register(n)
 	n.log.Info("node started", "watermark", n.mark.Load().Index, "log_last", r.LastIndex(), "generation", n.generation)
 	return nil

@@ -35,6 +35,7 @@ type Status struct {
 	QueueBytes    int64     `json:"queue_retention_bytes"`
 	Generation    string    `json:"generation"`
 	Installing    bool      `json:"installing"`
+	Barred        bool      `json:"barred,omitempty"`    // it began empty and does not vote before it has caught up
 	DiskFull      string    `json:"disk_full,omitempty"` // why appends or Apply are held up
 	HeldSince     time.Time `json:"held_since,omitzero"`
 	Fatal         string    `json:"fatal,omitempty"`
@@ -63,7 +64,7 @@ func (n *Node) Status() Status {
 		LogBytes: n.store.Bytes(), LogSegments: n.store.Segments(), CachedBytes: n.store.CachedBytes(),
 		InFlightBytes: n.budget.used.Load(), InFlightLimit: n.budget.limit, QueueBytes: n.cfg.QueueBytes,
 		Generation: mark.Generation, Installing: n.installing.Load(), StartedAt: n.startedAt,
-		Format: n.cfg.format,
+		Format: n.cfg.format, Barred: n.barred.Load(),
 	}
 	st.Role = role(r.State())
 	addr, id := r.LeaderWithID()
