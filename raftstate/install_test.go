@@ -148,7 +148,6 @@ func TestInstalledStateDecidesTheSame(t *testing.T) {
 		if got := deliver(n, 1400, 1600); got.Duplicates != 100 || got.Accepted != 100 {
 			t.Errorf("%+v", got)
 		}
-		time.Sleep(3 * time.Second) // a mark of its own
 		c.kill(n.id)
 		c.start(n.id)
 		same("started again")

@@ -196,6 +196,9 @@ func (n *Node) openLog(ctx context.Context) error {
 	if err := store.Verify(ctx, mark.Index+1); err != nil {
 		return refused("log", err)
 	}
+	if _, err := store.Follow(mark.Index, mark.Term, false); err != nil {
+		return refused("log", err)
+	}
 	n.logged = n.lastStamp(mark.Index, last)
 	return nil
 }
