@@ -116,7 +116,7 @@ func newStand(t *testing.T, change func(*Config)) *stand {
 		t.Fatal(err)
 	}
 	for _, role := range auth.Roles() {
-		secret, _, err := s.auth.CreateAPIToken(t.Context(), string(role), role, 0, "")
+		secret, _, err := s.auth.CreateAPIToken(t.Context(), string(role), role, 0, auth.Principal{})
 		if err != nil {
 			t.Fatal(err)
 		}
