@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -225,6 +226,17 @@ func TestLedger(t *testing.T) {
 }
 
 func TestDamagedSpoolIsToldAndAgentStarts(t *testing.T) {
+	overwritten := func(dir string) error { return os.WriteFile(filepath.Join(dir, "epoch"), []byte("x"), 0o600) }
+	unreadable := func(dir string) error { // as a bad sector is: a folder gives a read error
+		return errors.Join(os.Remove(filepath.Join(dir, "series")), os.Mkdir(filepath.Join(dir, "series"), 0o700))
+	}
+	for _, damage := range []func(string) error{overwritten, unreadable} {
+		testDamage(t, damage)
+	}
+}
+
+func testDamage(t *testing.T, damage func(dir string) error) {
+	t.Helper()
 	run(t, func(t *testing.T, r *rig) {
 		r.write("one\n")
 		r.start()
@@ -232,7 +244,7 @@ func TestDamagedSpoolIsToldAndAgentStarts(t *testing.T) {
 		if err := r.stop(); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(r.dir, "data", "spool", "epoch"), []byte("x"), 0o600); err != nil {
+		if err := damage(filepath.Join(r.dir, "data", "spool")); err != nil {
 			t.Fatal(err)
 		}
 		r.write("two\n")

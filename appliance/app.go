@@ -53,6 +53,7 @@ type App struct {
 	metrics *tsdb.Store
 	query   *tsdb.Query
 	logs    *logstore.Store
+	guard   *logGuard
 	state   *lateState
 	node    *raftstate.Node
 	auth    *auth.Service
@@ -189,7 +190,11 @@ func (a *App) openStores() (err error) {
 	if err != nil {
 		return err
 	}
-	if a.logs, err = logstore.New(logstore.Options{Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes)}); err != nil {
+	a.guard = newLogGuard(a)
+	a.logs, err = logstore.New(logstore.Options{
+		Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes), OnDamage: a.guard.damaged,
+	})
+	if err != nil {
 		return errors.Join(err, a.metrics.Close())
 	}
 	a.onStop("stores", func(context.Context) error { return errors.Join(a.metrics.Close(), a.logs.Close()) })
@@ -299,6 +304,7 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { a.guard.run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })
 	a.log.Info("serving", "url", a.cfg.Listen.HTTP.URL, "agents", a.cfg.Listen.Agents.Advertise, "peers", a.cfg.Listen.Peer.Advertise)
 	return nil

@@ -135,5 +135,6 @@ func (a *App) checks() []api.Check {
 			}
 			return nil
 		}},
+		{Part: "logs", Check: a.guard.check},
 	}
 }

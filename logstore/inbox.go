@@ -133,7 +133,7 @@ func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 	if err := batch.Set(keyApplied, appendApplied(nil, through), nil); err != nil {
 		return err
 	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
+	if err := e.commit(batch); err != nil {
 		for _, k := range fresh {
 			delete(e.known, k)
 		}

@@ -79,7 +79,7 @@ func (e *engine) seal() (bool, error) {
 	if err := batch.DeleteRange([]byte{prefixInbox}, append(last, 0), nil); err != nil {
 		return false, fmt.Errorf("seal: %w", err)
 	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
+	if err := e.commit(batch); err != nil {
 		return false, fmt.Errorf("seal: %w", e.wrap("blocks", err))
 	}
 	w.done()
@@ -319,7 +319,7 @@ func (e *engine) mergePile(k dayStream, p *pile) error {
 	w := blockWriter{e: e, batch: batch}
 	err := w.write(k, lines)
 	if err == nil {
-		err = batch.Commit(pebble.NoSync)
+		err = e.commit(batch)
 	}
 	if err != nil {
 		e.ripe.small[k] = p

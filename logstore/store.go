@@ -196,7 +196,8 @@ func (s *Store) Pause(ctx context.Context) (resume func(), err error) {
 }
 
 // Cut makes in dst, absent before, a copy of the store as of now from hard links. The word index is left out:
-// the copy's owner builds it again from the blocks.
+// the copy's owner builds it again from the blocks. It fails with ErrDamaged when the store is known to be damaged:
+// a peer is to install from a node that is whole.
 func (s *Store) Cut(dst string) error {
 	e, release, err := s.acquire()
 	if err != nil {

@@ -41,6 +41,7 @@ type testCluster struct {
 	tune  func(*Config)
 	slow  func(from, to string) time.Duration // of calls; nil: none
 	addrs []Server
+	ctx   context.Context // of starts; nil: one without an end
 }
 
 // slowCaller delays calls.
@@ -119,7 +120,11 @@ func (c *testCluster) open(id string) error {
 		caller = slowCaller{caller, func(to string) time.Duration { return c.slow(id, to) }}
 	}
 	cfg.Transport = &Transport{Raft: n.trans, Caller: caller, Serve: func(h forward.Handler) { c.loop.Attach(id, h) }}
-	node, err := Open(context.Background(), cfg, Sinks{Metrics: n.metrics, Logs: n.logs, Observers: []Observer{n.seen}})
+	ctx := c.ctx
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	node, err := Open(ctx, cfg, Sinks{Metrics: n.metrics, Logs: n.logs, Observers: []Observer{n.seen}})
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ type fsm struct {
 	freezes     uint64 // counts freezes and swaps: a mark is only good as long as its freeze is the last
 	group       machine.Group
 	shards      []wire.Samples
+	floors      [len(command.Kinds) + 1]int64 // that the stores were told of
 }
 
 // gate is a lock that serves in turn and may be waited for no longer than a context lives.
@@ -142,6 +143,7 @@ func (f *fsm) finish(last *raft.Log, commands int) error {
 	}
 	if commands > 0 {
 		f.machine.Finish(g)
+		f.tellFloors()
 	}
 	f.term = last.Term
 	f.applied.Store(last.Index)
@@ -152,11 +154,30 @@ func (f *fsm) finish(last *raft.Log, commands int) error {
 	return nil
 }
 
+// tellFloors makes the retention cuts of the state count in the stores.
+func (f *fsm) tellFloors() {
+	for _, kind := range command.Kinds {
+		floor := f.store.Floor(kind)
+		if floor == f.floors[kind] {
+			continue
+		}
+		f.floors[kind] = floor
+		switch kind { // a floor is in milliseconds, lines are in nanoseconds
+		case command.KindMetrics:
+			f.sinks.Metrics.SetFloor(floor)
+		case command.KindLogs:
+			f.sinks.Logs.SetKindFloor(wire.StreamLog, floor*1e6)
+		case command.KindEvents:
+			f.sinks.Logs.SetKindFloor(wire.StreamEvent, floor*1e6)
+		}
+	}
+}
+
 // unusable is the error of an entry that this program cannot apply.
 func unusable(l *raft.Log, err error) error {
 	part := fmt.Sprintf("log entry %d", l.Index)
 	if errors.Is(err, command.ErrMalformed) {
-		return &FatalError{Part: part, Code: ExitDamaged, Hint: hintReinstall, Err: err}
+		return damaged(part, err)
 	}
 	return otherVersion(part, err)
 }

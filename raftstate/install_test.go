@@ -3,6 +3,7 @@ package raftstate
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"syscall"
@@ -280,5 +281,41 @@ func TestUnknownCommandStopsTheNode(t *testing.T) {
 		if err := <-n.fatal; !errors.As(err, &fatal) || fatal.ExitCode() != ExitDamaged || !errors.Is(err, ErrVersion) {
 			t.Errorf("fatal: %v", err)
 		}
+	})
+}
+
+// TestStoresKnowTheFloorsBeforeTheyOpen: what was cut is never shown again, not even until the first command.
+func TestStoresKnowTheFloorsBeforeTheyOpen(t *testing.T) {
+	const ms, ns = 1_700_000_000_000, 1_700_000_000_000 * 1_000_000
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, smallQueue)
+		w := newWriter(t, c.leader(), "agent-1")
+		w.text = strings.Repeat("x", 20_000)
+		away, restarted := c.follower(), c.leader()
+		c.kill(away.id)
+		w.must(restarted, command.NewRetentionCut(command.KindMetrics, ms, command.CutAge), command.NewRetentionCut(command.KindLogs, ms, command.CutAge), command.NewRetentionCut(command.KindEvents, ms+1, command.CutAge))
+		check := func(n *testNode, opened bool) {
+			t.Helper()
+			for _, s := range []struct {
+				store *fakeStore
+				want  map[string]int64
+			}{
+				{&n.metrics.fakeStore, map[string]int64{"metrics": ms}},
+				{&n.logs.fakeStore, map[string]int64{"log": ns, "event": ns + 1_000_000}},
+			} {
+				now, atOpen := s.store.known()
+				if !maps.Equal(now, s.want) || opened && !maps.Equal(atOpen, s.want) {
+					t.Errorf("node %s: floors are %v, at open %v, wanted %v", n.id, now, atOpen, s.want)
+				}
+			}
+		}
+		check(restarted, false)
+		c.wait("a short log", func() bool { w.write(c.leader()); return c.leader().Status().FirstIndex > 100 })
+		c.start(away.id)
+		c.wait("the install", func() bool { return away.seen.installs() > 0 })
+		check(away, true)
+		c.kill(restarted.id)
+		c.start(restarted.id)
+		check(restarted, true)
 	})
 }

@@ -107,7 +107,7 @@ func Open(ctx context.Context, cfg Config, sinks Sinks) (*Node, error) {
 func (n *Node) openState(context.Context) error {
 	generation, err := n.layout.Current()
 	if err != nil {
-		return &FatalError{Part: "state", Code: ExitDamaged, Hint: hintReinstall, Err: err}
+		return refused("state", err)
 	}
 	if err := n.layout.Clean(generation); err != nil {
 		return err
@@ -123,7 +123,10 @@ func (n *Node) openState(context.Context) error {
 	n.generation = generation
 	file := n.layout.MetaFile(generation)
 	if n.state, err = meta.Open(file, n.log); err != nil {
-		return damagedState("metadata", err)
+		return refused("metadata", err)
+	}
+	if format := n.state.Format(); format > n.cfg.format {
+		return otherVersion("state", fmt.Errorf("the cluster's format is %d, this program knows up to %d", format, n.cfg.format))
 	}
 	n.fsm.store = n.state
 	coder, err := wire.NewCoder()
@@ -135,23 +138,14 @@ func (n *Node) openState(context.Context) error {
 		n.mark.Store(&mark)
 		n.fsm.adopt(&mark)
 	}
+	n.fsm.tellFloors()
 	if err := n.openSinks(); err != nil {
 		return err
 	}
 	if held, mark := n.fsm.sinks.Logs.Applied(), n.mark.Load().Index; held < mark {
-		return damagedState("store of logs", fmt.Errorf("it holds the log up to entry %d, the watermark says %d", held, mark))
+		return damaged("store of logs", fmt.Errorf("it holds the log up to entry %d, the watermark says %d", held, mark))
 	}
 	return nil
-}
-
-func damagedState(part string, err error) error {
-	if !errors.Is(err, meta.ErrDamaged) && diskFull(err) {
-		return fmt.Errorf("%s: %w", part, err)
-	}
-	if errors.Is(err, meta.ErrVersion) {
-		return otherVersion(part, err)
-	}
-	return &FatalError{Part: part, Code: ExitDamaged, Hint: hintReinstall, Err: err}
 }
 
 // openLog opens the log and holds it against the watermark.
@@ -161,7 +155,7 @@ func (n *Node) openLog(ctx context.Context) error {
 		HoldBytes: 4 * n.cfg.QueueBytes, Logger: newRaftLogger(n.log),
 	})
 	if err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
 	n.store = store
 	if err := n.checkIdentity(); err != nil {
@@ -169,23 +163,23 @@ func (n *Node) openLog(ctx context.Context) error {
 	}
 	rest, err := store.GetUint64([]byte(cutsKey))
 	if err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
 	n.cutsRest.Store(rest)
 	mark := n.mark.Load()
 	first, err := store.FirstIndex()
 	if err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
 	last, err := store.LastIndex()
 	if err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
 	stale := last < mark.Index
 	if !stale && mark.Index >= first && mark.Index > 0 {
 		var l raft.Log
 		if err := store.GetLog(mark.Index, &l); err != nil {
-			return damagedLog(err)
+			return refused("log", err)
 		}
 		stale = l.Term != mark.Term
 	}
@@ -197,10 +191,10 @@ func (n *Node) openLog(ctx context.Context) error {
 		return nil
 	}
 	if first > mark.Index+1 {
-		return damagedLog(fmt.Errorf("it begins at entry %d, the state ends at %d", first, mark.Index))
+		return damaged("log", fmt.Errorf("it begins at entry %d, the state ends at %d", first, mark.Index))
 	}
 	if err := store.Verify(ctx, mark.Index+1); err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
 	n.logged = n.lastStamp(mark.Index, last)
 	return nil
@@ -224,13 +218,16 @@ func (n *Node) checkIdentity() error {
 	id, err := n.store.Get([]byte(identityKey))
 	switch {
 	case err != nil && err.Error() != "not found":
-		return damagedLog(err)
+		return refused("log", err)
 	case string(id) == n.cfg.NodeID:
 		return nil
 	case len(id) > 0:
-		return damagedLog(fmt.Errorf("data directory %s belongs to node %q, this is node %q", n.cfg.DataDir, id, n.cfg.NodeID))
+		return &FatalError{
+			Part: "log", Code: ExitDamaged, Hint: "give the node its own data directory, or the name that it has there",
+			Err: fmt.Errorf("data directory %s belongs to node %q, this is node %q", n.cfg.DataDir, id, n.cfg.NodeID),
+		}
 	case n.mark.Load().Index > 0:
-		return damagedLog(fmt.Errorf("the log in %s is gone while the state is there", n.store.Dir()))
+		return damaged("log", fmt.Errorf("the log in %s is gone while the state is there", n.store.Dir()))
 	}
 	if err := n.beginProbation(); err != nil {
 		return err
@@ -251,7 +248,7 @@ func (n *Node) startRaft(context.Context) error {
 	snaps := marks{n}
 	old, err := raft.HasExistingState(g, g, snaps)
 	if err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
 	rc := n.cfg.raftConfig()
 	if len(n.cfg.Bootstrap) > 0 && !old {
@@ -291,10 +288,10 @@ func (n *Node) bootstrap() raft.Configuration {
 // openSinks opens the stores of the current generation for the first time.
 func (n *Node) openSinks() error {
 	if err := n.fsm.sinks.Metrics.Open(n.layout.Dir(snapshot.KindMetrics, n.generation)); err != nil {
-		return damagedState("store of metrics", err)
+		return refusedStore("store of metrics", err)
 	}
 	if err := n.fsm.sinks.Logs.Open(n.layout.Dir(snapshot.KindLogs, n.generation)); err != nil {
-		return damagedState("store of logs", err)
+		return refusedStore("store of logs", err)
 	}
 	return nil
 }
@@ -579,21 +576,28 @@ func makeDir(dir string) error {
 	return nil
 }
 
-// readMark returns the watermark of a metadata file that is not in use.
-func readMark(file string) (meta.Mark, error) {
+// readMark returns the watermark of the metadata in an image, which must be of a format that this program knows.
+func (n *Node) readMark(file string) (meta.Mark, error) {
 	if err := meta.Check(file); err != nil {
 		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
 	}
 	s, err := meta.Open(file, slog.New(slog.DiscardHandler))
+	if errors.Is(err, meta.ErrVersion) {
+		err = fmt.Errorf("%w: %w", snapshot.ErrNewer, err)
+	}
 	if err != nil {
 		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
 	}
 	m, ok := s.Mark()
+	format := s.Format()
 	if err := s.Close(); err != nil {
 		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
 	}
-	if !ok {
+	switch {
+	case !ok:
 		return meta.Mark{}, fmt.Errorf("metadata has no watermark: %w", snapshot.ErrImage)
+	case format > n.cfg.format:
+		return meta.Mark{}, fmt.Errorf("%w: its state has %d, this program knows up to %d", snapshot.ErrNewer, format, n.cfg.format)
 	}
 	return m, nil
 }

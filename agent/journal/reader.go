@@ -3,6 +3,7 @@ package journal
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"io"
 )
 
@@ -41,7 +42,7 @@ func (e *entryReader) next() (line []byte, long *skimmed, err error) {
 			e.buf = nil
 		}
 		switch {
-		case err == bufio.ErrBufferFull: //nolint:errorlint // ReadSlice returns it as it is
+		case errors.Is(err, bufio.ErrBufferFull):
 		case err != nil:
 			return nil, nil, err
 		case long != nil:

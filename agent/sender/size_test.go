@@ -19,7 +19,7 @@ func (r *rig) addNoise(n, size int) {
 	for range n {
 		r.lines++
 		text := make([]byte, size)
-		rnd.Read(text) //nolint:errcheck // never fails, says its documentation
+		_, _ = rnd.Read(text) // never fails, says its documentation
 		r.append(wire.LaneLogs, wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{{
 			Kind: wire.StreamLog, Labels: wire.Labels{{Name: "source", Value: "noise"}}, Lines: []wire.LogLine{{T: 1, Text: text}},
 		}}}))

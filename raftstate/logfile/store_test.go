@@ -385,6 +385,30 @@ func TestDamagedReachIsReported(t *testing.T) {
 	}
 }
 
+func TestFormOfReach(t *testing.T) {
+	b := appendReach(300)
+	if got := fmt.Sprintf("%x", b); got != "010d71fe492c01000000000000" {
+		t.Errorf("the form changed: %s", got)
+	}
+	if index, err := readReach(b); err != nil || index != 300 {
+		t.Errorf("read back %d, %v", index, err)
+	}
+	for i := range b {
+		bad := bytes.Clone(b)
+		bad[i] ^= 4
+		if _, err := readReach(bad); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("byte %d changed: %v", i, err)
+		}
+		if _, err := readReach(b[:i]); i > 0 && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("cut to %d bytes: %v", i, err)
+		}
+	}
+	newer := binary.LittleEndian.AppendUint32([]byte{2}, reachSum(2, []byte("anything else")))
+	if _, err := readReach(append(newer, "anything else"...)); !errors.Is(err, ErrVersion) || errors.Is(err, ErrCorrupt) {
+		t.Errorf("another version: %v", err)
+	}
+}
+
 func TestHoldKeepsThePrefix(t *testing.T) {
 	s := open(t, t.TempDir(), Options{SegmentBytes: 64 << 10, HoldBytes: 150 << 10})
 	store(t, s, 1, 100, 1000)
