@@ -318,7 +318,7 @@ func newClusterStatus(s streams, t *target) *cobra.Command {
 				return err
 			}
 			if a.Leader == "" {
-				return &apiError{Status: http.StatusServiceUnavailable, Detail: "the cluster has no leader: too few nodes are up"}
+				return &apiError{Status: http.StatusServiceUnavailable, Code: codeNoQuorum, Detail: "the cluster has no leader: too few nodes are up"}
 			}
 			return nil
 		},
