@@ -7,6 +7,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // notifySystemd sends a state such as READY=1 to the service manager that started the process; without one it
@@ -28,6 +30,16 @@ func notifySystemd(log *slog.Logger, state string) {
 	if _, err := conn.Write([]byte(state)); err != nil {
 		log.Warn("service manager not told", "state", state, "err", err)
 	}
+}
+
+// notifyReloading tells the service manager that the configuration is being read; READY=1 ends it. The time belongs
+// to Type=notify-reload.
+func notifyReloading(log *slog.Logger) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		log.Warn("monotonic clock", "err", err)
+	}
+	notifySystemd(log, "RELOADING=1\nMONOTONIC_USEC="+strconv.FormatInt(now.Nano()/1000, 10))
 }
 
 // watchdog tells the service manager twice per its interval that the node lives, as long as alive says so.

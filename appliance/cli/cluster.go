@@ -8,13 +8,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/triward/triward/agent/owner"
 	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
@@ -36,10 +36,18 @@ func loadForSetup(path string) (appliance.Config, error) {
 	if err := cfg.Resolve(); err != nil {
 		return cfg, err
 	}
-	if _, err := os.Stat(filepath.Join(cfg.TLS.Dir, pki.FileCert)); err == nil {
+	if err := cfg.Initialised(); err == nil {
 		return cfg, fmt.Errorf("%s holds a certificate already: this node belongs to a cluster", cfg.TLS.Dir)
 	}
-	return cfg, nil
+	return cfg, owner.Become(cfg.DataDir, serviceUser)
+}
+
+// startHint says how a node with the configuration at path is started.
+func startHint(path string) string {
+	if path == defaultConfig {
+		return "Start the node: systemctl start triward"
+	}
+	return "Start the node: triward server --config " + path
 }
 
 func newClusterInit(s streams) *cobra.Command {
@@ -48,7 +56,7 @@ func newClusterInit(s streams) *cobra.Command {
 		Use:   "init",
 		Short: "Found a new cluster with this node as its first",
 		Long: `Makes the cluster's CA and this node's certificate, and prints the first administrator's password, once.
-The cluster begins to live when the node is started with ` + "`triward server`.",
+The cluster begins to live when the node is started. Run by root, it acts as the user that owns data_dir.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := loadForSetup(path)
@@ -72,7 +80,7 @@ The cluster begins to live when the node is started with ` + "`triward server`."
 				return err
 			}
 			fmt.Fprintf(s.out, "cluster   %s\nnode      %s\naddress   %s\nuser      %s\npassword  %s\n", id, cfg.NodeID, cfg.Listen.HTTP.URL, user, password)
-			fmt.Fprintln(s.err, "The password is shown this once. Start the node with `triward server`.")
+			fmt.Fprintf(s.err, "The password is shown this once. %s\n", startHint(path))
 			return nil
 		},
 	}
@@ -104,7 +112,8 @@ func newClusterJoin(s streams, t *target) *cobra.Command {
 		Use:   "join",
 		Short: "Let this node join a cluster",
 		Long: `Asks a member for this node's certificate with a token of ` + "`triward cluster token create`" + `. The token names the
-cluster's CA, so that nothing else need be trusted. The node becomes a member when it is started with ` + "`triward server`.",
+cluster's CA, so that nothing else need be trusted. The node becomes a member when it is started. Run by root, it acts
+as the user that owns data_dir.`,
 		Example: "  TRIWARD_JOIN_TOKEN=twn_... triward cluster join --addr https://node1:8443",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -118,11 +127,11 @@ cluster's CA, so that nothing else need be trusted. The node becomes a member wh
 			if t.addr == "" {
 				return errors.New("--addr: name a member of the cluster, https://host:8443")
 			}
-			cfg, err := loadForSetup(path)
+			cl, err := t.client() // it reads what is the caller's: before this becomes another user
 			if err != nil {
 				return err
 			}
-			cl, err := t.client()
+			cfg, err := loadForSetup(path)
 			if err != nil {
 				return err
 			}
@@ -152,7 +161,7 @@ cluster's CA, so that nothing else need be trusted. The node becomes a member wh
 				return err
 			}
 			fmt.Fprintf(s.out, "cluster  %s\nnode     %s\n", answer.ClusterID, cfg.NodeID)
-			fmt.Fprintln(s.err, "Start the node with `triward server`.")
+			fmt.Fprintln(s.err, startHint(path))
 			return nil
 		},
 	}
