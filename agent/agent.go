@@ -24,6 +24,7 @@ import (
 	"github.com/triward/triward/agent/lines"
 	"github.com/triward/triward/agent/sender"
 	"github.com/triward/triward/agent/spool"
+	"github.com/triward/triward/agent/systemd"
 	"github.com/triward/triward/agent/tail"
 	"github.com/triward/triward/agent/wire"
 )
@@ -226,7 +227,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.follower != nil {
 		producers.Go(func() { failures <- a.follower.Run(sources) })
 	}
+	a.notify("READY=1")
 	err := a.wait(ctx, failures)
+	a.notify("STOPPING=1")
 	stopSources()
 	producers.Wait()
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
@@ -244,6 +247,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	consumers.Wait()
 	return errors.Join(err, a.release())
+}
+
+func (a *Agent) notify(state string) {
+	if err := systemd.Notify(state); err != nil {
+		a.log.Warn("service manager does not hear", "err", err)
+	}
 }
 
 // wait returns when ctx ends (nil) or a part cannot go on.

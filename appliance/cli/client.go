@@ -19,9 +19,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
-	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/pki"
 )
 
@@ -143,11 +141,7 @@ func (t *target) client() (*client, error) {
 		}
 		c.urls = []string{strings.TrimRight(t.addr, "/")}
 	case len(saved.Nodes) == 0:
-		var own string
-		c.urls, own = ownNode()
-		if ca == "" {
-			ca = own
-		}
+		c.urls = []string{"https://localhost:8443"}
 	case t.node != "":
 		u, err := saved.find(t.node)
 		if err != nil {
@@ -186,26 +180,6 @@ func (t *target) client() (*client, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c, nil
-}
-
-// ownNode is the node of this machine, and the CA it is trusted by, as far as its configuration tells.
-func ownNode() (urls []string, ca string) {
-	cfg, err := appliance.LoadConfig(defaultConfig)
-	if err == nil {
-		err = cfg.Resolve()
-	}
-	if err != nil { // none here, or not ours to read
-		return []string{"https://localhost:8443"}, ""
-	}
-	scheme := "https"
-	if cfg.Listen.HTTP.PlainHTTP {
-		scheme = "http"
-	}
-	_, port, _ := net.SplitHostPort(cfg.Listen.HTTP.Address) // it was checked
-	if ca = filepath.Join(cfg.TLS.Dir, pki.FileCA); unix.Access(ca, unix.R_OK) != nil {
-		ca = ""
-	}
-	return []string{scheme + "://localhost:" + port}, ca
 }
 
 func (c *Context) find(node string) (string, error) {

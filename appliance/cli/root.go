@@ -1,8 +1,8 @@
 // Package cli is the command line of triward: the daemon's commands, those that ask a running cluster over its
 // HTTP API, and `triward dev`. It owns the exit codes and the forms in which answers are printed.
 //
-// Commands that ask a cluster use nothing of the node but its HTTP API, and, on the node itself, the configuration
-// that says where that is; only server, dev and cluster init reach into the appliance.
+// Commands that ask a cluster use nothing of the node but its HTTP API; only server, dev and cluster init reach
+// into the appliance.
 package cli
 
 import (
@@ -117,8 +117,8 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 	root.SetErr(s.err)
 	root.SetVersionTemplate("triward {{.Version}}\n")
 	root.AddCommand(
-		newServer(s), newDev(s), newCluster(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newToken(s),
-		newConfig(s), newVersion(s),
+		newServer(s), newDev(s), newCluster(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newConfig(s),
+		newVersion(s),
 	)
 	root.InitDefaultCompletionCmd()
 	return root
