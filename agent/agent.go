@@ -32,6 +32,9 @@ import (
 // drainTime is how long a stopping agent tries to deliver what is spooled.
 const drainTime = 5 * time.Second
 
+// eventMax is how long the text of an event may be; names of files and answers of nodes can be longer.
+const eventMax = 8 << 10
+
 // eventPatience is how long an event waits for a full spool before it is only logged.
 const eventPatience = 2 * time.Second
 
@@ -98,9 +101,11 @@ func (a *Agent) open() (err error) {
 	}
 	a.registry = prometheus.NewRegistry()
 	a.figures = newFigures(a.registry, a)
-	a.logs = lines.NewBatcher(wire.LaneLogs, a.spool, a.coder, a.log)
-	a.events = lines.NewBatcher(wire.LaneEvents, a.spool, a.coder, a.log)
-	a.stream = lines.NewStream(wire.StreamEvent, wire.LabelsFromMap(map[string]string{"source": "agent"}))
+	a.events = lines.NewBatcher(wire.LaneEvents, a.spool, a.coder, a.log, nil)
+	a.logs = lines.NewBatcher(wire.LaneLogs, a.spool, a.coder, a.log, a.Event)
+	if a.stream, err = lines.NewStream(wire.StreamEvent, wire.LabelsFromMap(map[string]string{"source": "agent"})); err != nil {
+		return err
+	}
 	if err := a.makeSender(); err != nil {
 		return err
 	}
@@ -163,7 +168,7 @@ func (a *Agent) makeSources() error {
 	if e := a.cfg.Journal.Enabled; e == "true" || e == "auto" && journal.Present() {
 		a.follower = journal.New(journal.Config{
 			Units: a.cfg.Journal.Units, Backlog: a.cfg.Journal.Backlog,
-			Cursor: string(state[journal.StateKey]), Batcher: a.logs, Log: a.log,
+			Cursor: string(state[journal.StateKey]), Batcher: a.logs, Log: a.log, Report: a.Event,
 		})
 	}
 	return nil
@@ -304,7 +309,7 @@ func (a *Agent) release() error {
 // Event sends an event of the agent itself, at once and in its own lane.
 func (a *Agent) Event(kind, text string) {
 	line := wire.LogLine{
-		T: time.Now().UnixNano(), Severity: wire.SeverityInfo, Text: []byte(text),
+		T: time.Now().UnixNano(), Severity: wire.SeverityInfo, Text: []byte(lines.Valid(text, eventMax)),
 		Fields: []wire.Label{{Name: "kind", Value: "agent." + kind}},
 	}
 	if kind != "started" && kind != "stopped" {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -134,6 +135,35 @@ func TestAgent(t *testing.T) {
 	})
 }
 
+// TestFileWhoseNameIsNoText: its lines and those of the other files arrive, once.
+func TestFileWhoseNameIsNoText(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		strange := filepath.Join(r.dir, "logs", "\xb2\xe2.log")
+		for i := range 2 {
+			if err := os.WriteFile(strange, []byte("strange\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r.write(fmt.Sprintf("plain %d\n", i))
+			r.start()
+			time.Sleep(time.Minute)
+			if err := r.stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.cluster.Do(func(c *gatewaytest.Cluster) {
+			if got := strings.Join(c.Texts("source", "file"), "|"); got != "strange|plain 0|plain 1" && got != "plain 0|strange|plain 1" {
+				t.Errorf("lines %q", got)
+			}
+			if got := c.Texts("file", filepath.Join(r.dir, "logs", `\xb2\xe2.log`)); len(got) != 1 {
+				t.Errorf("lines under the label of the file: %q", got)
+			}
+		})
+		if n := r.agent.sender.Counters.Rejected.Load(); n != 0 {
+			t.Errorf("%d lines rejected", n)
+		}
+	})
+}
+
 // TestLedger: lines with numbers, a gateway that loses answers, refuses and disappears, restarts of the agent: each
 // line arrives exactly once, in order.
 func TestLedger(t *testing.T) {
@@ -196,6 +226,17 @@ func TestLedger(t *testing.T) {
 }
 
 func TestDamagedSpoolIsToldAndAgentStarts(t *testing.T) {
+	overwritten := func(dir string) error { return os.WriteFile(filepath.Join(dir, "epoch"), []byte("x"), 0o600) }
+	unreadable := func(dir string) error { // as a bad sector is: a folder gives a read error
+		return errors.Join(os.Remove(filepath.Join(dir, "series")), os.Mkdir(filepath.Join(dir, "series"), 0o700))
+	}
+	for _, damage := range []func(string) error{overwritten, unreadable} {
+		testDamage(t, damage)
+	}
+}
+
+func testDamage(t *testing.T, damage func(dir string) error) {
+	t.Helper()
 	run(t, func(t *testing.T, r *rig) {
 		r.write("one\n")
 		r.start()
@@ -203,7 +244,7 @@ func TestDamagedSpoolIsToldAndAgentStarts(t *testing.T) {
 		if err := r.stop(); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(r.dir, "data", "spool", "epoch"), []byte("x"), 0o600); err != nil {
+		if err := damage(filepath.Join(r.dir, "data", "spool")); err != nil {
 			t.Fatal(err)
 		}
 		r.write("two\n")

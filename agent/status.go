@@ -39,10 +39,20 @@ func (a *Agent) Heartbeat() Heartbeat {
 	for _, l := range st.Lanes {
 		h.LostItems += l.Lost
 	}
+	h.LostItems += a.lostLines()
 	if a.damage != nil {
 		h.SpoolDamaged = a.damage.SetAside
 	}
 	return h
+}
+
+// lostLines counts lines that never came into the spool.
+func (a *Agent) lostLines() uint64 {
+	n := a.logs.Lost.Load()
+	if a.follower != nil {
+		n += a.follower.Lost.Load()
+	}
+	return n
 }
 
 // Status is what `triward-agent status` shows.
@@ -148,6 +158,7 @@ func newOwn(a *Agent) *own {
 		"series_left_out_total":      "Samples left out because the cluster refused their series.",
 		"clock_offset_seconds":       "Clock of the cluster minus that of this machine.",
 		"log_lines_total":            "Lines taken from files and journal.",
+		"log_lines_lost_total":       "Lines given up because they are too long to be read or spooled.",
 		"log_waits_total":            "Times the reading of logs had to wait for the spool.",
 		"log_files":                  "Log files followed.",
 		"log_filtered_total":         "Records left out by drop and keep rules.",
@@ -204,6 +215,7 @@ func (o *own) Collect(ch chan<- prometheus.Metric) {
 	put("clock_offset_seconds", gauge, float64(c.ClockOffsetMS.Load())/1000)
 	put("last_ack_timestamp_seconds", gauge, float64(c.LastAck.Load())/1000)
 	put("log_lines_total", counter, float64(a.logs.Lines.Load()))
+	put("log_lines_lost_total", counter, float64(a.lostLines()))
 	put("log_waits_total", counter, float64(a.logs.Waits.Load()))
 	if t := a.tailer; t != nil {
 		put("log_files", gauge, float64(t.Open.Load()))

@@ -57,6 +57,7 @@ type App struct {
 	metrics *tsdb.Store
 	query   *tsdb.Query
 	logs    *logstore.Store
+	guard   *logGuard
 	state   *lateState
 	node    *raftstate.Node
 	auth    *auth.Service
@@ -123,7 +124,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 		return nil, err
 	}
 	a.rootLog, a.log = opts.Log, opts.Log.With("node", a.cfg.NodeID)
-	if a.identity, err = pki.Load(a.cfg.TLS.Dir); err != nil {
+	if a.identity, err = a.cfg.loadIdentity(a.log); err != nil {
 		return nil, err
 	}
 	if a.identity.ID() != a.cfg.NodeID {
@@ -196,7 +197,11 @@ func (a *App) openStores() (err error) {
 	if err != nil {
 		return err
 	}
-	if a.logs, err = logstore.New(logstore.Options{Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes)}); err != nil {
+	a.guard = newLogGuard(a)
+	a.logs, err = logstore.New(logstore.Options{
+		Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes), OnDamage: a.guard.damaged,
+	})
+	if err != nil {
 		return errors.Join(err, a.metrics.Close())
 	}
 	a.onStop("stores", func(context.Context) error { return errors.Join(a.metrics.Close(), a.logs.Close()) })
@@ -226,7 +231,7 @@ func (a *App) openNode() (err error) {
 		Logger: a.rootLog, Registerer: a.registry,
 	}
 	if a.setup != nil {
-		cfg.Bootstrap = a.setup.Members
+		cfg.Bootstrap, cfg.Founding = a.setup.Members, a.setup.Founding
 	}
 	// The sinks need the state that Open makes, and entries are applied before it returns: what is asked of the
 	// state until then waits.
@@ -306,6 +311,7 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { a.guard.run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })
 	a.log.Info("serving", "url", a.cfg.Listen.HTTP.URL, "agents", a.cfg.Listen.Agents.Advertise, "peers", a.cfg.Listen.Peer.Advertise)
 	return nil

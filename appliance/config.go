@@ -210,13 +210,7 @@ func (c *Config) Resolve() error {
 	if c.TLS.Dir == "" {
 		c.TLS.Dir = filepath.Join(c.DataDir, "tls")
 	}
-	own := func(address string) string {
-		h, port, _ := net.SplitHostPort(address)
-		if ip, err := netip.ParseAddr(h); h == "" || err == nil && ip.IsUnspecified() {
-			h = host
-		}
-		return net.JoinHostPort(h, port)
-	}
+	own := func(address string) string { return reached(host, address) }
 	if c.Listen.Peer.Advertise == "" {
 		c.Listen.Peer.Advertise = own(c.Listen.Peer.Address)
 	}
@@ -231,6 +225,16 @@ func (c *Config) Resolve() error {
 		c.Listen.HTTP.URL = scheme + own(c.Listen.HTTP.Address)
 	}
 	return nil
+}
+
+// reached is how a listener's address is reached from elsewhere on the machine with that host name. Names of hosts are
+// written in small letters, as browsers write them in the Origin.
+func reached(host, address string) string {
+	h, port, _ := net.SplitHostPort(address)
+	if ip, err := netip.ParseAddr(h); h == "" || err == nil && ip.IsUnspecified() {
+		h = host
+	}
+	return net.JoinHostPort(strings.ToLower(h), port)
 }
 
 var nodeIDForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)

@@ -131,6 +131,20 @@ func TestConfigWrittenIsReadBack(t *testing.T) {
 	}
 }
 
+func TestHostNamesAreWrittenSmall(t *testing.T) {
+	for _, c := range [][3]string{
+		{"Node1.Example", ":8443", "node1.example:8443"},
+		{"Node1", "0.0.0.0:8001", "node1:8001"},
+		{"Node1", "[::]:8001", "node1:8001"},
+		{"Node1", "Monitor.Example:8002", "monitor.example:8002"},
+		{"Node1", "[2001:DB8::1]:8002", "[2001:db8::1]:8002"},
+	} {
+		if got := reached(c[0], c[1]); got != c[2] {
+			t.Errorf("%s on %s: %s, want %s", c[1], c[0], got, c[2])
+		}
+	}
+}
+
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte("node_id: a\nlisten: {agents: {timeout: 3s}}\n"))
 	f.Add([]byte("a: &a [*a]\n"))

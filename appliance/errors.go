@@ -14,10 +14,14 @@ import (
 
 // fatalCause marks an error of the node with the sentinel for its exit code.
 func fatalCause(err error) error {
-	if fatal, ok := errors.AsType[*raftstate.FatalError](err); ok && fatal.ExitCode() == raftstate.ExitDamaged && !errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	fatal, ok := errors.AsType[*raftstate.FatalError](err)
+	switch {
+	case !ok || fatal.ExitCode() != raftstate.ExitDamaged || errors.Is(err, ErrDamaged) || errors.Is(err, ErrNewerFormat):
+		return err
+	case errors.Is(err, raftstate.ErrVersion):
+		return fmt.Errorf("%w: %w", ErrNewerFormat, err)
 	}
-	return err
+	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
 // errorRules is how errors of the log and the stores are answered, to browsers and agents alike.
@@ -41,6 +45,9 @@ func errorRules() []problem.Rule {
 
 // problemOf answers agents by the same table. What it does not know is a failure of ours, told without its text.
 func problemOf(err error) *problem.Problem {
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		return p
+	}
 	if p := problem.ByRules(errorRules(), err); p != nil {
 		return p
 	}

@@ -72,7 +72,7 @@ func (a *App) cutRetention(ctx context.Context) error {
 		grain := retentionGrain.Milliseconds()
 		floor := (now - time.Duration(cut.keep).Milliseconds()) / grain * grain
 		if floor > 0 && floor > st.Floor(cut.kind) {
-			cmds = append(cmds, command.NewRetentionCut(cut.kind, floor))
+			cmds = append(cmds, command.NewRetentionCut(cut.kind, floor, command.CutAge))
 		}
 	}
 	if len(cmds) == 0 {

@@ -183,6 +183,36 @@ func TestNewRollsBack(t *testing.T) {
 	n.WaitReady(t)
 }
 
+// A certificate that cannot be used keeps no node down that has the CA's key; without it the node says what is wrong.
+func TestUnusableCertificateIsIssuedAnew(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 1)
+	n := c.Nodes[0]
+	n.Stop(t)
+	cert, key := filepath.Join(n.Config.TLS.Dir, "node.pem"), filepath.Join(n.Config.TLS.Dir, "ca-key.pem")
+	body, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cert, body[:len(body)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.Start(t)
+	n.WaitReady(t)
+	n.Stop(t)
+	for path, text := range map[string]string{cert: "garbage", key: "garbage"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if app, err := appliance.New(n.Config, appliance.Options{}); err == nil || !strings.Contains(err.Error(), "node.pem") {
+		t.Errorf("%v", err)
+		if app != nil {
+			_ = app.Stop(context.Background())
+		}
+	}
+}
+
 // Whoever is not known learns nothing, and bad input is named.
 func TestStrangersAndGarbage(t *testing.T) {
 	t.Parallel()
@@ -233,10 +263,14 @@ func TestSecretsAreInNoFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	agent := a(c, t)
-	secrets := map[string]string{"password": canary, "API token": c.Token, "join token": join.Token, "agent key": agent.Key, "first password": testcluster.Password}
+	own, err := n.Config.ReadToken() // in a file beside the keys, which the test keeps outside the data directory
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]string{"token of the command line": own, "password": canary, "API token": c.Token, "join token": join.Token, "agent key": agent.Key, "first password": testcluster.Password}
 	n.Stop(t)
 	files := 0
-	err := filepath.WalkDir(n.Config.DataDir, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(n.Config.DataDir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}

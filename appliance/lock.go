@@ -15,7 +15,7 @@ var (
 	ErrLocked = errors.New("data directory is in use")
 	// ErrDamaged says that the node's data cannot be used.
 	ErrDamaged = errors.New("the node's data is damaged")
-	// ErrNewerFormat says that the data was written by a newer version.
+	// ErrNewerFormat says that the data is whole but of a format that this version does not know.
 	ErrNewerFormat = errors.New("the node's data has a newer format")
 )
 

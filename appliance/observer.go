@@ -1,19 +1,10 @@
 package appliance
 
-import (
-	"github.com/triward/triward/agent/wire"
-	"github.com/triward/triward/raftstate"
-	"github.com/triward/triward/raftstate/command"
-)
+import "github.com/triward/triward/raftstate"
 
 // observer passes on what Apply brought to the views that are kept beside the stores. It runs in the apply
 // goroutine: all it calls copies what it keeps and returns at once.
-type observer struct {
-	app     *App
-	metrics int64 // floors handed on
-	logs    int64
-	events  int64
-}
+type observer struct{ app *App }
 
 // Observe implements raftstate.Observer.
 func (o *observer) Observe(applied *raftstate.Applied) {
@@ -21,10 +12,10 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 	if applied.Installed { // anything may have changed: the views read it from the stores
 		a.view.Installed(applied.LogTime)
 		a.lines.Installed(applied.Index)
+		a.guard.installed()
 		for _, bucket := range accessBuckets {
 			a.auth.Changed(bucket)
 		}
-		o.floors()
 		return
 	}
 	a.view.Observe(applied.LogTime, applied.Samples, applied.Logs)
@@ -35,27 +26,5 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 			a.auth.Changed(m.Bucket)
 			last = m.Bucket
 		}
-	}
-	o.floors()
-}
-
-// floors makes a retention cut count at once.
-func (o *observer) floors() {
-	st := o.app.state.wait()
-	if st == nil {
-		return
-	}
-	if f := st.Floor(command.KindMetrics); f != o.metrics {
-		o.metrics = f
-		o.app.metrics.SetFloor(f)
-	}
-	// A floor is in milliseconds, lines are in nanoseconds.
-	if f := st.Floor(command.KindLogs); f != o.logs {
-		o.logs = f
-		o.app.logs.SetKindFloor(wire.StreamLog, f*1e6)
-	}
-	if f := st.Floor(command.KindEvents); f != o.events {
-		o.events = f
-		o.app.logs.SetKindFloor(wire.StreamEvent, f*1e6)
 	}
 }

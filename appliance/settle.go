@@ -36,39 +36,66 @@ type nodeRecord struct {
 	JoinedAt int64  `json:"joined_at"` // log time, milliseconds
 }
 
-// settleRetry is how long after a failure the next attempt is made.
-const settleRetry = 300 * time.Millisecond
+// settleRetry is how long after a failure the next attempt is made; what fails again and again is tried less often,
+// at last every settlePause.
+const (
+	settleRetry = 300 * time.Millisecond
+	settlePause = 2 * time.Second
+)
 
-// settleIn makes the node what its setup says and its record true, however often that takes.
+// step is one thing that a start has to bring about.
+type step struct {
+	name string
+	fn   func(context.Context) error
+}
+
+// settleIn makes the node what its setup says and its record true, however often that takes. The token of the command
+// line is no condition of being a member, but where it can be made it is there before the node says that it is ready.
 func (a *App) settleIn(ctx context.Context) {
-	for _, step := range []struct {
-		name string
-		fn   func(context.Context) error
-	}{{"join the cluster", a.joinPeers}, {"found the cluster", a.found}, {"write the record of the node", a.writeRecord}, {"finish setup", a.finishSetup}} {
-		for tried := 0; ; tried++ {
-			attempt, cancel := context.WithTimeout(ctx, 30*time.Second)
-			err := step.fn(attempt)
-			cancel()
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil {
-				return
-			}
-			if tried%20 == 10 {
-				a.log.Warn("not done yet: "+step.name, "err", err)
-			}
-			wait := time.NewTimer(settleRetry)
-			select {
-			case <-ctx.Done():
-				wait.Stop()
-				return
-			case <-wait.C:
-			}
+	for _, s := range []step{
+		{"join the cluster", a.joinPeers},
+		{"found the cluster", a.found},
+		{"write the record of the node", a.writeRecord},
+		{"finish setup", a.finishSetup},
+	} {
+		if !a.persist(ctx, s) {
+			return
 		}
 	}
+	token := &localToken{app: a}
+	attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+	first := token.ensure(attempt)
+	cancel()
 	a.settled.Store(true)
 	a.log.Info("this node is a member", "cluster", a.identity.ClusterID())
+	if first != nil {
+		a.persist(ctx, step{"give the command line here its token", token.ensure})
+	}
+}
+
+// persist tries the step until it is done; false when ctx ended before that.
+func (a *App) persist(ctx context.Context, s step) bool {
+	for tried := 0; ; tried++ {
+		attempt, cancel := context.WithTimeout(ctx, 30*time.Second)
+		err := s.fn(attempt)
+		cancel()
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if tried%20 == 10 {
+			a.log.Warn("not done yet: "+s.name, "err", err)
+		}
+		wait := time.NewTimer(min(settleRetry*time.Duration(1+tried/20), settlePause))
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return false
+		case <-wait.C:
+		}
+	}
 }
 
 // found makes what a new cluster begins with. Each part is made once, whoever tried before.

@@ -122,6 +122,9 @@ func (m *metadata) Commit(ctx context.Context, txn auth.Txn) (uint64, error) {
 	for _, o := range txn.Ops {
 		t.Ops = append(t.Ops, command.Op(o))
 	}
+	for _, r := range txn.Audit {
+		t.Audit = append(t.Audit, command.AuditRecord(r))
+	}
 	return m.app.commit(ctx, t)
 }
 

@@ -2,12 +2,13 @@ package logstore
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +34,7 @@ type engine struct {
 	work   sync.WaitGroup
 
 	applied    atomic.Uint64
-	inboxBytes atomic.Int64 // of text
+	inboxBytes atomic.Int64 // of its lines
 	inboxSince atomic.Int64 // unix nanoseconds of the first row since the inbox was empty, 0 when it is
 	nextBlock  atomic.Uint64
 
@@ -46,11 +47,14 @@ type engine struct {
 	ripe  ripeness
 	swept floors // that dropKinds has dealt with
 
+	pressure pressure
+	tables   sync.Mutex // held while no table may be made
+	reserved bool       // the file of keepReserve is there; of background work
+
 	failing atomic.Bool // background work failed and nobody has paused for it yet
 	failMu  sync.Mutex
-	failure error                // the last background error of Pebble
-	failed  chan struct{}        // closed and renewed at each failure
 	damage  map[string]bool      // places reported
+	short   map[KindDay]bool     // days that Verify found to differ
 	bad     map[int64]index.Name // indexes that must be made again
 }
 
@@ -62,6 +66,7 @@ type dayStream struct {
 const (
 	maxKnown     = 1 << 16
 	failurePause = time.Second
+	cutPatience  = 30 * time.Second // Apply stands still while a copy is cut
 )
 
 func openEngine(s *Store, dir string) (*engine, error) {
@@ -71,7 +76,8 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	}
 	e := &engine{
 		store: s, dir: dir, maint: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		known: map[dayStream]struct{}{}, failed: make(chan struct{}), damage: map[string]bool{}, bad: map[int64]index.Name{},
+		known: map[dayStream]struct{}{}, damage: map[string]bool{}, short: map[KindDay]bool{},
+		bad: map[int64]index.Name{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	// Ids of blocks are never used twice, also not after a crash has taken back the last ones.
@@ -88,6 +94,7 @@ func openEngine(s *Store, dir string) (*engine, error) {
 		e.cancel()
 		return nil, errors.Join(err, db.Close())
 	}
+	e.keepReserve()
 	if !s.opt.Manual {
 		e.work.Go(e.run)
 	}
@@ -100,17 +107,20 @@ func (e *engine) pebbleOptions(cache *pebble.Cache) *pebble.Options {
 		Cache:                       cache,
 		DisableWAL:                  true, // the Raft log is the log
 		MemTableSize:                uint64(e.store.opt.MemTableBytes),
-		MemTableStopWritesThreshold: 4,
+		MemTableStopWritesThreshold: outOfReach, // see pressure
+		L0StopWritesThreshold:       outOfReach,
 		MaxOpenFiles:                512,
 		FormatMajorVersion:          pebble.FormatValueSeparation,
 		L0CompactionThreshold:       4,
 		Logger:                      quietLogger{e.store.opt.Log, e.dir},
 		EventListener: &pebble.EventListener{
 			BackgroundError: e.background,
-			TableCreated:    func(pebble.TableCreateInfo) { e.pauseAfterFailure() },
+			TableCreated:    func(pebble.TableCreateInfo) { e.beforeTable() },
 			DataCorruption:  func(i pebble.DataCorruptionInfo) { _ = e.damaged(i.Path, i.Details) },
 		},
 	}
+	e.pressure.listen(o.EventListener)
+	o.Experimental.SpanPolicyFunc = splitTables
 	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
 		return pebble.ValueSeparationPolicy{
 			Enabled: true, MinimumSize: 4 << 10, MaxBlobReferenceDepth: 10,
@@ -118,6 +128,23 @@ func (e *engine) pebbleOptions(cache *pebble.Cache) *pebble.Options {
 		}
 	}
 	return o
+}
+
+// splitTables has Pebble end a table where the large values of a day begin and end. So a day is in tables and blob
+// files of its own; what shared them with other days would stay on disk when the day is dropped, until compactions find
+// it worth their while.
+func splitTables(start []byte) (p pebble.SpanPolicy, end []byte, err error) {
+	for _, large := range []byte{prefixColumns, prefixFilter, prefixText} {
+		switch {
+		case len(start) == 0 || start[0] < large:
+			return p, []byte{large}, nil
+		case start[0] == large && len(start) >= 5:
+			return p, dayPrefix(large, dayOf(start)+1), nil
+		case start[0] == large:
+			return p, []byte{large + 1}, nil
+		}
+	}
+	return p, nil, nil
 }
 
 // load reads what the engine keeps in memory and checks the indexes' names.
@@ -128,13 +155,11 @@ func (e *engine) load() error {
 	case err != nil:
 		return e.wrap("key aT", err)
 	default:
-		ok := len(v) == 9 && v[0] == formatVersion
-		if ok {
-			e.applied.Store(binary.BigEndian.Uint64(v[1:]))
+		applied, err := parseApplied(v)
+		if err = errors.Join(err, closer.Close()); err != nil {
+			return e.wrap("key aT", err)
 		}
-		if err := closer.Close(); err != nil || !ok {
-			return e.wrap("key aT", errors.Join(errors.New("unknown form"), err))
-		}
+		e.applied.Store(applied)
 	}
 	if err := e.loadInbox(); err != nil {
 		return err
@@ -171,34 +196,12 @@ func (e *engine) close(grace time.Duration, flush bool) error {
 	return errors.Join(append(errs, e.db.Close())...)
 }
 
-func (e *engine) flush(ctx context.Context) error {
-	e.failMu.Lock()
-	failed := e.failed
-	e.failMu.Unlock()
-	done, err := e.db.AsyncFlush()
-	if err != nil {
-		return e.wrap("flush", err)
-	}
-	for done != nil {
-		select {
-		case <-done:
-			done = nil
-		case <-failed:
-			e.failMu.Lock()
-			err := e.failure
-			e.failMu.Unlock()
-			return fmt.Errorf("flush log store %s: %w", e.dir, err)
-		case <-ctx.Done():
-			return fmt.Errorf("flush log store %s: %w", e.dir, ctx.Err())
-		}
-	}
-	if e.index != nil {
-		return e.index.Sync()
-	}
-	return nil
-}
-
 func (e *engine) cut(dst string) error {
+	if places := e.places(); len(places) > 0 { // whoever installs the copy would have it too
+		return fmt.Errorf("cut log store: %w", &DamageError{
+			Dir: e.dir, Place: places[0], Err: fmt.Errorf("%d places are, so no copy is made for others", len(places)),
+		})
+	}
 	fs := e.store.opt.FS
 	if _, err := fs.Stat(dst); err == nil {
 		return fmt.Errorf("cut log store: %s is there already", dst)
@@ -207,8 +210,10 @@ func (e *engine) cut(dst string) error {
 		return fmt.Errorf("cut log store: %w", err)
 	}
 	// Pebble's checkpoint holds no memtables while its log is off.
-	if err := e.db.Flush(); err != nil {
-		return e.wrap("flush", err)
+	ctx, cancel := context.WithTimeout(e.ctx, cutPatience)
+	defer cancel()
+	if err := e.flushTables(ctx); err != nil {
+		return fmt.Errorf("cut log store: %w", err)
 	}
 	if err := e.db.Checkpoint(filepath.Join(dst, "pebble")); err != nil {
 		return fmt.Errorf("cut log store into %s: %w", dst, e.wrap("checkpoint", err))
@@ -221,30 +226,27 @@ func (e *engine) background(err error) {
 	if errors.Is(err, pebble.ErrCancelledCompaction) {
 		return
 	}
-	e.store.opt.Log.Error("log store: background work of Pebble failed", "dir", e.dir, "err", err)
+	flush := e.pressure.own(err)
+	e.store.opt.Log.Error("log store: background work of Pebble failed", "dir", e.dir, "flush", flush, "err", err)
 	e.failing.Store(true)
-	e.failMu.Lock()
-	e.failure = err
-	close(e.failed)
-	e.failed = make(chan struct{})
-	e.failMu.Unlock()
 	if pebble.IsCorruptionError(err) {
 		_ = e.damaged("pebble", err)
 	}
 }
 
-// pauseAfterFailure holds up the next try of background work that failed, because Pebble tries again at once and
-// without end while a disk is full. Pebble holds no lock while it makes a table, unlike when it tells of errors.
-func (e *engine) pauseAfterFailure() {
-	if !e.failing.Swap(false) {
-		return
+// beforeTable holds up the next try of background work that failed, because Pebble tries again at once and without
+// end while a disk is full. Pebble holds no lock while it makes a table, unlike when it tells of errors.
+func (e *engine) beforeTable() {
+	if e.failing.Swap(false) {
+		timer := time.NewTimer(failurePause)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-e.ctx.Done():
+		}
 	}
-	timer := time.NewTimer(failurePause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-e.ctx.Done():
-	}
+	e.tables.Lock()
+	defer e.tables.Unlock()
 }
 
 // wrap makes a DamageError of errors that tell of damage.
@@ -276,6 +278,13 @@ func (e *engine) damaged(place string, err error) error {
 		}
 	}
 	return d
+}
+
+// places lists what is known to be damaged.
+func (e *engine) places() []string {
+	e.failMu.Lock()
+	defer e.failMu.Unlock()
+	return slices.Sorted(maps.Keys(e.damage))
 }
 
 // poke wakes the background work.

@@ -12,14 +12,14 @@ import (
 
 // An inbox row is one accepted batch as it came. Its key holds the raft index and the ordinal of the first
 // line; its value: version byte (1), codec byte (wire.Codec), uvarint lines, varint least time, uvarint span of
-// times, uvarint bytes of text, then the body.
+// times, uvarint bytes of the lines as block.Size counts, then the body.
 type inboxRow struct {
 	index      uint64
 	ord        uint32
 	codec      wire.Codec
 	lines      int
 	minT, maxT int64
-	textBytes  int64
+	bytes      int64
 	body       []byte // compressed
 }
 
@@ -28,7 +28,7 @@ func (r *inboxRow) append(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(r.lines))
 	dst = binary.AppendVarint(dst, r.minT)
 	dst = binary.AppendUvarint(dst, uint64(r.maxT-r.minT))
-	dst = binary.AppendUvarint(dst, uint64(r.textBytes))
+	dst = binary.AppendUvarint(dst, uint64(r.bytes))
 	return append(dst, r.body...)
 }
 
@@ -57,7 +57,7 @@ func parseInboxRow(key, v []byte) (r inboxRow, err error) {
 		bad = true
 	}
 	r.maxT = r.minT + int64(next())
-	r.textBytes = int64(next())
+	r.bytes = int64(next())
 	if bad {
 		return r, fmt.Errorf("%w: head of an inbox row", block.ErrDamaged)
 	}
@@ -118,7 +118,7 @@ func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 	}
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
-	var text int64
+	var bytes int64
 	var fresh []dayStream
 	for i := range entries {
 		if entries[i].Index <= applied {
@@ -128,22 +128,21 @@ func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 		if err != nil {
 			return err
 		}
-		text += n
+		bytes += n
 	}
-	v := binary.BigEndian.AppendUint64([]byte{formatVersion}, through)
-	if err := batch.Set(keyApplied, v, nil); err != nil {
+	if err := batch.Set(keyApplied, appendApplied(nil, through), nil); err != nil {
 		return err
 	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
+	if err := e.commit(batch); err != nil {
 		for _, k := range fresh {
 			delete(e.known, k)
 		}
 		return e.wrap("inbox", err)
 	}
 	e.applied.Store(through)
-	if text > 0 {
+	if bytes > 0 {
 		e.inboxSince.CompareAndSwap(0, e.store.opt.Now().UnixNano())
-		if e.inboxBytes.Add(text) >= e.store.opt.SealBytes {
+		if e.inboxBytes.Add(bytes) >= e.store.opt.SealBytes {
 			e.poke()
 		}
 	}
@@ -151,7 +150,7 @@ func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 }
 
 // applyEntry adds the rows of one entry to the batch, and the streams that are new on their day.
-func (e *engine) applyEntry(batch *pebble.Batch, entry *wire.LogEntry, fresh *[]dayStream) (text int64, err error) {
+func (e *engine) applyEntry(batch *pebble.Batch, entry *wire.LogEntry, fresh *[]dayStream) (bytes int64, err error) {
 	ord := uint32(0)
 	for i := range entry.Batches {
 		a := &entry.Batches[i]
@@ -165,7 +164,7 @@ func (e *engine) applyEntry(batch *pebble.Batch, entry *wire.LogEntry, fresh *[]
 			for k := range st.Lines {
 				l := &st.Lines[k]
 				minT, maxT = min(minT, l.T), max(maxT, l.T)
-				row.textBytes += int64(len(l.Text)) + lineOverhead
+				row.bytes += int64(block.Size(l.Text, l.Fields))
 			}
 			if row.lines == 0 {
 				row.minT, row.maxT = minT, maxT
@@ -186,13 +185,10 @@ func (e *engine) applyEntry(batch *pebble.Batch, entry *wire.LogEntry, fresh *[]
 			return 0, err
 		}
 		ord += uint32(row.lines)
-		text += row.textBytes
+		bytes += row.bytes
 	}
-	return text, nil
+	return bytes, nil
 }
-
-// lineOverhead is what a line counts besides its text in the bounds of the inbox.
-const lineOverhead = 64
 
 // meet writes the dictionary rows of a stream for the days its lines are of.
 func (e *engine) meet(batch *pebble.Batch, st *wire.LogStream, minT, maxT int64, fresh *[]dayStream) error {
@@ -225,7 +221,7 @@ func (e *engine) loadInbox() error {
 	var bytes int64
 	err := e.rows(e.db, []byte{prefixInbox}, func(key, value []byte) error {
 		r, err := parseInboxRow(key, value)
-		bytes += r.textBytes
+		bytes += r.bytes
 		return err
 	})
 	if err != nil {

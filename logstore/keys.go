@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/index"
 	"github.com/zeebo/xxh3"
 )
 
@@ -18,7 +20,7 @@ import (
 //	c day id                columns of a block        x day id   its text
 //	f day id                its filter
 //	m day id                mark "to index": see seal.go
-//	d day                   the 16 bytes that name the index of the day
+//	d day                   version byte (1), the 16 bytes that name the index of the day
 const (
 	prefixInbox   = 'i'
 	prefixStream  = 's'
@@ -113,4 +115,26 @@ func parseStream(id streamID, v []byte) (*stream, error) {
 		return nil, fmt.Errorf("labels of a stream: %d bytes left over: %w", len(rest), err)
 	}
 	return &stream{id: id, kind: wire.StreamKind(v[1]), labels: labels}, nil
+}
+
+func appendIndexName(dst []byte, name index.Name) []byte {
+	return append(append(dst, formatVersion), name[:]...)
+}
+
+func parseIndexName(v []byte) (name index.Name, err error) {
+	if len(v) != 1+len(name) || v[0] != formatVersion {
+		return name, fmt.Errorf("%w: name of an index of an unknown version", block.ErrDamaged)
+	}
+	return index.Name(v[1:]), nil
+}
+
+func appendApplied(dst []byte, index uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, formatVersion), index)
+}
+
+func parseApplied(v []byte) (uint64, error) {
+	if len(v) != 9 || v[0] != formatVersion {
+		return 0, fmt.Errorf("%w: applied index of an unknown version", block.ErrDamaged)
+	}
+	return binary.BigEndian.Uint64(v[1:]), nil
 }

@@ -7,11 +7,8 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/triward/triward/agent/wire"
 )
 
@@ -131,36 +128,6 @@ func TestPauseHoldsBackgroundWork(t *testing.T) {
 	m.check(t, s, 5, minTime)
 	resume()
 	work(t, s, true)
-	m.check(t, s, 5, minTime)
-}
-
-func TestFullDiskIsRecognised(t *testing.T) {
-	m := newModel(23)
-	var full atomic.Bool
-	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if full.Load() && (op.Kind == errorfs.OpCreate || op.Kind == errorfs.OpFileWrite) {
-			return syscall.ENOSPC
-		}
-		return nil
-	}))
-	s := testStore(t, t.TempDir(), Options{FS: fs})
-	m.apply(t, s, 5)
-	full.Store(true)
-	if err := s.Flush(t.Context()); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("flush on a full disk gives %v", err)
-	}
-	m.check(t, s, 5, minTime)
-	full.Store(false)
-	for i := 0; ; i++ { // Pebble tries again by itself
-		err := s.Flush(t.Context())
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, syscall.ENOSPC) || i > 100 {
-			t.Fatal(err)
-		}
-	}
-	m.apply(t, s, 5)
 	m.check(t, s, 5, minTime)
 }
 

@@ -60,10 +60,11 @@ func (e *engine) indexName(r pebble.Reader, d int64) (name index.Name, ok bool, 
 	if err != nil {
 		return name, false, e.wrap("index name", err)
 	}
-	if ok = len(v) == len(name); ok {
-		name = index.Name(v)
+	name, err = parseIndexName(v)
+	if err = errors.Join(err, closer.Close()); err != nil {
+		return name, false, e.wrap("index name", err)
 	}
-	return name, ok, closer.Close()
+	return name, true, nil
 }
 
 // unmarked lists the blocks that must be in an index: those of its day without a mark.

@@ -1,53 +1,98 @@
 package logstore
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
 )
 
-// dropDays removes one day that lies below the query floor as a whole.
+// dropDays removes the days that lie below the query floor as a whole. That a day cannot be dropped, damaged as it
+// may be, does not keep the others; nor does a disk that takes nothing more, since it is this that frees it.
 func (e *engine) dropDays() (bool, error) {
 	low := e.store.floorsNow()
-	floor := Day(low.all())
-	first := int64(0)
-	found := false
-	for _, p := range []byte{prefixHeader, prefixStream, prefixIndex} {
-		days, err := e.days(e.db, p, false)
-		if err != nil {
-			return false, err
-		}
-		if len(days) > 0 && days[0] < floor && (!found || days[0] < first) {
-			first, found = days[0], true
-		}
-	}
-	if !found {
-		return false, nil
-	}
-	if err := e.dropDay(first); err != nil {
-		return false, fmt.Errorf("drop day %d: %w", first, err)
-	}
-	return true, nil
-}
-
-func (e *engine) dropDay(d int64) error {
-	name, ok, err := e.indexName(e.db, d)
-	if err != nil {
-		return err
+	due, err := e.daysBefore(Day(low.all()))
+	if err != nil || len(due) == 0 {
+		e.keepReserve()
+		return false, err
 	}
 	e.applyMu.Lock()
 	for k := range e.known {
-		if k.day == d {
+		if slices.Contains(due, k.day) {
 			delete(e.known, k)
 		}
 	}
 	e.applyMu.Unlock()
-	// Excise works on tables only. Apply adds nothing to a day below the floor but dictionary rows, which are
-	// dropped the next time.
-	if err := e.db.Flush(); err != nil {
-		return e.wrap("flush", err)
+	// Excise takes tables at once. Where it meets rows in memory it takes its place behind them and comes into effect
+	// when they are flushed: nothing is left over, but nothing is freed until then either. Hence the flush; on a full
+	// disk there is none, and what has long been in tables, which is nearly all, goes nevertheless. Apply adds nothing
+	// to a day below the floor but dictionary rows, which are dropped the next time.
+	ctx, cancel := context.WithTimeout(e.ctx, dropPatience)
+	err = e.flushTables(ctx)
+	cancel()
+	full := noRoom(err) || e.freeBytes() < scarce
+	if err != nil && !noRoom(err) {
+		return false, fmt.Errorf("drop days: %w", err)
+	}
+	if full {
+		e.tables.Lock() // whatever is freed now is needed to note what was dropped
+		defer e.tables.Unlock()
+		e.giveReserve()
+	}
+	var errs []error
+	for _, d := range due {
+		if err := e.dropDay(d, full); err != nil {
+			errs = append(errs, fmt.Errorf("drop day %d: %w", d, err))
+		}
+	}
+	return false, errors.Join(errs...)
+}
+
+// dropPatience bounds the flush before days are dropped.
+const dropPatience = 30 * time.Second
+
+// daysBefore lists the days before floor that anything is left of.
+func (e *engine) daysBefore(floor int64) ([]int64, error) {
+	var due []int64
+	for _, p := range []byte{prefixHeader, prefixStream, prefixIndex} {
+		days, err := e.days(e.db, p, false)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range days {
+			if d < floor {
+				due = append(due, d)
+			}
+		}
+	}
+	slices.Sort(due)
+	return slices.Compact(due), nil
+}
+
+func (e *engine) dropDay(d int64, full bool) error {
+	name, ok, err := e.indexName(e.db, d)
+	if err != nil {
+		return err
+	}
+	dropIndex := func() error {
+		if ok && e.index != nil {
+			return e.index.Drop(d, name)
+		}
+		return nil
+	}
+	if full { // the index goes without a note anywhere
+		if err := dropIndex(); err != nil {
+			return err
+		}
+		if free := e.freeBytes(); free < noteRoom {
+			return fmt.Errorf("%d bytes are free, too few to note it: %w", free, syscall.ENOSPC)
+		}
 	}
 	for _, p := range []byte{prefixHeader, prefixColumns, prefixText, prefixFilter, prefixMark, prefixStream, prefixIndex} {
 		if err := e.db.Excise(e.ctx, pebble.KeyRange{Start: dayPrefix(p, d), End: dayPrefix(p, d+1)}); err != nil {
@@ -60,10 +105,7 @@ func (e *engine) dropDay(d int64) error {
 			delete(e.ripe.small, k)
 		}
 	}
-	if ok && e.index != nil {
-		return e.index.Drop(d, name)
-	}
-	return nil
+	return dropIndex()
 }
 
 // dropKinds removes the streams of one kind from a day that is below the floor of that kind but not of the
@@ -129,6 +171,9 @@ func (e *engine) dropStreams(d int64, kind wire.StreamKind) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if err := e.room(e.ctx); err != nil { // not while Apply is held up
+		return false, err
+	}
 	e.applyMu.Lock()
 	defer e.applyMu.Unlock()
 	for id := range gone {
@@ -144,5 +189,5 @@ func (e *engine) dropStreams(d int64, kind wire.StreamKind) (bool, error) {
 	if e.ripe.ready[d] = ready; len(ready) == 0 {
 		delete(e.ripe.ready, d)
 	}
-	return true, e.wrap("streams", batch.Commit(pebble.NoSync))
+	return true, e.wrap("streams", e.commit(batch))
 }

@@ -103,7 +103,8 @@ func (c *scan) run() error {
 	if c.start > c.last || c.filter.IsNone() {
 		return nil
 	}
-	if err := c.inbox(); err != nil {
+	c.shortDay()
+	if err := c.spoiled("inbox", c.inbox()); err != nil {
 		return err
 	}
 	days, err := c.days()
@@ -122,7 +123,7 @@ func (c *scan) run() error {
 		if from > c.last || to < c.start || !c.sink.wants(max(from, c.start), min(to, c.last), 0, math.MaxUint64) {
 			continue
 		}
-		if err := c.day(d, &need); err != nil {
+		if err := c.spoiled(fmt.Sprintf("day %d", d), c.day(d, &need)); err != nil {
 			return err
 		}
 	}
@@ -143,13 +144,17 @@ func (c *scan) spoiled(place string, err error) error {
 		if !errors.As(err, &d) {
 			_ = c.e.damaged(place, err) // the scan goes on without it
 		}
-		c.stats.Partial = true
-		if len(c.stats.Damaged) < 10 {
-			c.stats.Damaged = append(c.stats.Damaged, place)
-		}
+		c.leaveOut(place)
 		return nil
 	}
 	return err
+}
+
+func (c *scan) leaveOut(place string) {
+	c.stats.Partial = true
+	if len(c.stats.Damaged) < 10 && !slices.Contains(c.stats.Damaged, place) {
+		c.stats.Damaged = append(c.stats.Damaged, place)
+	}
 }
 
 // days lists the days that have blocks, in the order of the scan.

@@ -15,16 +15,20 @@ import (
 // block, never in both and never in none. Small blocks are merged later by the same means.
 //
 // A mark says "not in the word index". Its value: version byte (1), the stream (16 bytes), uvarint lines,
-// uvarint bytes of text, then the block's terms (block.Vocabulary.Terms) as a zstd frame, or nothing when they
+// uvarint bytes as block.Size counts, then the block's terms (block.Vocabulary.Terms) as a zstd frame, or nothing when they
 // must be computed again. Only blocks with a mark are merged, so a document never outlives its block except by
 // retention.
 
 const (
 	smallLines  = 2048    // blocks below wait to be merged ...
-	smallText   = 1 << 20 // ... unless they have this much text
+	smallBytes  = 1 << 20 // ... unless they are this large
 	mergeBlocks = 8       // as many small blocks of a stream and day are merged,
 	mergeLines  = 4096    // or as many lines
 )
+
+// groupBytes is about what a block of one line takes in the batch: many streams with few lines each must not make
+// it large.
+const groupBytes = 512
 
 type group struct {
 	lines []block.Line
@@ -33,11 +37,11 @@ type group struct {
 // seal turns a prefix of the inbox into blocks and reports whether there was any.
 func (e *engine) seal() (bool, error) {
 	groups := map[dayStream]*group{}
-	var text int64
+	var bytes int64
 	var last []byte
 	low := e.store.floorsNow()
 	err := e.rows(e.db, []byte{prefixInbox}, func(key, value []byte) error {
-		if text >= e.store.opt.SealBytes {
+		if bytes+int64(len(groups))*groupBytes >= e.store.opt.SealBytes {
 			return errStop
 		}
 		if err := e.ctx.Err(); err != nil {
@@ -51,7 +55,7 @@ func (e *engine) seal() (bool, error) {
 		if err != nil {
 			return err
 		}
-		text += r.textBytes
+		bytes += r.bytes
 		last = append(last[:0], key...)
 		sortIn(groups, b, r.index, r.ord, &low)
 		return nil
@@ -75,12 +79,12 @@ func (e *engine) seal() (bool, error) {
 	if err := batch.DeleteRange([]byte{prefixInbox}, append(last, 0), nil); err != nil {
 		return false, fmt.Errorf("seal: %w", err)
 	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
+	if err := e.commit(batch); err != nil {
 		return false, fmt.Errorf("seal: %w", e.wrap("blocks", err))
 	}
 	w.done()
 	e.applyMu.Lock()
-	if e.inboxBytes.Add(-text) <= 0 {
+	if e.inboxBytes.Add(-bytes) <= 0 {
 		e.inboxSince.Store(0)
 	} else {
 		e.inboxSince.Store(e.store.opt.Now().UnixNano())
@@ -141,7 +145,7 @@ type madeBlock struct {
 	k     dayStream
 	id    uint64
 	lines int
-	text  int
+	bytes int // as block.Size counts
 }
 
 // write sorts lines and writes them as blocks.
@@ -163,9 +167,9 @@ func (w *blockWriter) write(k dayStream, lines []block.Line) error {
 	})
 	for len(lines) > 0 {
 		parts := (len(lines) + block.MaxLines - 1) / block.MaxLines
-		n, text := (len(lines)+parts-1)/parts, 0
+		n, size := (len(lines)+parts-1)/parts, 0
 		for i := range n {
-			if text += len(lines[i].Text); text > block.MaxText && i > 0 {
+			if size += block.Size(lines[i].Text, lines[i].Fields); size > block.MaxBytes && i > 0 {
 				n = i
 				break
 			}
@@ -184,9 +188,12 @@ func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 	for i := range lines {
 		w.voc.Add(lines[i].Text)
 	}
-	columns, text := w.e.store.codec.Encode(lines)
+	columns, text, err := w.e.store.codec.Encode(lines)
+	if err != nil {
+		return err
+	}
 	h := block.HeaderOf(lines)
-	mark := appendMark(nil, k.id, h.Lines, h.TextBytes)
+	mark := appendMark(nil, k.id, h.Lines, h.Bytes)
 	mark = w.e.store.codec.Compress(mark, w.voc.Terms())
 	for _, kv := range [...]struct{ key, value []byte }{
 		{headerKey(k.day, k.id, id), h.Append(nil)},
@@ -199,7 +206,7 @@ func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 			return err
 		}
 	}
-	w.made = append(w.made, madeBlock{k, id, h.Lines, h.TextBytes})
+	w.made = append(w.made, madeBlock{k, id, h.Lines, h.Bytes})
 	return nil
 }
 
@@ -209,10 +216,10 @@ func (w *blockWriter) done() {
 	}
 }
 
-func appendMark(dst []byte, id streamID, lines, text int) []byte {
+func appendMark(dst []byte, id streamID, lines, bytes int) []byte {
 	dst = append(append(dst, formatVersion), id[:]...)
 	dst = binary.AppendUvarint(dst, uint64(lines))
-	return binary.AppendUvarint(dst, uint64(text))
+	return binary.AppendUvarint(dst, uint64(bytes))
 }
 
 // parseMark returns what a mark says; terms is the frame.
@@ -227,11 +234,11 @@ func parseMark(key, v []byte) (m madeBlock, terms []byte, err error) {
 	if n <= 0 {
 		return m, nil, bad
 	}
-	text, k := binary.Uvarint(v[n:])
+	bytes, k := binary.Uvarint(v[n:])
 	if k <= 0 {
 		return m, nil, bad
 	}
-	m.lines, m.text = int(lines), int(text)
+	m.lines, m.bytes = int(lines), int(bytes)
 	return m, v[n+k:], nil
 }
 
@@ -252,7 +259,7 @@ func (r *ripeness) add(m madeBlock) {
 	if r.small == nil {
 		r.small, r.ready = map[dayStream]*pile{}, map[int64][]madeBlock{}
 	}
-	if m.lines >= smallLines || m.text >= smallText {
+	if m.lines >= smallLines || m.bytes >= smallBytes {
 		r.ready[m.k.day] = append(r.ready[m.k.day], m)
 		return
 	}
@@ -290,9 +297,9 @@ func (e *engine) mergePile(k dayStream, p *pile) error {
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
 	var lines []block.Line
-	n, text := 0, 0
+	n, bytes := 0, 0
 	for _, m := range p.blocks {
-		if n > 0 && (len(lines)+m.lines > block.MaxLines || text+m.text > block.MaxText) {
+		if n > 0 && (len(lines)+m.lines > block.MaxLines || bytes+m.bytes > block.MaxBytes) {
 			break
 		}
 		got, err := e.readBlock(m)
@@ -301,7 +308,7 @@ func (e *engine) mergePile(k dayStream, p *pile) error {
 			return fmt.Errorf("merge: %w", e.wrap(fmt.Sprintf("block %d/%016x", m.k.day, m.id), err))
 		}
 		lines = append(lines, got...)
-		text += m.text
+		bytes += m.bytes
 		n++
 		for _, key := range m.keys() {
 			if err := batch.Delete(key, nil); err != nil {
@@ -312,7 +319,7 @@ func (e *engine) mergePile(k dayStream, p *pile) error {
 	w := blockWriter{e: e, batch: batch}
 	err := w.write(k, lines)
 	if err == nil {
-		err = batch.Commit(pebble.NoSync)
+		err = e.commit(batch)
 	}
 	if err != nil {
 		e.ripe.small[k] = p

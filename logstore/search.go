@@ -334,6 +334,9 @@ func (s *Store) Context(ctx context.Context, pos Position, t int64, before, afte
 	if err := c.run(); err != nil {
 		return nil, err
 	}
+	if one.row == nil && c.stats.Partial {
+		return nil, &DamageError{Dir: c.e.dir, Place: c.stats.Damaged[0], Err: fmt.Errorf("the line at position %s may be in it", pos)}
+	}
 	if one.row == nil {
 		return nil, fmt.Errorf("%w: position %s", ErrNoLine, pos)
 	}

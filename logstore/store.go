@@ -20,7 +20,8 @@ type Options struct {
 	// CacheBytes bounds the cache of Pebble (64 MiB). MemTableBytes is the size of one of at most four memtables
 	// (16 MiB).
 	CacheBytes, MemTableBytes int64
-	// SealBytes of text in the inbox are sealed at once (64 MiB), or what there is after SealAge (60 s).
+	// SealBytes of lines in the inbox, as block.Size counts, are sealed at once (64 MiB), or what there is after
+	// SealAge (60 s).
 	SealBytes int64
 	SealAge   time.Duration
 	// OpenIndexes bounds the word indexes held open (8), each a day.
@@ -195,7 +196,8 @@ func (s *Store) Pause(ctx context.Context) (resume func(), err error) {
 }
 
 // Cut makes in dst, absent before, a copy of the store as of now from hard links. The word index is left out:
-// the copy's owner builds it again from the blocks.
+// the copy's owner builds it again from the blocks. It fails with ErrDamaged when the store is known to be damaged:
+// a peer is to install from a node that is whole.
 func (s *Store) Cut(dst string) error {
 	e, release, err := s.acquire()
 	if err != nil {

@@ -344,6 +344,13 @@ func TestDamagedBlockIsNotServed(t *testing.T) {
 	if err := s.Each(t.Context(), minTime, 0, func(*Row) error { return nil }); !errors.Is(err, ErrDamaged) {
 		t.Errorf("a full read of a damaged store gives %v", err)
 	}
+	dst := filepath.Join(t.TempDir(), "copy")
+	if err := s.Cut(dst); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a copy of a damaged store gives %v", err)
+	}
+	if _, err := os.Stat(dst); err == nil {
+		t.Error("a copy of a damaged store is there")
+	}
 }
 
 func TestTailGoesOnAtAPosition(t *testing.T) {

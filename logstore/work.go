@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/triward/triward/logstore/block"
 	"github.com/triward/triward/logstore/index"
 )
@@ -51,9 +50,10 @@ func (s *Store) Work(ctx context.Context, force bool) error {
 // pass takes the steps in turn; Pause can come in between any two. A step that fails does not keep the others
 // from being tried.
 func (e *engine) pass(ctx context.Context, force bool) error {
+	e.pressure.l0.Store(int64(e.db.Metrics().Levels[0].Sublevels))
 	var errs []error
 	for _, step := range []func() (again bool, err error){
-		e.heal, e.dropDays, e.dropKinds,
+		e.dropDays, e.dropKinds, e.heal, // what frees the disk comes first
 		func() (bool, error) {
 			if !force && !e.sealDue() {
 				return false, nil
@@ -103,10 +103,11 @@ func (e *engine) loadMarks() error {
 	}
 	names := map[int64]index.Name{}
 	err = e.rows(e.db, []byte{prefixIndex}, func(key, value []byte) error {
-		if len(key) != 5 || len(value) != len(index.Name{}) {
-			return fmt.Errorf("%w: name of an index", block.ErrDamaged)
+		name, err := parseIndexName(value)
+		if err != nil {
+			return err
 		}
-		d, name := dayOf(key), index.Name(value)
+		d := dayOf(key)
 		if names[d] = name; !e.index.Has(d, name) {
 			e.distrust(d, name, errors.New("it is not there"))
 		}
@@ -153,9 +154,10 @@ func (e *engine) heal() (bool, error) {
 		return false, nil
 	}
 	d := days[0]
+	low := e.store.floorsNow()
 	if now, ok, err := e.indexName(e.db, d); err != nil {
 		return false, err
-	} else if ok && now == name {
+	} else if ok && now == name && d >= Day(low.all()) { // a day that is dropped needs none
 		if err := e.remark(d); err != nil {
 			return false, fmt.Errorf("mark day %d again: %w", d, err)
 		}
@@ -187,8 +189,8 @@ func (e *engine) remark(d int64) error {
 		if err != nil {
 			return err
 		}
-		made = append(made, madeBlock{dayStream{d, sid}, id, h.Lines, h.TextBytes})
-		return batch.Set(blockKey(prefixMark, d, id), appendMark(nil, sid, h.Lines, h.TextBytes), nil)
+		made = append(made, madeBlock{dayStream{d, sid}, id, h.Lines, h.Bytes})
+		return batch.Set(blockKey(prefixMark, d, id), appendMark(nil, sid, h.Lines, h.Bytes), nil)
 	})
 	if err != nil {
 		return err
@@ -196,7 +198,7 @@ func (e *engine) remark(d int64) error {
 	if err := batch.Delete(dayPrefix(prefixIndex, d), nil); err != nil {
 		return err
 	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
+	if err := e.commit(batch); err != nil {
 		return e.wrap("marks", err)
 	}
 	for _, m := range made {
@@ -248,12 +250,12 @@ func (e *engine) indexBatch() (bool, error) {
 	}
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
-	err = batch.Set(dayPrefix(prefixIndex, d), name[:], nil)
+	err = batch.Set(dayPrefix(prefixIndex, d), appendIndexName(nil, name), nil)
 	for _, m := range blocks[:n] {
 		err = errors.Join(err, batch.Delete(blockKey(prefixMark, d, m.id), nil))
 	}
 	if err == nil {
-		err = batch.Commit(pebble.NoSync)
+		err = e.commit(batch)
 	}
 	if err != nil {
 		return false, fmt.Errorf("index: %w", e.wrap("marks", err))

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # e2e.sh BIN: drives the page in Chromium (TRIWARD_CHROMIUM) against a cluster of its own, started from the binaries in
-# the folder BIN: first what a person does, then the loss of the node that the page talks to.
+# the folder BIN: first what a person does, then every page in two variants for axe, sideways scroll and CSP, then the
+# loss of the node that the page talks to. TRIWARD_OUT keeps the pictures.
 set -euo pipefail
 
 bin=$1
@@ -36,6 +37,8 @@ mkdir -p "$dir/data/n1" && echo 'e2e begins' >>"$dir/data/n1/node.log"
 
 status=0
 npm run --silent e2e || status=1
+# Two of the eight variants, so that each language, theme and size is looked at; SCREENS_SETS= (empty) takes all.
+SCREENS_SETS=${SCREENS_SETS-zh-dark-phone,en-light-desktop} TRIWARD_OUT=${TRIWARD_OUT:-$dir/out} npm run --silent e2e:screens || status=1
 export TRIWARD_KILL_COMMAND="kill -9 $(field 'nodes[0].pid')"
 npm run --silent e2e:failover || status=1
 [ "$status" = 0 ] || tail -n 40 "$dir/log"

@@ -1,6 +1,7 @@
 package raftstate
 
 import (
+	"errors"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -96,4 +97,183 @@ func TestSingleNodeFollowsItsClock(t *testing.T) {
 			t.Errorf("log time is %v off", d)
 		}
 	})
+}
+
+// lead makes the node lead.
+func (c *testCluster) lead(id string) *testNode {
+	c.t.Helper()
+	if l := c.leader(); l.id != id {
+		if err := l.TransferLeadership(c.t.Context(), id); err != nil {
+			c.t.Fatal(err)
+		}
+		c.wait("node "+id+" to lead", func() bool { _, self := c.nodes[id].Leader(); return self })
+	}
+	return c.leader()
+}
+
+// TestFreshLeaderWithWrongClock starts a cluster again of which one node is missing and one has a wrong clock.
+func TestFreshLeaderWithWrongClock(t *testing.T) {
+	for _, wrong := range []time.Duration{24 * time.Hour, -24 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			c, k := newClockedCluster(t, 3)
+			c.drift()
+			for _, id := range c.ids {
+				c.kill(id)
+			}
+			k.set("n1", wrong)
+			c.start("n1")
+			c.start("n2")
+			c.lead("n1")
+			for range 3 {
+				if d := c.drift(); d.Abs() > 2*time.Second {
+					t.Errorf("led by a fresh node %v off, log time is %v off", wrong, d)
+				}
+				time.Sleep(6 * time.Second)
+			}
+		})
+	}
+}
+
+// TestClocksThatDifferAreAllWaitedFor: two answers that differ leave it to the third, although it is late.
+func TestClocksThatDifferAreAllWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, k := newClockedCluster(t, 3)
+		c.leader()
+		for _, id := range c.ids {
+			c.kill(id)
+			c.wipe(id) // there is no log time to go by
+		}
+		k.set("n1", -24*time.Hour)
+		c.slow = func(_, to string) time.Duration {
+			if to == "n3" {
+				return checkTimeout / 2
+			}
+			return 0
+		}
+		for _, id := range c.ids {
+			c.start(id)
+		}
+		for _, id := range []string{c.leader().id, "n1", "n2"} {
+			c.lead(id)
+			if d := c.drift(); d.Abs() > 2*time.Second {
+				t.Errorf("led by %s, log time is %v off", id, d)
+			}
+		}
+	})
+}
+
+// TestLongJumpNeedsAMajority: three hours without power have passed, and only one of two clocks knows.
+func TestLongJumpNeedsAMajority(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, k := newClockedCluster(t, 3)
+		w := newWriter(t, c.leader(), "agent-1")
+		w.write(c.leader())
+		before := c.leader().State().LogTime()
+		for _, id := range c.ids {
+			c.kill(id)
+		}
+		time.Sleep(3 * time.Hour)
+		k.set("n1", -1000*time.Hour)
+		c.start("n1")
+		c.start("n2")
+		for _, id := range []string{"n1", "n2"} {
+			n := c.lead(id)
+			if _, _, err := n.Propose(t.Context(), w.batch(1, nil)); !errors.Is(err, ErrClocks) {
+				t.Errorf("data while it is not known how late it is: %v", err)
+			}
+			if _, _, err := n.Propose(t.Context(), command.NewTick("x")); err != nil {
+				t.Error(err)
+			}
+			if moved := n.State().LogTime() - before; moved > time.Minute.Milliseconds() || n.Status().ClockSuspect == "" {
+				t.Errorf("led by %s, log time moved by %d ms; suspect: %q", id, moved, n.Status().ClockSuspect)
+			}
+		}
+		c.start("n3")
+		time.Sleep(6 * time.Second)
+		if d := c.drift(); d.Abs() > 2*time.Second {
+			t.Errorf("with the third clock log time is %v off", d)
+		}
+		w.clock = time.Now().UnixMilli()
+		w.write(c.leader())
+	})
+}
+
+// TestLoneClockCutsNothingAfterAJump: a single node cannot tell a long rest from a wrong clock.
+func TestLoneClockCutsNothingAfterAJump(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, k := newClockedCluster(t, 1)
+		tune := c.tune
+		c.tune = func(cfg *Config) {
+			tune(cfg)
+			cfg.TickInterval, cfg.MarkInterval = 10*time.Minute, 10*time.Minute
+		}
+		c.drift()
+		cut := func(want bool) {
+			t.Helper()
+			for _, cmd := range []command.Command{command.NewRetentionCut(command.KindLogs, 1, command.CutAge), command.NewCollectSeries(nil)} {
+				if _, _, err := c.leader().Propose(t.Context(), cmd); (err == nil) != want || err != nil && !errors.Is(err, ErrClocks) {
+					t.Errorf("%s: %v, wanted that it is taken: %v", cmd.Type, err, want)
+				}
+			}
+			if held := c.leader().Status().CutsHeld; (held == "") != want {
+				t.Errorf("cuts are held: %q", held)
+			}
+		}
+		cut(true)
+		c.kill("n1")
+		k.set("n1", 1000*time.Hour)
+		c.start("n1")
+		if d := c.drift() - 1000*time.Hour; d.Abs() > 2*time.Second {
+			t.Errorf("log time is %v off", d)
+		}
+		cut(false)
+		c.kill("n1")
+		c.start("n1")
+		c.drift()
+		cut(false) // a restart does not forget it
+		time.Sleep(23 * time.Hour)
+		cut(false)
+		time.Sleep(90 * time.Minute)
+		cut(true)
+	})
+}
+
+func TestSettledOffsets(t *testing.T) {
+	const h = time.Hour
+	for _, k := range []struct {
+		name    string
+		offsets []time.Duration // against log time, this node's first
+		voters  int
+		fresh   bool // there is no log time
+		want    time.Duration
+		torn    bool
+	}{
+		{"median", []time.Duration{24 * h, 0, time.Second}, 3, false, time.Second, false},
+		{"tie, the own one ahead", []time.Duration{24 * h, time.Second}, 3, false, time.Second, false},
+		{"tie, the own one behind", []time.Duration{-24 * h, time.Second}, 3, false, time.Second, false},
+		{"tie, one far behind", []time.Duration{h / 2, -24 * h}, 3, false, h / 2, false},
+		{"tie without log time", []time.Duration{24 * h, 0}, 3, true, 0, false},
+		{"jump of a majority", []time.Duration{3 * h, 3*h + time.Second}, 3, false, 3 * h, false},
+		{"jump, the other one further", []time.Duration{3 * h, 9 * h}, 3, false, 3 * h, false},
+		{"jump of one of two", []time.Duration{3 * h, -24 * h}, 3, false, 0, true},
+		{"jump of one of three", []time.Duration{3 * h, 0, 0}, 3, false, 0, false},
+		{"jump of a lone node", []time.Duration{1000 * h}, 1, false, 1000 * h, false},
+		{"five, two of three jump", []time.Duration{3 * h, 3 * h, 0}, 5, false, 0, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newLogClock(time.Now)
+			logTime := time.Now().UnixMilli()
+			base := time.Duration(logTime)*time.Millisecond - c.elapsed()
+			if k.fresh {
+				logTime, base = 0, time.Duration(logTime)*time.Millisecond
+			}
+			for i := range k.offsets {
+				k.offsets[i] += base
+			}
+			c.settle(k.offsets, k.voters, logTime)
+			if got := c.agreed - base; got != k.want || (c.disagreement() != "") != k.torn {
+				t.Errorf("%s: settled at %v, wanted %v; %q", k.name, got, k.want, c.disagreement())
+			}
+		})
+	}
 }

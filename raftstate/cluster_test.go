@@ -39,7 +39,26 @@ type testCluster struct {
 	nodes map[string]*testNode
 	loop  *forward.Loopback
 	tune  func(*Config)
+	slow  func(from, to string) time.Duration // of calls; nil: none
 	addrs []Server
+	ctx   context.Context // of starts; nil: one without an end
+}
+
+// slowCaller delays calls.
+type slowCaller struct {
+	forward.Caller
+	by func(to string) time.Duration
+}
+
+func (s slowCaller) Call(ctx context.Context, peer, method string, body []byte) ([]byte, error) {
+	delay := time.NewTimer(s.by(peer))
+	defer delay.Stop()
+	select {
+	case <-delay.C:
+		return s.Caller.Call(ctx, peer, method, body)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func newTestCluster(t *testing.T, size int, tune func(*Config)) *testCluster {
@@ -96,8 +115,16 @@ func (c *testCluster) open(id string) error {
 	}
 	n.metrics, n.logs, n.seen = &fakeMetrics{}, &fakeLogs{}, &recorder{}
 	cfg := c.config(n)
-	cfg.Transport = &Transport{Raft: n.trans, Caller: c.loop.From(id), Serve: func(h forward.Handler) { c.loop.Attach(id, h) }}
-	node, err := Open(context.Background(), cfg, Sinks{Metrics: n.metrics, Logs: n.logs, Observers: []Observer{n.seen}})
+	caller := c.loop.From(id)
+	if c.slow != nil {
+		caller = slowCaller{caller, func(to string) time.Duration { return c.slow(id, to) }}
+	}
+	cfg.Transport = &Transport{Raft: n.trans, Caller: caller, Serve: func(h forward.Handler) { c.loop.Attach(id, h) }}
+	ctx := c.ctx
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	node, err := Open(ctx, cfg, Sinks{Metrics: n.metrics, Logs: n.logs, Observers: []Observer{n.seen}})
 	if err != nil {
 		return err
 	}

@@ -42,27 +42,31 @@ type Config struct {
 
 	PeerHandler http.Handler // further pages for peers, on the same port
 	Bootstrap   []Server     // the members of a new cluster; only looked at when the node has no state
+	Founding    bool         // another node founds the cluster that this one is of from the beginning: with no state it may vote
 
-	Limits         machine.Limits   // zero: machine.DefaultLimits
-	QueueBytes     int64            // entries kept behind the mark, in bytes; 2 GiB
-	QueueAge       time.Duration    // and no older than this; no bound when 0
-	MarkInterval   time.Duration    // marks are this to twice this apart; 15 s
-	TickInterval   time.Duration    // log time stands still no longer than this; 5 s
-	MaxInFlight    int64            // bytes of proposals held by this node; 64 MiB
-	DiskReserve    int64            // bytes that appends to the log leave free; 128 MiB, negative: not checked
-	HungDisk       time.Duration    // a write to the log that takes longer is fatal; 10 s
-	InstallPause   time.Duration    // images are cut at least this far apart; 10 s
-	Heartbeat      time.Duration    // raft's heartbeat time-out; 1 s
-	Election       time.Duration    // raft's election time-out; 1 s
-	Lease          time.Duration    // raft's leader lease; 0.5 s
-	LogSegment     int              // bytes of a segment of the log; 64 MiB
-	LogCache       int64            // bytes of entries kept in memory; 64 MiB
-	OnFatal        func(error)      // called once, in a goroutine of its own; exits with 1 or the error's code when nil
-	OnLeadership   func(bool)       // told that the node became the leader, and is ready, or ceased to be; must not block
-	Now            func() time.Time // the wall clock; time.Now
+	Limits         machine.Limits                  // zero: machine.DefaultLimits
+	QueueBytes     int64                           // entries kept behind the mark, in bytes; 2 GiB
+	QueueAge       time.Duration                   // and no older than this; no bound when 0
+	MarkInterval   time.Duration                   // marks are this to twice this apart; 15 s
+	TickInterval   time.Duration                   // log time stands still no longer than this; 5 s
+	MaxInFlight    int64                           // bytes of proposals held by this node; 64 MiB
+	DiskReserve    int64                           // bytes free below which no data is taken, and nothing below half of them; 192 MiB, negative: not checked
+	HungDisk       time.Duration                   // a write to the log that takes longer is fatal; 10 s
+	InstallPause   time.Duration                   // images are cut at least this far apart; 10 s
+	Heartbeat      time.Duration                   // raft's heartbeat time-out; 1 s
+	Election       time.Duration                   // raft's election time-out; 1 s
+	Lease          time.Duration                   // raft's leader lease; 0.5 s
+	LogSegment     int                             // bytes of a segment of the log; 64 MiB
+	LogCache       int64                           // bytes of entries kept in memory; 64 MiB
+	OnFatal        func(error)                     // called once, in a goroutine of its own; exits with 1 or the error's code when nil
+	OnLeadership   func(bool)                      // told that the node became the leader, and is ready, or ceased to be; must not block
+	Now            func() time.Time                // the wall clock; time.Now
+	FreeBytes      func(dir string) (int64, error) // of the file system of a directory; asks it
 	Logger         *slog.Logger
 	Registerer     prometheus.Registerer
 	MaxSyncEntries int // raft's MaxAppendEntries; 8
+
+	format uint32 // the greatest that this program applies: machine.Format; tests have others
 }
 
 var nodeIDForm = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$`)
@@ -93,6 +97,7 @@ func (c *Config) complete() error {
 	or(&c.Election, time.Second)
 	or(&c.Lease, 500*time.Millisecond)
 	or(&c.MaxSyncEntries, 8)
+	or(&c.format, machine.Format)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -2,19 +2,29 @@ package raftstate
 
 import (
 	"bytes"
+	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
+	bolt "go.etcd.io/bbolt"
+	bolterr "go.etcd.io/bbolt/errors"
 
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/logfile"
+	"github.com/triward/triward/raftstate/meta"
 	"github.com/triward/triward/raftstate/snapshot"
 )
 
@@ -86,6 +96,11 @@ func TestStartRefusesDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		{"raft's own storage cut", "wal-meta.db", func(t *testing.T, dir string, _ uint64) {
+			if err := os.Truncate(filepath.Join(dir, raftDir, "wal-meta.db"), 3*4096); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"metadata flipped", "metadata", func(t *testing.T, dir string, _ uint64) {
 			name := filepath.Join(dir, "meta", "gen-000001", metaName)
 			b, err := os.ReadFile(name)
@@ -123,6 +138,122 @@ func TestStartRefusesDamage(t *testing.T) {
 			})
 		})
 	}
+}
+
+// State of another version stops the node with the exit code for it, but is not called damaged.
+func TestStartRefusesAnotherVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, nil)
+		n := c.leader()
+		newWriter(t, n, "agent-1").write(n)
+		if err := n.raft.Load().Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+		c.kill("n1")
+		db, err := bolt.Open(filepath.Join(n.dir, "meta", "gen-000001", metaName), 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bolt.Tx) error {
+			key, value := []byte("state"), []byte{9, 1, 2, 3}
+			sum := crc32.Checksum(slices.Concat(key, value), crc32.MakeTable(crc32.Castagnoli))
+			return tx.Bucket([]byte("state")).Put(key, binary.LittleEndian.AppendUint32(value, sum))
+		})
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		err = c.open("n1")
+		wantDamaged(t, err, "version 9")
+		if !errors.Is(err, ErrVersion) || errors.Is(err, meta.ErrDamaged) || !strings.Contains(err.Error(), "upgrade") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestObstaclesAreNotDamage: whoever is told to replace the data does so.
+func TestObstaclesAreNotDamage(t *testing.T) {
+	file := func(errno error) error {
+		return fmt.Errorf("open state: %w", &os.PathError{Op: "open", Path: "/data/meta.db", Err: errno})
+	}
+	for name, k := range map[string]struct {
+		err  error
+		code int // 0: no FatalError
+		hint string
+	}{
+		"no space":        {file(syscall.ENOSPC), ExitStorage, "free space"},
+		"no right":        {file(syscall.EACCES), ExitStorage, "own its data directory"},
+		"read only":       {file(syscall.EROFS), ExitStorage, "write to it"},
+		"files":           {file(syscall.EMFILE), ExitStorage, "limit of open files"},
+		"broken disk":     {file(syscall.EIO), ExitStorage, "check the disk"},
+		"in use":          {fmt.Errorf("open state: %w", bolterr.ErrTimeout), ExitStorage, "another process"},
+		"interrupted":     {fmt.Errorf("verify: %w", context.Canceled), 0, ""},
+		"damaged state":   {fmt.Errorf("open: %w", meta.ErrDamaged), ExitDamaged, "replace this node's data"},
+		"damaged log":     {fmt.Errorf("open: %w", logfile.ErrCorrupt), ExitDamaged, "replace this node's data"},
+		"another version": {fmt.Errorf("open: %w", logfile.ErrVersion), ExitDamaged, "upgrade"},
+	} {
+		for what, err := range map[string]error{"state": refused("x", k.err), "store": refusedStore("x", k.err)} {
+			var fatal *FatalError
+			if !errors.As(err, &fatal) {
+				fatal = &FatalError{}
+			}
+			other := what == "store" && name == "another version" // stores have no such error
+			if fatal.Code != k.code || !strings.Contains(fatal.Hint, k.hint) && !other || !errors.Is(err, k.err) {
+				t.Errorf("%s, %s: %v", name, what, err)
+			}
+			if fatal.Code != ExitDamaged && strings.Contains(err.Error(), "replace") {
+				t.Errorf("%s, %s: %v", name, what, err)
+			}
+		}
+	}
+	if err := refusedStore("store of logs", errors.New("manifest is torn")); err.(*FatalError).Code != ExitDamaged { //nolint:errorlint // as returned
+		t.Errorf("a store that is damaged: %v", err)
+	}
+	if err := refusedStore("store of metrics", fmt.Errorf("open: %w", newerStore{})); !errors.Is(err, ErrVersion) {
+		t.Errorf("a store of another version: %v", err)
+	}
+	if err := refused("log", file(syscall.ENOENT)); err.(*FatalError).Code != ExitStorage { //nolint:errorlint // as returned
+		t.Errorf("what nothing explains: %v", err)
+	}
+}
+
+type newerStore struct{}
+
+func (newerStore) Error() string { return "blocks.json is of version 2" }
+
+func (newerStore) OtherVersion() {}
+
+// TestStartTellsObstaclesApart starts a node whose file is in use, and one that is interrupted.
+func TestStartTellsObstaclesApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, nil)
+		n := c.leader()
+		w := newWriter(t, n, "agent-1")
+		w.write(n)
+		c.kill("n1")
+		var cancel context.CancelFunc
+		c.ctx, cancel = context.WithCancel(t.Context())
+		cancel()
+		var fatal *FatalError
+		if err := c.open("n1"); !errors.Is(err, context.Canceled) || errors.As(err, &fatal) {
+			t.Errorf("interrupted: %v", err)
+		}
+		c.ctx = nil
+		for _, name := range []string{filepath.Join("meta", "gen-000001", metaName), filepath.Join(raftDir, "wal-meta.db")} {
+			db, err := bolt.Open(filepath.Join(n.dir, name), 0o600, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.open("n1"); !errors.As(err, &fatal) || fatal.Code != ExitStorage || !strings.Contains(fatal.Hint, "another process") {
+				t.Errorf("%s is in use: %v", name, err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.start("n1")
+		c.leader()
+		w.check(n)
+	})
 }
 
 func TestStartOfAnotherNode(t *testing.T) {
@@ -233,6 +364,107 @@ func image(t *testing.T, n *testNode) ([]byte, *cutImage) {
 	return b, img
 }
 
+// install gives the node an image as raft does.
+func install(n *testNode, b []byte, m *meta.Mark) error {
+	sink, err := marks{n.Node}.Create(raft.SnapshotVersionMax, m.Index, m.Term, raft.Configuration{}, 1, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(sink, bytes.NewReader(b)); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// raiseFormat makes the state of a node that is down have a format that this program does not know.
+func raiseFormat(t *testing.T, n *testNode) {
+	t.Helper()
+	s, err := meta.Open(filepath.Join(n.dir, "meta", "gen-000001", metaName), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark, _ := s.Mark()
+	var changes []meta.Change
+	tx := s.Begin(mark.Index, 0, &changes)
+	tx.SetFormat(2)
+	tx.End()
+	s.Publish(mark.Index, mark.Term, nil)
+	if err := errors.Join(s.Freeze(mark.Index, mark.Term).Commit(mark), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestNewerFormatIsRefused: a node that does not know the format of the cluster stops and changes nothing, whether its
+// own state has it or an image of another node.
+func TestNewerFormatIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, func(cfg *Config) { cfg.Bootstrap = []Server{{ID: cfg.NodeID, Addr: cfg.NodeID}} })
+		n := c.leader()
+		w := newWriter(t, n, "agent-1")
+		for range 10 {
+			w.write(n)
+		}
+		if err := n.raft.Load().Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+		c.kill("n1")
+		raiseFormat(t, n)
+		before := contents(t, n.dir)
+		err := c.open("n1")
+		wantDamaged(t, err, "the cluster's format is 2, this program knows up to 1")
+		if !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "upgrade") {
+			t.Errorf("%v", err)
+		}
+		if after := contents(t, n.dir); after != before {
+			t.Errorf("files changed from\n%s\nto\n%s", before, after)
+		}
+
+		tune := c.tune
+		c.tune = func(cfg *Config) { tune(cfg); cfg.format = 2 }
+		c.start("n1")
+		c.leader()
+		newer, img := image(t, c.nodes["n1"])
+		hidden := bytes.Replace(newer, []byte(`"cluster_format":2,`), []byte(`                   `), 1)
+		otherImage := bytes.Replace(hidden, []byte(`{"format":1,`), []byte(`{"format":9,`), 1)
+		if bytes.Equal(newer, hidden) || bytes.Equal(hidden, otherImage) {
+			t.Fatalf("header of the image: %.200q", newer[512:])
+		}
+		for name, b := range map[string][]byte{"state": newer, "state, not announced": hidden, "image": otherImage} {
+			old := newTestCluster(t, 1, nil)
+			o := old.leader()
+			newWriter(t, o, "agent-1").write(o)
+			if err := install(o, b, &img.mark); !errors.Is(err, ErrVersion) {
+				t.Errorf("%s: %v", name, err)
+			}
+			wantDamaged(t, <-o.fatal, "newer format")
+			if dirs, err := filepath.Glob(filepath.Join(o.dir, "*", "gen-*")); err != nil || len(dirs) != 3 {
+				t.Errorf("%s: left behind: %v, %v", name, dirs, err)
+			}
+			old.kill("n1")
+			old.start("n1")
+			old.leader()
+		}
+	})
+}
+
+// contents lists the files below dir with what they hold.
+func contents(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		fmt.Fprintf(&b, "%s %d %08x\n", path, len(content), crc32.ChecksumIEEE(content))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
 func TestBadImagesLeaveTheStateAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTestCluster(t, 1, nil)
@@ -244,23 +476,14 @@ func TestBadImagesLeaveTheStateAlone(t *testing.T) {
 		good, img := image(t, n)
 		flipped := bytes.Clone(good)
 		flipped[bytes.Index(flipped, []byte("agent-1 17"))] ^= 1
-		newer := bytes.Replace(good, []byte(`{"format":1,`), []byte(`{"format":9,`), 1)
-		install := func(b []byte, index uint64) error {
-			sink, err := marks{n.Node}.Create(raft.SnapshotVersionMax, index, img.mark.Term, raft.Configuration{}, 1, nil)
-			if err != nil {
-				return err
-			}
-			if _, err := io.Copy(sink, bytes.NewReader(b)); err != nil {
-				return errors.Join(err, sink.Cancel())
-			}
-			return sink.Close()
-		}
-		for name, b := range map[string][]byte{"cut": good[:len(good)/2], "no end": good[:len(good)-1536], "flipped": flipped, "newer": newer, "empty": good[:1]} {
-			if err := install(b, img.mark.Index); !errors.Is(err, snapshot.ErrImage) {
+		for name, b := range map[string][]byte{"cut": good[:len(good)/2], "no end": good[:len(good)-1536], "flipped": flipped, "empty": good[:1]} {
+			if err := install(n, b, &img.mark); !errors.Is(err, snapshot.ErrImage) {
 				t.Errorf("image %s: %v", name, err)
 			}
 		}
-		if err := install(good, img.mark.Index+1); !errors.Is(err, snapshot.ErrImage) {
+		later := img.mark
+		later.Index++
+		if err := install(n, good, &later); !errors.Is(err, snapshot.ErrImage) {
 			t.Errorf("image of another entry: %v", err)
 		}
 		dirs, err := filepath.Glob(filepath.Join(n.dir, "*", "gen-*"))

@@ -13,8 +13,8 @@
 // afterwards, and swapped in by renaming one file.
 //
 // What stops a node (FatalError, Config.OnFatal): damage that cannot heal itself, a disk that fails or hangs, an
-// entry that this version does not know. A full disk does not: Apply or the log wait, leadership moves to a node
-// with room, and all goes on once there is room again.
+// entry that this version does not know. A full disk does not: leadership moves to a node with room, data is refused
+// before what frees room is (room.go), Apply waits, and all goes on once there is room again.
 //
 // The package may import agent/wire and the packages below it, and no store: stores are given as Sinks.
 package raftstate

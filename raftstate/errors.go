@@ -1,11 +1,16 @@
 package raftstate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
 
+	bolterr "go.etcd.io/bbolt/errors"
+
 	"github.com/triward/triward/raftstate/logfile"
+	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/raftstate/snapshot"
 )
 
 // Errors of proposals and reads. They come wrapped.
@@ -24,6 +29,13 @@ var (
 	ErrStopped = errors.New("node is stopped")
 	// ErrQuorum: the change of membership would leave the cluster without a majority that can be reached.
 	ErrQuorum = errors.New("change would endanger the majority")
+	// ErrClocks: the time is in doubt, so that data would be dated, or cut, wrongly; nothing was applied (HTTP 503).
+	ErrClocks = errors.New("the clocks of the nodes do not agree")
+	// ErrUnsupported: a member runs a version that could not apply the commands; nothing was applied.
+	ErrUnsupported = errors.New("not all nodes know the command")
+	// ErrVersion: state or log are whole but of a version that this program does not know. It comes in a
+	// FatalError.
+	ErrVersion = errors.New("data of another version")
 
 	// errNotLeader: this node certainly did not take the proposal, as it is not the leader.
 	errNotLeader = errors.New("not the leader")
@@ -63,7 +75,75 @@ const (
 	hintReinstall = "replace this node's data: empty its data directory and join it again"
 	hintDisk      = "check the disk, then start the node again"
 	hintUpgrade   = "upgrade this node to the version that the rest of the cluster runs"
+	hintSpace     = "free space on the disk, then start the node again; its data is whole"
+	hintRights    = "let the user that the node runs as own its data directory and write to it; its data is whole"
+	hintFiles     = "raise the node's limit of open files and memory; its data is whole"
+	hintOther     = "another process uses the node's files: end it first"
 )
+
+// obstacle says what to do about an error of the system, which tells nothing of what files hold; "" for others.
+func obstacle(err error) (hint string) {
+	for _, o := range [...]struct {
+		hint string
+		errs []error
+	}{
+		{hintSpace, []error{syscall.ENOSPC, syscall.EDQUOT, logfile.ErrFull}},
+		{hintRights, []error{syscall.EACCES, syscall.EPERM, syscall.EROFS}},
+		{hintFiles, []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN}},
+		{hintOther, []error{bolterr.ErrTimeout, syscall.EBUSY}},
+		{hintDisk, []error{syscall.EIO, syscall.ETIMEDOUT, syscall.ESTALE}},
+	} {
+		for _, e := range o.errs {
+			if errors.Is(err, e) {
+				return o.hint
+			}
+		}
+	}
+	return ""
+}
+
+// refused is the error of a part that cannot be opened or read. Only what is known to be damaged is worth giving up;
+// an operator who is told so wipes the node.
+func refused(part string, err error) error {
+	hint := obstacle(err)
+	switch {
+	case errors.Is(err, meta.ErrVersion), errors.Is(err, logfile.ErrVersion):
+		return otherVersion(part, err)
+	case interrupted(err):
+		return fmt.Errorf("%s: %w", part, err)
+	case hint != "":
+		return &FatalError{Part: part, Code: ExitStorage, Hint: hint, Err: err}
+	case errors.Is(err, meta.ErrDamaged), errors.Is(err, logfile.ErrCorrupt), errors.Is(err, snapshot.ErrCurrent):
+		return damaged(part, err)
+	}
+	return &FatalError{Part: part, Code: ExitStorage, Hint: hintDisk, Err: err}
+}
+
+// refusedStore is refused for a store, whose word for damage is not known here: it is what nothing else explains.
+func refusedStore(part string, err error) error {
+	var other interface{ OtherVersion() }
+	switch {
+	case interrupted(err) || obstacle(err) != "":
+		return refused(part, err)
+	case errors.As(err, &other):
+		return otherVersion(part, err)
+	}
+	return damaged(part, err)
+}
+
+func interrupted(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrStopped)
+}
+
+// damaged stops a node whose data is not what it was.
+func damaged(part string, err error) error {
+	return &FatalError{Part: part, Code: ExitDamaged, Hint: hintReinstall, Err: err}
+}
+
+// otherVersion stops a node whose program does not know what its data holds.
+func otherVersion(part string, err error) error {
+	return &FatalError{Part: part, Code: ExitDamaged, Hint: hintUpgrade, Err: fmt.Errorf("%w: %w", ErrVersion, err)}
+}
 
 // diskFull reports whether err says that there is no room, which passes, as opposed to a broken disk.
 func diskFull(err error) bool {

@@ -30,13 +30,14 @@ type fakeContent struct {
 // fakeStore keeps its content in memory and, as of the last Flush, in a file: like the real stores it forgets
 // what was not flushed when the node dies.
 type fakeStore struct {
-	mu      sync.Mutex
-	dir     string
-	content fakeContent
-	paused  int
-	cuts    int
-	fail    atomic.Pointer[error] // what applying returns
-	block   chan struct{}         // Flush waits for it, when set
+	mu                   sync.Mutex
+	dir                  string
+	content              fakeContent
+	paused               int
+	cuts                 int
+	floors, floorsAtOpen map[string]int64              // by kind
+	fail                 atomic.Pointer[error]         // what applying returns
+	block                atomic.Pointer[chan struct{}] // Flush waits for it, when set
 }
 
 const fakeFile = "content.gob"
@@ -58,6 +59,7 @@ func (s *fakeStore) Open(dir string) error {
 		return err
 	}
 	s.dir, s.content = dir, c
+	s.floorsAtOpen = maps.Clone(s.floors)
 	return nil
 }
 
@@ -74,9 +76,9 @@ func (s *fakeStore) save(dir string) error {
 }
 
 func (s *fakeStore) Flush(ctx context.Context) error {
-	if s.block != nil {
+	if block := s.block.Load(); block != nil {
 		select {
-		case <-s.block:
+		case <-*block:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -133,7 +135,25 @@ func (s *fakeStore) snapshot() fakeContent {
 	return fakeContent{Samples: maps.Clone(s.content.Samples), Lines: maps.Clone(s.content.Lines), Through: s.content.Through}
 }
 
+func (s *fakeStore) setFloor(kind string, floor int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.floors == nil {
+		s.floors = map[string]int64{}
+	}
+	s.floors[kind] = floor
+}
+
+// known returns the floors now and when the store was opened last.
+func (s *fakeStore) known() (now, atOpen map[string]int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.floors), s.floorsAtOpen
+}
+
 type fakeMetrics struct{ fakeStore }
+
+func (s *fakeMetrics) SetFloor(ms int64) { s.setFloor("metrics", ms) }
 
 func (s *fakeMetrics) ApplySamples(in *wire.Samples) error {
 	if err := s.failure(); err != nil {
@@ -150,7 +170,10 @@ func (s *fakeMetrics) ApplySamples(in *wire.Samples) error {
 	return nil
 }
 
-type fakeLogs struct{ fakeStore }
+type fakeLogs struct {
+	fakeStore
+	largest int // bytes of text in one call
+}
 
 func (s *fakeLogs) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 	if err := s.failure(); err != nil {
@@ -158,6 +181,8 @@ func (s *fakeLogs) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	bytes := 0
+	defer func() { s.largest = max(s.largest, bytes) }()
 	for _, e := range entries {
 		if e.Index <= s.content.Through {
 			continue
@@ -166,6 +191,7 @@ func (s *fakeLogs) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 		for _, b := range e.Batches {
 			for _, st := range b.Batch.Streams {
 				for _, l := range st.Lines {
+					bytes += len(l.Text)
 					text := l.Text[max(0, len(l.Text)-40):] // long lines are only there to fill the log
 					s.content.Lines[fmt.Sprintf("%d.%d", e.Index, n)] = string(text)
 					n++
@@ -175,6 +201,10 @@ func (s *fakeLogs) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 	}
 	s.content.Through = max(s.content.Through, through)
 	return nil
+}
+
+func (s *fakeLogs) SetKindFloor(kind wire.StreamKind, ns int64) {
+	s.setFloor(map[wire.StreamKind]string{wire.StreamLog: "log", wire.StreamEvent: "event"}[kind], ns)
 }
 
 func (s *fakeLogs) Applied() uint64 {

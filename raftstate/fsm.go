@@ -43,6 +43,7 @@ type fsm struct {
 	freezes     uint64 // counts freezes and swaps: a mark is only good as long as its freeze is the last
 	group       machine.Group
 	shards      []wire.Samples
+	floors      [len(command.Kinds) + 1]int64 // that the stores were told of
 }
 
 // gate is a lock that serves in turn and may be waited for no longer than a context lives.
@@ -95,32 +96,54 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	return responses
 }
 
+// maxGroupRaw bounds what the batches of a group have decompressed. Raft hands over several entries at once, and what
+// is decoded of them stays in memory until the stores have taken it. An entry that holds more is a group by itself.
+const maxGroupRaw = command.MaxEntryRaw
+
 func (f *fsm) applyLocked(logs []*raft.Log, responses []any) error {
 	if f.failed.Load() {
 		return ErrStopped
 	}
-	g := &f.group
-	g.Reset()
-	last := logs[len(logs)-1]
-	commands := 0
+	f.group.Reset()
+	commands, raw := 0, 0 // of the group
 	for i, l := range logs {
 		switch l.Type {
 		case raft.LogConfiguration:
 			f.config, f.configIndex = raft.DecodeConfiguration(l.Data), l.Index
 		case raft.LogCommand:
-			results, err := f.decide(l)
+			entry, err := command.Decode(l.Data)
 			if err != nil {
-				return err
+				return unusable(l, err)
+			}
+			size := rawBytes(entry.Commands)
+			if raw > 0 && raw+size > maxGroupRaw {
+				if err := f.finish(logs[i-1], commands); err != nil {
+					return err
+				}
+				f.group.Reset()
+				commands, raw = 0, 0
+			}
+			results, err := f.machine.Apply(l.Index, l.Term, entry, &f.group)
+			if err != nil {
+				return unusable(l, err)
 			}
 			responses[i] = outcome{index: l.Index, term: l.Term, results: results}
 			commands++
+			raw += size
 		}
 	}
+	return f.finish(logs[len(logs)-1], commands)
+}
+
+// finish ends the group, of which last is the last entry: the stores take it, then observers and waiters are told.
+func (f *fsm) finish(last *raft.Log, commands int) error {
+	g := &f.group
 	if err := f.feed(last.Index); err != nil {
 		return err
 	}
 	if commands > 0 {
 		f.machine.Finish(g)
+		f.tellFloors()
 	}
 	f.term = last.Term
 	f.applied.Store(last.Index)
@@ -131,24 +154,32 @@ func (f *fsm) applyLocked(logs []*raft.Log, responses []any) error {
 	return nil
 }
 
-// decide runs phase 1 for one entry.
-func (f *fsm) decide(l *raft.Log) ([]command.Result, error) {
-	entry, err := command.Decode(l.Data)
-	var results []command.Result
-	if err == nil {
-		results, err = f.machine.Apply(l.Index, l.Term, entry, &f.group)
-	}
-	if err != nil {
-		hint := hintUpgrade
-		if errors.Is(err, command.ErrMalformed) {
-			hint = hintReinstall
+// tellFloors makes the retention cuts of the state count in the stores.
+func (f *fsm) tellFloors() {
+	for _, kind := range command.Kinds {
+		floor := f.store.Floor(kind)
+		if floor == f.floors[kind] {
+			continue
 		}
-		return nil, &FatalError{Part: fmt.Sprintf("log entry %d", l.Index), Code: ExitDamaged, Hint: hint, Err: err}
+		f.floors[kind] = floor
+		switch kind { // a floor is in milliseconds, lines are in nanoseconds
+		case command.KindMetrics:
+			f.sinks.Metrics.SetFloor(floor)
+		case command.KindLogs:
+			f.sinks.Logs.SetKindFloor(wire.StreamLog, floor*1e6)
+		case command.KindEvents:
+			f.sinks.Logs.SetKindFloor(wire.StreamEvent, floor*1e6)
+		}
 	}
-	for i := range results {
-		results[i].Index = l.Index
+}
+
+// unusable is the error of an entry that this program cannot apply.
+func unusable(l *raft.Log, err error) error {
+	part := fmt.Sprintf("log entry %d", l.Index)
+	if errors.Is(err, command.ErrMalformed) {
+		return damaged(part, err)
 	}
-	return results, nil
+	return otherVersion(part, err)
 }
 
 // parallelFrom is how many samples make it worth to share them out over the cores.

@@ -1,6 +1,7 @@
 package raftstate
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
@@ -36,9 +37,9 @@ func (g *guard) GetLog(index uint64, l *raft.Log) error {
 		return raft.ErrLogNotFound
 	}
 	if inApply() {
-		g.halt(damagedLog(err))
+		g.halt(refused("log", err))
 	}
-	g.n.fatal(damagedLog(err))
+	g.n.fatal(refused("log", err))
 	return err
 }
 
@@ -87,6 +88,24 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 // StoreLog implements raft.LogStore.
 func (g *guard) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l}) }
 
+// Get implements raft.StableStore. Raft only logs that it could not read its vote, so damage stops the node here.
+func (g *guard) Get(key []byte) ([]byte, error) {
+	v, err := g.Store.Get(key)
+	if err != nil && g.n.started.Load() {
+		g.halt(refused("log", err))
+	}
+	return v, err
+}
+
+// GetUint64 implements raft.StableStore.
+func (g *guard) GetUint64(key []byte) (uint64, error) {
+	v, err := g.Store.GetUint64(key)
+	if err != nil && g.n.started.Load() {
+		g.halt(refused("log", err))
+	}
+	return v, err
+}
+
 // Set implements raft.StableStore.
 func (g *guard) Set(key, val []byte) error {
 	err := g.Store.Set(key, val)
@@ -105,10 +124,6 @@ func (g *guard) SetUint64(key []byte, val uint64) error {
 	return err
 }
 
-func damagedLog(err error) error {
-	return &FatalError{Part: "log", Code: ExitDamaged, Hint: hintReinstall, Err: err}
-}
-
 func brokenDisk(part string, err error) error {
-	return &FatalError{Part: part, Code: ExitStorage, Hint: hintDisk, Err: err}
+	return &FatalError{Part: part, Code: ExitStorage, Hint: cmp.Or(obstacle(err), hintDisk), Err: err}
 }

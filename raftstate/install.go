@@ -218,25 +218,25 @@ func (n *Node) cut(id string) (*cutImage, error) {
 	}
 	defer resume()
 	stood := time.Since(began)
-	frozen, mark, pause, err := n.link(ctx, id)
+	at, err := n.link(ctx, id)
 	resume()
 	if err != nil {
 		return nil, errors.Join(err, n.layout.RemoveImage(id))
 	}
-	n.log.Info("image cut", "index", mark.Index, "apply_paused", pause, "stores_paused_after", stood)
-	n.metrics.pauses.Observe(pause.Seconds())
-	if err := n.commit(frozen, mark); err != nil {
+	n.log.Info("image cut", "index", at.mark.Index, "apply_paused", at.pause, "stores_paused_after", stood)
+	n.metrics.pauses.Observe(at.pause.Seconds())
+	if err := n.commit(at.frozen, at.mark); err != nil {
 		return nil, errors.Join(err, n.layout.RemoveImage(id))
 	}
-	mark.Generation = n.generation
-	img, err := n.pack(id, mark)
+	at.mark.Generation = n.generation
+	img, err := n.pack(id, at)
 	if err != nil {
 		return nil, errors.Join(err, n.layout.RemoveImage(id))
 	}
-	return &cutImage{id: id, mark: mark, image: img}, nil
+	return &cutImage{id: id, mark: at.mark, image: img}, nil
 }
 
-func (n *Node) pack(id string, mark meta.Mark) (*snapshot.Image, error) {
+func (n *Node) pack(id string, at linked) (*snapshot.Image, error) {
 	dir := n.layout.ImageDir(snapshot.KindMeta, id)
 	if err := makeDir(dir); err != nil {
 		return nil, err
@@ -244,7 +244,8 @@ func (n *Node) pack(id string, mark meta.Mark) (*snapshot.Image, error) {
 	if err := n.state.CopyTo(filepath.Join(dir, metaName)); err != nil {
 		return nil, fmt.Errorf("copy metadata: %w", err)
 	}
-	return snapshot.NewImage(snapshot.Header{Index: mark.Index, Term: mark.Term, Node: n.cfg.NodeID}, []snapshot.Part{
+	h := snapshot.Header{ClusterFormat: at.format, Index: at.mark.Index, Term: at.mark.Term, Node: n.cfg.NodeID}
+	return snapshot.NewImage(h, []snapshot.Part{
 		{Name: snapshot.KindMetrics, Dir: n.layout.ImageDir(snapshot.KindMetrics, id)},
 		{Name: snapshot.KindLogs, Dir: n.layout.ImageDir(snapshot.KindLogs, id)},
 		{Name: snapshot.KindMeta, Dir: dir},
@@ -265,26 +266,37 @@ func (n *Node) pause(ctx context.Context) (func(), error) {
 	return sync.OnceFunc(func() { resumeLogs(); resumeMetrics() }), nil
 }
 
+// linked is the state at the index that an image is of.
+type linked struct {
+	frozen *meta.Frozen
+	mark   meta.Mark
+	format uint32
+	pause  time.Duration // of Apply
+}
+
 // link holds Apply, freezes the deciding state and links the stores at the same index.
-func (n *Node) link(ctx context.Context, id string) (*meta.Frozen, meta.Mark, time.Duration, error) {
+func (n *Node) link(ctx context.Context, id string) (linked, error) {
 	f := n.fsm
 	// Not for long: while Apply waits for room on a disk the stores must go on deleting.
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
 	if err := f.mu.LockContext(ctx); err != nil {
-		return nil, meta.Mark{}, 0, fmt.Errorf("wait for apply: %w", err)
+		return linked{}, fmt.Errorf("wait for apply: %w", err)
 	}
 	defer f.mu.Unlock()
 	if f.failed.Load() {
-		return nil, meta.Mark{}, 0, ErrStopped
+		return linked{}, ErrStopped
 	}
 	began := time.Now()
-	mark := meta.Mark{
-		Index: f.applied.Load(), Term: f.term,
-		Configuration: raft.EncodeConfiguration(f.config), ConfigurationIndex: f.configIndex,
+	at := linked{
+		mark: meta.Mark{
+			Index: f.applied.Load(), Term: f.term,
+			Configuration: raft.EncodeConfiguration(f.config), ConfigurationIndex: f.configIndex,
+		},
+		format: n.state.Format(),
 	}
 	f.freezes++
-	frozen := n.state.Freeze(mark.Index, mark.Term)
+	at.frozen = n.state.Freeze(at.mark.Index, at.mark.Term)
 	err := inParallel([]func() error{
 		func() error {
 			return wrap("cut store of metrics", f.sinks.Metrics.Cut(n.layout.ImageDir(snapshot.KindMetrics, id)))
@@ -293,7 +305,8 @@ func (n *Node) link(ctx context.Context, id string) (*meta.Frozen, meta.Mark, ti
 			return wrap("cut store of logs", f.sinks.Logs.Cut(n.layout.ImageDir(snapshot.KindLogs, id)))
 		},
 	}, true)
-	return frozen, mark, time.Since(began), err
+	at.pause = time.Since(began)
+	return at, err
 }
 
 // stage is an image of another node that is being unpacked beside the current generation.
@@ -329,7 +342,7 @@ func (n *Node) newStage() (*stage, error) {
 	n.installing.Store(true)
 	go func() {
 		defer close(s.done)
-		s.header, s.err = snapshot.Unpack(n.ctx, pr, dirs)
+		s.header, s.err = snapshot.Unpack(n.ctx, pr, dirs, n.cfg.format)
 		_ = pr.CloseWithError(s.err)
 	}()
 	return s, nil
@@ -345,7 +358,7 @@ func (s *stage) finish(index, term uint64) error {
 	}
 	var mark meta.Mark
 	if err == nil {
-		mark, err = readMark(s.n.layout.MetaFile(s.generation))
+		mark, err = s.n.readMark(s.n.layout.MetaFile(s.generation))
 	}
 	if err == nil && mark.Index != index {
 		err = fmt.Errorf("metadata is of entry %d, entry %d was announced: %w", mark.Index, index, snapshot.ErrImage)
@@ -357,12 +370,21 @@ func (s *stage) finish(index, term uint64) error {
 	return nil
 }
 
-// abandon removes what was staged; the state in use is not touched.
+// abandon removes what was staged; the state in use is not touched. A node that is too old for what the cluster has
+// gone on to stops, as it would be sent the same again and again.
 func (s *stage) abandon(err error) error {
 	_ = s.pipe.CloseWithError(err)
 	<-s.done
 	s.n.installing.Store(false)
-	return errors.Join(err, s.n.layout.Remove(s.generation))
+	removed := s.n.layout.Remove(s.generation)
+	for _, e := range []error{err, s.err} {
+		if errors.Is(e, snapshot.ErrNewer) {
+			err = otherVersion("image", e)
+			s.n.fatal(err)
+			break
+		}
+	}
+	return errors.Join(err, removed)
 }
 
 // swap makes the staged generation the current one. It runs in Apply's goroutine.
@@ -397,7 +419,7 @@ func (n *Node) swap(r io.Reader) error {
 	n.generation = st.generation
 	if err := n.openStores(); err != nil {
 		f.failed.Store(true)
-		n.fatal(&FatalError{Part: "install", Code: ExitStorage, Hint: hintDisk, Err: err})
+		n.fatal(brokenDisk("install", err))
 		return err
 	}
 	f.freezes++
@@ -429,6 +451,7 @@ func (n *Node) openStores() error {
 	if err := n.state.Reload(n.layout.MetaFile(n.generation)); err != nil {
 		return fmt.Errorf("open metadata: %w", err)
 	}
+	n.fsm.tellFloors()
 	if err := n.fsm.sinks.Metrics.Open(n.layout.Dir(snapshot.KindMetrics, n.generation)); err != nil {
 		return fmt.Errorf("open store of metrics: %w", err)
 	}

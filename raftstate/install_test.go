@@ -2,6 +2,8 @@ package raftstate
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"syscall"
@@ -9,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
 )
 
@@ -88,6 +91,72 @@ func TestInstallWhileWritesGoOn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// deciding returns the deciding state of a node as text, while nothing is applied.
+func deciding(t *testing.T, n *testNode) string {
+	t.Helper()
+	n.fsm.mu.Lock()
+	defer n.fsm.mu.Unlock()
+	var b strings.Builder
+	if err := n.State().Dump(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// The window of recent lines, the audit chain and the rest of the deciding state are the same on a node that installed
+// them, and again after it replayed its log from its own mark.
+func TestInstalledStateDecidesTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, smallQueue)
+		w := newWriter(t, c.leader(), "agent-1")
+		w.text = strings.Repeat("x", 20_000)
+		sent := 0
+		deliver := func(n *testNode, from, to int) command.Result {
+			st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "agent", Value: "loki"}}}
+			for i := from; i < to; i++ {
+				st.Lines = append(st.Lines, wire.LogLine{T: w.clock*1e6 - int64(i), Text: fmt.Appendf(nil, "line %d", i)})
+			}
+			body := wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{st}})
+			sent++
+			return w.must(n,
+				command.NewDeliver(command.Deliver{Source: "loki", Lane: wire.LaneLogs, Flags: command.RepeatsDropped, RawLen: len(body), Body: body}),
+				command.NewMetaTxn(command.Txn{Audit: []command.AuditRecord{{Action: fmt.Sprint("delivery ", sent)}}}),
+			)[0]
+		}
+		clock := w.clock
+		away := c.follower()
+		c.settle()
+		c.kill(away.id)
+		if got := deliver(c.leader(), 0, 1500); got.Accepted != 1500 {
+			t.Errorf("%+v", got)
+		}
+		c.wait("a short log", func() bool { w.write(c.leader()); return c.leader().Status().FirstIndex > 100 })
+		c.start(away.id)
+		n := c.nodes[away.id]
+		c.wait("the install", func() bool { return n.seen.installs() > 0 })
+		same := func(when string) {
+			t.Helper()
+			c.settle()
+			if got, want := deciding(t, n), deciding(t, c.leader()); got != want {
+				t.Errorf("%s: the deciding state differs from the leader's:\n%s\nwant\n%s", when, got, want)
+			}
+		}
+		same("installed")
+		w.clock = clock
+		if got := deliver(n, 1400, 1600); got.Duplicates != 100 || got.Accepted != 100 {
+			t.Errorf("%+v", got)
+		}
+		time.Sleep(3 * time.Second) // a mark of its own
+		c.kill(n.id)
+		c.start(n.id)
+		same("started again")
+		if got := deliver(n, 1500, 1700); got.Duplicates != 100 || got.Accepted != 100 {
+			t.Errorf("%+v", got)
+		}
+		same("at the end")
+	})
 }
 
 func TestNoImageForAPeerThatIsDown(t *testing.T) {
@@ -204,13 +273,49 @@ func TestUnknownCommandStopsTheNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTestCluster(t, 1, nil)
 		n := c.leader()
-		_, _, err := n.Propose(t.Context(), command.Command{Type: 99, Version: 1})
-		if !errors.Is(err, ErrUnknown) {
-			t.Errorf("propose: %v", err)
+		e := command.Entry{Commands: []command.Command{{Type: 99, Version: 1}}}
+		if err := n.raft.Load().Apply(e.Append(nil), 0).Error(); err != nil { // past the proposer, which refuses it
+			t.Errorf("apply: %v", err)
 		}
 		var fatal *FatalError
-		if err := <-n.fatal; !errors.As(err, &fatal) || fatal.ExitCode() != ExitDamaged {
+		if err := <-n.fatal; !errors.As(err, &fatal) || fatal.ExitCode() != ExitDamaged || !errors.Is(err, ErrVersion) {
 			t.Errorf("fatal: %v", err)
 		}
+	})
+}
+
+// TestStoresKnowTheFloorsBeforeTheyOpen: what was cut is never shown again, not even until the first command.
+func TestStoresKnowTheFloorsBeforeTheyOpen(t *testing.T) {
+	const ms, ns = 1_700_000_000_000, 1_700_000_000_000 * 1_000_000
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, smallQueue)
+		w := newWriter(t, c.leader(), "agent-1")
+		w.text = strings.Repeat("x", 20_000)
+		away, restarted := c.follower(), c.leader()
+		c.kill(away.id)
+		w.must(restarted, command.NewRetentionCut(command.KindMetrics, ms, command.CutAge), command.NewRetentionCut(command.KindLogs, ms, command.CutAge), command.NewRetentionCut(command.KindEvents, ms+1, command.CutAge))
+		check := func(n *testNode, opened bool) {
+			t.Helper()
+			for _, s := range []struct {
+				store *fakeStore
+				want  map[string]int64
+			}{
+				{&n.metrics.fakeStore, map[string]int64{"metrics": ms}},
+				{&n.logs.fakeStore, map[string]int64{"log": ns, "event": ns + 1_000_000}},
+			} {
+				now, atOpen := s.store.known()
+				if !maps.Equal(now, s.want) || opened && !maps.Equal(atOpen, s.want) {
+					t.Errorf("node %s: floors are %v, at open %v, wanted %v", n.id, now, atOpen, s.want)
+				}
+			}
+		}
+		check(restarted, false)
+		c.wait("a short log", func() bool { w.write(c.leader()); return c.leader().Status().FirstIndex > 100 })
+		c.start(away.id)
+		c.wait("the install", func() bool { return away.seen.installs() > 0 })
+		check(away, true)
+		c.kill(restarted.id)
+		c.start(restarted.id)
+		check(restarted, true)
 	})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/triward/triward/raftstate/logfile"
 	"github.com/triward/triward/raftstate/meta"
 )
 
@@ -164,14 +165,16 @@ func (n *Node) commit(frozen *meta.Frozen, m meta.Mark) error {
 		func() error { return wrap("flush store of metrics", n.fsm.sinks.Metrics.Flush(ctx)) },
 		func() error { return wrap("flush store of logs", n.fsm.sinks.Logs.Flush(ctx)) },
 	}, true)
+	final := false
 	if err == nil {
 		err = n.layout.Sync(n.generation)
+		final = err != nil
 	}
 	if err == nil {
 		err = wrap("commit the watermark", frozen.Commit(m))
 	}
 	if err != nil {
-		if diskFull(err) || n.ctx.Err() != nil {
+		if !final && diskFull(err) || n.ctx.Err() != nil {
 			return fmt.Errorf("mark at entry %d: %w", m.Index, err)
 		}
 		n.fatal(brokenDisk("mark", err))
@@ -192,7 +195,8 @@ func wrap(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// retain tells raft, whose limits count entries, how many of them the queue's retention in bytes and time is.
+// retain tells raft, whose limits count entries, how many of them the queue's retention in bytes and time is; the
+// least possible while the disk is nearly full.
 func (n *Node) retain() {
 	r := n.raft.Load()
 	if r == nil {
@@ -203,7 +207,10 @@ func (n *Node) retain() {
 		notBefore = time.Now().Add(-n.cfg.QueueAge)
 	}
 	rc := r.ReloadableConfig()
-	rc.TrailingLogs = max(minTrailing, n.store.Newest(n.cfg.QueueBytes, notBefore))
+	rc.TrailingLogs = minTrailing
+	if room, _ := n.store.Room(); room == logfile.RoomAmple {
+		rc.TrailingLogs = max(minTrailing, n.store.Newest(n.cfg.QueueBytes, notBefore))
+	}
 	if err := r.ReloadConfig(rc); err != nil {
 		n.log.Error("set the retention of the log", "err", err)
 	}

@@ -52,11 +52,16 @@ type Node struct {
 	budget   budget
 	peers    peers
 
+	fullVoters atomic.Pointer[fullVoters] // while this node leads
+	cutsRest   atomic.Uint64              // log time before which nothing is cut
+	logged     int64                      // the newest stamp that the log held at the start
+
 	generation string // changed only with durable held and Apply standing still
 	durably    chan struct{}
 	mark       atomic.Pointer[meta.Mark]
 	staged     atomic.Pointer[stagedImage]
 	installing atomic.Bool
+	probation  atomic.Bool   // see probation.go
 	ready      atomic.Uint64 // the term in which an entry of this leader was applied
 	started    atomic.Bool
 	startedAt  time.Time
@@ -102,7 +107,7 @@ func Open(ctx context.Context, cfg Config, sinks Sinks) (*Node, error) {
 func (n *Node) openState(context.Context) error {
 	generation, err := n.layout.Current()
 	if err != nil {
-		return &FatalError{Part: "state", Code: ExitDamaged, Hint: hintReinstall, Err: err}
+		return refused("state", err)
 	}
 	if err := n.layout.Clean(generation); err != nil {
 		return err
@@ -118,7 +123,10 @@ func (n *Node) openState(context.Context) error {
 	n.generation = generation
 	file := n.layout.MetaFile(generation)
 	if n.state, err = meta.Open(file, n.log); err != nil {
-		return damagedState("metadata", err)
+		return refused("metadata", err)
+	}
+	if format := n.state.Format(); format > n.cfg.format {
+		return otherVersion("state", fmt.Errorf("the cluster's format is %d, this program knows up to %d", format, n.cfg.format))
 	}
 	n.fsm.store = n.state
 	coder, err := wire.NewCoder()
@@ -130,49 +138,48 @@ func (n *Node) openState(context.Context) error {
 		n.mark.Store(&mark)
 		n.fsm.adopt(&mark)
 	}
+	n.fsm.tellFloors()
 	if err := n.openSinks(); err != nil {
 		return err
 	}
 	if held, mark := n.fsm.sinks.Logs.Applied(), n.mark.Load().Index; held < mark {
-		return damagedState("store of logs", fmt.Errorf("it holds the log up to entry %d, the watermark says %d", held, mark))
+		return damaged("store of logs", fmt.Errorf("it holds the log up to entry %d, the watermark says %d", held, mark))
 	}
 	return nil
-}
-
-func damagedState(part string, err error) error {
-	if !errors.Is(err, meta.ErrDamaged) && diskFull(err) {
-		return fmt.Errorf("%s: %w", part, err)
-	}
-	return &FatalError{Part: part, Code: ExitDamaged, Hint: hintReinstall, Err: err}
 }
 
 // openLog opens the log and holds it against the watermark.
 func (n *Node) openLog(ctx context.Context) error {
 	store, err := logfile.Open(filepath.Join(n.cfg.DataDir, raftDir), logfile.Options{
-		SegmentBytes: n.cfg.LogSegment, CacheBytes: n.cfg.LogCache, ReserveBytes: n.cfg.DiskReserve,
+		SegmentBytes: n.cfg.LogSegment, CacheBytes: n.cfg.LogCache, ReserveBytes: n.cfg.DiskReserve, FreeBytes: n.cfg.FreeBytes,
 		HoldBytes: 4 * n.cfg.QueueBytes, Logger: newRaftLogger(n.log),
 	})
 	if err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
 	n.store = store
 	if err := n.checkIdentity(); err != nil {
 		return err
 	}
+	rest, err := store.GetUint64([]byte(cutsKey))
+	if err != nil {
+		return refused("log", err)
+	}
+	n.cutsRest.Store(rest)
 	mark := n.mark.Load()
 	first, err := store.FirstIndex()
 	if err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
 	last, err := store.LastIndex()
 	if err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
 	stale := last < mark.Index
 	if !stale && mark.Index >= first && mark.Index > 0 {
 		var l raft.Log
 		if err := store.GetLog(mark.Index, &l); err != nil {
-			return damagedLog(err)
+			return refused("log", err)
 		}
 		stale = l.Term != mark.Term
 	}
@@ -184,25 +191,46 @@ func (n *Node) openLog(ctx context.Context) error {
 		return nil
 	}
 	if first > mark.Index+1 {
-		return damagedLog(fmt.Errorf("it begins at entry %d, the state ends at %d", first, mark.Index))
+		return damaged("log", fmt.Errorf("it begins at entry %d, the state ends at %d", first, mark.Index))
 	}
 	if err := store.Verify(ctx, mark.Index+1); err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
+	n.logged = n.lastStamp(mark.Index, last)
 	return nil
+}
+
+// lastStamp returns the stamp of the newest command in the log behind the mark; 0 when there is none.
+func (n *Node) lastStamp(mark, last uint64) int64 {
+	var l raft.Log
+	for i := last; i > mark; i-- {
+		if n.store.GetLog(i, &l) != nil || l.Type != raft.LogCommand {
+			continue
+		}
+		if e, err := command.Decode(l.Data); err == nil {
+			return e.Stamp
+		}
+	}
+	return 0
 }
 
 func (n *Node) checkIdentity() error {
 	id, err := n.store.Get([]byte(identityKey))
 	switch {
 	case err != nil && err.Error() != "not found":
-		return damagedLog(err)
+		return refused("log", err)
 	case string(id) == n.cfg.NodeID:
 		return nil
 	case len(id) > 0:
-		return damagedLog(fmt.Errorf("data directory %s belongs to node %q, this is node %q", n.cfg.DataDir, id, n.cfg.NodeID))
+		return &FatalError{
+			Part: "log", Code: ExitDamaged, Hint: "give the node its own data directory, or the name that it has there",
+			Err: fmt.Errorf("data directory %s belongs to node %q, this is node %q", n.cfg.DataDir, id, n.cfg.NodeID),
+		}
 	case n.mark.Load().Index > 0:
-		return damagedLog(fmt.Errorf("the log in %s is gone while the state is there", n.store.Dir()))
+		return damaged("log", fmt.Errorf("the log in %s is gone while the state is there", n.store.Dir()))
+	}
+	if err := n.beginProbation(); err != nil {
+		return err
 	}
 	if err := n.store.Set([]byte(identityKey), []byte(n.cfg.NodeID)); err != nil {
 		return brokenDisk("log", err)
@@ -215,11 +243,12 @@ func (n *Node) startRaft(context.Context) error {
 	if err := n.connect(); err != nil {
 		return err
 	}
+	n.trans = n.cautious(n.trans)
 	g := &guard{Store: n.store, n: n}
 	snaps := marks{n}
 	old, err := raft.HasExistingState(g, g, snaps)
 	if err != nil {
-		return damagedLog(err)
+		return refused("log", err)
 	}
 	rc := n.cfg.raftConfig()
 	if len(n.cfg.Bootstrap) > 0 && !old {
@@ -237,9 +266,9 @@ func (n *Node) startRaft(context.Context) error {
 	n.started.Store(true)
 	n.proposer.wg.Add(1)
 	go n.proposer.run()
-	n.wg.Add(2)
-	go n.lead(r, observer)
-	go n.watchDisk()
+	n.wg.Go(func() { n.lead(r, observer) })
+	n.wg.Go(n.watchDisk)
+	n.wg.Go(n.keepRoom)
 	n.metrics.register(n)
 	n.log.Info("node started", "watermark", n.mark.Load().Index, "log_last", r.LastIndex(), "generation", n.generation)
 	return nil
@@ -259,10 +288,10 @@ func (n *Node) bootstrap() raft.Configuration {
 // openSinks opens the stores of the current generation for the first time.
 func (n *Node) openSinks() error {
 	if err := n.fsm.sinks.Metrics.Open(n.layout.Dir(snapshot.KindMetrics, n.generation)); err != nil {
-		return damagedState("store of metrics", err)
+		return refusedStore("store of metrics", err)
 	}
 	if err := n.fsm.sinks.Logs.Open(n.layout.Dir(snapshot.KindLogs, n.generation)); err != nil {
-		return damagedState("store of logs", err)
+		return refusedStore("store of logs", err)
 	}
 	return nil
 }
@@ -330,7 +359,6 @@ func (a peerAddr) String() string { return string(a) }
 // lead proposes a first entry when this node becomes the leader, so that what was acknowledged before is applied
 // here, and moves the log time on when nothing else does.
 func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
-	defer n.wg.Done()
 	ticker := time.NewTicker(n.cfg.TickInterval)
 	defer ticker.Stop()
 	leading := false
@@ -343,6 +371,7 @@ func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
 		case leading = <-r.LeaderCh():
 			n.log.Info("leadership", "leader", leading, "term", r.CurrentTerm())
 			n.peers.reset()
+			n.fullVoters.Store(nil)
 			if leading {
 				n.askClocksUntilKnown(r)
 				n.tick(r)
@@ -366,44 +395,13 @@ func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
 	}
 }
 
-// fullDisk says why this node takes no entries for want of room; nil when it does.
-func (n *Node) fullDisk() error {
-	if h := n.fsm.held.Load(); h != nil {
-		return h.err
-	}
-	return n.store.CheckRoom()
-}
-
-// yield hands leadership to a voter whose disk has room.
-func (n *Node) yield(r *raft.Raft) {
-	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
-	defer cancel()
-	for _, s := range n.servers() {
-		if string(s.ID) == n.cfg.NodeID || s.Suffrage != raft.Voter {
-			continue
-		}
-		if st, err := n.PeerStatus(ctx, string(s.ID)); err != nil || st.DiskFull != "" || st.Installing {
-			continue
-		}
-		if err := r.LeadershipTransferToServer(s.ID, s.Address).Error(); err != nil {
-			n.log.Warn("disk is full, leadership was not handed over", "to", s.ID, "err", err)
-			continue
-		}
-		n.log.Warn("disk is full, leadership was handed over", "to", s.ID)
-		return
-	}
-}
-
 // tick proposes a Tick and notes the term in which it was applied.
 func (n *Node) tick(r *raft.Raft) {
 	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.TickInterval)
 	defer cancel()
 	c := command.NewTick(n.cfg.NodeID)
 	n.budget.used.Add(int64(c.Size())) // beyond the bound: a busy node needs it too
-	o, err := n.proposeHere(ctx, &proposal{
-		commands: []command.Command{c}, size: c.Size(), done: make(chan proposed, 1),
-		finish: func() { n.budget.give(int64(c.Size())) },
-	})
+	o, err := n.proposeHere(ctx, []command.Command{c})
 	if err != nil {
 		n.log.Debug("tick", "err", err)
 		return
@@ -413,7 +411,6 @@ func (n *Node) tick(r *raft.Raft) {
 
 // watchDisk ends the node when a write to the log hangs: with its lease the leader would otherwise stay.
 func (n *Node) watchDisk() {
-	defer n.wg.Done()
 	ticker := time.NewTicker(max(n.cfg.HungDisk/10, time.Millisecond))
 	defer ticker.Stop()
 	for {
@@ -579,21 +576,28 @@ func makeDir(dir string) error {
 	return nil
 }
 
-// readMark returns the watermark of a metadata file that is not in use.
-func readMark(file string) (meta.Mark, error) {
+// readMark returns the watermark of the metadata in an image, which must be of a format that this program knows.
+func (n *Node) readMark(file string) (meta.Mark, error) {
 	if err := meta.Check(file); err != nil {
 		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
 	}
 	s, err := meta.Open(file, slog.New(slog.DiscardHandler))
+	if errors.Is(err, meta.ErrVersion) {
+		err = fmt.Errorf("%w: %w", snapshot.ErrNewer, err)
+	}
 	if err != nil {
 		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
 	}
 	m, ok := s.Mark()
+	format := s.Format()
 	if err := s.Close(); err != nil {
 		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
 	}
-	if !ok {
+	switch {
+	case !ok:
 		return meta.Mark{}, fmt.Errorf("metadata has no watermark: %w", snapshot.ErrImage)
+	case format > n.cfg.format:
+		return meta.Mark{}, fmt.Errorf("%w: its state has %d, this program knows up to %d", snapshot.ErrNewer, format, n.cfg.format)
 	}
 	return m, nil
 }

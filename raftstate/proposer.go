@@ -1,6 +1,7 @@
 package raftstate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,10 +24,24 @@ const (
 	proposeLimit = 30 * time.Second // for a proposal whose context has no end
 )
 
+// rawBytes returns how many bytes the batches among the commands have decompressed.
+func rawBytes(cmds []command.Command) (sum int) {
+	for _, c := range cmds {
+		if c.Type&^command.Ignorable != command.TypeBatch {
+			continue
+		}
+		if b, err := command.DecodeBatch(c); err == nil {
+			sum += b.RawLen
+		}
+	}
+	return sum
+}
+
 // proposal is what one caller wants in one entry, together.
 type proposal struct {
 	commands []command.Command
 	size     int
+	raw      int           // bytes of its batches, decompressed
 	done     chan proposed // buffered: the answer never waits for a caller who went away
 	finish   func()        // gives the bytes back
 }
@@ -113,17 +128,18 @@ func (pr *proposer) run() {
 // gather takes from the queue what fits into one entry.
 func (pr *proposer) gather() []*proposal {
 	batch := []*proposal{pr.carry}
-	size, commands := command.Overhead+pr.carry.size, len(pr.carry.commands)
+	size, raw, commands := command.Overhead+pr.carry.size, pr.carry.raw, len(pr.carry.commands)
 	pr.carry = nil
 	for size < entryTarget {
 		select {
 		case p := <-pr.queue:
-			if size+p.size > entryTarget || commands+len(p.commands) > command.MaxCommands {
+			if size+p.size > entryTarget || raw+p.raw > command.MaxEntryRaw || commands+len(p.commands) > command.MaxCommands {
 				pr.carry = p
 				return batch
 			}
 			batch = append(batch, p)
 			size += p.size
+			raw += p.raw
 			commands += len(p.commands)
 		default:
 			return batch
@@ -226,7 +242,7 @@ func (n *Node) mayLead() error {
 	case n.raft.Load().State() != raft.Leader:
 		return errNotLeader
 	}
-	if err := n.fullDisk(); err != nil {
+	if err := n.noRoom(); err != nil {
 		return fmt.Errorf("%w: %w", ErrDiskFull, err)
 	}
 	return nil
@@ -234,10 +250,11 @@ func (n *Node) mayLead() error {
 
 // Propose puts commands, together in one entry, into the log and returns the index of the entry and a result
 // for each command once the leader has applied them. Any node takes proposals and hands them to the leader. The
-// commands are durable on a majority then; to read them on this node, WaitApplied(index) first.
+// commands are durable on a majority then; to read them on this node, WaitApplied(index) first. Batches that have
+// more than 4 MiB together decompressed go into several entries in the order given; the index is that of the last.
 //
-// Errors: ErrTooLarge, ErrBusy, ErrNoLeader, ErrDiskFull and ErrStopped say that nothing was applied; ErrUnknown
-// and those of ctx that the outcome is not known. A refusal by the state machine is a result, not an error.
+// Errors: ErrTooLarge, ErrBusy, ErrNoLeader, ErrDiskFull, ErrClocks, ErrUnsupported and ErrStopped say that nothing was
+// applied; ErrUnknown and those of ctx that the outcome is not known. A refusal by the state machine is a result, not an error.
 func (n *Node) Propose(ctx context.Context, cmds ...command.Command) (uint64, []command.Result, error) {
 	size := 0
 	for i := range cmds {
@@ -269,7 +286,7 @@ func (n *Node) route(ctx context.Context, cmds []command.Command, size int, give
 		id, self := n.Leader()
 		switch {
 		case self:
-			o, err := n.proposeHere(ctx, &proposal{commands: cmds, size: size, done: make(chan proposed, 1), finish: give})
+			o, err := n.proposeHere(ctx, cmds)
 			if !errors.Is(err, errNotLeader) {
 				return o.index, o.results, err
 			}
@@ -310,18 +327,63 @@ func (n *Node) nextLeader(ctx context.Context, limit <-chan time.Time) error {
 	}
 }
 
-func (n *Node) proposeHere(ctx context.Context, p *proposal) (outcome, error) {
-	if !n.proposer.submit(p) {
-		p.finish()
-		n.metrics.busy.Inc()
-		return outcome{}, ErrBusy
+// split shares the commands out over as few proposals as command.MaxEntryRaw allows, in order. The bytes of the commands are
+// given back to the budget part by part.
+func (n *Node) split(cmds []command.Command) (parts []*proposal) {
+	for i := range cmds {
+		raw := rawBytes(cmds[i : i+1])
+		if len(parts) == 0 || parts[len(parts)-1].raw+raw > command.MaxEntryRaw {
+			next := &proposal{done: make(chan proposed, 1)}
+			next.finish = func() { n.budget.give(int64(next.size)) }
+			parts = append(parts, next)
+		}
+		p := parts[len(parts)-1]
+		p.commands = append(p.commands, cmds[i])
+		p.size += cmds[i].Size()
+		p.raw += raw
 	}
-	select {
-	case r := <-p.done:
-		return r.outcome, r.err
-	case <-ctx.Done():
-		return outcome{}, fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
+	return parts
+}
+
+// proposeHere puts the commands, whose bytes were taken from the budget, into the log of this node, which must lead.
+func (n *Node) proposeHere(ctx context.Context, cmds []command.Command) (outcome, error) {
+	parts := n.split(cmds)
+	if err := n.admit(ctx, cmds); err != nil {
+		answerAll(parts, err)
+		return outcome{}, err
 	}
+	taken := true
+	for _, p := range parts {
+		if taken = taken && n.proposer.submit(p); !taken { // nor what comes after it
+			n.metrics.busy.Inc()
+			p.answer(outcome{}, ErrBusy)
+		}
+	}
+	var all outcome
+	var failed error
+	applied, unknown := 0, false
+	for _, p := range parts {
+		select {
+		case r := <-p.done:
+			if r.err != nil {
+				failed = cmp.Or(failed, r.err)
+				unknown = unknown || errors.Is(r.err, ErrUnknown)
+				continue
+			}
+			applied++
+			all.index, all.term = r.outcome.index, r.outcome.term
+			all.results = append(all.results, r.outcome.results...)
+		case <-ctx.Done():
+			return outcome{}, fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
+		}
+	}
+	switch {
+	case failed == nil:
+		return all, nil
+	case len(parts) > 1 && (applied > 0 || unknown): // what the error says holds for a part of the commands only
+		return outcome{}, fmt.Errorf("%w: %d of %d entries were applied: %s", ErrUnknown, applied, len(parts), failed)
+	}
+	return outcome{}, failed
 }
 
 // Leader returns the id of the leader as far as this node knows, "" when it knows none, and whether it is this

@@ -34,6 +34,8 @@ var codes = []struct {
 	{"unknown", ErrUnknown},
 	{"no_leader", ErrNoLeader},
 	{"quorum", ErrQuorum},
+	{"unsupported", ErrUnsupported},
+	{"clocks", ErrClocks},
 	{"stopped", ErrStopped},
 }
 
@@ -129,9 +131,7 @@ func (n *Node) servePropose(ctx context.Context, body []byte) ([]byte, error) {
 		n.metrics.busy.Inc()
 		return nil, ErrBusy
 	}
-	o, err := n.proposeHere(ctx, &proposal{
-		commands: e.Commands, size: size, done: make(chan proposed, 1), finish: func() { n.budget.give(int64(size)) },
-	})
+	o, err := n.proposeHere(ctx, e.Commands)
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,8 @@ import (
 type Sink interface {
 	// Open opens the store kept in dir (made when absent). When a store is open already it is replaced: new
 	// readers get the new one, the old is closed once its readers are gone or 5 s have passed, their contexts
-	// being cancelled then.
+	// being cancelled then. An error with the method OtherVersion() says that what dir holds is whole but not
+	// known to this program.
 	Open(dir string) error
 	// Flush hands all that was applied before the call to the file system, so that a syncfs of the
 	// directory makes it durable. It runs beside Apply, never in its goroutine.
@@ -32,8 +33,12 @@ type MetricSink interface {
 	Sink
 	// ApplySamples stores the samples before it returns (durable only after Flush and a syncfs). Samples that
 	// the store has already are passed over. The columns belong to the caller. Several calls may run at once
-	// with disjoint series.
+	// with disjoint series. An error that is ENOSPC says that nothing was stored, and the call is repeated until
+	// there is room; any other stops the node, and its next start applies all since the mark again.
 	ApplySamples(s *wire.Samples) error
+	// SetFloor hides all samples before ms, in milliseconds since 1970, from readers at once and for good. It may be
+	// called at any time, also before Open.
+	SetFloor(ms int64)
 }
 
 // LogSink stores accepted lines and events.
@@ -41,11 +46,13 @@ type LogSink interface {
 	Sink
 	// ApplyLogs stores the entries, given in ascending order of Index, in one atomic write together with
 	// `through`, the index of the last entry of the log that this call stands for. Entries at or below Applied
-	// are passed over.
+	// are passed over. Errors are as those of ApplySamples.
 	ApplyLogs(through uint64, entries []wire.LogEntry) error
 	// Applied returns the greatest `through` that the store holds. A store behind the mark after a restart is
 	// damaged.
 	Applied() uint64
+	// SetKindFloor is SetFloor for the streams of one kind, in nanoseconds since 1970.
+	SetKindFloor(kind wire.StreamKind, ns int64)
 }
 
 // Applied is what one group of entries brought, as observers see it. Everything in it belongs to the state

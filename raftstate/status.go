@@ -26,6 +26,7 @@ type Status struct {
 	LogTime       int64     `json:"log_time_ms"`
 	Clock         int64     `json:"clock_ms"`                // of the node, to compare with those of the others
 	ClockSuspect  string    `json:"clock_suspect,omitempty"` // why the node, as leader, does not go by its own clock
+	CutsHeld      string    `json:"cuts_held,omitempty"`     // why the node, as leader, takes no cuts
 	LogBytes      int64     `json:"log_bytes"`
 	LogSegments   int       `json:"log_segments"`
 	CachedBytes   int64     `json:"cached_bytes"`
@@ -34,10 +35,12 @@ type Status struct {
 	QueueBytes    int64     `json:"queue_retention_bytes"`
 	Generation    string    `json:"generation"`
 	Installing    bool      `json:"installing"`
+	Probation     bool      `json:"probation,omitempty"` // lost its data, has not caught up: no vote
 	DiskFull      string    `json:"disk_full,omitempty"` // why appends or Apply are held up
 	HeldSince     time.Time `json:"held_since,omitzero"`
 	Fatal         string    `json:"fatal,omitempty"`
 	StartedAt     time.Time `json:"started_at"`
+	Format        uint32    `json:"format"` // the greatest that the node's program applies; absent: 1
 	Members       []Member  `json:"members"`
 }
 
@@ -57,10 +60,11 @@ func (n *Node) Status() Status {
 	mark := n.mark.Load()
 	st := Status{
 		Node: n.cfg.NodeID, AppliedIndex: n.fsm.applied.Load(), MarkIndex: mark.Index, LogTime: n.state.LogTime(),
-		Clock: n.cfg.Now().UnixMilli(), ClockSuspect: n.clock.suspicion(),
+		Clock: n.cfg.Now().UnixMilli(), ClockSuspect: n.clock.suspicion(), CutsHeld: n.cutsHeld(),
 		LogBytes: n.store.Bytes(), LogSegments: n.store.Segments(), CachedBytes: n.store.CachedBytes(),
 		InFlightBytes: n.budget.used.Load(), InFlightLimit: n.budget.limit, QueueBytes: n.cfg.QueueBytes,
-		Generation: mark.Generation, Installing: n.installing.Load(), StartedAt: n.startedAt,
+		Generation: mark.Generation, Installing: n.installing.Load(), Probation: n.probation.Load(), StartedAt: n.startedAt,
+		Format: n.cfg.format,
 	}
 	st.Role = role(r.State())
 	addr, id := r.LeaderWithID()

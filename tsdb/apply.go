@@ -17,8 +17,9 @@ import (
 // Samples that the store holds already are passed over: the value held stays. Several calls may run at once with
 // disjoint series; the columns belong to the caller.
 //
-// An error that matches syscall.ENOSPC and not ErrBroken means that nothing was stored and the call may be repeated
-// when there is space. After one that matches ErrBroken the store must be opened again before it is repeated.
+// An error that matches syscall.ENOSPC means that nothing was stored and the call may be repeated when there is space.
+// One that matches ErrBroken never does: which of the samples since the last Flush are in the files is not known then,
+// so that the store must be opened again and all of them be applied again.
 func (s *Store) ApplySamples(in *wire.Samples) error {
 	if len(in.IDs) != len(in.T) || len(in.IDs) != len(in.Values) {
 		return fmt.Errorf("apply samples: columns of %d ids, %d times and %d values", len(in.IDs), len(in.T), len(in.Values))

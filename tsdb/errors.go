@@ -10,7 +10,8 @@ import (
 var ErrDamaged = errors.New("metrics store is damaged")
 
 // ErrBroken is matched by errors of a store that failed to write and does not know how much reached the disk. It
-// answers queries but takes no samples and no marks until Open is called again (with the same directory).
+// answers queries but takes no samples and no marks until Open is called again (with the same directory); all samples
+// since the last Flush must be applied again then.
 var ErrBroken = errors.New("metrics store stopped after a failed write")
 
 // ErrClosed is matched by errors of a store that is not open.
@@ -31,7 +32,27 @@ func (e *DamageError) Error() string { return fmt.Sprintf("%v: %s: %v", ErrDamag
 // Unwrap returns ErrDamaged and the cause.
 func (e *DamageError) Unwrap() []error { return []error{ErrDamaged, e.Err} }
 
-func damaged(file string, err error) error { return &DamageError{File: file, Err: err} }
+// VersionError names a file that is whole but of a version that this program does not know.
+type VersionError struct {
+	File    string
+	Version uint8
+}
+
+// Error says which version the file has and which is known.
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("metrics store: %s is of version %d, this program knows %d", e.File, e.Version, sealVersion)
+}
+
+// OtherVersion tells the error from damage, for those who know it by this only.
+func (e *VersionError) OtherVersion() {}
+
+// damaged names the file, as damaged unless it is the system that did not let it be read.
+func damaged(file string, err error) error {
+	if !isCorruption(err) {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return &DamageError{File: file, Err: err}
+}
 
 // Hint tells the operator what to do.
 func (e *DamageError) Hint() string {

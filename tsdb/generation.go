@@ -226,7 +226,7 @@ func (g *generation) close(clean bool) error {
 		return fmt.Errorf("close metrics store %s: %w", g.dir, err)
 	}
 	defer g.work.Release(pauses)
-	err := g.db.Close()
+	err := g.closeLibrary()
 	g.reg.suspend()
 	if err != nil {
 		return fmt.Errorf("close metrics store %s: %w", g.dir, err)
@@ -243,6 +243,16 @@ func (g *generation) close(clean bool) error {
 	}
 	pos.Clean = true
 	return writePosition(g.dir, pos, true)
+}
+
+// closeLibrary closes the library's store, which panics when the disk is too full for the chunks that it maps then.
+func (g *generation) closeLibrary() (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the library gave up: %v", r)
+		}
+	}()
+	return g.db.Close()
 }
 
 // ends returns where both logs end. No sample may be being applied.
@@ -272,9 +282,10 @@ func (g *generation) flush(pos position) error {
 	return nil
 }
 
-// fail marks the generation broken and returns the error to hand up.
-func (g *generation) fail(err error) error {
-	err = fmt.Errorf("%w in %s: %w", ErrBroken, g.dir, err)
+// fail marks the generation broken and returns the error to hand up. It does not match the cause: a full disk is no
+// reason to try again here, since what was applied is in doubt.
+func (g *generation) fail(cause error) error {
+	err := fmt.Errorf("%w in %s: %s", ErrBroken, g.dir, cause.Error())
 	g.broken.CompareAndSwap(nil, &err)
 	return err
 }

@@ -89,13 +89,15 @@ func syncLog(dir string, from, to walPosition) error {
 	return syncPath(dir)
 }
 
+// syncPath fsyncs a file or directory. What a failed fsync has lost a second one does not tell, so the error matches no
+// cause, a full disk in particular, that would invite the caller to try again.
 func syncPath(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
+		return fmt.Errorf("sync %s: %s", path, err.Error())
 	}
 	return nil
 }

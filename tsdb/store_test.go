@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -234,6 +235,34 @@ func TestFullDiskIsRecognised(t *testing.T) {
 	if err := s.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestFailedWriteIsNoFullDisk: whoever waits for room would wait for ever. Opening again and applying all since the
+// last Flush again mends the store, whatever it had in memory.
+func TestFailedWriteIsNoFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	s := newStore(t, options(t), dir)
+	list := history(16, 400)
+	half := len(list) / 2
+	applyAll(t, s, list[:half], 2)
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	applyAll(t, s, list[half:half+half/2], 0)
+	s.Break(syscall.ENOSPC)
+	for what, err := range map[string]error{
+		"apply": s.ApplySamples(columns(list[half:])), "flush": s.Flush(t.Context()), "cut": s.Cut(filepath.Join(t.TempDir(), "image")),
+	} {
+		if !errors.Is(err, tsdb.ErrBroken) || isNoSpace(err) || !strings.Contains(err.Error(), "no space") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := s.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	applyAll(t, s, list[half:], 0)
+	equal(t, "opened again", dump(t, s), expected(list))
+	equal(t, "killed", dump(t, newStore(t, options(t), crash(t, dir))), expected(list))
 }
 
 func TestSwapUnderReaders(t *testing.T) {

@@ -94,21 +94,28 @@ func (c *checker) check() (err error) {
 		// A power loss may have kept chunks of series that the log no longer knows; their numbers would be given
 		// to other series. The image of the head that Close left needs the chunks that were there. All of it can
 		// be had from the log.
-		if err := c.dropDerived(); err != nil {
+		if err := os.RemoveAll(filepath.Join(c.dir, headChunksDir)); err != nil {
+			return fmt.Errorf("drop chunks of the head: %w", err)
+		}
+		c.pos.Clean = false
+	}
+	if !c.pos.Clean {
+		// A store that failed to write may hold series in its head that are not in the log.
+		if err := c.dropSnapshots(); err != nil {
 			return err
 		}
 	}
 	return c.checkWBL()
 }
 
-func (c *checker) dropDerived() error {
+func (c *checker) dropSnapshots() error {
 	paths, err := filepath.Glob(filepath.Join(c.dir, snapshotGlob))
 	if err != nil {
 		return fmt.Errorf("list head snapshots: %w", err)
 	}
-	for _, p := range append(paths, filepath.Join(c.dir, headChunksDir)) {
+	for _, p := range paths {
 		if err := os.RemoveAll(p); err != nil {
-			return fmt.Errorf("drop chunks of the head: %w", err)
+			return fmt.Errorf("drop head snapshot: %w", err)
 		}
 	}
 	return nil

@@ -66,7 +66,7 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	SecurityHeaders(w.Header())
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		refuse(w, http.StatusMethodNotAllowed, "the page is only read, with GET or HEAD")
 		return
 	}
 	name := strings.TrimPrefix(path.Clean("/"+r.URL.Path), "/")
@@ -80,7 +80,7 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			a.send(w, r, "index.html", "", []byte(notBuilt))
 			return
 		}
-		http.Error(w, "not found", http.StatusNotFound)
+		refuse(w, http.StatusNotFound, "the page has no such file")
 		return
 	}
 	a.send(w, r, name, encoding, data)

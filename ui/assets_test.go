@@ -26,7 +26,11 @@ func TestAssets(t *testing.T) {
 	if !a.Built() {
 		t.Fatal("not built")
 	}
-	const forever = "public, max-age=31536000, immutable"
+	const (
+		forever = "public, max-age=31536000, immutable"
+		missing = `{"type":"about:blank","title":"Not Found","status":404,"detail":"the page has no such file"}` + "\n"
+		unread  = `{"type":"about:blank","title":"Method Not Allowed","status":405,"detail":"the page is only read, with GET or HEAD"}` + "\n"
+	)
 	for _, c := range []struct {
 		method, path, accept      string
 		code                      int
@@ -41,10 +45,10 @@ func TestAssets(t *testing.T) {
 		{"GET", "/assets/index-BzX81aQp.js", "gzip, br", 200, "br", "text/javascript; charset=utf-8", forever, "br"},
 		{"GET", "/assets/index-BzX81aQp.js", "br;q=0, gzip;q=0.5", 200, "gz", "text/javascript; charset=utf-8", forever, "gzip"},
 		{"GET", "/favicon.svg", "", 200, "<svg>", "image/svg+xml", "no-cache", ""},
-		{"GET", "/assets/missing-BzX81aQp.js", "", 404, "not found\n", "text/plain; charset=utf-8", "", ""},
-		{"GET", "/.vite/manifest.json", "", 404, "not found\n", "text/plain; charset=utf-8", "", ""},
-		{"GET", "/../../etc/passwd.js", "", 404, "not found\n", "text/plain; charset=utf-8", "", ""},
-		{"POST", "/", "", 405, "method not allowed\n", "text/plain; charset=utf-8", "", ""},
+		{"GET", "/assets/missing-BzX81aQp.js", "", 404, missing, "application/problem+json", "no-store", ""},
+		{"GET", "/.vite/manifest.json", "", 404, missing, "application/problem+json", "no-store", ""},
+		{"GET", "/../../etc/passwd.js", "", 404, missing, "application/problem+json", "no-store", ""},
+		{"POST", "/", "", 405, unread, "application/problem+json", "no-store", ""},
 	} {
 		w := get(a, c.method, c.path, c.accept)
 		h := w.Header()

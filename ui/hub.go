@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -149,20 +150,28 @@ func (h *Hub) Close() error {
 	return nil
 }
 
-// refuse answers a request that does not become a socket.
+// refuse answers with a problem document (RFC 9457), as every API of the node does: a request that does not become a
+// socket, or a file that is not there.
 func refuse(w http.ResponseWriter, status int, why string) {
 	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		h.Set("Retry-After", "5")
 	}
-	http.Error(w, why, status)
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(struct { // the client is gone: nobody is left to tell
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+	}{"about:blank", http.StatusText(status), status, why})
 }
 
 // ServeHTTP checks origin, session and subprotocol, upgrades the connection and serves it until it ends.
 func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	origin := r.Header.Values("Origin")
-	if len(origin) != 1 || !slices.Contains(h.cfg.Gate.Origins(), origin[0]) {
+	if !h.ours(r) {
 		refuse(w, http.StatusForbidden, "the page's origin is not one of this cluster; open the page by an address of the cluster")
 		return
 	}
@@ -186,6 +195,17 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the upgrader has answered
 	}
 	c.serve(ws)
+}
+
+// ours reports whether the request comes from a page of this cluster, or from no page at all: browsers send the Origin
+// always, and what they would misuse is the cookie. A program that shows a token and no cookie has nothing that a
+// foreign page could borrow, and need not name a page.
+func (h *Hub) ours(r *http.Request) bool {
+	origin := r.Header.Values("Origin")
+	if len(origin) == 0 {
+		return r.Header.Get("Authorization") != "" && r.Header.Get("Cookie") == ""
+	}
+	return len(origin) == 1 && slices.Contains(h.cfg.Gate.Origins(), origin[0])
 }
 
 type refusal struct {

@@ -310,6 +310,12 @@ func TestConnectionIsRefused(t *testing.T) {
 		want   int
 	}{
 		"no origin":      {func(h http.Header) { h.Del("Origin") }, 403},
+		"empty origin":   {func(h http.Header) { h.Set("Origin", ""); h.Set("Authorization", "Bearer x") }, 403},
+		"cookie as well": {func(h http.Header) { h.Del("Origin"); h.Set("Authorization", "Bearer x"); h.Set("Cookie", "a=b") }, 403},
+		"token elsewhere": {func(h http.Header) {
+			h.Set("Origin", "https://evil.example")
+			h.Set("Authorization", "Bearer x")
+		}, 403},
 		"foreign origin": {func(h http.Header) { h.Set("Origin", "https://evil.example") }, 403},
 		"other port":     {func(h http.Header) { h.Set("Origin", "https://node1:8444") }, 403},
 		"plain origin":   {func(h http.Header) { h.Set("Origin", "http://node1:8443") }, 403},
@@ -329,6 +335,15 @@ func TestConnectionIsRefused(t *testing.T) {
 		}
 		if resp == nil || resp.StatusCode != want {
 			t.Errorf("%s: %v, want %d", name, resp, want)
+			return
+		}
+		var p struct {
+			Status        int
+			Title, Detail string
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || p.Status != want || p.Title == "" || p.Detail == "" ||
+			resp.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s: %v %+v is no problem document", name, err, p)
 		}
 	}
 	for name, c := range cases {
@@ -341,6 +356,19 @@ func TestConnectionIsRefused(t *testing.T) {
 	refused("third of one user", b.header("ada"), 429)
 	b.dial("bob")
 	refused("beyond all", b.header("eve"), 503)
+}
+
+// A program shows a token and names no page.
+func TestTokenNeedsNoOrigin(t *testing.T) {
+	b := newBench(t, nil)
+	h := b.header("ada")
+	h.Del("Origin")
+	h.Set("Authorization", "Bearer x")
+	ws, resp, err := websocket.DefaultDialer.Dial(b.url, h)
+	if err != nil {
+		t.Fatal(resp, err)
+	}
+	ws.Close()
 }
 
 func TestHostsSnapshotAndDelta(t *testing.T) {

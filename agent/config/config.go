@@ -302,7 +302,10 @@ func (c *Config) checkLogs(p *problems) {
 				p.add(key+".multiline.timeout", "%s is not between 0s and 1m", m.Timeout)
 			}
 		}
-		if err := wire.CheckStreamLabels(wire.LabelsFromMap(g.Labels)); err != nil {
+		// agent, host, source and file are set by the product.
+		if n := wire.MaxStreamLabels - 4; len(g.Labels) > n {
+			p.add(key+".labels", "%d labels, at most %d are allowed: leave some out", len(g.Labels), n)
+		} else if err := wire.CheckStreamLabels(wire.LabelsFromMap(g.Labels)); err != nil {
 			p.add(key+".labels", "%w", err)
 		}
 		for _, reserved := range []string{"agent", "host", "source", "file"} {

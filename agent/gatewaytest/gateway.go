@@ -54,6 +54,10 @@ type Cluster struct {
 	Registered int
 	Nodes      []string // answered to hello
 
+	RequestBytes int // told in hello as the longest request; 0 tells none
+	Takes        int // longer requests with batches are answered 413; 0 is wire.MaxRequestBody
+	TooLong      int // how many were
+
 	// Refuse says whether a batch is answered with a status of its own instead of being applied.
 	Refuse func(b *wire.Batch) (status string)
 	// RefuseSeries makes the registration of a series fail.
@@ -157,6 +161,7 @@ type Gateway struct {
 type Fault struct {
 	Code       int
 	RetryAfter string
+	Type       string // of the problem
 }
 
 // Fail sets a function that decides about each request; before keeps it from being handled, after only takes its
@@ -239,14 +244,18 @@ func answerFault(w http.ResponseWriter, f *Fault) bool {
 	if f.RetryAfter != "" {
 		w.Header().Set("Retry-After", f.RetryAfter)
 	}
-	problem(w, f.Code, "as the test wants")
+	typed(w, f.Code, f.Type, "as the test wants")
 	return true
 }
 
-func problem(w http.ResponseWriter, code int, detail string) {
+func problem(w http.ResponseWriter, code int, detail string) { typed(w, code, "about:blank", detail) }
+
+func typed(w http.ResponseWriter, code int, typ, detail string) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(code), "status": code, "detail": detail})
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"type": typ, "title": http.StatusText(code), "status": code, "detail": detail,
+	})
 }
 
 func answer(w http.ResponseWriter, v any) {
@@ -328,7 +337,7 @@ func (c *Cluster) hello(w http.ResponseWriter, body []byte) {
 		ep = &epoch{}
 		c.epochs[e] = ep
 	}
-	out := map[string]any{"epoch_state": "new", "server_time_ms": time.Now().UnixMilli(), "nodes": c.Nodes}
+	out := map[string]any{"limits": map[string]int{"request_bytes": c.RequestBytes}, "epoch_state": "new", "server_time_ms": time.Now().UnixMilli(), "nodes": c.Nodes}
 	last := map[string]uint64{}
 	for _, lane := range wire.Lanes {
 		last[lane.String()] = 0
@@ -378,6 +387,11 @@ func (c *Cluster) series(w http.ResponseWriter, body []byte) {
 func (c *Cluster) batches(w http.ResponseWriter, r *http.Request, body []byte) {
 	if r.Header.Get("Content-Type") != wire.ContentType {
 		problem(w, http.StatusUnsupportedMediaType, "content type")
+		return
+	}
+	if c.Takes > 0 && len(body) > c.Takes {
+		c.TooLong++
+		problem(w, http.StatusRequestEntityTooLarge, "too long")
 		return
 	}
 	e, batches, err := wire.ReadRequest(Agent, body)
@@ -469,8 +483,17 @@ func (c *Cluster) applyLogs(raw []byte) map[string]any {
 	if err != nil {
 		return map[string]any{"status": "invalid", "items": []map[string]any{{"item": 0, "reason": err.Error()}}}
 	}
-	n := 0
+	n, item := 0, 0
+	refused := []map[string]any{}
 	for _, s := range b.Streams {
+		if err := wire.CheckStreamLabels(s.Labels.With("agent", Agent).With("host", "h")); err != nil {
+			for range s.Lines {
+				refused = append(refused, map[string]any{"item": item, "reason": err.Error()})
+				item++
+			}
+			continue
+		}
+		item += len(s.Lines)
 		for _, l := range s.Lines {
 			c.Lines = append(c.Lines, Line{
 				Kind: s.Kind, Labels: s.Labels.Map(), T: l.T, Severity: l.Severity,
@@ -479,5 +502,5 @@ func (c *Cluster) applyLogs(raw []byte) map[string]any {
 			n++
 		}
 	}
-	return map[string]any{"status": "ok", "accepted": n}
+	return map[string]any{"status": "ok", "accepted": n, "rejected": len(refused), "items": refused}
 }

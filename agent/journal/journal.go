@@ -6,7 +6,6 @@
 package journal
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -14,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,9 +31,16 @@ import (
 const StateKey = "journal"
 
 const (
-	maxEntry     = 4 << 20 // a longer entry of journalctl ends the child; it is begun again behind it
+	maxEntry     = 4 << 20 // a longer entry, in the form of journalctl, is passed over
+	maxCursor    = 4 << 10
 	restartAfter = 5 * time.Second
+	freshFor     = time.Minute // an entry that is younger shows that the end of the journal is reached
+	tellAgain    = time.Minute // entries passed over are told of at most so often
 )
+
+// fields is all that is used of an entry, besides what journalctl always prints. An entry may carry anything else,
+// a core dump of gigabytes too.
+const fields = "MESSAGE,PRIORITY,_SYSTEMD_UNIT,_SYSTEMD_USER_UNIT,SYSLOG_IDENTIFIER,_TRANSPORT,_PID"
 
 // Config of a Follower.
 type Config struct {
@@ -43,6 +50,7 @@ type Config struct {
 	Cursor  string   // where to go on; "" at the first start
 	Batcher *lines.Batcher
 	Log     *slog.Logger
+	Report  func(kind, text string) // may be nil
 }
 
 // Follower follows the journal.
@@ -50,8 +58,12 @@ type Follower struct {
 	cfg     Config
 	cursor  string
 	streams map[string]*lines.Stream
+	caught  time.Time // when an entry was fresh last: those behind it were written later; zero before
+	whole   bool      // journalctl does not know --output-fields (before systemd 236)
+	untold  int       // entries lost since Report was called last
+	told    time.Time // when that was
 
-	Entries, Restarts atomic.Uint64
+	Entries, Restarts, Lost atomic.Uint64
 }
 
 // position is a cursor of the journal.
@@ -77,6 +89,9 @@ func Present() bool {
 func New(cfg Config) *Follower {
 	if len(cfg.Command) == 0 {
 		cfg.Command = []string{"journalctl"}
+	}
+	if cfg.Report == nil {
+		cfg.Report = func(string, string) {}
 	}
 	return &Follower{cfg: cfg, cursor: cfg.Cursor, streams: map[string]*lines.Stream{}}
 }
@@ -118,6 +133,9 @@ func (f *Follower) args() []string {
 	if f.cursor != "" {
 		args = append(args, "--no-tail")
 	}
+	if !f.whole {
+		args = append(args, "--output-fields="+fields)
+	}
 	for _, u := range f.cfg.Units {
 		args = append(args, "--unit="+u)
 	}
@@ -139,13 +157,18 @@ func (f *Follower) follow(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run journalctl: %w", err)
 	}
+	f.caught = time.Time{}
 	rerr := f.entries(ctx, out)
 	cancel()
 	werr := cmd.Wait()
 	if said := strings.TrimSpace(complaint.String()); said != "" {
-		if strings.Contains(said, "cursor") && f.cursor != "" {
+		switch {
+		case strings.Contains(said, "output-fields"):
+			f.whole = true
+		case strings.Contains(said, "cursor") && f.cursor != "":
 			// The entry is gone (rotated away): go on with what there is, behind the time of the last start.
 			f.cfg.Log.Warn("position in the journal is gone: entries may be lost", "said", said)
+			f.cfg.Report("lost", "the position in the journal is gone, entries may be lost: journalctl says "+said)
 			f.cursor = ""
 		}
 		return errors.Join(rerr, fmt.Errorf("journalctl says: %s", said))
@@ -153,19 +176,48 @@ func (f *Follower) follow(ctx context.Context) error {
 	return errors.Join(rerr, werr, errors.New("journalctl ended"))
 }
 
-// entries reads until the child ends.
+// entries reads until the child ends. What lacks its line feed is the rest of an entry that will come again.
 func (f *Follower) entries(ctx context.Context, out io.Reader) error {
-	sc := bufio.NewScanner(out)
-	sc.Buffer(make([]byte, 0, 16<<10), maxEntry)
-	for sc.Scan() {
-		if err := f.entry(ctx, sc.Bytes()); err != nil {
-			return err
+	r := newEntryReader(out, maxEntry)
+	for {
+		line, long, err := r.next()
+		switch {
+		case errors.Is(err, io.EOF) || err != nil && ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("read journalctl: %w", err)
+		case long != nil:
+			f.lost(ctx, long.values[keyCursor], fmt.Sprintf("an entry of %q has %d bytes, at most %d are read", long.source(), long.size, maxEntry))
+		default:
+			if err := f.entry(ctx, line); err != nil {
+				return err
+			}
 		}
+		f.tell()
 	}
-	if err := sc.Err(); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("read journalctl: %w", err)
+}
+
+// lost counts an entry that cannot be taken and goes on behind it.
+func (f *Follower) lost(ctx context.Context, cursor, why string) {
+	f.Lost.Add(1)
+	f.cfg.Log.Warn("entry of the journal is lost", "cursor", cursor, "because", why)
+	if f.untold++; f.untold == 1 && time.Since(f.told) >= tellAgain {
+		f.untold, f.told = 0, time.Now()
+		f.cfg.Report("lost", "an entry of the journal is lost: "+why)
 	}
-	return nil
+	if cursor != "" && len(cursor) <= maxCursor {
+		f.cursor = cursor
+		f.cfg.Batcher.Note(ctx, lines.Mark{Key: StateKey, Position: position(cursor)})
+	}
+}
+
+// tell reports entries that were lost since the last report.
+func (f *Follower) tell() {
+	if f.untold == 0 || time.Since(f.told) < tellAgain {
+		return
+	}
+	f.cfg.Report("lost", fmt.Sprintf("%d more entries of the journal are lost; the agent's log says which", f.untold))
+	f.untold, f.told = 0, time.Now()
 }
 
 // record is what is used of an entry. Values are strings, or lists of bytes when they are no UTF-8.
@@ -210,13 +262,20 @@ func text(raw json.RawMessage) []byte {
 	return nil
 }
 
+// name returns a value that becomes a label or a field: anybody may write anything into it.
+func name(raw json.RawMessage) string { return lines.Valid(string(text(raw)), lines.NameMax) }
+
 func (f *Follower) entry(ctx context.Context, b []byte) error {
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil {
-		f.cfg.Log.Warn("entry of the journal is left out", "err", err)
+		f.lost(ctx, "", fmt.Sprintf("it is not the JSON expected: %v", err))
 		return nil
 	}
 	if r.Cursor == "" {
+		return nil
+	}
+	if len(r.Cursor) > maxCursor {
+		f.lost(ctx, "", fmt.Sprintf("its cursor has %d bytes", len(r.Cursor)))
 		return nil
 	}
 	mark := lines.Mark{Key: StateKey, Position: position(r.Cursor)}
@@ -226,27 +285,31 @@ func (f *Follower) entry(ctx context.Context, b []byte) error {
 		f.cfg.Batcher.Note(ctx, mark)
 		return nil
 	}
-	line := wire.LogLine{T: time.Now().UnixNano(), Text: message}
-	if us, err := strconv.ParseInt(r.Realtime, 10, 64); err == nil {
-		line.T = us * 1000
-	}
-	if len(message) > wire.MaxLine {
-		line.Text = message[:wire.MaxLine]
-		line.Fields = append(line.Fields, wire.Label{Name: "truncated", Value: "true"})
+	now := time.Now()
+	line := wire.LogLine{T: now.UnixNano(), Text: message}
+	if us, err := strconv.ParseInt(r.Realtime, 10, 64); err == nil && us > 0 && us < math.MaxInt64/1000 {
+		lines.SetTime(&line, us*1000, f.caught, now)
+		if now.Sub(time.UnixMicro(us)).Abs() < freshFor {
+			f.caught = now
+		}
 	}
 	if p, err := strconv.Atoi(string(text(r.Priority))); err == nil {
 		line.Severity = lines.SyslogSeverity(p)
 	}
-	ident := string(text(r.Identifier))
-	unit := firstOf(string(text(r.Unit)), string(text(r.UserUnit)), ident, string(text(r.Transport)), "unknown")
+	ident := name(r.Identifier)
+	unit := firstOf(name(r.Unit), name(r.UserUnit), ident, name(r.Transport), "unknown")
 	if ident != "" {
 		line.Fields = append(line.Fields, wire.Label{Name: "identifier", Value: ident})
 	}
-	if pid := string(text(r.PID)); pid != "" {
+	if pid := name(r.PID); pid != "" {
 		line.Fields = append(line.Fields, wire.Label{Name: "pid", Value: pid})
 	}
 	slices.SortFunc(line.Fields, func(a, b wire.Label) int { return strings.Compare(a.Name, b.Name) })
-	if err := f.cfg.Batcher.Add(ctx, f.stream(unit), line, mark); err != nil {
+	s, err := f.stream(unit)
+	if err != nil {
+		return &spoolError{fmt.Errorf("unit %q of the journal: %w", unit, err)}
+	}
+	if err := f.cfg.Batcher.Add(ctx, s, line, mark); err != nil {
 		return &spoolError{fmt.Errorf("take entries of the journal: %w", err)}
 	}
 	f.cursor = r.Cursor
@@ -264,20 +327,18 @@ func firstOf(values ...string) string {
 }
 
 // stream returns the stream of a unit. Names of one-time units are bounded by forgetting all of them.
-func (f *Follower) stream(unit string) *lines.Stream {
-	unit = strings.ToValidUTF8(unit, "?")
-	if len(unit) > 256 {
-		unit = strings.ToValidUTF8(unit[:256], "")
-	}
+func (f *Follower) stream(unit string) (*lines.Stream, error) {
 	if s, ok := f.streams[unit]; ok {
-		return s
+		return s, nil
 	}
 	if len(f.streams) >= 1024 {
 		clear(f.streams)
 	}
-	s := lines.NewStream(wire.StreamLog, wire.LabelsFromMap(map[string]string{"source": "journal", "unit": unit}))
-	f.streams[unit] = s
-	return s
+	s, err := lines.NewStream(wire.StreamLog, wire.LabelsFromMap(map[string]string{"source": "journal", "unit": unit}))
+	if err == nil {
+		f.streams[unit] = s
+	}
+	return s, err
 }
 
 // limited keeps the first bytes and drops the rest.

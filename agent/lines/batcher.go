@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/triward/triward/agent/spool"
@@ -19,19 +22,9 @@ const (
 	batchAge    = time.Second
 	noteAge     = 10 * time.Second // positions without lines may wait longer
 	fullRetry   = 500 * time.Millisecond
+	maxMarks    = 200       // positions that move with the lines of one batch
+	sideChanges = 256 << 10 // positions without lines are written by themselves when there are more
 )
-
-// Stream is the identity of the lines of one source.
-type Stream struct {
-	Kind   wire.StreamKind
-	Labels wire.Labels
-	key    string
-}
-
-// NewStream makes a stream; labels must pass wire.CheckStreamLabels.
-func NewStream(kind wire.StreamKind, labels wire.Labels) *Stream {
-	return &Stream{Kind: kind, Labels: labels, key: string(labels.AppendKey([]byte{byte(kind)}))}
-}
 
 // Position says where a source stands after a line. EncodePosition is called later, from another goroutine: the
 // value must not change. A nil result forgets the source.
@@ -57,6 +50,7 @@ type Batcher struct {
 	spool Spool
 	coder *wire.Coder
 	log   *slog.Logger
+	tell  func(kind, text string)
 
 	sem     chan struct{} // held by whoever touches what follows; a channel, so that waiting for it can end
 	streams map[string]int
@@ -64,40 +58,44 @@ type Batcher struct {
 	arena   []byte
 	raw     int
 	lines   int
-	marks   map[string]Position
-	oldest  time.Time // when the first line or mark came
+	marks   map[string]Position // of sources that have lines in the batch
+	notes   map[string]Position // of others
+	oldest  time.Time           // when the first line or mark came
 
 	wake chan struct{}
 	done chan struct{}
 	stop context.CancelFunc
 
-	Lines, Batches, Waits atomic.Uint64
+	Lines, Batches, Waits, Lost atomic.Uint64
 }
 
-// NewBatcher starts a Batcher that writes into the lane of sp. Close it.
-func NewBatcher(lane wire.Lane, sp Spool, coder *wire.Coder, log *slog.Logger) *Batcher {
+// NewBatcher starts a Batcher that writes into the lane of sp. Close it. tell is called when lines had to be given
+// up; it may be nil, and must not use the Batcher.
+func NewBatcher(lane wire.Lane, sp Spool, coder *wire.Coder, log *slog.Logger, tell func(kind, text string)) *Batcher {
+	if tell == nil {
+		tell = func(string, string) {}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &Batcher{
-		lane: lane, spool: sp, coder: coder, log: log, streams: map[string]int{}, sem: make(chan struct{}, 1),
-		marks: map[string]Position{}, wake: make(chan struct{}, 1), done: make(chan struct{}), stop: cancel,
+		lane: lane, spool: sp, coder: coder, log: log, tell: tell, streams: map[string]int{}, sem: make(chan struct{}, 1),
+		marks: map[string]Position{}, notes: map[string]Position{}, wake: make(chan struct{}, 1),
+		done: make(chan struct{}), stop: cancel,
 	}
 	go b.run(ctx)
 	return b
 }
 
-// Add takes one line, copying its text. mark is where the source stands behind the line. It waits while the spool
-// is full, and returns an error when ctx ends or the spool cannot be used any more; the line is not taken then.
+// Add takes one line, copying its text; one that is longer than the wire allows is cut. mark is where the source
+// stands behind the line. It waits while the spool is full, and returns an error when ctx ends or the spool cannot
+// be used any more; the line is not taken then.
 func (b *Batcher) Add(ctx context.Context, s *Stream, line wire.LogLine, mark Mark) error {
-	size := len(line.Text) + 16
-	for _, f := range line.Fields {
-		size += len(f.Name) + len(f.Value) + 4
-	}
+	line = bounded(line)
+	size := sizeOf(&line)
 	if err := b.acquire(ctx); err != nil {
 		return err
 	}
 	defer b.release()
-	_, known := b.streams[s.key]
-	if b.lines > 0 && (b.raw+size > batchRawMax || !known && len(b.streams) >= wire.MaxStreams) {
+	if b.lines > 0 && !b.fits(s, size, mark.Key) {
 		if err := b.flushLocked(ctx); err != nil {
 			return err
 		}
@@ -108,7 +106,7 @@ func (b *Batcher) Add(ctx context.Context, s *Stream, line wire.LogLine, mark Ma
 		i = len(b.batch.Streams)
 		b.streams[s.key] = i
 		b.batch.Streams = append(b.batch.Streams, wire.LogStream{Kind: s.Kind, Labels: s.Labels})
-		size += len(s.key)
+		size += s.size()
 	}
 	from := len(b.arena)
 	b.arena = append(b.arena, line.Text...)
@@ -118,6 +116,7 @@ func (b *Batcher) Add(ctx context.Context, s *Stream, line wire.LogLine, mark Ma
 	b.raw += size
 	if mark.Key != "" {
 		b.marks[mark.Key] = mark.Position
+		delete(b.notes, mark.Key)
 	}
 	b.Lines.Add(1)
 	if b.raw < batchRaw {
@@ -128,6 +127,20 @@ func (b *Batcher) Add(ctx context.Context, s *Stream, line wire.LogLine, mark Ma
 		return err
 	}
 	return nil
+}
+
+// fits reports whether the batch may take a line of the stream that has size bytes and moves the position of key.
+func (b *Batcher) fits(s *Stream, size int, key string) bool {
+	if _, known := b.streams[s.key]; !known {
+		if len(b.streams) >= wire.MaxStreams {
+			return false
+		}
+		size += s.size()
+	}
+	if _, known := b.marks[key]; !known && len(b.marks) >= maxMarks {
+		return false
+	}
+	return b.raw+size <= batchRawMax
 }
 
 // acquire takes the semaphore; an ended ctx keeps it from waiting, not from taking a free one.
@@ -155,11 +168,17 @@ func (b *Batcher) Note(ctx context.Context, mark Mark) {
 	}
 	defer b.release()
 	b.begin()
-	b.marks[mark.Key] = mark.Position
+	if _, moved := b.marks[mark.Key]; moved {
+		b.marks[mark.Key] = mark.Position
+		return
+	}
+	b.notes[mark.Key] = mark.Position
 }
 
+func (b *Batcher) empty() bool { return b.lines == 0 && len(b.marks) == 0 && len(b.notes) == 0 }
+
 func (b *Batcher) begin() {
-	if b.lines == 0 && len(b.marks) == 0 {
+	if b.empty() {
 		b.oldest = time.Now()
 		select {
 		case b.wake <- struct{}{}:
@@ -216,7 +235,7 @@ func (b *Batcher) due(ctx context.Context) (time.Duration, bool) {
 		return 0, false
 	}
 	defer b.release()
-	if b.lines == 0 && len(b.marks) == 0 {
+	if b.empty() {
 		return 0, false
 	}
 	age := noteAge
@@ -227,21 +246,41 @@ func (b *Batcher) due(ctx context.Context) (time.Duration, bool) {
 	return min(max(0, time.Until(b.oldest.Add(age))), batchAge), true
 }
 
+// flushLocked writes the batch with the positions that its lines moved in one record, and the other positions in the
+// same record when they are few: they may be lost, those of lines may not.
 func (b *Batcher) flushLocked(ctx context.Context) error {
-	if b.lines == 0 && len(b.marks) == 0 {
+	if b.lines > 0 {
+		changes, size := encode(b.marks)
+		notes, more := encode(b.notes)
+		alone := size+more > sideChanges
+		if !alone {
+			changes = append(changes, notes...)
+		}
+		if err := b.write(ctx, &b.batch, b.lines, changes); err != nil {
+			return err
+		}
+		if !alone {
+			clear(b.notes)
+		}
+		b.forget()
+	}
+	if len(b.notes) == 0 {
 		return nil
 	}
-	changes := make([]spool.StateChange, 0, len(b.marks))
-	for k, p := range b.marks {
-		c := spool.StateChange{Key: k}
-		if p != nil {
-			c.Value = p.EncodePosition()
-		}
-		changes = append(changes, c)
+	changes, _ := encode(b.notes)
+	err := b.persist(ctx, func() error { return b.spool.AppendState(b.lane, changes) })
+	if errors.Is(err, spool.ErrTooLarge) {
+		b.log.Error("positions of sources are not kept: what they stand for is read again after a restart", "err", err)
+		err = nil
 	}
-	if err := b.write(ctx, changes); err != nil {
-		return err
+	if err == nil {
+		clear(b.notes)
 	}
+	return err
+}
+
+// forget empties the batch and the positions that went with it.
+func (b *Batcher) forget() {
 	clear(b.streams)
 	clear(b.marks)
 	clear(b.batch.Streams)
@@ -251,31 +290,90 @@ func (b *Batcher) flushLocked(ctx context.Context) error {
 		b.arena = nil
 	}
 	b.arena = b.arena[:0]
-	return nil
 }
 
-func (b *Batcher) write(ctx context.Context, changes []spool.StateChange) error {
-	var c spool.Content
-	if b.lines > 0 {
-		raw := wire.AppendLogs(make([]byte, 0, b.raw+b.raw/8), &b.batch)
-		c = spool.Content{Hash: wire.HashContent(raw), RawLen: len(raw), Items: b.lines, Changes: changes}
-		c.Codec, c.Body = b.coder.Compress(nil, raw)
-	}
-	for told := false; ; {
-		var err error
-		if b.lines > 0 {
-			err = b.spool.Append(b.lane, c)
-		} else {
-			err = b.spool.AppendState(b.lane, changes)
+func encode(positions map[string]Position) (changes []spool.StateChange, size int) {
+	changes = make([]spool.StateChange, 0, len(positions))
+	for k, p := range positions {
+		c := spool.StateChange{Key: k}
+		if p != nil {
+			c.Value = p.EncodePosition()
 		}
+		size += len(c.Key) + len(c.Value)
+		changes = append(changes, c)
+	}
+	return changes, size
+}
+
+// write appends a batch of n lines. One that the spool can never take is written in two halves, the positions with
+// the second; a single line like that is given up, counted and told.
+func (b *Batcher) write(ctx context.Context, batch *wire.LogBatch, n int, changes []spool.StateChange) error {
+	raw := wire.AppendLogs(make([]byte, 0, b.raw+b.raw/8), batch)
+	c := spool.Content{Hash: wire.HashContent(raw), RawLen: len(raw), Items: n, Changes: changes}
+	c.Codec, c.Body = b.coder.Compress(nil, raw)
+	err := b.persist(ctx, func() error { return b.spool.Append(b.lane, c) })
+	switch {
+	case err == nil:
+		b.Batches.Add(1)
+		return nil
+	case !errors.Is(err, spool.ErrTooLarge):
+		return err
+	case n > 1:
+		first, second := halves(batch, n)
+		if err := b.write(ctx, first, n/2, nil); err != nil {
+			return err
+		}
+		return b.write(ctx, second, n-n/2, changes)
+	}
+	b.Lost.Add(uint64(n))
+	b.log.Error("line is given up", "lane", b.lane.String(), "bytes", len(raw), "err", err)
+	b.tell("lost", fmt.Sprintf("a line of %d bytes was given up: %v", len(raw), err))
+	err = b.persist(ctx, func() error { return b.spool.AppendState(b.lane, changes) })
+	if errors.Is(err, spool.ErrTooLarge) {
+		return nil
+	}
+	return err
+}
+
+// halves cuts a batch of n lines behind the first n/2.
+func halves(batch *wire.LogBatch, n int) (first, second *wire.LogBatch) {
+	first, second = &wire.LogBatch{}, &wire.LogBatch{}
+	left := n / 2
+	for _, s := range batch.Streams {
+		k := min(left, len(s.Lines))
+		left -= k
+		if k > 0 {
+			first.Streams = append(first.Streams, wire.LogStream{Kind: s.Kind, Labels: s.Labels, Lines: s.Lines[:k]})
+		}
+		if k < len(s.Lines) {
+			second.Streams = append(second.Streams, wire.LogStream{Kind: s.Kind, Labels: s.Labels, Lines: s.Lines[k:]})
+		}
+	}
+	return first, second
+}
+
+// passes reports whether an error of the spool may be over by itself: a full lane, a disk that does not write now.
+func passes(err error) bool {
+	var path *fs.PathError
+	var link *os.LinkError
+	var call *os.SyscallError
+	var errno syscall.Errno
+	return errors.Is(err, spool.ErrFull) || errors.As(err, &path) || errors.As(err, &link) || errors.As(err, &call) ||
+		errors.As(err, &errno)
+}
+
+// persist repeats fn, which writes to the spool, as long as its error may pass.
+func (b *Batcher) persist(ctx context.Context, fn func() error) error {
+	for told := false; ; {
+		err := fn()
 		if err == nil {
-			if b.lines > 0 {
-				b.Batches.Add(1)
-			}
 			return nil
 		}
 		if f, ok := b.spool.(interface{ Failed() error }); ok && f.Failed() != nil {
 			return fmt.Errorf("spool cannot be used any more: %w", err)
+		}
+		if !passes(err) {
+			return fmt.Errorf("spool refuses lines: %w", err)
 		}
 		if !told {
 			told = true

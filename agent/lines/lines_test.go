@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,11 +75,15 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// memory is a spool that remembers; it can be full.
+// memory is a spool that remembers; it can be full, refuse what is longer than room, and fail.
 type memory struct {
 	mu      sync.Mutex
 	coder   *wire.Coder
 	full    bool
+	room    int
+	fail    error
+	told    []string
+	largest int
 	batches []*wire.LogBatch
 	state   map[string]string
 	writes  int
@@ -84,8 +92,16 @@ type memory struct {
 func (m *memory) Append(_ wire.Lane, c spool.Content) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.full {
+	switch {
+	case m.fail != nil:
+		return m.fail
+	case m.full:
 		return spool.ErrFull
+	case c.RawLen > wire.MaxBatchRaw || m.room > 0 && c.RawLen > m.room:
+		return fmt.Errorf("%w: %d bytes", spool.ErrTooLarge, c.RawLen)
+	}
+	for _, ch := range c.Changes {
+		m.largest = max(m.largest, len(c.Changes)*len(ch.Value))
 	}
 	raw, err := m.coder.Decompress(nil, &wire.Batch{Codec: c.Codec, RawLen: c.RawLen, Body: c.Body})
 	if err != nil {
@@ -120,6 +136,12 @@ func (m *memory) setFull(full bool) {
 	m.full = full
 }
 
+func (m *memory) setFail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail = err
+}
+
 type at string
 
 func (a at) EncodePosition() []byte { return []byte(a) }
@@ -131,11 +153,16 @@ func batcher(t *testing.T) (*Batcher, *memory) {
 		t.Fatal(err)
 	}
 	m := &memory{coder: coder, state: map[string]string{}}
-	return NewBatcher(wire.LaneLogs, m, coder, slog.New(slog.DiscardHandler)), m
+	tell := func(kind, text string) { m.told = append(m.told, kind+": "+text) }
+	return NewBatcher(wire.LaneLogs, m, coder, slog.New(slog.DiscardHandler), tell), m
 }
 
 func stream(name string) *Stream {
-	return NewStream(wire.StreamLog, wire.Labels{{Name: "unit", Value: name}})
+	s, err := NewStream(wire.StreamLog, wire.Labels{{Name: "unit", Value: name}})
+	if err != nil {
+		panic(err)
+	}
+	return s
 }
 
 func TestBatchesByAgeSizeAndStreams(t *testing.T) {
@@ -222,6 +249,182 @@ func TestFullSpoolMakesAddWait(t *testing.T) {
 		}
 		if want := fmt.Sprint(lines - 1); lines != n-1 || m.state["k"] != want {
 			t.Errorf("%d lines written, %d taken, state %v", lines, n-1, m.state)
+		}
+	})
+}
+
+func TestValid(t *testing.T) {
+	for in, want := range map[string]string{
+		"abc": "abc", "日志": "日志", "\xb2\xe2.log": `\xb2\xe2.log`, "a\xff": `a\xff`, "12345678": "12345678",
+		"123456789": "12345678", "1234567日": "1234567", "12345\xff": "12345", "": "", "\ufffd": "\ufffd",
+	} {
+		limit := 8
+		if strings.Contains(in, "log") {
+			limit = 100
+		}
+		if got := Valid(in, limit); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestStreamsThatTheGatewayRefuses(t *testing.T) {
+	var many wire.Labels
+	for i := range wire.MaxStreamLabels - 1 {
+		many = append(many, wire.Label{Name: fmt.Sprintf("l%02d", i), Value: "x"})
+	}
+	for name, ls := range map[string]wire.Labels{
+		"no UTF-8": {{Name: "file", Value: "\xb2\xe2.log"}}, "long": {{Name: "file", Value: strings.Repeat("x", wire.MaxLabelValue+1)}},
+		"no room for agent and host": many,
+	} {
+		if _, err := NewStream(wire.StreamLog, ls); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+	if _, err := NewStream(wire.StreamLog, many[1:]); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAnyLineFits: whatever a source hands over becomes a line that the wire takes, with its neighbours.
+func TestAnyLineFits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, m := batcher(t)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		long := strings.Repeat("x", 600<<10)
+		labels := wire.Labels{}
+		fields := []wire.Label{{Name: "a", Value: "1"}, {Name: "big", Value: long}, {Name: "u", Value: "2"}}
+		for i := range wire.MaxStreamLabels - 2 {
+			labels = append(labels, wire.Label{Name: fmt.Sprintf("%0128d", i), Value: long[:wire.MaxLabelValue]})
+		}
+		s, err := NewStream(wire.StreamLog, labels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wide []wire.Label
+		for i := range wire.MaxFields + 5 {
+			wide = append(wide, wire.Label{Name: fmt.Sprintf("f%03d", i), Value: "v"})
+		}
+		lines := []wire.LogLine{
+			{Text: []byte("short")},
+			{Text: []byte("short"), Fields: fields},
+			{Text: []byte(long)},
+			{Text: []byte("short"), Fields: wide},
+			{Text: []byte("short"), Fields: []wire.Label{{Name: long[:200], Value: "v"}}},
+			{Text: []byte(long), Fields: fields},
+		}
+		for i, line := range lines {
+			if err := b.Add(ctx, s, line, Mark{"k", at(fmt.Sprint(i))}); err != nil {
+				t.Fatalf("line %d: %v", i, err)
+			}
+		}
+		if err := b.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		var got []wire.LogLine
+		for _, batch := range m.batches {
+			got = append(got, batch.Streams[0].Lines...)
+		}
+		if len(got) != len(lines) || m.state["k"] != "5" || b.Lost.Load() != 0 {
+			t.Fatalf("%d lines, state %v, %d lost", len(got), m.state, b.Lost.Load())
+		}
+		for i, l := range got {
+			cut := slices.ContainsFunc(l.Fields, func(f wire.Label) bool { return f.Name == "truncated" })
+			sorted := slices.IsSortedFunc(l.Fields, func(a, b wire.Label) int { return strings.Compare(a.Name, b.Name) })
+			if cut != (i > 0) || !sorted || i != 4 && i > 0 && i != 2 && len(l.Fields) < 3 {
+				t.Errorf("line %d: cut %v, sorted %v, %d fields", i, cut, sorted, len(l.Fields))
+			}
+		}
+	})
+}
+
+// TestWhatNeverFitsDoesNotStopTheRest: a batch that the spool can never take is cut; a line like that is given up,
+// counted and told, and the position goes on.
+func TestWhatNeverFitsDoesNotStopTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, m := batcher(t)
+		m.room = 500
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for i := range 20 {
+			size := 100
+			if i == 7 {
+				size = 1000
+			}
+			if err := b.Add(ctx, stream(fmt.Sprint(i%3)), wire.LogLine{T: int64(i), Text: make([]byte, size)}, Mark{"k", at(fmt.Sprint(i))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		seen := map[int64]int{}
+		for _, batch := range m.batches {
+			for _, s := range batch.Streams {
+				for _, l := range s.Lines {
+					seen[l.T]++
+				}
+			}
+		}
+		for i := range int64(20) {
+			if want := 1; i != 7 && seen[i] != want || i == 7 && seen[i] != 0 {
+				t.Errorf("line %d is there %d times", i, seen[i])
+			}
+		}
+		if m.state["k"] != "19" || b.Lost.Load() != 1 || len(m.told) != 1 || !strings.HasPrefix(m.told[0], "lost: a line of") {
+			t.Errorf("state %v, %d lost, told %q", m.state, b.Lost.Load(), m.told)
+		}
+	})
+}
+
+// TestErrorsThatDoNotPass: only a full lane and a disk that does not write now are waited for.
+func TestErrorsThatDoNotPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, m := batcher(t)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		m.setFail(&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC})
+		if err := b.Add(ctx, stream("a"), wire.LogLine{Text: []byte("x")}, Mark{"k", at("1")}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		m.setFail(nil)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if m.state["k"] != "1" || b.Waits.Load() != 1 {
+			t.Errorf("state %v after the disk was full", m.state)
+		}
+		m.setFail(errors.New("never heard of"))
+		if err := b.Add(ctx, stream("a"), wire.LogLine{Text: []byte("y")}, Mark{"k", at("2")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Flush(ctx); err == nil || ctx.Err() != nil {
+			t.Errorf("an error that nobody knows: %v", err)
+		}
+		m.setFail(nil)
+		if err := b.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestPositionsOfManyFiles: positions are long paths; those that move with lines keep to what a record may hold.
+func TestPositionsOfManyFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, m := batcher(t)
+		long := strings.Repeat("p", 8<<10)
+		for i := range 1000 {
+			b.Note(t.Context(), Mark{fmt.Sprintf("note%d", i), at(long)})
+			if err := b.Add(t.Context(), stream("a"), wire.LogLine{Text: []byte("x")}, Mark{fmt.Sprintf("line%d", i), at(long)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(m.state) != 2000 || m.largest > 2<<20 {
+			t.Errorf("%d positions, %d bytes with one batch", len(m.state), m.largest)
 		}
 	})
 }

@@ -54,6 +54,27 @@ func (p *Parser) Time(line []byte, now time.Time) (int64, bool) {
 	return 0, false
 }
 
+// lateAfter is how much older than its writing a line may say it is.
+const lateAfter = 7 * 24 * time.Hour
+
+// fieldTimeParsed keeps the time that a line states when it is not the line's time.
+const fieldTimeParsed = "time_parsed"
+
+// SetTime gives the line the time that it states, unless that cannot be when it was written: a line written after
+// since (zero: nobody knows) that begins with a date more than seven days before it speaks of something old. The
+// cluster would refuse it as older than what it keeps; it gets the time of its reading and keeps the other in a
+// field, which is appended.
+func SetTime(line *wire.LogLine, stated int64, since, now time.Time) {
+	if since.IsZero() || stated >= since.Add(-lateAfter).UnixNano() {
+		line.T = stated
+		return
+	}
+	line.T = now.UnixNano()
+	line.Fields = append(line.Fields, wire.Label{
+		Name: fieldTimeParsed, Value: time.Unix(0, stated).UTC().Format(time.RFC3339Nano),
+	})
+}
+
 func (p *Parser) jsonTime(b []byte) (int64, bool) {
 	for _, key := range []string{
 		`"time":"`, `"ts":"`, `"timestamp":"`, `"@timestamp":"`, `"time": "`, `"ts": "`,

@@ -36,11 +36,15 @@ type Host struct {
 // StatusError is an answer of the gateway other than 200.
 type StatusError struct {
 	Code       int
+	Type       string // of the problem, "" or about:blank when the title says it all
 	Title      string
 	Detail     string
 	Hint       string
 	RetryAfter time.Duration // 0 when the gateway named none
 }
+
+// TypeContent is the type of a problem whose cause is what the one batch sent holds: any node would answer the same.
+const TypeContent = "urn:triward:problem:batch-content"
 
 // Error says what the gateway said.
 func (e *StatusError) Error() string {
@@ -139,6 +143,14 @@ type helloAnswer struct {
 	Last         map[string]uint64 `json:"last"`
 	ServerTimeMS int64             `json:"server_time_ms"`
 	Nodes        []string          `json:"nodes"`
+	Limits       helloLimits       `json:"limits"`
+}
+
+// helloLimits is what the gateway takes; 0 where it does not say.
+type helloLimits struct {
+	RequestBytes   int `json:"request_bytes"`
+	BatchesPerCall int `json:"batches_per_call"`
+	SeriesPerCall  int `json:"series_per_call"`
 }
 
 func (c *Client) hello(ctx context.Context, node string, e wire.Epoch, version string, open bool) (helloAnswer, error) {
@@ -260,12 +272,13 @@ func (c *Client) do(ctx context.Context, node, path, contentType string, body []
 func (c *Client) statusError(resp *http.Response, body []byte) error {
 	e := &StatusError{Code: resp.StatusCode}
 	var problem struct {
+		Type   string `json:"type"`
 		Title  string `json:"title"`
 		Detail string `json:"detail"`
 		Hint   string `json:"hint"`
 	}
 	if json.Unmarshal(body, &problem) == nil {
-		e.Title, e.Detail, e.Hint = problem.Title, problem.Detail, problem.Hint
+		e.Type, e.Title, e.Detail, e.Hint = problem.Type, problem.Title, problem.Detail, problem.Hint
 	}
 	if v := resp.Header.Get("Retry-After"); v != "" {
 		if s, err := strconv.Atoi(v); err == nil && s >= 0 {

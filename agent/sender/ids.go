@@ -20,6 +20,9 @@ const refusedFor = 10 * time.Minute
 // reached rather than one series bad) all that were in the refused call are left out.
 const maxSplits = 32
 
+// maxCharges bounds the memory of series refused without proof; beyond it all are forgotten and proof takes longer.
+const maxCharges = 100_000
+
 var errSeriesUnknown = errors.New("batch names a series number that the dictionary does not hold")
 
 // idTable maps the spool's local series numbers to the ids of the cluster. It lives in memory: after a restart
@@ -33,15 +36,29 @@ type idTable struct {
 	raw        []byte
 	scratch    wire.Scrape
 	order      []int
-	calls      int
+	perCall    int // label sets in one registration
+
+	calls    int                // of this registration that were refused
+	taken    bool               // another one of it was not
+	suspects []uint64           // numbers that were refused in it
+	charges  map[uint64]*charge // of numbers without proof
 }
 
-func newIDTable(sp *spool.Spool) *idTable { return &idTable{sp: sp, refused: map[uint64]time.Time{}} }
+func newIDTable(sp *spool.Spool) *idTable {
+	return &idTable{sp: sp, refused: map[uint64]time.Time{}, charges: map[uint64]*charge{}, perCall: wire.MaxSeriesPerCall}
+}
+
+// unprovenError is a registration that was refused without proof that the series are to blame.
+type unprovenError struct{ err error }
+
+func (e *unprovenError) Error() string { return e.err.Error() }
+func (e *unprovenError) Unwrap() error { return e.err }
 
 // forgetAll drops everything that was learned, when the cluster may be another one.
 func (t *idTable) forgetAll() {
 	t.ids = t.ids[:0]
 	clear(t.refused)
+	clear(t.charges)
 }
 
 // forget drops the given cluster ids, or all when none is named.
@@ -102,20 +119,51 @@ func (t *idTable) missing(dst []uint64, coder *wire.Coder, b *wire.Batch, now ti
 	return dst, nil
 }
 
-// register asks for the ids of the numbers. Series that the cluster refuses one by one are left out for a while.
+// register asks for the ids of the numbers. Series that the cluster refuses are left out for a while, when it is
+// clear that it is for them: it took others in the same breath, or there is proof as for a batch.
 func (t *idTable) register(ctx context.Context, c *Client, node string, numbers []uint64, now time.Time) error {
 	slices.Sort(numbers)
 	numbers = slices.Compact(numbers)
-	t.calls = 0
-	for chunk := range slices.Chunk(numbers, wire.MaxSeriesPerCall) {
-		if err := t.registerChunk(ctx, c, node, chunk, now); err != nil {
+	t.calls, t.taken, t.suspects = 0, false, t.suspects[:0]
+	var refusal error
+	for chunk := range slices.Chunk(numbers, t.perCall) {
+		if err := t.registerChunk(ctx, c, node, chunk, now, &refusal); err != nil {
 			return err
 		}
+	}
+	return t.judge(node, refusal, now)
+}
+
+// judge decides about the numbers that were refused.
+func (t *idTable) judge(node string, refusal error, now time.Time) error {
+	if len(t.charges) > maxCharges {
+		clear(t.charges)
+	}
+	unproven := 0
+	for _, n := range t.suspects {
+		c := t.charges[n]
+		if c == nil {
+			c = &charge{}
+			t.charges[n] = c
+		}
+		if c.add(node, now); !t.taken && !c.proven(now) {
+			unproven++
+			continue
+		}
+		t.refuse(n, now)
+	}
+	if unproven > 0 {
+		return &unprovenError{fmt.Errorf("register series: %d were refused: %w", unproven, refusal)}
 	}
 	return nil
 }
 
-func (t *idTable) registerChunk(ctx context.Context, c *Client, node string, numbers []uint64, now time.Time) error {
+func (t *idTable) refuse(n uint64, now time.Time) {
+	delete(t.charges, n)
+	t.refused[n] = now.Add(refusedFor)
+}
+
+func (t *idTable) registerChunk(ctx context.Context, c *Client, node string, numbers []uint64, now time.Time, refusal *error) error {
 	sets := make([]map[string]string, len(numbers))
 	for i, n := range numbers {
 		ls, ok := t.sp.SeriesLabels(n)
@@ -128,33 +176,36 @@ func (t *idTable) registerChunk(ctx context.Context, c *Client, node string, num
 	var se *StatusError
 	if errors.As(err, &se) && refusesContent(se.Code) {
 		if t.calls++; len(numbers) == 1 || t.calls > maxSplits {
-			for _, n := range numbers {
-				t.refused[n] = now.Add(refusedFor)
+			// 422 is the word of the state machine: a limit is reached.
+			if *refusal = err; se.Code == http.StatusUnprocessableEntity {
+				for _, n := range numbers {
+					t.refuse(n, now)
+				}
+				return nil
 			}
+			t.suspects = append(t.suspects, numbers...)
 			return nil
 		}
 		half := len(numbers) / 2
-		if err := t.registerChunk(ctx, c, node, numbers[:half], now); err != nil {
+		if err := t.registerChunk(ctx, c, node, numbers[:half], now, refusal); err != nil {
 			return err
 		}
-		return t.registerChunk(ctx, c, node, numbers[half:], now)
+		return t.registerChunk(ctx, c, node, numbers[half:], now, refusal)
 	}
 	if err != nil {
 		return fmt.Errorf("register %d series: %w", len(numbers), err)
 	}
+	t.taken = true
 	for i, id := range ids {
 		if id == 0 {
-			t.refused[numbers[i]] = now.Add(refusedFor)
+			t.refuse(numbers[i], now)
 			continue
 		}
 		delete(t.refused, numbers[i])
+		delete(t.charges, numbers[i])
 		t.set(numbers[i], id)
 	}
 	return nil
-}
-
-func refusesContent(code int) bool {
-	return code == http.StatusBadRequest || code == http.StatusRequestEntityTooLarge || code == http.StatusUnprocessableEntity
 }
 
 // encode makes the body of b with cluster ids; identity and hash stay. left is how many samples have no id and

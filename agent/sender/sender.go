@@ -5,19 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/triward/triward/agent/spool"
 	"github.com/triward/triward/agent/wire"
 )
 
 const (
-	requestBytes     = 1 << 20
 	heartbeatPeriod  = 10 * time.Second
-	minRequestBytes  = 32 << 10
 	unknownIDRetries = 5
 )
 
@@ -52,10 +54,15 @@ type Sender struct {
 	client *Client
 	nodes  *nodeSet
 	ids    *idTable
-	budget int // bytes of a request; halved when the gateway finds them too long
-	single bool
+	asides *rate.Limiter
 	strike int          // unknown_ids answers in a row
 	last   atomic.Value // string: last failure
+
+	limit, maxCount int // bytes and batches of a request that the gateway takes
+	budget, count   int // of the next one: less after one was refused
+	ceiling         int // of the budget, until
+	ceilingUntil    time.Time
+	suspects        [len(wire.Lanes) + 1]*suspect // by lane
 
 	renewals   int
 	renewAfter time.Time // no new epoch before
@@ -76,7 +83,9 @@ func New(cfg Config) *Sender {
 	}
 	s := &Sender{
 		cfg: cfg, client: NewClient(cfg.Identity, cfg.Transport), ids: newIDTable(cfg.Spool),
-		nodes: newNodeSet(append(append([]string{}, cfg.Nodes...), cfg.Identity.Nodes...)), budget: requestBytes,
+		nodes:  newNodeSet(append(append([]string{}, cfg.Nodes...), cfg.Identity.Nodes...)),
+		asides: rate.NewLimiter(rate.Every(asideEvery), asideBurst),
+		limit:  requestBytes, budget: requestBytes, maxCount: wire.MaxBatchesPerCall, count: wire.MaxBatchesPerCall,
 	}
 	s.last.Store("")
 	return s
@@ -167,16 +176,33 @@ func (s *Sender) session(ctx context.Context, node string) error {
 			return err
 		}
 		s.nodes.succeeded(node)
-		s.last.Store("")
+		if s.wakeAfter(node, time.Now()) == 0 {
+			s.last.Store("") // no lane is held up
+		}
 		if n > 0 {
 			continue
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.cfg.Spool.Notify():
+		if err := s.idle(ctx, node); err != nil {
+			return err
 		}
 	}
+}
+
+// idle waits until there is something to send.
+func (s *Sender) idle(ctx context.Context, node string) error {
+	var wake <-chan time.Time
+	if d := s.wakeAfter(node, time.Now()); d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		wake = t.C
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.cfg.Spool.Notify():
+	case <-wake:
+	}
+	return nil
 }
 
 // greet learns what the cluster has of our epoch and makes ours fit.
@@ -190,6 +216,7 @@ func (s *Sender) greet(ctx context.Context, node string) error {
 	if h.ServerTimeMS != 0 {
 		s.Counters.ClockOffsetMS.Store(h.ServerTimeMS - time.Now().UnixMilli())
 	}
+	s.obey(&h.Limits)
 	if s.nodes.add(h.Nodes) && s.cfg.OnNodes != nil {
 		s.cfg.OnNodes(s.nodes.urls())
 	}
@@ -260,79 +287,82 @@ func (s *Sender) newEpoch(why string) error {
 	if err != nil {
 		return fmt.Errorf("begin a new epoch: %w", err)
 	}
+	clear(s.suspects[:]) // sequences begin anew
 	s.Counters.NewEpochs.Add(1)
 	s.cfg.Log.Warn("new epoch", "old", old.String(), "new", e.String(), "because", why)
 	s.cfg.Report("epoch", fmt.Sprintf("spool goes on as epoch %s instead of %s: %s", e, old, why))
 	return nil
 }
 
-// pending reads what the next request takes: batches of all lanes that wait, each lane with its share.
-func (s *Sender) pending() ([]wire.Batch, error) {
-	sp := s.cfg.Spool
+// pending reads what the next request takes: batches of all lanes that wait, each lane with its share, or one batch
+// that must go alone. Which lane comes first is left to chance, for what has no room is left out at the end.
+func (s *Sender) pending(node string) ([]wire.Batch, error) {
+	sp, now := s.cfg.Spool, time.Now()
 	var waiting []wire.Lane
-	for _, lane := range wire.Lanes {
-		if acked, next := sp.Position(lane); acked+1 < next {
+	first := rand.IntN(len(wire.Lanes))
+	for i := range wire.Lanes {
+		lane := wire.Lanes[(first+i)%len(wire.Lanes)]
+		acked, next := sp.Position(lane)
+		if acked+1 >= next {
+			s.suspects[lane] = nil
+			continue
+		}
+		until, alone := s.held(lane, acked+1, node, now)
+		if alone {
+			return s.read(lane, 1, 0)
+		}
+		if until.IsZero() {
 			waiting = append(waiting, lane)
 		}
 	}
+	waiting = waiting[:min(len(waiting), s.count)]
 	if len(waiting) == 0 {
 		return nil, nil
 	}
-	count := max(1, wire.MaxBatchesPerCall/len(waiting))
-	size := s.budget / len(waiting)
-	if s.single {
-		count, waiting = 1, waiting[:1]
-	}
 	var out []wire.Batch
 	for _, lane := range waiting {
-		acked, _ := sp.Position(lane)
-		batches, err := sp.Read(lane, acked+1, count, size)
+		batches, err := s.read(lane, max(1, s.count/len(waiting)), s.budget/len(waiting))
 		if err != nil {
-			return nil, fmt.Errorf("read spool: %w", err)
+			return nil, err
 		}
 		out = append(out, batches...)
 	}
 	return out, nil
 }
 
+func (s *Sender) read(lane wire.Lane, count, size int) ([]wire.Batch, error) {
+	acked, _ := s.cfg.Spool.Position(lane)
+	batches, err := s.cfg.Spool.Read(lane, acked+1, count, size)
+	if err != nil {
+		return nil, fmt.Errorf("read spool: %w", err)
+	}
+	return batches, nil
+}
+
 // sendOnce sends one request and takes over its results. n is the number of batches it carried.
 func (s *Sender) sendOnce(ctx context.Context, node string) (n int, err error) {
-	batches, err := s.pending()
+	batches, err := s.pending(node)
 	if err != nil || len(batches) == 0 {
 		return 0, err
 	}
 	if batches, err = s.translate(ctx, node, batches); err != nil {
 		return 0, err
 	}
+	batches = s.fit(batches)
 	body := wire.AppendRequest(nil, s.cfg.Spool.Epoch(), batches)
 	s.Counters.Requests.Add(1)
 	results, err := s.client.batches(ctx, node, body)
 	var se *StatusError
 	if errors.As(err, &se) && refusesContent(se.Code) {
-		return s.narrow(batches, se)
+		return s.narrow(node, batches, len(body), se)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("send %d batches: %w", len(batches), err)
 	}
 	s.Counters.Batches.Add(uint64(len(batches)))
 	s.Counters.Bytes.Add(uint64(len(body)))
-	s.budget, s.single = min(requestBytes, s.budget*2), false
+	s.grow()
 	return len(batches), s.takeOver(batches, results)
-}
-
-// narrow finds the batch for which a whole request was refused: smaller requests, then single batches, and one
-// that is refused alone is set aside.
-func (s *Sender) narrow(batches []wire.Batch, se *StatusError) (int, error) {
-	switch {
-	case len(batches) == 1:
-		s.single = false
-		return 1, s.renew(s.refuse(batches[0].Lane, batches[0].Seq, se.Error()))
-	case s.budget > minRequestBytes:
-		s.budget /= 2
-	default:
-		s.single = true
-	}
-	return len(batches), nil
 }
 
 // translate gives metrics batches their cluster ids, registering series first where needed.
@@ -357,6 +387,10 @@ func (s *Sender) translate(ctx context.Context, node string, batches []wire.Batc
 				}
 			}
 		}
+		var unproven *unprovenError
+		if errors.As(err, &unproven) {
+			return s.withoutMetrics(node, batches, err, now)
+		}
 		return nil, err
 	}
 	for i := range batches {
@@ -375,6 +409,21 @@ func (s *Sender) translate(ctx context.Context, node string, batches []wire.Batc
 		*b = out
 	}
 	return batches, nil
+}
+
+// withoutMetrics lets the lanes wait whose series this node does not register, and returns the batches of the others.
+func (s *Sender) withoutMetrics(node string, batches []wire.Batch, cause error, now time.Time) ([]wire.Batch, error) {
+	others := slices.DeleteFunc(batches, func(b wire.Batch) bool {
+		if acked, _ := s.cfg.Spool.Position(b.Lane); b.Lane.CarriesMetrics() && b.Seq == acked+1 {
+			s.suspect(b.Lane, b.Seq).perNode[node] = now.Add(tryAgain)
+		}
+		return b.Lane.CarriesMetrics()
+	})
+	if len(others) == 0 {
+		return nil, cause
+	}
+	s.cfg.Log.Warn("metrics wait", "node", node, "because", cause)
+	return others, nil
 }
 
 func (s *Sender) namesUnknown(b *wire.Batch) bool {
@@ -403,8 +452,8 @@ func (s *Sender) refuseLocal(b *wire.Batch, cause error) error {
 // empty one is refused.
 func (s *Sender) refuse(lane wire.Lane, seq uint64, reason string) error {
 	sp := s.cfg.Spool
-	s.Counters.SetAside.Add(1)
 	if !sp.Given(lane, seq) {
+		s.Counters.SetAside.Add(1)
 		s.cfg.Log.Error("batch is set aside", "lane", lane.String(), "seq", seq, "reason", reason)
 		s.cfg.Report("set-aside", fmt.Sprintf("batch %d of lane %s was refused and set aside: %s", seq, lane, reason))
 		return sp.SetAside(lane, seq, reason)
@@ -486,7 +535,7 @@ func (s *Sender) takeResult(b *wire.Batch, r *result) (stop bool, err error) {
 	case "cloned":
 		return true, &renewError{"another spool with the same epoch sends: was this machine cloned?"}
 	case "invalid", "limit":
-		return true, s.refuse(b.Lane, b.Seq, r.reason())
+		return true, s.condemn(b.Lane, b.Seq, r.reason())
 	}
 	return true, fmt.Errorf("gateway answered an unknown status %q: this agent is older than the cluster", r.Status)
 }

@@ -386,26 +386,6 @@ func TestRefusedBatchDoesNotStopItsLane(t *testing.T) {
 	}
 }
 
-// TestPoisonedRequest: a whole request is refused for one batch, which is found and set aside.
-func TestPoisonedRequest(t *testing.T) {
-	virtual(t, func(t *testing.T, r *rig) {
-		r.a.Fail(func(q *http.Request) (before, after *gatewaytest.Fault) {
-			if q.ContentLength > 0 && strings.HasSuffix(q.URL.Path, "/batches") && holds(q, "line 4") {
-				return &gatewaytest.Fault{Code: http.StatusBadRequest}, nil
-			}
-			return nil, nil
-		})
-		r.addLines(6)
-		r.run()
-		r.delivered()
-		r.cluster.Do(func(c *gatewaytest.Cluster) {
-			if got := strings.Join(c.Texts("source", "test"), ","); got != "line 1,line 2,line 3,line 5,line 6" {
-				t.Errorf("delivered %s", got)
-			}
-		})
-	})
-}
-
 func holds(q *http.Request, text string) bool {
 	body, err := q.GetBody()
 	if err != nil {

@@ -33,13 +33,13 @@ func openDictionary(dir string, limit int) (*dictionary, error) {
 	d := &dictionary{path: filepath.Join(dir, "series"), limit: limit, numbers: map[string]uint64{}, generation: 1}
 	f, err := os.OpenFile(d.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open dictionary: %w", err)
+		return nil, unreadable("open dictionary", err)
 	}
 	d.f = f
 	b, err := os.ReadFile(d.path)
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("read dictionary: %w", err)
+		return nil, unreadable("read dictionary", err)
 	}
 	rest := b
 	for len(rest) > 0 {

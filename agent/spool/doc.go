@@ -12,8 +12,11 @@
 // sequence must not be sent with two contents.
 //
 // Damage is found by checksum when the spool is opened: a torn last record is cut off (it was never
-// acknowledged to its producer), anything else is ErrDamaged, upon which OpenOrReplace sets the spool aside and
-// begins a new one with the source positions it can still read.
+// acknowledged to its producer), anything else, and what the disk does not give back at any time, is ErrDamaged,
+// upon which OpenOrReplace sets the spool aside and begins a new one with the source positions it can still read.
+//
+// Bytes on disk are bounded by Options.MaxBytes plus the positions of the sources, which are written at the head of
+// each segment and never keep batches out.
 //
 // The package imports agent/wire and nothing else of Triward.
 package spool

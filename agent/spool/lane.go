@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/triward/triward/agent/wire"
 )
@@ -27,13 +28,18 @@ type entry struct {
 	items uint32
 }
 
-// segment is one file of a lane: a checkpoint, then batches of consecutive ordinals and changes of state.
+// segment is one file of a lane: a head with all state, then batches of consecutive ordinals and changes of state.
 type segment struct {
 	path    string
 	first   uint64
 	entries []entry
+	head    int64 // bytes of the head
 	size    int64
 }
+
+// full reports whether a new segment is due: this one has as much behind its head as it should have, and no less
+// than its head, so that heads never make up most of what is written.
+func (g *segment) full(bytes int64) bool { return g.size-g.head >= max(bytes, g.head) }
 
 func (g *segment) last() uint64 { return g.first + uint64(len(g.entries)) - 1 } // first-1 when empty
 
@@ -75,7 +81,7 @@ func openLane(dir string, id wire.Lane, base, acked uint64, drops []span, limit 
 	}
 	names, err := os.ReadDir(l.dir)
 	if err != nil {
-		return nil, fmt.Errorf("list lane: %w", err)
+		return nil, unreadable("list lane", err)
 	}
 	for _, n := range names {
 		path := filepath.Join(l.dir, n.Name())
@@ -100,7 +106,7 @@ func openLane(dir string, id wire.Lane, base, acked uint64, drops []span, limit 
 	if n := len(l.segments); n > 0 {
 		f, err := os.OpenFile(l.segments[n-1].path, os.O_RDWR, 0)
 		if err != nil {
-			return nil, fmt.Errorf("open segment: %w", err)
+			return nil, unreadable("open segment", err)
 		}
 		l.f = f
 	}
@@ -112,20 +118,13 @@ func openLane(dir string, id wire.Lane, base, acked uint64, drops []span, limit 
 func (l *lane) load(g *segment, last bool) error {
 	b, err := os.ReadFile(g.path)
 	if err != nil {
-		return fmt.Errorf("read segment: %w", err)
+		return unreadable("read segment", err)
 	}
-	p, n, err := nextRecord(b)
+	off, err := l.loadHead(g, b)
 	if err != nil {
-		return fmt.Errorf("%w: %s has no beginning", ErrDamaged, g.path)
+		return err
 	}
-	first, changes, err := parseCheckpoint(p)
-	if err != nil {
-		return fmt.Errorf("%s: %w", g.path, err)
-	}
-	g.first = first
-	l.state = map[string][]byte{}
-	l.applyChanges(changes)
-	off := n
+	g.head = int64(off)
 	for off < len(b) {
 		p, n, err := nextRecord(b[off:])
 		if err != nil {
@@ -146,12 +145,38 @@ func (l *lane) load(g *segment, last bool) error {
 	return nil
 }
 
+// loadHead takes over the first ordinal and the state that the segment begins with; size is what the head takes.
+func (l *lane) loadHead(g *segment, b []byte) (size int, err error) {
+	p, size, err := nextRecord(b)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s has no beginning", ErrDamaged, g.path)
+	}
+	first, more, changes, err := parseCheckpoint(p)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", g.path, err)
+	}
+	g.first = first
+	l.state = map[string][]byte{}
+	l.applyChanges(changes)
+	for ; more > 0; more-- {
+		p, n, err := nextRecord(b[size:])
+		if err != nil {
+			return 0, fmt.Errorf("%w: %s lacks %d records of its head at byte %d", ErrDamaged, g.path, more, size)
+		}
+		if changes, err = parseState(p); err != nil {
+			return 0, fmt.Errorf("%s: %w", g.path, err)
+		}
+		l.applyChanges(changes)
+		size += n
+	}
+	return size, nil
+}
+
 func (l *lane) loadRecord(g *segment, p []byte, off int) error {
 	if len(p) > 0 && p[0] == typeState {
-		r := reader{b: p[1:]}
-		changes := r.changes()
-		if r.err != nil {
-			return fmt.Errorf("%s: %w", g.path, r.err)
+		changes, err := parseState(p)
+		if err != nil {
+			return fmt.Errorf("%s: %w", g.path, err)
 		}
 		l.applyChanges(changes)
 		return nil
@@ -166,6 +191,19 @@ func (l *lane) loadRecord(g *segment, p []byte, off int) error {
 	g.entries = append(g.entries, entry{uint32(off), uint32(rec.items)})
 	l.applyChanges(rec.changes)
 	return nil
+}
+
+// unreadable is the error for something of the spool that cannot be read. A disk that does not give it back is damage
+// like any other; a file that is gone or not ours, and a machine short of something, are not.
+func unreadable(doing string, err error) error {
+	for _, other := range []error{
+		os.ErrNotExist, os.ErrPermission, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EINTR, syscall.EAGAIN,
+	} {
+		if errors.Is(err, other) {
+			return fmt.Errorf("%s: %w", doing, err)
+		}
+	}
+	return fmt.Errorf("%w: %s: %w", ErrDamaged, doing, err)
 }
 
 func truncate(path string, size int64) error {
@@ -232,10 +270,26 @@ func (l *lane) applyChanges(changes []StateChange) {
 	}
 }
 
-// roll begins a new segment with a checkpoint of the state. A segment without batches is replaced.
+// used is what counts against the limit: not the head of the newest segment, whose size is that of the sources'
+// positions. It must be there, and no acknowledgement would ever make room for it.
+func (l *lane) used() int64 {
+	if n := len(l.segments); n > 0 {
+		return l.bytes - l.segments[n-1].head
+	}
+	return 0
+}
+
+// spent reports whether all is acknowledged and the newest segment holds more than its head, so that a new one takes
+// less.
+func (l *lane) spent() bool {
+	n := len(l.segments)
+	return n > 0 && l.segments[n-1].size > l.segments[n-1].head && l.acked+1 == l.next
+}
+
+// roll begins a new segment with a head of all state. A segment without batches is replaced.
 func (l *lane) roll() error {
 	name := filepath.Join(l.dir, fmt.Sprintf("%016x.seg", l.next))
-	l.buf = appendRecord(l.buf[:0], appendCheckpoint(nil, l.next, l.state))
+	l.buf = appendHead(l.buf[:0], l.next, l.state)
 	tmp := name + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -265,7 +319,7 @@ func (l *lane) roll() error {
 		l.segments = l.segments[:n-1]
 	}
 	l.f = f
-	g := &segment{path: name, first: l.next, size: int64(len(l.buf))}
+	g := &segment{path: name, first: l.next, head: int64(len(l.buf)), size: int64(len(l.buf))}
 	l.segments = append(l.segments, g)
 	l.bytes += g.size
 	l.trim()
@@ -278,9 +332,9 @@ func (l *lane) write(payload []byte) (off int64, err error) {
 		return 0, l.failed
 	}
 	if len(payload) > maxPayload {
-		return 0, fmt.Errorf("record of %d bytes, at most %d are allowed", len(payload), maxPayload)
+		return 0, fmt.Errorf("%w: record of %d bytes, at most %d are allowed", ErrTooLarge, len(payload), maxPayload)
 	}
-	if len(l.segments) == 0 || l.segments[len(l.segments)-1].size >= l.segmentBytes {
+	if n := len(l.segments); n == 0 || l.segments[n-1].full(l.segmentBytes) {
 		if err := l.roll(); err != nil {
 			return 0, err
 		}
@@ -359,7 +413,7 @@ func (l *lane) payload(ord uint64) (batchRecord, error) {
 	if l.readOf != g {
 		f, err := os.Open(g.path)
 		if err != nil {
-			return batchRecord{}, fmt.Errorf("open segment: %w", err)
+			return batchRecord{}, unreadable("open segment", err)
 		}
 		if l.reading != nil {
 			l.reading.Close()
@@ -373,7 +427,7 @@ func (l *lane) payload(ord uint64) (batchRecord, error) {
 	}
 	b := make([]byte, to-from)
 	if _, err := l.reading.ReadAt(b, from); err != nil && !errors.Is(err, io.EOF) {
-		return batchRecord{}, fmt.Errorf("read segment %s: %w", g.path, err)
+		return batchRecord{}, unreadable("read segment", err)
 	}
 	p, _, err := nextRecord(b)
 	if err != nil {

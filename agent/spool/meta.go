@@ -44,7 +44,7 @@ func loadMeta(dir string) (meta, error) {
 		return m, m.save(dir)
 	}
 	if err != nil {
-		return m, fmt.Errorf("read epoch: %w", err)
+		return m, unreadable("read epoch", err)
 	}
 	sum, body, ok := bytes.Cut(b, []byte{' '})
 	if !ok || string(sum) != fmt.Sprintf("%08x", crc32.Checksum(body, castagnoli)) {
@@ -111,7 +111,7 @@ const (
 func openAcks(dir string) (*ackFile, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "acks"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open acknowledgements: %w", err)
+		return nil, unreadable("open acknowledgements", err)
 	}
 	a := &ackFile{f: f}
 	for slot := range int64(2) {

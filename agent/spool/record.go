@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
+	"slices"
 
 	"github.com/triward/triward/agent/wire"
 )
@@ -16,6 +18,8 @@ const (
 	recordMagic  = "TSR1"
 	recordHeader = len(recordMagic) + 8
 	maxPayload   = 4 << 20
+	maxChanges   = 2 << 20  // encoded changes of state in one record
+	maxChange    = 64 << 10 // and one of them
 
 	typeBatch      = 1
 	typeCheckpoint = 2
@@ -27,6 +31,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ErrDamaged says that bytes of the spool are not what was written.
 var ErrDamaged = errors.New("spool is damaged")
+
+// ErrTooLarge says that something can never be written, however long the producer waits.
+var ErrTooLarge = errors.New("too large for the spool")
 
 var errTorn = errors.New("record is incomplete")
 
@@ -78,6 +85,37 @@ func holdsRecord(b []byte) bool {
 type StateChange struct {
 	Key   string
 	Value []byte
+}
+
+// size is what the change takes in a record, or a little more.
+func (c *StateChange) size() int { return len(c.Key) + len(c.Value) + 8 }
+
+// sizeOf returns the size of all changes together, or ErrTooLarge when one of them is too long for any record.
+func sizeOf(changes []StateChange) (n int, err error) {
+	for i := range changes {
+		k := changes[i].size()
+		if k > maxChange {
+			return 0, fmt.Errorf("%w: the position of %.100q has %d bytes, at most %d are allowed", ErrTooLarge, changes[i].Key, k, maxChange)
+		}
+		n += k
+	}
+	return n, nil
+}
+
+// split cuts changes into parts that a record can hold; there is at least one, which may be empty. No change may be
+// larger than maxChange.
+func split(changes []StateChange) [][]StateChange {
+	var parts [][]StateChange
+	from, n := 0, 0
+	for i := range changes {
+		k := changes[i].size()
+		if n+k > maxChanges {
+			parts = append(parts, changes[from:i])
+			from, n = i, 0
+		}
+		n += k
+	}
+	return append(parts, changes[from:])
 }
 
 // batchRecord is the payload of a batch.
@@ -200,23 +238,41 @@ func parseBatch(payload []byte) (batchRecord, error) {
 	return rec, r.err
 }
 
-// A checkpoint opens each segment: the ordinal of its first batch and all state as of there.
-func appendCheckpoint(dst []byte, first uint64, state map[string][]byte) []byte {
-	dst = append(dst, typeCheckpoint)
-	dst = binary.AppendUvarint(dst, first)
+// A segment begins with a head: a checkpoint (the ordinal of its first batch, how many records of the head follow,
+// state), and as many records of type typeState as the rest of the state needs. A head is written as a whole: one
+// that is incomplete is damage.
+func appendHead(dst []byte, first uint64, state map[string][]byte) []byte {
 	changes := make([]StateChange, 0, len(state))
-	for k, v := range state {
-		changes = append(changes, StateChange{k, v})
+	for _, k := range slices.Sorted(maps.Keys(state)) {
+		changes = append(changes, StateChange{k, state[k]})
 	}
-	return appendChanges(dst, changes)
+	parts := split(changes)
+	p := binary.AppendUvarint([]byte{typeCheckpoint}, first)
+	p = binary.AppendUvarint(p, uint64(len(parts)-1))
+	dst = appendRecord(dst, appendChanges(p, parts[0]))
+	for _, part := range parts[1:] {
+		dst = appendRecord(dst, appendChanges([]byte{typeState}, part))
+	}
+	return dst
 }
 
-func parseCheckpoint(payload []byte) (first uint64, changes []StateChange, err error) {
+func parseCheckpoint(payload []byte) (first, more uint64, changes []StateChange, err error) {
 	r := reader{b: payload}
 	if r.byte() != typeCheckpoint {
 		r.fail()
 	}
 	first = r.uvarint()
+	more = r.uvarint()
 	changes = r.changes()
-	return first, changes, r.err
+	return first, more, changes, r.err
+}
+
+// parseState reads a record that carries nothing but changes of state.
+func parseState(payload []byte) ([]StateChange, error) {
+	r := reader{b: payload}
+	if r.byte() != typeState {
+		r.fail()
+	}
+	changes := r.changes()
+	return changes, r.err
 }

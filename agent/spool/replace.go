@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,7 +43,9 @@ func OpenOrReplace(dir string, opt Options, now time.Time) (*Spool, *Damage, err
 	}
 	changes := make([]StateChange, 0, len(state))
 	for k, v := range state {
-		changes = append(changes, StateChange{k, v})
+		if c := (StateChange{k, v}); c.size() <= maxChange {
+			changes = append(changes, c)
+		}
 	}
 	d.Positions = len(changes)
 	if len(changes) > 0 {
@@ -63,10 +66,7 @@ func salvageState(dir string) map[string][]byte {
 	slices.Sort(names)
 	l := &lane{state: map[string][]byte{}}
 	for _, name := range names {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
+		b := readAround(name)
 		for len(b) > 0 {
 			p, n, err := nextRecord(b)
 			if err != nil {
@@ -84,22 +84,62 @@ func salvageState(dir string) map[string][]byte {
 	return l.state
 }
 
+// salvage takes over what the record says of the sources. A checkpoint does not end what earlier segments said: part
+// of its head may be lost, and an older position of a file is worth more than none.
 func (l *lane) salvage(p []byte) {
+	var changes []StateChange
+	var err error
 	switch {
 	case len(p) == 0:
 	case p[0] == typeCheckpoint:
-		if _, changes, err := parseCheckpoint(p); err == nil {
-			l.state = map[string][]byte{}
-			l.applyChanges(changes)
-		}
+		_, _, changes, err = parseCheckpoint(p)
 	case p[0] == typeState:
-		r := reader{b: p[1:]}
-		l.applyChanges(r.changes())
+		changes, err = parseState(p)
 	case p[0] == typeBatch:
-		if rec, err := parseBatch(p); err == nil {
-			l.applyChanges(rec.changes)
+		var rec batchRecord
+		rec, err = parseBatch(p)
+		changes = rec.changes
+	}
+	if err == nil {
+		l.applyChanges(changes)
+	}
+}
+
+const (
+	salvageMax   = 256 << 20 // of one file: a length that makes no sense is not believed
+	salvageChunk = 256 << 10
+	sector       = 4096
+)
+
+// readAround returns what can be read of a file, with zeros in place of the rest.
+func readAround(name string) []byte {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil
+	}
+	return readable(f, min(fi.Size(), salvageMax))
+}
+
+func readable(f io.ReaderAt, size int64) []byte {
+	b := make([]byte, size)
+	for off := int64(0); off < size; off += salvageChunk {
+		chunk := b[off:min(off+salvageChunk, size)]
+		if _, err := f.ReadAt(chunk, off); err == nil {
+			continue
+		}
+		for k := 0; k < len(chunk); k += sector {
+			part := chunk[k:min(k+sector, len(chunk))]
+			if _, err := f.ReadAt(part, off+int64(k)); err != nil {
+				clear(part)
+			}
 		}
 	}
+	return b
 }
 
 func removeOldDamaged(dir string) {

@@ -139,10 +139,18 @@ func (s *Spool) Epoch() wire.Epoch {
 }
 
 // Append makes c the next batch of the lane. When it returns nil the content and the changes of state are
-// durable, both or neither. ErrFull means that the lane has no room now. The body is not kept.
+// durable, both or neither. ErrFull means that the lane has no room now, ErrTooLarge that it never will have. The
+// body is not kept.
 func (s *Spool) Append(id wire.Lane, c Content) error {
 	if c.RawLen > wire.MaxBatchRaw {
-		return fmt.Errorf("batch of %d bytes, at most %d are allowed", c.RawLen, wire.MaxBatchRaw)
+		return fmt.Errorf("%w: batch of %d bytes, at most %d are allowed", ErrTooLarge, c.RawLen, wire.MaxBatchRaw)
+	}
+	changes, err := sizeOf(c.Changes)
+	if err != nil {
+		return err
+	}
+	if changes > maxChanges {
+		return fmt.Errorf("%w: batch moves the positions of %d sources in %d bytes, at most %d are allowed", ErrTooLarge, len(c.Changes), changes, maxChanges)
 	}
 	if id.CarriesMetrics() {
 		if err := s.dict.sync(); err != nil {
@@ -150,7 +158,7 @@ func (s *Spool) Append(id wire.Lane, c Content) error {
 		}
 	}
 	l := s.lane(id)
-	drops, err := s.appendLocked(l, &c)
+	drops, err := s.appendLocked(l, &c, int64(len(c.Body)+changes+64))
 	for _, d := range drops {
 		s.opt.Log.Warn("spool is full: batches given up", "lane", d.Lane.String(), "from", d.From, "to", d.To,
 			"items", d.Items)
@@ -168,17 +176,26 @@ func (s *Spool) Append(id wire.Lane, c Content) error {
 	return nil
 }
 
-func (s *Spool) appendLocked(l *lane, c *Content) (drops []Drop, err error) {
+// appendLocked writes c, for which it makes room of need bytes.
+func (s *Spool) appendLocked(l *lane, c *Content, need int64) (drops []Drop, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	need := int64(len(c.Body) + 64)
-	for l.bytes+need > l.limit {
+	if need > l.limit {
+		return nil, fmt.Errorf("%w: batch takes %d bytes, lane %s may hold %d: raise spool.max_bytes", ErrTooLarge, need, l.id, l.limit)
+	}
+	for l.used()+need > l.limit {
+		if l.spent() {
+			if err := l.roll(); err != nil {
+				return drops, err
+			}
+			continue
+		}
 		i := -1
 		if l.mayDrop {
 			i = l.droppable()
 		}
 		if i < 0 {
-			return drops, fmt.Errorf("%w: lane %s holds %d of %d bytes", ErrFull, l.id, l.bytes, l.limit)
+			return drops, fmt.Errorf("%w: lane %s holds %d of %d bytes", ErrFull, l.id, l.used(), l.limit)
 		}
 		d, err := s.dropSegment(l, i)
 		if err != nil {
@@ -245,15 +262,21 @@ func (s *Spool) metaLocked() meta {
 	return m
 }
 
-// AppendState makes changes of source positions durable that no batch carries.
+// AppendState makes changes of source positions durable that no batch carries. Many take several records: after an
+// error some may be durable.
 func (s *Spool) AppendState(id wire.Lane, changes []StateChange) error {
+	if _, err := sizeOf(changes); err != nil {
+		return err
+	}
 	l := s.lane(id)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, err := l.write(appendChanges([]byte{typeState}, changes)); err != nil {
-		return err
+	for _, part := range split(changes) {
+		if _, err := l.write(appendChanges([]byte{typeState}, part)); err != nil {
+			return err
+		}
+		l.applyChanges(part)
 	}
-	l.applyChanges(changes)
 	return nil
 }
 

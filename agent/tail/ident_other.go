@@ -6,8 +6,8 @@ import "os"
 
 // fileKey is what the system knows a file by: nothing here, so that the fingerprint decides.
 type fileKey struct {
-	Dev uint64 `json:"dev,omitempty"`
-	Ino uint64 `json:"ino,omitempty"`
+	Dev uint64
+	Ino uint64
 }
 
 func keyOf(os.FileInfo) fileKey { return fileKey{} }

@@ -9,8 +9,8 @@ import (
 
 // fileKey is what the system knows a file by. The zero value is "unknown".
 type fileKey struct {
-	Dev uint64 `json:"dev,omitempty"`
-	Ino uint64 `json:"ino,omitempty"`
+	Dev uint64
+	Ino uint64
 }
 
 func keyOf(fi os.FileInfo) fileKey {

@@ -13,8 +13,12 @@ import (
 	"github.com/triward/triward/agent/wire"
 )
 
-// idleAfter is when a file that does not grow is looked at less often.
-const idleAfter = time.Minute
+const (
+	// idleAfter is when a file that does not grow is looked at less often.
+	idleAfter = time.Minute
+	// heldUpAfter is after how many polls without a look at its path reading was held up.
+	heldUpAfter = 20
+)
 
 func (t *Tailer) pollAll(ctx context.Context) error {
 	for again := true; again; {
@@ -41,6 +45,7 @@ func (t *Tailer) poll(ctx context.Context, f *file) (more bool, err error) {
 	if f.finished || now.Sub(f.grown) > idleAfter && now.Sub(f.checked) < 2*t.cfg.Poll {
 		return false, nil
 	}
+	last := f.checked
 	f.checked = now
 	fi, err := f.f.Stat()
 	if err != nil {
@@ -49,10 +54,10 @@ func (t *Tailer) poll(ctx context.Context, f *file) (more bool, err error) {
 		return false, nil
 	}
 	if f.rotated.IsZero() {
-		t.checkPath(f, now)
+		t.checkPath(f, fi, now, last)
 	}
 	if fi.Size() != f.size {
-		if err := t.checkContent(ctx, f, fi); err != nil {
+		if err := t.checkContent(ctx, f, fi, last); err != nil {
 			return false, err
 		}
 		f.size, f.grown = fi.Size(), now
@@ -60,16 +65,34 @@ func (t *Tailer) poll(ctx context.Context, f *file) (more bool, err error) {
 	idle := f.group.Multiline != nil && now.Sub(f.grown) >= f.group.Multiline.timeout()
 	final := !f.rotated.IsZero() && now.Sub(f.rotated) >= t.cfg.Linger && now.Sub(f.grown) >= t.cfg.Linger
 	more, err = t.read(ctx, f, fi.Size(), idle, final)
+	if err == nil && f.pos.Off >= fi.Size() {
+		f.caught = now
+	}
 	if err == nil && final && !more {
 		t.finish(f, unlinked(fi))
 	}
 	return more, err
 }
 
-// checkPath finds out whether the path still leads to the file, and follows the new one at once if not.
-func (t *Tailer) checkPath(f *file, now time.Time) {
-	fi, err := os.Stat(f.pos.Path)
-	if err == nil && f.pos.sameFile(fi) {
+// checkPaths checks the paths of all files before a scan finds what lies there now, so that generations of a file are
+// read in their order.
+func (t *Tailer) checkPaths(now time.Time) {
+	for _, f := range slices.Clone(t.files) {
+		if fi, err := f.f.Stat(); err == nil && f.rotated.IsZero() && !f.finished {
+			t.checkPath(f, fi, now, f.checked)
+		}
+	}
+}
+
+// watched reports whether last, when a file was looked at before now, is not longer ago than it should be.
+func (t *Tailer) watched(last time.Time) bool { return time.Since(last) < heldUpAfter*t.cfg.Poll }
+
+// checkPath finds out whether the path still leads to the open file fi, and follows the new one at once if not, with
+// those that were there in between: reading may have waited for the spool over several rotations. It was looked at
+// last before now.
+func (t *Tailer) checkPath(f *file, fi os.FileInfo, now, last time.Time) {
+	at, err := os.Stat(f.pos.Path)
+	if err == nil && f.pos.sameFile(at) {
 		return
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -79,15 +102,18 @@ func (t *Tailer) checkPath(f *file, now time.Time) {
 	id := *f.pos.identity
 	id.Rotated, id.Seen = true, now.Unix()
 	f.pos.identity = &id
-	if err == nil {
-		t.discover(f.pos.Path, f.group)
+	w := between{after: fi.ModTime(), old: fi, live: t.watched(last)}
+	if w.print, err = printOf(f.f, fingerprintLen); err != nil {
+		w.print = f.pos.Print
 	}
+	t.followBetween(f.group, f.pos.Path, w)
+	t.discover(f.pos.Path, f.group)
 }
 
 // checkContent finds out whether the file was truncated or written anew, and lets its fingerprint grow.
-func (t *Tailer) checkContent(ctx context.Context, f *file, fi os.FileInfo) error {
+func (t *Tailer) checkContent(ctx context.Context, f *file, fi os.FileInfo, last time.Time) error {
 	if fi.Size() < f.pos.Off || fi.Size() < int64(f.pos.Print.N) || !f.pos.Print.matches(f.f) {
-		return t.truncated(ctx, f)
+		return t.truncated(ctx, f, last)
 	}
 	if err := t.extendPrint(f, fi.Size()); err != nil {
 		t.log.Warn("log file cannot be read", "path", f.pos.Path, "err", err)
@@ -110,9 +136,9 @@ func (t *Tailer) extendPrint(f *file, size int64) error {
 }
 
 // truncated reads the rest of the old content from the copy, if there is one, and begins the file anew.
-func (t *Tailer) truncated(ctx context.Context, f *file) error {
+func (t *Tailer) truncated(ctx context.Context, f *file, last time.Time) error {
 	if c, fi, path := t.findCopy(f.pos); c != nil {
-		old := &file{key: f.key, group: f.group, stream: f.stream, f: c, pos: f.pos, grown: f.grown}
+		old := &file{key: f.key, group: f.group, stream: f.stream, f: c, pos: f.pos, grown: f.grown, caught: f.caught}
 		for {
 			more, err := t.read(ctx, old, fi.Size(), true, true)
 			if err != nil {
@@ -133,6 +159,10 @@ func (t *Tailer) truncated(ctx context.Context, f *file) error {
 		key := t.newKey()
 		t.known[key] = p
 		t.note(lines.Mark{Key: key, Position: p})
+		// Reading may have waited while the file was copied and truncated again.
+		t.followBetween(f.group, f.pos.Path, between{
+			after: fi.ModTime(), old: fi, print: old.pos.Print, copies: true, live: t.watched(last),
+		})
 	} else if f.pos.Off > 0 {
 		t.log.Info("log file was truncated", "path", f.pos.Path, "at", f.pos.Off)
 	}
@@ -235,10 +265,10 @@ func (t *Tailer) emit(ctx context.Context, f *file, p piece, next position) erro
 	now := time.Now()
 	line := wire.LogLine{T: now.UnixNano(), Severity: lines.Severity(p.text), Text: p.text}
 	if at, ok := t.cfg.Parser.Time(p.text, now); ok {
-		line.T = at
+		lines.SetTime(&line, at, f.caught, now)
 	}
 	if p.cut {
-		line.Fields = []wire.Label{{Name: "truncated", Value: "true"}}
+		line.Fields = append(line.Fields, wire.Label{Name: "truncated", Value: "true"})
 	}
 	if err := t.cfg.Batcher.Add(ctx, f.stream, line, mark); err != nil {
 		return fmt.Errorf("take lines of %s: %w", f.pos.Path, err)

@@ -61,6 +61,7 @@ type Tailer struct {
 	log    *slog.Logger
 	files  []*file
 	known  map[string]position // by state key: files that are not open
+	broken []string            // state keys whose position cannot be read
 	next   int                 // number of the next state key
 	first  bool                // nothing was known when the agent started
 	buf    []byte
@@ -82,7 +83,8 @@ type file struct {
 	size     int64
 	grown    time.Time // when it last grew or changed
 	rotated  time.Time // when its path was found to lead elsewhere; zero while it does not
-	checked  time.Time
+	checked  time.Time // when it was looked at last
+	caught   time.Time // when nothing of it was unread last: what is unread now was written later; zero before
 	finished bool
 }
 
@@ -112,7 +114,8 @@ func New(cfg Config) *Tailer {
 		}
 		p, err := decodePosition(value)
 		if err != nil {
-			t.log.Error("position of a file cannot be read", "key", key, "err", err)
+			t.log.Error("file is read from its beginning", "key", key, "err", err)
+			t.broken = append(t.broken, key)
 			continue
 		}
 		t.known[key] = p
@@ -128,6 +131,9 @@ func (t *Tailer) Run(ctx context.Context) error {
 		}
 	}()
 	t.ctx = ctx
+	for _, key := range t.broken {
+		t.note(lines.Mark{Key: key})
+	}
 	t.resume()
 	poll := time.NewTicker(t.cfg.Poll)
 	defer poll.Stop()
@@ -135,6 +141,7 @@ func (t *Tailer) Run(ctx context.Context) error {
 	for {
 		if now := time.Now(); now.Sub(scanned) >= t.cfg.Rescan {
 			scanned = now
+			t.checkPaths(now)
 			t.scan()
 			t.first = false
 		}
@@ -150,187 +157,6 @@ func (t *Tailer) Run(ctx context.Context) error {
 		case <-poll.C:
 		}
 	}
-}
-
-// resume opens the files that were being read: at their path, or beside it when they were rotated meanwhile.
-func (t *Tailer) resume() {
-	keys := make([]string, 0, len(t.known))
-	for key := range t.known {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
-		p := t.known[key]
-		if p.Done {
-			continue
-		}
-		g := t.groupOf(p.Path)
-		if g == nil {
-			continue // not configured any more; the position is kept for a while
-		}
-		if f, fi, err := openRegular(p.Path); err == nil && !p.Rotated {
-			if p.sameFile(fi) && fi.Size() >= int64(p.Print.N) && p.Print.matches(f) {
-				if p.Print.N == 0 {
-					// It was empty when we saw it last: a whole generation may have been copied away since.
-					t.resumeBetween(g, p.Path, time.Unix(p.Seen-1, 0), fi)
-				}
-				t.track(key, g, f, p, fi)
-				continue
-			}
-			if p.sameFile(fi) && p.Key != (fileKey{}) && p.Print.N > 0 && fi.Size() < p.Off {
-				t.track(key, g, f, p, fi) // truncated in place: poll finds out and looks for the copy
-				continue
-			}
-			f.Close()
-		} else if err == nil {
-			f.Close()
-		}
-		t.resumeRotated(key, g, p)
-	}
-}
-
-// resumeRotated looks for a file that left its path while the agent was down.
-func (t *Tailer) resumeRotated(key string, g *Group, p position) {
-	f, fi, path := t.findSibling(p.Path, func(f *os.File, fi os.FileInfo) bool {
-		return p.sameFile(fi) && (p.Key != (fileKey{}) || p.Print.N > 0) && fi.Size() >= p.Off && p.Print.matches(f)
-	})
-	if f == nil {
-		f, fi, path = t.findCopy(p)
-	}
-	if f == nil {
-		if !p.Rotated {
-			t.lost(p, "it was rotated away and cannot be found")
-		}
-		delete(t.known, key)
-		t.note(lines.Mark{Key: key})
-		return
-	}
-	id := *p.identity
-	id.Rotated, id.Key = true, keyOf(fi)
-	p.identity = &id
-	t.log.Debug("rotated log file is found again", "path", p.Path, "at", path)
-	nf := t.track(key, g, f, p, fi)
-	nf.rotated = time.Now()
-	t.resumeBetween(g, p.Path, fi.ModTime(), fi)
-}
-
-// resumeBetween follows files that came to path and left it again while the agent was down: those beside it that
-// are named after it, written later than after, unknown, and no copies of the file that is there now.
-func (t *Tailer) resumeBetween(g *Group, path string, after time.Time, old os.FileInfo) {
-	type sibling struct {
-		path string
-		fi   os.FileInfo
-	}
-	var between []sibling
-	var now fingerprint
-	if f, _, err := openRegular(path); err == nil {
-		if p, err := printOf(f, fingerprintLen); err == nil {
-			now = p
-		}
-		f.Close()
-	}
-	t.findSibling(path, func(f *os.File, fi os.FileInfo) bool {
-		name := f.Name()
-		if name == path || !strings.HasPrefix(name, path) || !strings.ContainsAny(name[len(path):len(path)+1], ".-_") ||
-			!fi.ModTime().After(after) || os.SameFile(fi, old) || t.groupOf(name) != nil ||
-			now.N > 0 && now.matches(f) {
-			return false
-		}
-		for _, p := range t.known {
-			if p.sameFile(fi) && p.Print.matches(f) {
-				return false
-			}
-		}
-		if !slices.ContainsFunc(t.files, func(o *file) bool { return o.pos.sameFile(fi) && o.pos.Key != fileKey{} }) {
-			between = append(between, sibling{name, fi})
-		}
-		return false
-	})
-	slices.SortFunc(between, func(a, b sibling) int { return a.fi.ModTime().Compare(b.fi.ModTime()) })
-	for _, s := range between {
-		f, fi, err := openRegular(s.path)
-		if err != nil {
-			continue
-		}
-		p := position{identity: &identity{Path: path, Stream: path, Key: keyOf(fi), Rotated: true, Seen: time.Now().Unix()}}
-		nf := t.track(t.newKey(), g, f, p, fi)
-		nf.rotated = time.Now()
-	}
-}
-
-func (t *Tailer) lost(p position, why string) {
-	t.Lost.Add(1)
-	t.log.Warn("lines of a log file may be lost", "path", p.Path, "after", p.Off, "because", why)
-	t.cfg.Report("lost", fmt.Sprintf("lines of %s after byte %d may be lost: %s", p.Path, p.Off, why))
-}
-
-// maxSiblings bounds how many files of a folder are looked at for a rotated one.
-const maxSiblings = 512
-
-// findSibling returns the first file beside path, with a name that begins like it, for which ok holds.
-func (t *Tailer) findSibling(path string, ok func(*os.File, os.FileInfo) bool) (*os.File, os.FileInfo, string) {
-	dir, base := filepath.Split(path)
-	stem := strings.TrimSuffix(base, filepath.Ext(base))
-	names, err := os.ReadDir(filepath.Clean(dir))
-	if err != nil {
-		return nil, nil, ""
-	}
-	looked := 0
-	for _, n := range names {
-		if !strings.HasPrefix(n.Name(), stem) || compressed(n.Name()) || looked >= maxSiblings {
-			continue
-		}
-		looked++
-		p := filepath.Join(dir, n.Name())
-		f, fi, err := openRegular(p)
-		if err != nil {
-			continue
-		}
-		if ok(f, fi) {
-			return f, fi, p
-		}
-		f.Close()
-	}
-	return nil, nil, ""
-}
-
-// findCopy looks for the copy that copy-and-truncate made of a file: another file with the same beginning that
-// holds at least what was read, the newest of them.
-func (t *Tailer) findCopy(p position) (*os.File, os.FileInfo, string) {
-	if p.Print.N == 0 || p.Off == 0 {
-		return nil, nil, ""
-	}
-	var newest time.Time
-	var best string
-	match := func(f *os.File, fi os.FileInfo) bool {
-		return (p.Key == fileKey{} || keyOf(fi) != p.Key) && fi.Size() >= p.Off && p.Print.matches(f)
-	}
-	f, _, _ := t.findSibling(p.Path, func(f *os.File, fi os.FileInfo) bool {
-		if match(f, fi) && fi.ModTime().After(newest) {
-			newest, best = fi.ModTime(), f.Name()
-		}
-		return false
-	})
-	if f != nil || best == "" {
-		return nil, nil, ""
-	}
-	f, fi, err := openRegular(best)
-	if err != nil {
-		return nil, nil, ""
-	}
-	if !match(f, fi) {
-		f.Close()
-		return nil, nil, ""
-	}
-	return f, fi, best
-}
-
-func compressed(name string) bool {
-	switch filepath.Ext(name) {
-	case ".gz", ".xz", ".bz2", ".zst", ".zip", ".lz4", ".journal":
-		return true
-	}
-	return false
 }
 
 var errNotRegular = errors.New("no regular file")
@@ -382,17 +208,28 @@ func matchesAny(globs []string, path string) bool {
 // track begins to follow an open file.
 func (t *Tailer) track(key string, g *Group, f *os.File, p position, fi os.FileInfo) *file {
 	delete(t.known, key)
-	ls := wire.LabelsFromMap(map[string]string{"source": "file", "file": p.Stream})
-	for _, l := range g.Labels {
-		ls = ls.With(l.Name, l.Value)
-	}
-	nf := &file{
-		key: key, group: g, stream: lines.NewStream(wire.StreamLog, ls), f: f, pos: p, size: -1,
-		grown: time.Now(),
-	}
+	nf := &file{key: key, group: g, stream: t.streamOf(g, p.Stream), f: f, pos: p, size: -1}
+	nf.grown, nf.checked = time.Now(), time.Now()
 	t.files = append(t.files, nf)
 	t.Open.Store(int64(len(t.files)))
 	return nf
+}
+
+// streamOf makes the stream of a file. Its name may be any bytes; the label that shows it may not.
+func (t *Tailer) streamOf(g *Group, path string) *lines.Stream {
+	own := wire.LabelsFromMap(map[string]string{"source": "file", "file": lines.Valid(path, wire.MaxLabelValue)})
+	all := own
+	for _, l := range g.Labels {
+		all = all.With(l.Name, l.Value)
+	}
+	s, err := lines.NewStream(wire.StreamLog, all)
+	if err != nil {
+		t.warnOnce("labels "+path, "labels of a group of files are left out: they cannot be sent", "path", path, "err", err)
+		if s, err = lines.NewStream(wire.StreamLog, own); err != nil {
+			panic(fmt.Sprintf("tail: labels made here are not valid: %v", err))
+		}
+	}
+	return s
 }
 
 // scan looks for new files and forgets old positions.

@@ -2,10 +2,14 @@ package tail
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -23,19 +27,23 @@ import (
 	"github.com/triward/triward/agent/wire"
 )
 
+var update = flag.Bool("update", false, "write the golden bytes anew (only before format 1)")
+
 // gate is a spool that a dying process cannot write to any more.
 type gate struct {
 	sp   *spool.Spool
 	dead atomic.Bool
 	full atomic.Bool
+	slow atomic.Int64 // how long an append takes
 }
 
-var errDead = errors.New("the process is dead")
+var errDead = &fs.PathError{Op: "write", Path: "spool", Err: errors.New("the process is dead")}
 
 func (g *gate) Append(lane wire.Lane, c spool.Content) error {
 	if g.dead.Load() {
 		return errDead
 	}
+	time.Sleep(time.Duration(g.slow.Load()))
 	if g.full.Load() {
 		return spool.ErrFull
 	}
@@ -60,6 +68,7 @@ type rig struct {
 	b     *lines.Batcher
 	tail  *Tailer
 	stop  func()
+	told  []string
 }
 
 func newRig(t *testing.T, groups ...Group) *rig {
@@ -87,7 +96,8 @@ func newRig(t *testing.T, groups ...Group) *rig {
 func (r *rig) start() {
 	r.gate = &gate{sp: r.sp}
 	log := slog.New(slog.DiscardHandler)
-	r.b = lines.NewBatcher(wire.LaneLogs, r.gate, r.coder, log)
+	r.b = lines.NewBatcher(wire.LaneLogs, r.gate, r.coder, log, nil)
+	r.cfg.Report = func(kind, text string) { r.told = append(r.told, kind+": "+text) }
 	r.cfg.Batcher, r.cfg.State, r.cfg.Log = r.b, r.sp.State(wire.LaneLogs), log
 	r.tail = New(r.cfg)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -151,24 +161,44 @@ func (r *rig) copyTruncate(name, to string) {
 	r.must(os.Truncate(r.path(name), 0))
 }
 
-// spooled returns all lines in the spool, in order.
-func (r *rig) spooled() []wire.LogLine {
+// streams passes all streams in the spool to fn, in order.
+func (r *rig) streams(fn func(*wire.LogStream)) {
 	r.t.Helper()
 	batches, err := r.sp.Read(wire.LaneLogs, 1, 1<<20, 1<<30)
 	r.must(err)
-	var out []wire.LogLine
 	for i := range batches {
 		raw, err := r.coder.Decompress(nil, &batches[i])
 		r.must(err)
 		b, err := wire.DecodeLogs(raw)
 		r.must(err)
-		for _, s := range b.Streams {
-			if s.Labels.Get("source") != "file" || s.Labels.Get("file") == "" {
-				r.t.Errorf("stream %v", s.Labels)
-			}
-			out = append(out, s.Lines...)
+		for i := range b.Streams {
+			fn(&b.Streams[i])
 		}
 	}
+}
+
+// spooled returns all lines in the spool, in order.
+func (r *rig) spooled() []wire.LogLine {
+	r.t.Helper()
+	var out []wire.LogLine
+	r.streams(func(s *wire.LogStream) {
+		if err := wire.CheckStreamLabels(s.Labels); err != nil || s.Labels.Get("source") != "file" || s.Labels.Get("file") == "" {
+			r.t.Errorf("stream %v: %v", s.Labels, err)
+		}
+		out = append(out, s.Lines...)
+	})
+	return out
+}
+
+// files returns the labels that name files, of all lines in the spool.
+func (r *rig) files() []string {
+	r.t.Helper()
+	var out []string
+	r.streams(func(s *wire.LogStream) {
+		if f := s.Labels.Get("file"); !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	})
 	return out
 }
 
@@ -226,6 +256,63 @@ func TestTimeAndSeverityAreTaken(t *testing.T) {
 		}
 		if d := time.Since(time.Unix(0, got[1].T)); d < 0 || d > time.Hour {
 			t.Errorf("a line without time is %s old", d)
+		}
+	})
+}
+
+// TestOldDateInALiveLine: a line that was written just now keeps its place in time, whatever date it begins with; what
+// was written before anybody looked keeps the time that it states.
+func TestOldDateInALiveLine(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		at := func(ago time.Duration) string { return time.Now().Add(-ago).UTC().Format(time.RFC3339) }
+		const day = 24 * time.Hour
+		stated := map[string]string{}
+		write := func(text, date string) {
+			stated[text] = date
+			r.write("a.log", date+" "+text+"\n")
+		}
+		r.cfg.Poll, r.cfg.Rescan = 5*time.Second, time.Hour
+		write("backlog", at(400*day))
+		r.start()
+		settle()
+		live := time.Now()
+		write("old", "1970-01-02T00:00:00Z")
+		write("late", at(6*day))
+		settle()
+		r.copyTruncate("a.log", "a.log.1")
+		write("truncated", at(8*day))
+		settle()
+		r.gate.slow.Store(int64(9 * day))
+		write("held", at(0))
+		settle()
+		write("held later", at(0))
+		time.Sleep(8 * day)
+		write("held old", at(20*day))
+		time.Sleep(2 * day)
+		r.gate.slow.Store(0)
+		settle()
+		time.Sleep(9 * day)
+		r.end()
+		write("down", at(20*day))
+		r.start()
+		settle()
+		r.end()
+		moved := map[string]bool{"old": true, "truncated": true, "held old": true}
+		got := r.spooled()
+		if len(got) != len(stated) {
+			t.Fatalf("%d lines", len(got))
+		}
+		for _, l := range got {
+			date, text, _ := strings.Cut(string(l.Text), " ")
+			want, err := time.Parse(time.RFC3339, date)
+			r.must(err)
+			is := time.Unix(0, l.T)
+			switch {
+			case !moved[text] && (!is.Equal(want) || len(l.Fields) != 0):
+				t.Errorf("%s: time %s, stated %s, fields %v", text, is, date, l.Fields)
+			case moved[text] && (is.Before(live) || len(l.Fields) != 1 || l.Fields[0] != wire.Label{Name: "time_parsed", Value: date}):
+				t.Errorf("%s: time %s, stated %s, fields %v", text, is, date, l.Fields)
+			}
 		}
 	})
 }
@@ -458,6 +545,232 @@ func TestRotatedTwiceWhileDown(t *testing.T) {
 	})
 }
 
+// holdUp fills the spool and waits until reading waits for it, then lets fn rotate.
+func (r *rig) holdUp(name string, fn func()) {
+	r.t.Helper()
+	r.gate.full.Store(true)
+	r.write(name, "held 1\n")
+	settle() // taken into the batch, which cannot be written
+	r.write(name, "held 2\n")
+	settle() // waits
+	fn()
+	r.gate.full.Store(false)
+	settle()
+}
+
+// TestRotatedTwiceWhileHeldUp: the same as while the agent is down, with a full spool instead.
+func TestRotatedTwiceWhileHeldUp(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n")
+		settle()
+		r.holdUp("a.log", func() {
+			r.write("a.log", "2\n")
+			past := time.Now().Add(-time.Hour)
+			r.must(os.Chtimes(r.path("a.log"), past, past))
+			r.must(os.Rename(r.path("a.log"), r.path("a.log.2")))
+			r.write("a.log.1", "3\n4\n")
+			r.write("a.log", "3\n5\n") // begins like the one before it
+		})
+		r.end()
+		r.want("1|held 1|held 2|2|3|4|3|5")
+		if len(r.told) != 0 {
+			t.Errorf("told %q", r.told)
+		}
+	})
+}
+
+// TestCopiedTwiceWhileHeldUp: the same for copy-and-truncate.
+func TestCopiedTwiceWhileHeldUp(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n")
+		settle()
+		r.holdUp("a.log", func() {
+			r.write("a.log", "2\n")
+			r.copyTruncate("a.log", "a.log.2")
+			past := time.Now().Add(-time.Hour)
+			r.must(os.Chtimes(r.path("a.log.2"), past, past))
+			r.write("a.log", "3\n")
+			r.copyTruncate("a.log", "a.log.1")
+			r.write("a.log", "4\n")
+		})
+		r.end()
+		got := strings.Split(r.texts(), "|")
+		slices.Sort(got)
+		if strings.Join(got, "|") != "1|2|3|4|held 1|held 2" {
+			t.Errorf("spooled %q", got)
+		}
+	})
+}
+
+func (r *rig) gzip(name, to string) {
+	r.t.Helper()
+	b, err := os.ReadFile(r.path(name))
+	r.must(err)
+	f, err := os.Create(r.path(to))
+	r.must(err)
+	z := gzip.NewWriter(f)
+	_, err = z.Write(b)
+	r.must(errors.Join(err, z.Close(), f.Close(), os.Remove(r.path(name))))
+}
+
+// TestCompressedBeforeItWasRead: what was rotated and compressed while reading was held up, or while the agent was
+// down, is told of as lost; files that were read are not, and neither are files of others.
+func TestCompressedBeforeItWasRead(t *testing.T) {
+	rotate := func(r *rig) {
+		r.write("a.log", "2\n")
+		past := time.Now().Add(-time.Hour)
+		r.must(os.Chtimes(r.path("a.log"), past, past))
+		r.must(os.Rename(r.path("a.log"), r.path("a.log.3")))
+		r.write("a.log", "lost 1\n")
+		r.gzip("a.log", "a.log.2.gz")
+		r.write("a.log", "lost 2\n")
+		r.must(os.Rename(r.path("a.log"), r.path("a.log.1.xz"))) // cannot be looked into
+		r.write("a.log", "5\n")
+		r.write("a.log.audit", "of another program\n")
+		r.write("a.log.audit.gz", "of another program\n")
+	}
+	check := func(t *testing.T, r *rig, want string) {
+		t.Helper()
+		r.want(want)
+		told := strings.Join(r.told, "|")
+		if len(r.told) != 1 || r.tail.Lost.Load() != 2 || !strings.HasPrefix(told, "lost: ") || !strings.Contains(told, "a.log.2.gz") ||
+			!strings.Contains(told, "a.log.1.xz") {
+			t.Errorf("%d lost, told %q", r.tail.Lost.Load(), r.told)
+		}
+	}
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n")
+		settle()
+		r.holdUp("a.log", func() { rotate(r) })
+		r.end()
+		check(t, r, "1|held 1|held 2|2|5")
+	})
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.write("a.log", "1\n")
+		settle()
+		r.end()
+		rotate(r)
+		r.start()
+		settle()
+		r.end()
+		check(t, r, "1|2|5")
+	})
+}
+
+// TestCompressedAfterItWasRead: a program that rotates and compresses its own log gives the new file the present time;
+// that is no loss, whatever it compresses with.
+func TestCompressedAfterItWasRead(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		for i := range 5 {
+			r.write("a.log", fmt.Sprintf("line %d\n", i))
+			settle()
+			switch {
+			case i%2 == 0:
+				r.gzip("a.log", fmt.Sprintf("a.log.%d.gz", i))
+			default:
+				r.must(os.Rename(r.path("a.log"), r.path(fmt.Sprintf("a.log.%d.zip", i))))
+			}
+		}
+		r.write("a.log", "last\n")
+		settle()
+		r.end()
+		r.want("line 0|line 1|line 2|line 3|line 4|last")
+		if r.tail.Lost.Load() != 0 || len(r.told) != 0 {
+			t.Errorf("%d lost, told %q", r.tail.Lost.Load(), r.told)
+		}
+	})
+}
+
+// TestNameThatIsNoText: the name of a file may be any bytes (here Chinese in GBK). Its lines arrive beside those of
+// others, under labels that the wire takes, and once, whatever happens in between.
+func TestNameThatIsNoText(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		long := strings.Repeat(strings.Repeat("d", 200)+"/", 12)
+		r.must(os.MkdirAll(r.path(long), 0o700))
+		r.start()
+		for i, name := range []string{"\xb2\xe2.log", "\xc8\xd5.log", "a.log", long + "a.log"} {
+			r.write(name, fmt.Sprintf("%d\n", i))
+			settle()
+		}
+		r.end()
+		r.write("\xb2\xe2.log", "4\n")
+		r.must(os.Rename(r.path("\xb2\xe2.log"), r.path("\xb2\xe2.log.1")))
+		r.write("\xb2\xe2.log", "5\n")
+		r.start()
+		settle()
+		r.crash()
+		r.start()
+		settle()
+		r.end()
+		r.want("0|1|2|3|4|5")
+		if n := r.tail.Lost.Load(); n != 0 {
+			t.Errorf("%d files lost", n)
+		}
+		if got := r.files(); len(got) != 4 || !slices.Contains(got, r.path(`\xb2\xe2.log`)) || !slices.Contains(got, r.path(`\xc8\xd5.log`)) {
+			t.Errorf("labels %.200q", got)
+		}
+	}, Group{Include: []string{"**/*.log"}})
+}
+
+func TestPositionForm(t *testing.T) {
+	p := position{identity: &identity{
+		Path: "/var/log/\xb2\xe2.log", Stream: "/var/log/\xb2\xe2.log", Key: fileKey{Dev: 2049, Ino: 1 << 40},
+		Print: fingerprint{N: 1024, Sum: 0x0102030405060708}, Rotated: true, Seen: 1_700_000_000,
+	}, Off: 123456789012, Skip: true}
+	q := p
+	q.identity = &identity{Path: "/var/log/a.log.1", Stream: "/var/log/a.log", Done: true, Seen: -1}
+	for name, p := range map[string]position{"position_v1": p, "position_copy_v1": q} {
+		b := p.EncodePosition()
+		golden(t, name, b)
+		got, err := decodePosition(b)
+		if err != nil || *got.identity != *p.identity || got.Off != p.Off || got.Skip != p.Skip {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		for i := range b {
+			if _, err := decodePosition(b[:i]); !errors.Is(err, errPosition) {
+				t.Errorf("%s cut at %d: %v", name, i, err)
+			}
+		}
+	}
+}
+
+// golden compares got with the bytes kept in testdata: a change is a change of the spool's format.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".hex")
+	text := hex.EncodeToString(got) + "\n"
+	if *update {
+		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(want) != text {
+		t.Errorf("%s: bytes differ from the golden ones\n got %s want %s", name, text, want)
+	}
+}
+
+func FuzzPosition(f *testing.F) {
+	f.Add(position{identity: &identity{Path: "/a", Stream: "/b"}, Off: 1}.EncodePosition())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := decodePosition(b)
+		if err != nil {
+			return
+		}
+		if q, err := decodePosition(p.EncodePosition()); err != nil || *q.identity != *p.identity || q.Off != p.Off {
+			t.Errorf("%+v became %+v, %v", p, q, err)
+		}
+	})
+}
+
 // TestExactlyOnce writes, rotates both ways, crashes and restarts in random order: every line arrives once.
 func TestExactlyOnce(t *testing.T) {
 	for seed := range uint64(12) {
@@ -542,7 +855,7 @@ func (r *rig) torture(rnd *rand.Rand) {
 func BenchmarkTail(b *testing.B) {
 	line := "2026-11-23T21:00:01.123Z host app[123]: INFO request 4711 from 10.0.0.1 took 12 ms and was answered with 200\n"
 	t := New(Config{
-		Batcher: lines.NewBatcher(wire.LaneLogs, discard{}, mustCoder(b), slog.New(slog.DiscardHandler)),
+		Batcher: lines.NewBatcher(wire.LaneLogs, discard{}, mustCoder(b), slog.New(slog.DiscardHandler), nil),
 		Parser:  &lines.Parser{Zone: time.UTC},
 	})
 	path := filepath.Join(b.TempDir(), "a.log")

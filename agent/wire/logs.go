@@ -64,8 +64,9 @@ func DecodeLogs(body []byte) (*LogBatch, error) {
 	}
 	n := c.Count("count of streams", MaxStreams, 3)
 	b := &LogBatch{Streams: make([]LogStream, n)}
+	room := logRoom{lines: MaxBatchLines, fields: MaxBatchFields}
 	for i := range b.Streams {
-		readStream(&c, &b.Streams[i])
+		readStream(&c, &b.Streams[i], &room)
 		if c.err != nil {
 			return nil, fmt.Errorf("stream %d: %w", i, c.err)
 		}
@@ -76,16 +77,20 @@ func DecodeLogs(body []byte) (*LogBatch, error) {
 	return b, nil
 }
 
-func readStream(c *Reader, s *LogStream) {
+// logRoom is how many lines and fields a body may still hold.
+type logRoom struct{ lines, fields int }
+
+func readStream(c *Reader, s *LogStream, room *logRoom) {
 	s.Kind = StreamKind(c.Byte("stream kind"))
 	if c.err == nil && s.Kind != StreamLog && s.Kind != StreamEvent {
 		c.Fail("unknown stream kind")
 	}
 	s.Labels = readLabels(c, MaxStreamLabels)
-	n := c.Count("count of lines", len(c.b), 4)
+	n := c.Count("count of lines", room.lines, 4)
 	if c.err != nil {
 		return
 	}
+	room.lines -= n
 	s.Lines = make([]LogLine, n)
 	var t int64
 	for j := range s.Lines {
@@ -104,12 +109,13 @@ func readStream(c *Reader, s *LogStream) {
 		counts[j] = c.Count("count of fields", MaxFields, 2)
 		total += counts[j]
 	}
-	if c.err == nil && total > c.Left()/2 {
-		c.Fail("count of fields")
+	if c.err == nil && (total > c.Left()/2 || total > room.fields) {
+		c.Fail("count of fields out of bounds")
 	}
 	if c.err != nil {
 		return
 	}
+	room.fields -= total
 	fields := make([]Label, total)
 	for j := range fields {
 		fields[j].Name = string(c.Prefixed(MaxLabelName, "field name"))

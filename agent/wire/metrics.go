@@ -91,11 +91,11 @@ func (m *MetricsBody) Decode(body []byte) error {
 	if v := c.Byte("version"); c.err == nil && v != metricsVersion {
 		return fmt.Errorf("%w: metrics body of version %d, this program knows %d", ErrMalformed, v, metricsVersion)
 	}
-	n := c.Count("count of scrapes", len(body), 2)
+	n := c.Count("count of scrapes", MaxBatchScrapes, 2)
 	var t int64
 	for range n {
 		t += c.Varint("time stamp")
-		k := c.Count("count of samples", len(body), 2)
+		k := c.Count("count of samples", MaxBatchSamples-len(m.ids), 2)
 		from := len(m.ids)
 		if err := m.decodeColumns(&c, k); err != nil {
 			return err

@@ -200,4 +200,9 @@ const (
 	MaxSeriesPerCall  = 2000 // label sets in one registration
 	MaxAgentID        = 64
 	MaxStreams        = 256 // streams in one logs body
+	// Bounds on what one body may unfold to in memory, since its length alone allows very small items.
+	MaxBatchLines   = 32 << 10  // lines of all streams, 64 bytes each once decoded
+	MaxBatchFields  = 128 << 10 // fields of all lines, 32 bytes each
+	MaxBatchSamples = 64 << 10  // samples of all scrapes, 16 bytes each
+	MaxBatchScrapes = 16 << 10  // time stamps of a metrics body, 56 bytes each
 )

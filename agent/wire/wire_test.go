@@ -12,6 +12,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 var update = flag.Bool("update", false, "write the golden bytes anew (only before format 1)")
@@ -90,7 +92,7 @@ func TestMetricsBody(t *testing.T) {
 func TestValuesKeepEveryBit(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	values := []float64{0.1, 1e-9, 1e300, 5e-324, math.NaN(), math.Float64frombits(0x7ff0000000000002), 1 << 53, 1<<53 - 1, -(1<<53 - 1)}
-	for range 200_000 {
+	for len(values) < MaxBatchSamples {
 		switch rng.IntN(3) {
 		case 0:
 			values = append(values, math.Float64frombits(rng.Uint64()))
@@ -179,6 +181,96 @@ func TestCoderBounds(t *testing.T) {
 	} {
 		if out, err := c.Decompress(nil, &bad); err == nil || len(out) > 4*MaxBatchRaw {
 			t.Errorf("accepted %d bytes (%v)", len(out), err)
+		}
+	}
+}
+
+// A compressed body is one frame that says its length: what Apply accepts must not hang on the library's release.
+func TestOneFrameOnly(t *testing.T) {
+	c, err := NewCoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := []byte(strings.Repeat("abcdefgh", 1000))
+	codec, body := c.Compress(nil, raw)
+	_, half := c.Compress(nil, raw[:4000])
+	var streamed bytes.Buffer
+	w, err := zstd.NewWriter(&streamed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); err != nil { // so that the frame cannot say its length
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	skippable := append([]byte{0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0}, "skip"...)
+	for name, bad := range map[string][]byte{
+		"two frames":            append(bytes.Clone(half), half...),
+		"bytes behind":          append(bytes.Clone(body), 0),
+		"skippable frame":       append(bytes.Clone(skippable), body...),
+		"skippable behind":      append(bytes.Clone(body), skippable...),
+		"no length":             streamed.Bytes(),
+		"a frame that is cut":   body[:len(body)-1],
+		"nothing":               nil,
+		"only the frame header": body[:6],
+	} {
+		if out, err := c.Decompress(nil, &Batch{Codec: codec, RawLen: len(raw), Body: bad}); err == nil {
+			t.Errorf("%s: accepted %d bytes", name, len(out))
+		}
+	}
+	for _, n := range []int{1, 100, 256, 70_000, MaxBatchRaw} {
+		raw := bytes.Repeat([]byte{'x'}, n)
+		codec, body := c.Compress(nil, raw)
+		if out, err := c.Decompress(nil, &Batch{Codec: codec, RawLen: n, Body: body}); err != nil || !bytes.Equal(out, raw) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+}
+
+// A short body must not unfold to more than its bounds, however small its items are.
+func TestBodiesUnfoldBounded(t *testing.T) {
+	lines := func(n, fields int) []byte {
+		st := LogStream{Kind: StreamLog, Labels: Labels{{"agent", "a"}}, Lines: make([]LogLine, n)}
+		for i := range st.Lines {
+			st.Lines[i].Fields = make([]Label, fields)
+			for k := range st.Lines[i].Fields {
+				st.Lines[i].Fields[k].Name = string(rune('a' + k))
+			}
+		}
+		return AppendLogs(nil, &LogBatch{Streams: []LogStream{st}})
+	}
+	scrapes := func(n, k int) []byte {
+		all := make([]Scrape, n)
+		for i := range all {
+			all[i] = Scrape{T: int64(i), IDs: make([]uint64, k), Values: make([]float64, k)}
+			for j := range all[i].IDs {
+				all[i].IDs[j] = uint64(j + 1)
+			}
+		}
+		return AppendMetrics(nil, all)
+	}
+	var m MetricsBody
+	for _, c := range []struct {
+		name string
+		err  error
+		ok   bool
+	}{
+		{"lines at the bound", func() error { _, err := DecodeLogs(lines(MaxBatchLines, 0)); return err }(), true},
+		{"one line more", func() error { _, err := DecodeLogs(lines(MaxBatchLines+1, 0)); return err }(), false},
+		{"fields at the bound", func() error { _, err := DecodeLogs(lines(MaxBatchFields/8, 8)); return err }(), true},
+		{"more fields", func() error { _, err := DecodeLogs(lines(MaxBatchFields/8+1, 8)); return err }(), false},
+		{"samples at the bound", m.Decode(scrapes(2, MaxBatchSamples/2)), true},
+		{"more samples", m.Decode(scrapes(2, MaxBatchSamples/2+1)), false},
+		{"scrapes at the bound", m.Decode(scrapes(MaxBatchScrapes, 1)), true},
+		{"more scrapes", m.Decode(scrapes(MaxBatchScrapes+1, 1)), false},
+	} {
+		if ok := c.err == nil; ok != c.ok || !ok && !errors.Is(c.err, ErrMalformed) {
+			t.Errorf("%s: %v", c.name, c.err)
 		}
 	}
 }

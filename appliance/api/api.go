@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
@@ -43,6 +45,8 @@ type Config struct {
 	// Origins are further origins ("https://host:port") whose pages count as ours, beside the members'.
 	Origins []string
 
+	BodyBytes int64 // bodies held at once over all requests, decoded; 64 MiB when 0
+
 	Log        *slog.Logger          // default: discards
 	Registerer prometheus.Registerer // nil for no metrics
 }
@@ -50,8 +54,12 @@ type Config struct {
 const (
 	defaultTimeout = 30 * time.Second
 	defaultMaxBody = 64 << 10
+	defaultBodies  = 64 << 20
+	bodyUnfolds    = 4               // times its length that a body is held once it is decoded
+	maxStreams     = 100             // requests that one connection may have under way; a page has some twenty
 	longestAnswer  = 6 * time.Minute // more than the longest ?timeout=
-	// IndexHeader tells how far the node was when it answered.
+	// IndexHeader tells how far the node was when it answered: whoever asks another node for at least that index sees
+	// all that this answer showed, and what this request wrote.
 	IndexHeader = "X-Triward-Index"
 	// RequestIDHeader names the request in the node's log.
 	RequestIDHeader = "X-Request-Id"
@@ -64,7 +72,9 @@ type API struct {
 	mux     *http.ServeMux
 	rules   []problem.Rule
 	methods map[string][]string // by path
-	doc     []byte              // the OpenAPI description
+	bodies  *semaphore.Weighted
+	bodyCap int64  // of bodies
+	doc     []byte // the OpenAPI description
 	took    *prometheus.HistogramVec
 }
 
@@ -73,7 +83,11 @@ func New(cfg Config) (*API, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string)}
+	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string), bodyCap: cfg.BodyBytes}
+	if a.bodyCap == 0 {
+		a.bodyCap = defaultBodies
+	}
+	a.bodies = semaphore.NewWeighted(a.bodyCap)
 	a.rules = append(slices.Clone(cfg.Errors), errorRules()...)
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
@@ -123,6 +137,7 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
@@ -159,11 +174,17 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Origins returns the origins whose pages count as ours: those of the members and the configured ones.
 func (a *API) Origins() []string {
-	out := slices.Clone(a.cfg.Origins)
-	for _, m := range a.cfg.Cluster.Members() {
-		if o := originOf(m.URL); o != "" && !slices.Contains(out, o) {
+	var out []string
+	add := func(raw string) {
+		if o := originOf(raw); o != "" && !slices.Contains(out, o) {
 			out = append(out, o)
 		}
+	}
+	for _, o := range a.cfg.Origins {
+		add(o)
+	}
+	for _, m := range a.cfg.Cluster.Members() {
+		add(m.URL)
 	}
 	return out
 }
@@ -222,7 +243,15 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 	if err := a.identify(route, q); err != nil {
 		return err
 	}
+	if rec, ok := q.w.(*recorder); ok && route.Permission != auth.Public {
+		rec.index = a.cfg.Reads.AppliedIndex
+	}
 	if q.r.Body != nil && q.r.Body != http.NoBody {
+		cost := a.bodyCost(q.r.ContentLength, maxBody)
+		if !a.bodies.TryAcquire(cost) {
+			return fmt.Errorf("bodies of requests: %w", ErrBusy)
+		}
+		defer a.bodies.Release(cost)
 		q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxBody)
 		// A body that trickles in must not hold the request for ever.
 		_ = http.NewResponseController(q.w).SetReadDeadline(q.now.Add(defaultTimeout))
@@ -232,8 +261,10 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 		if h == nil {
 			return problem.New(http.StatusNotFound, "this node does not serve "+clip(q.r.URL.Path, 200))
 		}
-		if strings.HasPrefix(route.Path, "/api/") {
-			q.w.Header().Set(IndexHeader, strconv.FormatUint(a.cfg.Reads.AppliedIndex(), 10))
+		if route.Fresh {
+			if err := a.freshenMounted(q); err != nil {
+				return err
+			}
 		}
 		h.ServeHTTP(q.w, q.r)
 		return nil
@@ -249,15 +280,21 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 	ctx, cancel := context.WithTimeout(q.r.Context(), timeout)
 	defer cancel()
 	q.r = q.r.WithContext(ctx)
-	h := q.w.Header()
-	h.Set("Cache-Control", "no-store")
+	q.w.Header().Set("Cache-Control", "no-store")
 	if route.Fresh {
-		if err := a.freshen(q); err != nil {
+		if err := a.freshen(ctx, q); err != nil {
 			return err
 		}
-		h.Set(IndexHeader, strconv.FormatUint(a.cfg.Reads.AppliedIndex(), 10))
 	}
 	return route.serve(a, q)
+}
+
+// bodyCost is what a body takes while its request is served. One that is larger than all there is has it when it is alone.
+func (a *API) bodyCost(length, most int64) int64 {
+	if length < 0 || length > most {
+		length = most
+	}
+	return min(length*bodyUnfolds, a.bodyCap)
 }
 
 // identify finds out who asks and whether they may.
@@ -297,9 +334,29 @@ func (a *API) catchUp(ctx context.Context) bool {
 	return err == nil && a.cfg.Reads.WaitApplied(ctx, index) == nil
 }
 
+// freshenMounted reads consistency and min_index from the URL of a request whose other parameters belong to a handler
+// that is not ours. Without them the answer is what this node has, as clients of a foreign API expect.
+func (a *API) freshenMounted(q *request) error {
+	sent, err := url.ParseQuery(q.r.URL.RawQuery)
+	if err != nil {
+		return nil // the handler says so in its own form
+	}
+	ours, params := url.Values{}, freshParams[:2]
+	for _, p := range params {
+		if v, ok := sent[p.Name]; ok {
+			ours[p.Name] = v
+		}
+	}
+	if q.v, err = readParams(ours.Encode(), params, q.now); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(q.r.Context(), defaultTimeout)
+	defer cancel()
+	return a.freshen(ctx, q)
+}
+
 // freshen waits until this node is as far as the request asks.
-func (a *API) freshen(q *request) error {
-	ctx := q.ctx()
+func (a *API) freshen(ctx context.Context, q *request) error {
 	want := uint64(q.v.int("min_index"))
 	switch q.v.str("consistency") {
 	case "stale":
@@ -316,9 +373,7 @@ func (a *API) freshen(q *request) error {
 	}
 	if err := a.cfg.Reads.WaitApplied(ctx, want); err != nil {
 		if ctx.Err() != nil {
-			reached := a.cfg.Reads.AppliedIndex()
-			q.w.Header().Set(IndexHeader, strconv.FormatUint(reached, 10))
-			return &lagError{want: want, reached: reached, err: context.DeadlineExceeded}
+			return &lagError{want: want, reached: a.cfg.Reads.AppliedIndex(), err: context.DeadlineExceeded}
 		}
 		return fmt.Errorf("wait for index %d: %w", want, err)
 	}
@@ -358,6 +413,9 @@ func (q *request) body(v any) error {
 		if tooBig, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return tooBig
 		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return problem.New(http.StatusRequestTimeout, "the body did not come in time")
+		}
 		return problem.New(http.StatusBadRequest, "the body is not the JSON that this route takes: "+clip(err.Error(), 200))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
@@ -384,24 +442,31 @@ func (q *request) raw(status int, data []byte) error {
 	return err
 }
 
-// recorder remembers the status that was sent.
+// recorder remembers the status that was sent, and says in the header how far the node is then.
 type recorder struct {
 	http.ResponseWriter
 	status int
+	index  func() uint64 // nil: not told
 }
 
 func (r *recorder) WriteHeader(status int) {
-	if r.status == 0 {
-		r.status = status
-	}
+	r.begin(status)
 	r.ResponseWriter.WriteHeader(status)
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
-	if r.status == 0 {
-		r.status = http.StatusOK
-	}
+	r.begin(http.StatusOK)
 	return r.ResponseWriter.Write(b)
+}
+
+func (r *recorder) begin(status int) {
+	if r.status != 0 {
+		return
+	}
+	r.status = status
+	if r.index != nil {
+		r.Header().Set(IndexHeader, strconv.FormatUint(r.index(), 10))
+	}
 }
 
 // Unwrap lets http.ResponseController and the websocket reach the connection.
@@ -424,13 +489,13 @@ func clip(s string, most int) string {
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
-// originOf returns the origin of a member's URL as browsers write it, "" when it has none.
+// originOf returns the origin of a URL as browsers write it, "" when it has none.
 func originOf(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return ""
 	}
-	host := u.Host
+	host := strings.ToLower(u.Host)
 	if u.Port() == "443" && u.Scheme == "https" || u.Port() == "80" && u.Scheme == "http" {
 		host = host[:len(host)-len(u.Port())-1]
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/triward/triward/appliance/auth/authtest"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/ui"
 )
 
 // parts stands for the rest of the node.
@@ -292,8 +293,77 @@ func TestWritesFromForeignPagesAreRefused(t *testing.T) {
 	}
 }
 
-func TestHostileRequests(t *testing.T) {
+// Bodies that are on their way hold their share; what comes beyond it is told to wait, whoever it is.
+func TestBodiesUnderWayPushBack(t *testing.T) {
+	s := newStand(t, func(c *Config) { c.BodyBytes = 4096 })
+	body, feed := io.Pipe()
+	r := httptest.NewRequest("POST", "/v1/login", body)
+	r.Header.Set("Content-Type", "application/json")
+	r.ContentLength = 2000 // decoded it may be more than all there is
+	first, reading := httptest.NewRecorder(), make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.api.ServeHTTP(first, r)
+	}()
+	go func() {
+		_, _ = io.WriteString(feed, `{`) // returns when the handler reads
+		close(reading)
+	}()
+	<-reading
+	admin := s.tokens[auth.RoleAdministrator]
+	for _, c := range []call{
+		{method: "POST", path: "/v1/login", body: `{"user":"ada","password":"correct horse"}`},
+		{method: "POST", path: "/v1/cluster/join", body: `{}`},
+		{method: "POST", path: "/v1/users", body: `{}`, token: admin},
+		{method: "POST", path: "/api/v1/query", body: `query=up`, token: admin},
+	} {
+		w := s.do(c)
+		s.problem(c.path, w, http.StatusTooManyRequests)
+		if w.Header().Get("Retry-After") != "1" {
+			t.Errorf("%s: Retry-After %q", c.path, w.Header().Get("Retry-After"))
+		}
+	}
+	if w := s.do(call{method: "GET", path: "/v1/hosts", token: admin}); w.Code != 200 {
+		t.Errorf("a request without a body: %d", w.Code)
+	}
+	if _, err := io.WriteString(feed, `"user":"ada","password":"correct horse"}`); err != nil {
+		t.Error(err)
+	}
+	feed.Close()
+	<-ended
+	if first.Code != 200 {
+		t.Errorf("the slow body: %d %s", first.Code, first.Body)
+	}
+	if w := s.do(call{method: "POST", path: "/v1/login", body: `{"user":"ada","password":"correct horse"}`}); w.Code != 200 {
+		t.Errorf("after it: %d", w.Code)
+	}
+}
+
+// Joining is limited by address before a body is looked at.
+func TestJoinsAreLimitedUnread(t *testing.T) {
 	s := newStand(t, nil)
+	for range 100 {
+		if w := s.do(call{method: "POST", path: "/v1/cluster/join", body: `garbage`}); w.Code == http.StatusTooManyRequests {
+			return
+		}
+	}
+	t.Error("100 joins that are garbage were all read")
+}
+
+// openGate lets everybody in who comes from no page.
+type openGate struct{}
+
+func (openGate) Viewer(*http.Request) (ui.Viewer, bool)        { return ui.Viewer{User: "ada"}, true }
+func (openGate) Recheck(v ui.Viewer) (ui.Viewer, bool)         { return v, true }
+func (openGate) May(ui.Viewer, string) bool                    { return true }
+func (openGate) Watch() (changes <-chan struct{}, stop func()) { return nil, func() {} }
+func (openGate) Origins() []string                             { return nil }
+
+func TestHostileRequests(t *testing.T) {
+	hub := ui.NewHub(ui.Config{Gate: openGate{}})
+	t.Cleanup(func() { hub.Close() })
+	s := newStand(t, func(c *Config) { c.Live, c.Assets = hub, ui.NewAssets() })
 	admin := s.tokens[auth.RoleAdministrator]
 	long := strings.Repeat("x", 1<<20)
 	deep := strings.Repeat("[", 5000)
@@ -346,6 +416,18 @@ func TestHostileRequests(t *testing.T) {
 		{get("/v1/nothing"), 404},
 		{get("/v1/"), 404},
 		{get("/-/nothing"), 404},
+		{get("/v1/live"), 400},
+		{call{method: "GET", path: "/v1/live", header: map[string]string{"Origin": "https://evil.example"}}, 403},
+		{call{method: "GET", path: "/v1/live", header: map[string]string{"Cookie": "a=b"}}, 403},
+		{call{method: "GET", path: "/v1/live", header: map[string]string{"Sec-Websocket-Protocol": ui.Subprotocol}}, 400},
+		{call{method: "GET", path: "/v1/live", header: map[string]string{
+			"Sec-Websocket-Protocol": ui.Subprotocol, "Connection": "Upgrade", "Upgrade": "websocket", "Sec-Websocket-Version": "1",
+		}}, 400},
+		{send("POST", "/v1/live", "{}"), 405},
+		{get("/assets/none.js"), 404},
+		{get("/.env"), 404},
+		{send("DELETE", "/", ""), 405},
+		{send("POST", "/hosts/a1", "{}"), 405},
 		{send("POST", "/v1/hosts", "{}"), 405},
 		{send("DELETE", "/v1/login", "{}"), 405},
 		{send("PUT", "/api/v1/query", "{}"), 405},
@@ -428,6 +510,54 @@ func TestReadsAreAsFreshAsAsked(t *testing.T) {
 	s.problem("no leader", w, 503)
 	if w.Header().Get("Retry-After") != "1" {
 		t.Fatal(w.Header())
+	}
+}
+
+// A mounted API takes from the URL how fresh its answer must be, by form as well; asked nothing, it answers at once.
+func TestMountedReadsAreAsFreshAsAsked(t *testing.T) {
+	s := newStand(t, nil)
+	viewer := s.tokens[auth.RoleViewer]
+	ask := func(query string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("POST", "/api/v1/query?"+query, strings.NewReader("query=up&timeout=5s"))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Authorization", "Bearer "+viewer)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // as if the client waited no longer
+		defer cancel()
+		w := httptest.NewRecorder()
+		s.api.ServeHTTP(w, r.WithContext(ctx))
+		return w
+	}
+	for _, query := range []string{"", "x=1&timeout=3s", "min_index=117", "min_index=118&consistency=stale", "consistency=linearizable"} {
+		if w := ask(query); w.Code != 200 || w.Body.String() != "mounted" || w.Header().Get(IndexHeader) != "117" {
+			t.Errorf("%q: %d %s %v", query, w.Code, w.Body, w.Header())
+		}
+	}
+	if p := s.problem("ahead", ask("min_index=118"), 504); !strings.Contains(p.Detail, "reached 117") {
+		t.Errorf("%+v", p)
+	}
+	s.problem("no number", ask("min_index=x"), 400)
+	s.parts.readErr = ErrNoLeader
+	s.problem("no leader", ask("consistency=linearizable"), 503)
+}
+
+// Every answer to somebody who is known tells the index, a write that of a node which has applied it.
+func TestAnswersTellTheIndex(t *testing.T) {
+	s := newStand(t, nil)
+	admin := s.tokens[auth.RoleAdministrator]
+	for _, c := range []call{
+		{method: "GET", path: "/v1/session"},
+		{method: "GET", path: "/v1/cluster"},
+		{method: "POST", path: "/v1/users", body: `{"name":"bob","password":"long enough one","role":"viewer"}`},
+		{method: "POST", path: "/v1/tokens/join", body: `{"kind":"agent"}`},
+		{method: "GET", path: "/v1/agents/nobody"},
+	} {
+		if got := s.do(c).Header().Get(IndexHeader); got != "" {
+			t.Errorf("%s tells a stranger %s", c.path, got)
+		}
+		c.token = admin
+		if got := s.do(c).Header().Get(IndexHeader); got != "117" {
+			t.Errorf("%s tells %q", c.path, got)
+		}
 	}
 }
 
@@ -552,6 +682,7 @@ func TestHealthByPart(t *testing.T) {
 func TestOriginOfMembers(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://a:8443/x": "https://a:8443", "https://a:443": "https://a", "http://a:80": "http://a",
+		"https://Node1.Example:8443/": "https://node1.example:8443", "HTTPS://NODE1:443": "https://node1", "https://[2001:DB8::1]:8443": "https://[2001:db8::1]:8443",
 		"https://[2001:db8::1]:443": "https://[2001:db8::1]", "ftp://a": "", "a:8443": "", "": "", "%": "",
 	} {
 		if got := originOf(in); got != want {

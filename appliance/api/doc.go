@@ -53,7 +53,7 @@ type LogStats struct {
 	Lines   int64   `json:"scanned_lines"`
 	Bytes   int64   `json:"bytes"`
 	Ms      float64 `json:"ms"`
-	Partial bool    `json:"partial"` // a bound was reached before the whole time was searched
+	Partial bool    `json:"partial"` // something damaged on this node was left out: ask another one
 }
 
 // LogPage is some of the lines, newest first.
@@ -69,6 +69,8 @@ type LogHits struct {
 	Step   int64        `json:"step"` // ms
 	Total  int64        `json:"total"`
 	Series []HitsSeries `json:"series"`
+	// Partial says that something damaged on this node was left out: ask another one.
+	Partial bool `json:"partial,omitempty"`
 }
 
 // HitsSeries is the counts of one severity, one for each step.
@@ -87,6 +89,8 @@ type FacetValue struct {
 type Facet struct {
 	Field  string       `json:"field"`
 	Values []FacetValue `json:"values"`
+	// Partial says that something damaged on this node was left out: ask another one.
+	Partial bool `json:"partial,omitempty"`
 }
 
 // Logs answers questions about lines. A query that cannot be read is a *QueryError. All methods end with ctx.

@@ -78,7 +78,7 @@ func (s *schemas) operation(r *Route) object {
 	case r.Type != "":
 		success["content"] = object{r.Type: object{}}
 	}
-	if r.Fresh {
+	if r.Permission != auth.Public {
 		success["headers"] = object{IndexHeader: object{
 			"description": "index of the log that the node had applied",
 			"schema":      object{"type": "string"},

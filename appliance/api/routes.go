@@ -15,7 +15,7 @@ type Route struct {
 	Permission auth.Permission
 	Summary    string
 	Params     []Param
-	Fresh      bool   // takes consistency, min_index and timeout, and answers with X-Triward-Index
+	Fresh      bool   // takes consistency, min_index and timeout
 	Body       any    // a value of the type of the request's body; nil for none
 	MaxBody    int64  // bytes; 64 KiB when 0
 	Answer     any    // a value of the type of the answer; nil for none
@@ -36,7 +36,7 @@ func SocketKinds() map[string]auth.Permission {
 	}
 }
 
-// freshParams are the parameters of every route that is Fresh.
+// freshParams are the parameters of every route that is Fresh; of a mounted one but the last, which is its own.
 var freshParams = []Param{
 	{
 		Name: "consistency", Kind: paramChoice, Choices: []string{"stale", "session", "linearizable"},
@@ -226,9 +226,13 @@ func mountedRoutes() []Route {
 			Method: "GET", Path: "/v1/live", Permission: auth.SignedIn, Summary: "The live websocket, subprotocol triward.v1.json",
 			Status: http.StatusSwitchingProtocols, mount: func(a *API) http.Handler { return a.cfg.Live },
 		},
-		{Method: "GET", Path: "/api/v1/", Permission: auth.Read, Summary: "The HTTP API of Prometheus", mount: prometheus},
 		{
-			Method: "POST", Path: "/api/v1/", Permission: auth.Read, Summary: "The HTTP API of Prometheus, parameters as a form",
+			Method: "GET", Path: "/api/v1/", Permission: auth.Read, Summary: "The HTTP API of Prometheus", Fresh: true,
+			mount: prometheus,
+		},
+		{
+			Method: "POST", Path: "/api/v1/", Permission: auth.Read,
+			Summary: "The HTTP API of Prometheus, parameters as a form; consistency and min_index in the URL", Fresh: true,
 			MaxBody: 1 << 20, mount: prometheus,
 		},
 		{

@@ -37,10 +37,22 @@ type Op struct {
 	Expires     int64
 }
 
-// Txn is applied whole, or not at all when one of its conditions does not hold.
+// AuditRecord says who did what. Texts are UTF-8 of at most 512 bytes, Action must be given; Detail is a JSON value of
+// at most 8 KiB, or nothing.
+type AuditRecord struct {
+	Actor   string // user, token, node or agent
+	Address string // the actor's
+	Action  string // such as user.create
+	Target  string // what it was done to
+	Detail  []byte
+}
+
+// Txn is applied whole, or not at all when one of its conditions does not hold. Its audit records, at most 16, are
+// added to the audit chain with it; it may have nothing else.
 type Txn struct {
 	Compares []Compare
 	Ops      []Op
+	Audit    []AuditRecord
 }
 
 // Meta is the replicated metadata as this package needs it. All methods may be called at any time from any

@@ -18,6 +18,8 @@ type APIToken struct {
 	Created int64  `json:"created"`           // log time, ms
 	Expires int64  `json:"expires,omitempty"` // log time, ms; absent for never
 	By      string `json:"by,omitempty"`      // who made it
+	// Node is the node whose own command line holds the token; absent for one that somebody made.
+	Node string `json:"node,omitempty"`
 }
 
 // JoinKind says what a join token lets in.
@@ -75,6 +77,36 @@ func (s *Service) CreateAPIToken(ctx context.Context, name string, role Role, li
 		return "", t, fmt.Errorf("create API token %s: %w", name, err)
 	}
 	return secret, t, nil
+}
+
+// NodeTokenGood reports whether the secret is the present token of the node's own command line.
+func (s *Service) NodeTokenGood(node, secret string) bool {
+	v, ok := s.meta.Get(BucketAPITokens, hashSecret(secret))
+	var t APIToken
+	return ok && json.Unmarshal(v.Data, &t) == nil && t.Node == node
+}
+
+// NewNodeToken makes the secret of a token for a node's own command line. It counts from SetNodeToken on.
+func NewNodeToken() string { return newSecret(prefixAPIToken) }
+
+// SetNodeToken makes the secret an administrator's token of the node's own command line, instead of the one that the
+// node had: whoever may read the node's files holds the key of the cluster's CA and can do anything already.
+func (s *Service) SetNodeToken(ctx context.Context, node, secret string) error {
+	key := hashSecret(secret)
+	t := APIToken{ID: key[:idLen], Name: "node " + node, Role: RoleAdministrator, Created: s.meta.LogTime(), Node: node}
+	var ops []Op
+	s.meta.Scan(BucketAPITokens, "", func(held string, v Value) bool {
+		var other APIToken
+		if held != key && json.Unmarshal(v.Data, &other) == nil && other.Node == node {
+			ops = append(ops, Op{Delete: true, Bucket: BucketAPITokens, Key: held})
+		}
+		return true
+	})
+	ops = append(ops, Op{Bucket: BucketAPITokens, Key: key, Value: encode(t)})
+	if _, err := s.meta.Commit(ctx, Txn{Ops: ops}); err != nil {
+		return fmt.Errorf("set token of node %s: %w", node, err)
+	}
+	return nil
 }
 
 // Token returns who holds the secret of an API token.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -73,6 +74,27 @@ type tokenAnswer struct {
 	Uses    int    `json:"uses_left"`
 }
 
+// useOf is the command that redeems a join token. What cannot be found out about the cluster is left to the reader.
+func (c *client) useOf(ctx context.Context, kind string) string {
+	var here struct {
+		Node string `json:"node"`
+	}
+	var about clusterAnswer
+	node := clusterNode{URL: "https://NODE:8443", AgentURL: "https://NODE:8001"}
+	if c.get(ctx, "/v1/session", nil, &here) == nil && c.get(ctx, "/v1/cluster", nil, &about) == nil {
+		for _, n := range about.Nodes {
+			if n.ID == here.Node {
+				node = n
+			}
+		}
+	}
+	if kind == "node" {
+		return "on the new node: TRIWARD_JOIN_TOKEN=... triward cluster join --addr " + node.URL
+	}
+	return "on the host, with the ca.pem that `triward cluster ca` prints on a node: " +
+		"triward-agent register --url " + node.AgentURL + " --ca ca.pem --token ..."
+}
+
 // newTokenGroup is `token create` for agents or nodes.
 func newTokenGroup(s streams, t *target, kind string) *cobra.Command {
 	group := &cobra.Command{Use: "token", Short: "Tokens with which a new " + kind + " joins", Args: cobra.NoArgs, RunE: needSubcommand}
@@ -102,7 +124,8 @@ func newTokenGroup(s streams, t *target, kind string) *cobra.Command {
 				return fmt.Errorf("answer of /v1/tokens/join: %w", err)
 			}
 			fmt.Fprintln(s.out, tok.Token)
-			fmt.Fprintf(s.err, "good for %d use(s) until %s\n", uses, time.UnixMilli(tok.Expires).Format("2006-01-02 15:04"))
+			fmt.Fprintf(s.err, "good for %d use(s) until %s; with it,\n  %s\n", uses,
+				time.UnixMilli(tok.Expires).Format("2006-01-02 15:04"), cl.useOf(c.Context(), kind))
 			return nil
 		},
 	}

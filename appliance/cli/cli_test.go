@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/triward/triward/appliance"
 )
 
 // run is the command line with nothing of the machine's own state.
@@ -29,6 +31,7 @@ func alone(t *testing.T) string {
 	for _, name := range []string{"TRIWARD_ADDR", "TRIWARD_TOKEN", "TRIWARD_CA", "TRIWARD_JOIN_TOKEN", "NOTIFY_SOCKET"} {
 		t.Setenv(name, "")
 	}
+	t.Setenv("TRIWARD_CONFIG", filepath.Join(dir, "no-node-here.yaml"))
 	return dir
 }
 
@@ -162,6 +165,103 @@ func TestContextIsUsedForItsNodesOnly(t *testing.T) {
 	}
 }
 
+// On a node the command line finds the node, its token and the cluster's CA by itself, and uses them for it alone.
+func TestNodeHereIsFound(t *testing.T) {
+	dir := alone(t)
+	answers := map[string]string{"/v1/queue": `{"last_index":7}`}
+	here, other := node(t, "secret", answers), node(t, "secret", answers)
+	cfg := filepath.Join(dir, "t.yaml")
+	write(t, cfg, fmt.Sprintf("node_id: n1\ndata_dir: %s\nlisten: {http: {address: %q, plain_http: true, url: \"http://localhost:1\"}}\n",
+		filepath.Join(dir, "data"), strings.TrimPrefix(here.URL, "http://")))
+	t.Setenv("TRIWARD_CONFIG", cfg)
+	if code, _, errs := run(t, "queue", "status"); code != ExitFailed || !strings.Contains(errs, "as root") {
+		t.Errorf("before the node made its token: %d %q", code, errs)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "data", "tls"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "data", "tls", "cli-token"), "secret\n")
+	for _, args := range [][]string{{}, {"--addr", here.URL}, {"--addr", here.URL + "/"}} {
+		code, out, errs := run(t, append([]string{"queue", "status"}, args...)...)
+		if code != ExitOK || !strings.Contains(out, "to 7") {
+			t.Errorf("%v: %d %q %q", args, code, out, errs)
+		}
+	}
+	if code, _, _ := run(t, "queue", "status", "--addr", other.URL); code != ExitFailed {
+		t.Error("the token went to a stranger")
+	}
+	if code, _, _ := run(t, "queue", "status", "--token", "wrong"); code != ExitFailed {
+		t.Error("the node's token went before the one that was given")
+	}
+	saved := Context{Token: "secret", PID: os.Getpid(), Nodes: []ContextNode{{"n1", other.URL}}}
+	if err := saved.write(); err != nil {
+		t.Fatal(err)
+	}
+	here.Close()
+	if code, _, errs := run(t, "queue", "status"); code != ExitOK {
+		t.Errorf("the cluster started here last does not go before the node: %d %q", code, errs)
+	}
+	if err := removeContext(os.Getpid()); err != nil {
+		t.Fatal(err)
+	}
+	write(t, cfg, "colour: red\n")
+	if code, _, errs := run(t, "queue", "status"); code != ExitConfig || !strings.Contains(errs, "colour") {
+		t.Errorf("a configuration that is no good: %d %q", code, errs)
+	}
+	if code, _, _ := run(t, "queue", "status", "--addr", other.URL, "--token", "secret"); code != ExitOK {
+		t.Error("a configuration that is no good kept another cluster from being asked")
+	}
+}
+
+func TestAddressOfTheNodeHere(t *testing.T) {
+	for _, c := range []struct {
+		address, cert string
+		plain         bool
+		want          string
+	}{
+		{":8443", "", false, "https://localhost:8443"},
+		{"0.0.0.0:9", "", false, "https://localhost:9"},
+		{"[::]:9", "", false, "https://localhost:9"},
+		{"127.0.0.1:9", "", false, "https://127.0.0.1:9"},
+		{"[::1]:9", "", true, "http://[::1]:9"},
+		{"localhost:9", "", true, "http://localhost:9"},
+		{":8443", "/c.pem", false, "https://site.example"},
+		{"10.0.0.7:8443", "", false, "https://site.example"},
+		{"node1:8443", "", false, "https://site.example"},
+	} {
+		cfg := appliance.DefaultConfig()
+		cfg.Listen.HTTP.Address, cfg.Listen.HTTP.URL, cfg.Listen.HTTP.PlainHTTP = c.address, "https://site.example", c.plain
+		cfg.Listen.HTTP.TLS.Cert = c.cert
+		if got := localURL(&cfg); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
+}
+
+func TestClusterCAIsPrinted(t *testing.T) {
+	dir := alone(t)
+	cfg := filepath.Join(dir, "t.yaml")
+	write(t, cfg, fmt.Sprintf("node_id: n1\ndata_dir: %s\n", filepath.Join(dir, "data")))
+	t.Setenv("TRIWARD_CONFIG", cfg)
+	if code, _, errs := run(t, "cluster", "ca"); code != ExitFailed || !strings.Contains(errs, "ca.pem") {
+		t.Errorf("before init: %d %q", code, errs)
+	}
+	if code, _, errs := run(t, "cluster", "init"); code != ExitOK || !strings.Contains(errs, "      triward server\n") ||
+		!strings.Contains(errs, "triward cluster join --addr https://") || !strings.Contains(errs, filepath.Join(dir, "data", "tls", "cli-token")) {
+		t.Fatalf("init: %d %q", code, errs)
+	}
+	held, err := os.ReadFile(filepath.Join(dir, "data", "tls", "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errs := run(t, "cluster", "ca"); code != ExitOK || out != string(held) {
+		t.Errorf("%d %q %q", code, out, errs)
+	}
+	if code, out, _ := run(t, "cluster", "ca", "--addr", "elsewhere:8443"); code != ExitFailed || out != "" {
+		t.Errorf("the CA of another cluster: %d %q", code, out)
+	}
+}
+
 func TestLogsArePagedAndMadeHarmless(t *testing.T) {
 	alone(t)
 	page := 0
@@ -170,7 +270,11 @@ func TestLogsArePagedAndMadeHarmless(t *testing.T) {
 		next := ""
 		if r.URL.Query().Get("cursor") == "" {
 			next = "c1"
+		} else if r.URL.Query().Get("min_index") != "42" {
+			http.Error(w, "another node might show less on the second page", http.StatusTeapot)
+			return
 		}
+		w.Header().Set("X-Triward-Index", "42")
 		fmt.Fprintf(w, `{"rows":[{"t":"1700000000000000000","severity":"error","text":"line %d \u001b]0;x\u0007\nnext","labels":{"host":"h","file":"/f"},"fields":{"k":"v"}}],"next":%q}`, page, next)
 	}))
 	defer s.Close()
@@ -194,7 +298,7 @@ func TestClusterInitMakesANodeThatCanStart(t *testing.T) {
 	if code != ExitOK || !strings.Contains(out, "password  ") || !strings.Contains(out, "https://node1:8443") {
 		t.Fatalf("code %d %q %q", code, out, errs)
 	}
-	for _, name := range []string{"setup.json", "tls/ca-key.pem", "tls/node-key.pem"} {
+	for _, name := range []string{"setup.json", "tls/ca-key.pem", "tls/node.pem"} {
 		st, err := os.Stat(filepath.Join(dir, "data", name))
 		if err != nil || st.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v", name, err)

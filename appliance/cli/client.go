@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -119,47 +121,80 @@ type client struct {
 	cookie  *http.Cookie // of a session, instead of a token
 	urls    []string
 	timeout time.Duration
+	// index is how far the log was at the newest answer: what is read next shows at least that, whichever node answers.
+	index uint64
+}
+
+// known is the cluster that the flags mean, as far as this machine knows it: the one that `triward dev` started here
+// last, else that of the node which runs here. Its CA and token are for its own addresses and for no other.
+func (t *target) known() (Context, error) {
+	saved, err := readContext()
+	if err != nil || t.node != "" || t.addr == "" && len(saved.Nodes) > 0 || t.addr != "" && saved.knows(t.addr) {
+		return saved, err
+	}
+	local, err := localNode(configPath())
+	if t.addr != "" && !local.knows(t.addr) {
+		return Context{}, nil // whatever the node here is, it is not asked
+	}
+	return local, err
+}
+
+// urls says where the cluster is asked: one node when the flags name it, else all that are known.
+func (t *target) urls(known *Context) ([]string, error) {
+	switch {
+	case t.addr != "":
+		return []string{t.addr}, nil
+	case t.node != "":
+		u, err := known.find(t.node)
+		return []string{u}, err
+	case len(known.Nodes) == 0:
+		return []string{"https://localhost:8443"}, nil
+	}
+	var all []string
+	for _, n := range known.Nodes {
+		all = append(all, n.URL)
+	}
+	return all, nil
+}
+
+// normalize writes --addr as the addresses that are known are written.
+func (t *target) normalize() error {
+	if t.addr == "" {
+		return nil
+	}
+	if t.node != "" {
+		return errors.New("--addr and --node exclude each other")
+	}
+	addr := t.addr
+	if !strings.Contains(addr, "://") {
+		addr = "https://" + addr
+	}
+	u, err := url.Parse(addr)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("--addr %q: want https://host:port", t.addr)
+	}
+	t.addr = strings.TrimRight(addr, "/")
+	return nil
 }
 
 func (t *target) client() (*client, error) {
-	saved, err := readContext()
+	if err := t.normalize(); err != nil {
+		return nil, err
+	}
+	known, err := t.known()
 	if err != nil {
 		return nil, err
 	}
 	c := &client{token: t.token, timeout: t.timeout}
-	ca := t.ca
-	switch {
-	case t.addr != "" && t.node != "":
-		return nil, errors.New("--addr and --node exclude each other")
-	case t.addr != "":
-		if !strings.Contains(t.addr, "://") {
-			t.addr = "https://" + t.addr
-		}
-		u, err := url.Parse(t.addr)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return nil, fmt.Errorf("--addr %q: want https://host:port", t.addr)
-		}
-		c.urls = []string{strings.TrimRight(t.addr, "/")}
-	case len(saved.Nodes) == 0:
-		c.urls = []string{"https://localhost:8443"}
-	case t.node != "":
-		u, err := saved.find(t.node)
-		if err != nil {
-			return nil, err
-		}
-		c.urls = []string{u}
-	default:
-		for _, n := range saved.Nodes {
-			c.urls = append(c.urls, n.URL)
-		}
+	if c.urls, err = t.urls(&known); err != nil {
+		return nil, err
 	}
-	if saved.knows(c.urls[0]) { // its token goes to the nodes it was made for, and nowhere else
-		if c.token == "" {
-			c.token = saved.Token
-		}
-		if ca == "" {
-			ca = saved.CA
-		}
+	if c.token == "" {
+		c.token = known.Token
+	}
+	ca := t.ca
+	if ca == "" {
+		ca = known.CA
 	}
 	tlsConf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if ca != "" {
@@ -195,7 +230,7 @@ func (c *Context) find(node string) (string, error) {
 
 func (c *Context) knows(u string) bool {
 	for _, n := range c.Nodes {
-		if n.URL == u {
+		if strings.EqualFold(n.URL, u) {
 			return true
 		}
 	}
@@ -233,8 +268,22 @@ func (e *apiError) noQuorum() bool { return e.Status == http.StatusServiceUnavai
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 256 << 20
 
+// indexHeader is X-Triward-Index of the HTTP API.
+const indexHeader = "X-Triward-Index"
+
+// fresh are the routes that take min_index. The cluster's state and the queue are asked when nodes lag, and do not wait.
+var fresh = regexp.MustCompile(`^/(api/v1/|v1/(hosts|agents|logs|tokens|users)(/|$))`)
+
 // get asks path with the query values and decodes the answer into v.
 func (c *client) get(ctx context.Context, path string, q url.Values, v any) error {
+	if c.index > 0 && fresh.MatchString(path) {
+		asked := maps.Clone(q)
+		if asked == nil {
+			asked = url.Values{}
+		}
+		asked.Set("min_index", strconv.FormatUint(c.index, 10))
+		q = asked
+	}
 	if len(q) > 0 {
 		path += "?" + q.Encode()
 	}
@@ -258,6 +307,9 @@ func (c *client) call(ctx context.Context, method, path string, body []byte, v a
 		return err
 	}
 	defer resp.Body.Close()
+	if index, err := strconv.ParseUint(resp.Header.Get(indexHeader), 10, 64); err == nil {
+		c.index = max(c.index, index)
+	}
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return fmt.Errorf("read answer of %s: %w", resp.Request.URL.Host, err)
@@ -286,7 +338,7 @@ func newAPIError(resp *http.Response, answer []byte) error {
 	_ = json.Unmarshal(answer, e) // an answer of something else than a node has its status alone
 	e.Status = resp.StatusCode
 	if e.Status == http.StatusUnauthorized && e.Hint == "" {
-		e.Hint = "set TRIWARD_TOKEN to an API token of the cluster"
+		e.Hint = "set TRIWARD_TOKEN to an API token of the cluster, or run this on a node as root: it finds the node's own"
 	}
 	return e
 }

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +26,10 @@ func newCluster(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "cluster", Short: "Found a cluster, join it, see how it is", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newTokenGroup(s, &t, "node"))
+	c.AddCommand(
+		newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterCA(s, &t),
+		newTokenGroup(s, &t, "node"),
+	)
 	return c
 }
 
@@ -42,12 +47,19 @@ func loadForSetup(path string) (appliance.Config, error) {
 	return cfg, owner.Become(cfg.DataDir, serviceUser)
 }
 
-// startHint says how a node with the configuration at path is started.
-func startHint(path string) string {
+// unitDirs are where packages and administrators put units.
+var unitDirs = []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+
+// startCommand is how a node with the configuration at path is started: as the package's service, where that is.
+func startCommand(path string) string {
 	if path == defaultConfig {
-		return "Start the node: systemctl start triward"
+		for _, dir := range unitDirs {
+			if _, err := os.Stat(filepath.Join(dir, "triward.service")); err == nil {
+				return "systemctl start triward"
+			}
+		}
 	}
-	return "Start the node: triward server --config " + path
+	return "triward server" + withConfig(path).flag
 }
 
 func newClusterInit(s streams) *cobra.Command {
@@ -80,13 +92,44 @@ The cluster begins to live when the node is started. Run by root, it acts as the
 				return err
 			}
 			fmt.Fprintf(s.out, "cluster   %s\nnode      %s\naddress   %s\nuser      %s\npassword  %s\n", id, cfg.NodeID, cfg.Listen.HTTP.URL, user, password)
-			fmt.Fprintf(s.err, "The password is shown this once. %s\n", startHint(path))
+			sayNext(s.err, &cfg, path)
 			return nil
 		},
 	}
 	configFlag(c, &path)
 	c.Flags().StringVar(&user, "user", "admin", "name of the first administrator")
 	return c
+}
+
+// sayNext tells whoever founded a cluster what to do now, in commands that can be copied.
+func sayNext(w io.Writer, cfg *appliance.Config, path string) {
+	with := withConfig(path)
+	fmt.Fprintf(w, `
+The password is shown this once. What comes next:
+
+  start this node
+      %s
+  here, once for each further node
+      %striward cluster token create
+  on each further node
+      TRIWARD_JOIN_TOKEN=... triward cluster join --addr %s
+      %s
+  here, for each host
+      %striward cluster ca > ca.pem
+      %striward agents token create
+  on the host, with that ca.pem
+      triward-agent register --url %s --ca ca.pem --token ...
+
+While the node runs, commands on this machine find it by themselves for whoever may read %s.
+`, startCommand(path), with.env, cfg.Listen.HTTP.URL, startCommand(configPath()), with.env, with.env, cfg.Listen.Agents.Advertise, cfg.TokenPath())
+}
+
+// withConfig is how a command is told of a configuration that it would not look for by itself.
+func withConfig(path string) (with struct{ flag, env string }) {
+	if path != configPath() {
+		with.flag, with.env = " --config "+path, "TRIWARD_CONFIG="+path+" "
+	}
+	return with
 }
 
 // newClusterID names a cluster for ever.
@@ -161,13 +204,34 @@ as the user that owns data_dir.`,
 				return err
 			}
 			fmt.Fprintf(s.out, "cluster  %s\nnode     %s\n", answer.ClusterID, cfg.NodeID)
-			fmt.Fprintln(s.err, startHint(path))
+			fmt.Fprintf(s.err, "\nWhat comes next, here:\n\n  %s\n  %striward cluster status\n", startCommand(path), withConfig(path).env)
 			return nil
 		},
 	}
 	configFlag(c, &path)
 	c.Flags().StringVar(&token, "join-token", "", "token for nodes; better in the environment (TRIWARD_JOIN_TOKEN)")
 	return c
+}
+
+func newClusterCA(s streams, t *target) *cobra.Command {
+	return &cobra.Command{
+		Use:   "ca",
+		Short: "Print the certificate of the cluster's CA, which agents and browsers check the nodes by",
+		Long: `Prints the CA of the cluster as this machine holds it: run it on a node, as root. It is no secret. Agents take it
+with --ca, the command line on other machines with TRIWARD_CA, browsers import it.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := t.normalize(); err != nil {
+				return err
+			}
+			pem, err := t.clusterCA()
+			if err != nil {
+				return err
+			}
+			_, err = s.out.Write(pem)
+			return err
+		},
+	}
 }
 
 type clusterAnswer struct {
@@ -179,17 +243,19 @@ type clusterAnswer struct {
 }
 
 type clusterNode struct {
-	ID      string `json:"id"`
-	URL     string `json:"url"`
-	Peer    string `json:"peer"`
-	Role    string `json:"role"`
-	Voter   bool   `json:"voter"`
-	Commit  uint64 `json:"commit_index"`
-	Applied uint64 `json:"applied_index"`
-	Mark    uint64 `json:"mark_index"`
-	Lag     uint64 `json:"lag"`
-	Version string `json:"version"`
-	Disk    struct {
+	ID        string `json:"id"`
+	URL       string `json:"url"`
+	AgentURL  string `json:"agent_url"`
+	Peer      string `json:"peer"`
+	Role      string `json:"role"`
+	Voter     bool   `json:"voter"`
+	Commit    uint64 `json:"commit_index"`
+	Applied   uint64 `json:"applied_index"`
+	Mark      uint64 `json:"mark_index"`
+	Lag       uint64 `json:"lag"`
+	Probation bool   `json:"probation"`
+	Version   string `json:"version"`
+	Disk      struct {
 		Total int64 `json:"total"`
 		Free  int64 `json:"free"`
 	} `json:"disk"`
@@ -258,6 +324,9 @@ func newClusterStatus(s streams, t *target) *cobra.Command {
 				free := ""
 				if n.Disk.Total > 0 {
 					free = bytesText(n.Disk.Free)
+				}
+				if n.Probation {
+					n.Role += ", no vote yet"
 				}
 				tab.row(n.ID, n.Role, strconv.FormatUint(n.Applied, 10), strconv.FormatUint(n.Lag, 10), strconv.FormatUint(n.Mark, 10), free)
 			}

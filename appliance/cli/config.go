@@ -9,11 +9,8 @@ import (
 	"github.com/triward/triward/appliance"
 )
 
-// defaultConfig is where packages put the configuration.
-const defaultConfig = "/etc/triward/triward.yaml"
-
 func configFlag(c *cobra.Command, path *string) {
-	c.Flags().StringVarP(path, "config", "c", defaultConfig, "configuration file")
+	c.Flags().StringVarP(path, "config", "c", configPath(), "configuration file (TRIWARD_CONFIG)")
 	_ = c.MarkFlagFilename("config", "yaml", "yml")
 }
 

@@ -278,7 +278,7 @@ func (f *follower) dial(ctx context.Context, base string) (*websocket.Conn, erro
 		TLSClientConfig: conf, HandshakeTimeout: 10 * time.Second,
 		Subprotocols: []string{liveProtocol}, Proxy: http.ProxyFromEnvironment,
 	}
-	h := http.Header{"Origin": {base}}
+	h := http.Header{}
 	if f.client.token != "" {
 		h.Set("Authorization", "Bearer "+f.client.token)
 	}

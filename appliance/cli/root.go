@@ -7,6 +7,7 @@ package cli
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -87,9 +88,14 @@ func hintOf(err error) string {
 	if answer, ok := errors.AsType[*apiError](err); ok && answer.Hint != "" {
 		return answer.Hint
 	}
+	var stranger x509.UnknownAuthorityError
 	switch {
+	case errors.As(err, &stranger):
+		return "name the cluster's CA with --ca or TRIWARD_CA; `triward cluster ca` on a node, as root, prints it"
 	case errors.Is(err, pki.ErrNotInitialised):
 		return "run `triward cluster init` on the first node and `triward cluster join` on the others"
+	case errors.Is(err, pki.ErrUnusable):
+		return "move the node's TLS directory aside and run `triward cluster join` with a new token"
 	case errors.Is(err, appliance.ErrLocked):
 		return "another triward server uses this data directory; stop it first"
 	case errors.Is(err, appliance.ErrDamaged):

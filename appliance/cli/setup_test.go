@@ -22,8 +22,16 @@ func TestInitSaysHowToStart(t *testing.T) {
 	if err := run1(t, "server", "--initialised", "--config", config); err != ExitOK {
 		t.Errorf("after: %d", err)
 	}
-	if !strings.Contains(startHint(defaultConfig), "systemctl start triward") {
-		t.Error("the package's node is not started by systemd")
+	t.Setenv("TRIWARD_CONFIG", "")
+	for _, tt := range []struct{ unit, want string }{{"triward.service", "systemctl start triward"}, {"other.service", "triward server"}} {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, tt.unit), "")
+		was := unitDirs
+		unitDirs = []string{dir}
+		if got := startCommand(defaultConfig); got != tt.want {
+			t.Errorf("with %s: %q, want %q", tt.unit, got, tt.want)
+		}
+		unitDirs = was
 	}
 }
 

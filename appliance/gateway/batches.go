@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/triward/triward/agent/wire"
@@ -10,6 +12,13 @@ import (
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/meta"
+)
+
+const (
+	maxHello = 4 << 10
+	// batchUnfolds is how many times its length decompressed a batch takes until it is proposed: the bytes themselves,
+	// lines or samples that point into them, and what is written anew with the labels of the host.
+	batchUnfolds = 4
 )
 
 type helloRequest struct {
@@ -20,7 +29,7 @@ type helloRequest struct {
 // hello tells an agent where each of its lanes stands, and opens its epoch when asked to.
 func (g *Gateway) hello(w http.ResponseWriter, r *http.Request, agent *auth.Agent) error {
 	var req helloRequest
-	if err := readJSON(w, r, 4<<10, &req); err != nil {
+	if err := readJSON(w, r, maxHello, &req); err != nil {
 		return err
 	}
 	epoch, err := wire.ParseEpoch(req.Epoch)
@@ -37,8 +46,12 @@ func (g *Gateway) hello(w http.ResponseWriter, r *http.Request, agent *auth.Agen
 		if err != nil {
 			return err
 		}
-		if results[0].Status != command.StatusOK && results[0].Status != command.StatusEpochClosed {
-			return fmt.Errorf("open epoch: %s %s", results[0].Status, results[0].Detail)
+		switch res := &results[0]; res.Status {
+		case command.StatusOK, command.StatusEpochClosed:
+		case command.StatusLimit:
+			return problem.New(http.StatusUnprocessableEntity, res.Detail)
+		default:
+			return fmt.Errorf("open epoch: %s %s", res.Status, res.Detail)
 		}
 		if err := g.opts.Cluster.WaitApplied(ctx, index); err != nil {
 			return err
@@ -68,75 +81,6 @@ func epochName(s meta.EpochState) string {
 	return "new"
 }
 
-// series gives the label sets of an agent their ids. The server says which agent and host they are of.
-func (g *Gateway) series(w http.ResponseWriter, r *http.Request, agent *auth.Agent) error {
-	var req struct {
-		Series []map[string]string `json:"series"`
-	}
-	if err := readJSON(w, r, wire.MaxRequestBody, &req); err != nil {
-		return err
-	}
-	if len(req.Series) == 0 || len(req.Series) > wire.MaxSeriesPerCall {
-		return problem.New(http.StatusBadRequest, fmt.Sprintf("%d series, 1 to %d are allowed in one call", len(req.Series), wire.MaxSeriesPerCall))
-	}
-	sets := make([]wire.Labels, len(req.Series))
-	for i, m := range req.Series {
-		if m == nil {
-			return problem.New(http.StatusBadRequest, fmt.Sprintf("series[%d] is no object", i))
-		}
-		m["agent"], m["host"] = agent.ID, agent.Hostname
-		setDefault(m, "instance", agent.Hostname)
-		setDefault(m, "job", "node")
-		sets[i] = wire.LabelsFromMap(m)
-		if err := wire.CheckSeriesLabels(sets[i]); err != nil {
-			return problem.New(http.StatusBadRequest, fmt.Sprintf("series[%d]: %v", i, err))
-		}
-	}
-	cmds := registrations(agent.ID, sets)
-	_, results, err := g.opts.Cluster.Propose(r.Context(), cmds...)
-	if err != nil {
-		return err
-	}
-	ids := make([]uint64, 0, len(sets))
-	for _, res := range results {
-		switch res.Status {
-		case command.StatusOK:
-			ids = append(ids, res.IDs...)
-		case command.StatusLimit:
-			return problem.New(http.StatusUnprocessableEntity, res.Detail).
-				WithHint("drop metrics or labels with many values at the agent (metrics.exclude in agent.yaml)")
-		default:
-			return fmt.Errorf("register series: %s %s", res.Status, res.Detail)
-		}
-	}
-	return writeJSON(w, map[string]any{"ids": ids})
-}
-
-func setDefault(m map[string]string, name, value string) {
-	if m[name] == "" {
-		m[name] = value
-	}
-}
-
-// registrations splits label sets into commands that each fit in an entry.
-func registrations(agent string, sets []wire.Labels) []command.Command {
-	const maxBytes = 200 << 10
-	var cmds []command.Command
-	from, size := 0, 0
-	for i, ls := range sets {
-		n := 0
-		for _, l := range ls {
-			n += len(l.Name) + len(l.Value) + 4
-		}
-		if size+n > maxBytes && i > from {
-			cmds = append(cmds, command.NewRegisterSeries(agent, sets[from:i]))
-			from, size = i, 0
-		}
-		size += n
-	}
-	return append(cmds, command.NewRegisterSeries(agent, sets[from:]))
-}
-
 // batchResult is the answer for one batch.
 type batchResult struct {
 	Lane       string              `json:"lane"`
@@ -157,17 +101,6 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 	if err := wantType(r, wire.ContentType); err != nil {
 		return err
 	}
-	budget := r.ContentLength
-	if budget < 0 || budget > wire.MaxRequestBody {
-		budget = wire.MaxRequestBody
-	}
-	budget += wire.MaxBatchRaw // one body decompressed at a time
-	if !g.inFlight.take(budget) {
-		g.met.busy.Inc()
-		return problem.New(http.StatusTooManyRequests, "this node holds as many bytes in flight as it may").WithRetryAfter(time.Second)
-	}
-	defer g.inFlight.give(budget)
-
 	buf := g.buffers.Get().(*[]byte)
 	defer g.buffers.Put(buf)
 	body, err := readWhole(w, r, wire.MaxRequestBody, (*buf)[:0])
@@ -180,13 +113,19 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 	if err != nil {
 		return err
 	}
+	release, err := g.take(unfolded(batches))
+	if err != nil {
+		return err
+	}
+	defer release()
 	results := make([]batchResult, len(batches))
 	cmds := make([]command.Command, 0, len(batches))
 	proposed := make([]int, 0, len(batches))
+	refused := make([]refusal, len(batches))
 	check := checker{gateway: g, agent: agent}
 	for i := range batches {
 		results[i] = batchResult{Lane: batches[i].Lane.String(), Seq: batches[i].Seq}
-		if err := check.batch(&batches[i]); err != nil {
+		if err := check.batch(&batches[i], &refused[i]); err != nil {
 			results[i].Status, results[i].Detail = command.StatusInvalid.String(), err.Error()
 			continue
 		}
@@ -196,17 +135,28 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 	var index uint64
 	if len(cmds) > 0 {
 		var outcomes []command.Result
-		if index, outcomes, err = g.opts.Cluster.Propose(r.Context(), cmds...); err != nil {
+		if index, outcomes, err = g.propose(r.Context(), cmds); err != nil {
 			return err
 		}
 		for k, i := range proposed {
 			results[i].take(&outcomes[k])
+			refused[i].tell(&results[i])
 		}
 	}
 	for i := range results {
 		g.count(&results[i])
 	}
 	return writeJSON(w, map[string]any{"index": index, "results": results})
+}
+
+// unfolded is what the longest of the batches takes decompressed and decoded. They are decoded one after another, each
+// in the memory of the one before.
+func unfolded(batches []wire.Batch) int64 {
+	longest := 0
+	for i := range batches {
+		longest = max(longest, batches[i].RawLen)
+	}
+	return int64(longest) * batchUnfolds
 }
 
 func (b *batchResult) take(r *command.Result) {
@@ -234,8 +184,9 @@ type checker struct {
 }
 
 // batch decodes b to see that everything in it is well formed, and makes the labels of its streams say whose
-// they are. It changes the body only when it must.
-func (c *checker) batch(b *wire.Batch) error {
+// they are. It changes the body only when it must. Streams that cannot be taken are left out and noted in r: they
+// hold lines of one source, and the other sources in the batch have done nothing wrong.
+func (c *checker) batch(b *wire.Batch, r *refusal) error {
 	var err error
 	if c.raw, err = c.gateway.opts.Coder.Decompress(c.raw[:0], b); err != nil {
 		return err
@@ -248,19 +199,20 @@ func (c *checker) batch(b *wire.Batch) error {
 		return err
 	}
 	changed := false
+	kept := logs.Streams[:0]
 	for i := range logs.Streams {
-		s := &logs.Streams[i]
-		if s.Kind != streamKind(b.Lane) {
-			return fmt.Errorf("stream %d: kind %d does not belong in the lane %s", i, s.Kind, b.Lane)
-		}
-		if s.Labels.Get("agent") != c.agent.ID || s.Labels.Get("host") != c.agent.Hostname {
-			s.Labels = s.Labels.With("agent", c.agent.ID).With("host", c.agent.Hostname)
+		s := logs.Streams[i]
+		labelled, err := c.stream(b.Lane, &s)
+		if err != nil {
+			r.leaveOut(len(s.Lines), fmt.Sprintf("stream %d: %v", i, err))
 			changed = true
+			continue
 		}
-		if err := wire.CheckStreamLabels(s.Labels); err != nil {
-			return fmt.Errorf("stream %d: %w", i, err)
-		}
+		r.keep(len(s.Lines))
+		changed = changed || labelled
+		kept = append(kept, s)
 	}
+	logs.Streams = kept
 	if changed {
 		raw := wire.AppendLogs(make([]byte, 0, len(c.raw)+64*len(logs.Streams)), logs)
 		if len(raw) > wire.MaxBatchRaw {
@@ -270,6 +222,58 @@ func (c *checker) batch(b *wire.Batch) error {
 		b.Codec, b.Body = c.gateway.opts.Coder.Compress(nil, raw)
 	}
 	return nil
+}
+
+// stream makes the labels of s say whose it is, and reports whether they did not yet.
+func (c *checker) stream(lane wire.Lane, s *wire.LogStream) (changed bool, err error) {
+	if s.Kind != streamKind(lane) {
+		return false, fmt.Errorf("kind %d does not belong in the lane %s", s.Kind, lane)
+	}
+	if s.Labels.Get("agent") != c.agent.ID || s.Labels.Get("host") != c.agent.Hostname {
+		s.Labels = s.Labels.With("agent", c.agent.ID).With("host", c.agent.Hostname)
+		changed = true
+	}
+	return changed, wire.CheckStreamLabels(s.Labels)
+}
+
+// refusal is what the checker left out of a batch. Items are counted as the sender counts them.
+type refusal struct {
+	result command.Result // Rejected and Items
+	cuts   []cut
+	kept   int // lines
+}
+
+// cut says that before line at of what was kept, n lines were left out.
+type cut struct{ at, n int }
+
+func (r *refusal) keep(n int) { r.kept += n }
+
+func (r *refusal) leaveOut(n int, reason string) {
+	from := r.kept + int(r.result.Rejected)
+	for k := range n {
+		r.result.Refuse(from+k, reason)
+	}
+	r.cuts = append(r.cuts, cut{r.kept, n})
+}
+
+// tell adds to the answer for a batch what was left out of it, once the rest is held.
+func (r *refusal) tell(b *batchResult) {
+	if len(r.cuts) == 0 || b.Status != command.StatusOK.String() && b.Status != command.StatusDuplicate.String() {
+		return
+	}
+	items := slices.Clone(r.result.Items)
+	for _, it := range b.Items {
+		shift := 0
+		for _, c := range r.cuts {
+			if c.at <= int(it.Item) {
+				shift += c.n
+			}
+		}
+		items = append(items, command.ItemError{Item: it.Item + uint32(shift), Reason: it.Reason})
+	}
+	slices.SortFunc(items, func(a, b command.ItemError) int { return cmp.Compare(a.Item, b.Item) })
+	b.Items = items[:min(len(items), command.MaxItemErrors)]
+	b.Rejected += r.result.Rejected
 }
 
 func streamKind(l wire.Lane) wire.StreamKind {

@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -77,29 +78,32 @@ func (k kills) run(t *testing.T, bin string) outcome {
 			t.Fatal(err)
 		}
 	}
-	sending, stop := context.WithCancel(ctx)
+	running, stop := context.WithCancel(ctx)
+	defer stop()
 	ended := make(chan error, len(senders))
 	for _, s := range senders {
-		go func() { ended <- s.run(sending, k.pace) }()
+		go func() { ended <- s.run(running, k.pace) }()
 	}
 	out := k.rounds(t, c, senders)
+	v := out.violations
 	stop()
 	for range senders {
-		if err := <-ended; err != nil {
-			out.violations.add(&out.violations.lost, "a sender gave up: %v", err)
+		switch err := <-ended; {
+		case errors.Is(err, errForgotten):
+			v.add(&v.forgotten, "%v", err)
+		case err != nil:
+			v.add(&v.broken, "a sender gave up: %v", err)
 		}
 	}
 	for _, s := range senders {
 		out.acked += l.of(s.name).acked
 	}
-	v, err := c.verify(ctx, l, senders)
-	if err != nil {
-		v.add(&v.lost, "verification ended early: %v", err)
+	if err := c.compare(ctx, l, senders, v); err != nil {
+		v.add(&v.broken, "verification ended early: %v", err)
+	}
+	if v.broken > 0 {
 		t.Logf("nodes said last:\n%s", c.tail())
 	}
-	v.lost += out.violations.lost
-	v.examples = append(out.violations.examples, v.examples...)
-	out.violations = v
 	return out
 }
 
@@ -119,61 +123,97 @@ func (k kills) sender(ctx context.Context, c *cluster, l *ledger, i, series int)
 	return s, s.register(ctx, token, series)
 }
 
-// rounds kills and restarts as asked, waiting for the senders to be answered again each time.
+// rounds kills and restarts as asked, waiting for the senders to be answered again each time. It ends at the first
+// thing that does not go as it must, and when no sender is left.
 func (k kills) rounds(t *testing.T, c *cluster, senders []*sender) outcome {
 	ctx := t.Context()
 	out := outcome{violations: new(violations)}
-	fail := func(what string, err error) {
-		if err != nil {
-			out.violations.add(&out.violations.lost, "%s: %v", what, err)
-		}
-	}
-	for range k.follower {
-		leader, err := c.leader(ctx)
-		if err != nil {
-			fail("find leader", err)
-			return out
-		}
-		for i := range c.Nodes {
-			if n := &c.Nodes[i]; n != leader {
-				fail("kill follower", c.kill(n))
-				fail("progress with a follower down", progress(ctx, senders, 10))
-				fail("start follower", c.restart(n))
-				fail("follower ready", c.ready(ctx, n))
-				break
+	for _, round := range []struct {
+		what  string
+		times int
+		fn    func(context.Context, *cluster, []*sender, *outcome) error
+	}{{"kill a follower", k.follower, killFollower}, {"kill the leader", k.leader, killLeader}, {"kill all", k.all, killAll}} {
+		for range round.times {
+			if !sending(senders) {
+				return out
+			}
+			if err := round.fn(ctx, c, senders, &out); err != nil {
+				out.violations.add(&out.violations.broken, "%s: %v", round.what, err)
+				return out
 			}
 		}
 	}
-	for range k.leader {
-		leader, err := c.leader(ctx)
-		if err != nil {
-			fail("find leader", err)
-			return out
-		}
-		fail("progress before the kill", progress(ctx, senders, 3))
-		takeLongest(senders)
-		fail("kill leader", c.kill(leader))
-		fail("progress without the old leader", progress(ctx, senders, 3))
-		out.gaps = append(out.gaps, takeLongest(senders))
-		fail("start old leader", c.restart(leader))
-		fail("old leader ready", c.ready(ctx, leader))
-	}
-	for range k.all {
-		fail("progress before the kill of all", progress(ctx, senders, 5))
-		for i := range c.Nodes {
-			fail("kill all", c.kill(&c.Nodes[i]))
-		}
-		begin := time.Now()
-		for i := range c.Nodes {
-			fail("start all", c.restart(&c.Nodes[i]))
-		}
-		fail("progress after the start of all", progress(ctx, senders, 1))
-		out.restarts = append(out.restarts, time.Since(begin))
-		for i := range c.Nodes {
-			fail("ready after the start of all", c.ready(ctx, &c.Nodes[i]))
-		}
-	}
 	return out
+}
+
+func killFollower(ctx context.Context, c *cluster, senders []*sender, _ *outcome) error {
+	leader, err := c.leader(ctx)
+	if err != nil {
+		return err
+	}
+	n := &c.Nodes[0]
+	if n == leader {
+		n = &c.Nodes[1]
+	}
+	if err := c.kill(n); err != nil {
+		return err
+	}
+	if err := progress(ctx, senders, 10); err != nil {
+		return fmt.Errorf("with a follower down: %w", err)
+	}
+	if err := c.restart(n); err != nil {
+		return err
+	}
+	return c.ready(ctx, n)
+}
+
+func killLeader(ctx context.Context, c *cluster, senders []*sender, out *outcome) error {
+	leader, err := c.leader(ctx)
+	if err != nil {
+		return err
+	}
+	if err := progress(ctx, senders, 3); err != nil {
+		return fmt.Errorf("before the kill: %w", err)
+	}
+	takeLongest(senders)
+	if err := c.kill(leader); err != nil {
+		return err
+	}
+	if err := progress(ctx, senders, 3); err != nil {
+		return fmt.Errorf("without the old leader: %w", err)
+	}
+	out.gaps = append(out.gaps, takeLongest(senders))
+	if err := c.restart(leader); err != nil {
+		return err
+	}
+	return c.ready(ctx, leader)
+}
+
+func killAll(ctx context.Context, c *cluster, senders []*sender, out *outcome) error {
+	if err := progress(ctx, senders, 5); err != nil {
+		return fmt.Errorf("before the kill: %w", err)
+	}
+	for i := range c.Nodes {
+		if err := c.kill(&c.Nodes[i]); err != nil {
+			return err
+		}
+	}
+	begin := time.Now()
+	for i := range c.Nodes {
+		if err := c.restart(&c.Nodes[i]); err != nil {
+			return err
+		}
+	}
+	if err := progress(ctx, senders, 1); err != nil {
+		return fmt.Errorf("after the start of all: %w", err)
+	}
+	out.restarts = append(out.restarts, time.Since(begin))
+	for i := range c.Nodes {
+		if err := c.ready(ctx, &c.Nodes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func takeLongest(senders []*sender) time.Duration {
@@ -184,7 +224,8 @@ func takeLongest(senders []*sender) time.Duration {
 	return d
 }
 
-// progress returns when every sender got n more acknowledgements.
+// progress returns when every sender got n more acknowledgements, but for those whose batches were forgotten: they
+// send no more, and that is found amiss elsewhere.
 func progress(ctx context.Context, senders []*sender, n int) error {
 	goal := make([]int, len(senders))
 	for i, s := range senders {
@@ -192,7 +233,7 @@ func progress(ctx context.Context, senders []*sender, n int) error {
 	}
 	return until(ctx, 30*time.Second, func(context.Context) error {
 		for i, s := range senders {
-			if got := s.ackCount(); got < goal[i] {
+			if got := s.ackCount(); got < goal[i] && !s.gaveUp() {
 				return fmt.Errorf("%s has %d acknowledgements, waiting for %d", s.name, got, goal[i])
 			}
 		}
@@ -204,6 +245,18 @@ func (s *sender) ackCount() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.acks
+}
+
+// gaveUp reports whether the sender ended because its batches were forgotten.
+func (s *sender) gaveUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Is(s.ended, errForgotten)
+}
+
+// sending reports whether there is a sender that did not give up.
+func sending(senders []*sender) bool {
+	return slices.ContainsFunc(senders, func(s *sender) bool { return !s.gaveUp() })
 }
 
 // ready returns when the node says so.
@@ -243,7 +296,7 @@ func TestKill(t *testing.T) {
 	out := k.run(t, binaries(t, ""))
 	t.Logf("%d batches of each lane acknowledged; first commit after losing the leader: %s; after starting all: %s",
 		out.acked, percentiles(out.gaps), percentiles(out.restarts))
-	if out.violations.total() > 0 {
+	if out.violations.total() > 0 || out.violations.broken > 0 {
 		t.Fatal(out.violations)
 	}
 	for _, g := range append(out.gaps, out.restarts...) {

@@ -40,6 +40,7 @@ type sender struct {
 	longest  time.Duration // longest time between two acknowledgements
 	acks     int
 	failures int
+	ended    error // why run returned
 }
 
 const (
@@ -99,8 +100,16 @@ func (s *sender) register(ctx context.Context, token string, columns int) error 
 	return nil
 }
 
+// errForgotten says that the cluster asks for what it acknowledged: no way to go on is right after that.
+var errForgotten = errors.New("the cluster asks again for batches that it acknowledged")
+
 // run sends until ctx ends. A batch that ctx cuts off is left `unknown` in the ledger.
-func (s *sender) run(ctx context.Context, pace time.Duration) error {
+func (s *sender) run(ctx context.Context, pace time.Duration) (err error) {
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.ended = err
+	}()
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	s.lastAck = time.Now()
@@ -200,6 +209,9 @@ func (s *sender) deliver(ctx context.Context, batches []wire.Batch) error {
 				return fmt.Errorf("%d results for %d batches", len(answer.Results), len(batches))
 			}
 			for _, r := range answer.Results {
+				if r.Status == "gap" { // each batch is sent when all before it are acknowledged
+					return fmt.Errorf("lane %s, from batch %d on: %w", r.Lane, r.Expected, errForgotten)
+				}
 				if (r.Status != "ok" && r.Status != "duplicate") || r.Rejected > 0 {
 					return fmt.Errorf("answered %+v", r)
 				}

@@ -13,7 +13,7 @@
 // (varint deltas), 5 fields (per line uvarint count, then name and value with uvarint lengths; left out when no
 // line has any), 16 lengths of texts (uvarint), 17 the texts. Readers refuse ids below 64 that they do not
 // know. Decoders never allocate more than MaxRaw for a section and return ErrDamaged for bytes that are no
-// block.
+// block; Encode refuses to write what is half as large.
 package block
 
 import (
@@ -31,12 +31,30 @@ const version = 1
 // Bounds of a block.
 const (
 	MaxLines = 8192
-	MaxText  = 4 << 20 // bytes of text, unless a single line is longer
-	MaxRaw   = 64 << 20
+	MaxBytes = 4 << 20  // as Size counts, unless a single line is larger
+	MaxRaw   = 64 << 20 // of one container, decompressed
 )
+
+// What a line and a field count beside their bytes: about what they take in memory.
+const (
+	lineOverhead  = 64
+	fieldOverhead = 32
+)
+
+// Size is what a line counts wherever lines are bounded in bytes.
+func Size(text []byte, fields []wire.Label) int {
+	n := len(text) + lineOverhead
+	for i := range fields {
+		n += len(fields[i].Name) + len(fields[i].Value) + fieldOverhead
+	}
+	return n
+}
 
 // ErrDamaged is wrapped by errors about bytes that are not a block of this format.
 var ErrDamaged = errors.New("damaged block")
+
+// ErrTooLarge is returned by Encode for lines that are too many or too long for one block.
+var ErrTooLarge = errors.New("lines do not fit into one block")
 
 const (
 	secTimes      = 1
@@ -103,7 +121,14 @@ type section struct {
 	raw []byte
 }
 
-func (c *Codec) pack(secs []section) []byte {
+func (c *Codec) pack(secs []section) ([]byte, error) {
+	raw := 0
+	for _, s := range secs {
+		raw += len(s.raw)
+	}
+	if raw > MaxRaw/2 {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooLarge, raw, MaxRaw/2)
+	}
 	dst := []byte{version}
 	dst = binary.AppendUvarint(dst, uint64(len(secs)))
 	stored := make([][]byte, len(secs))
@@ -119,7 +144,7 @@ func (c *Codec) pack(secs []section) []byte {
 	for _, s := range stored {
 		dst = append(dst, s...)
 	}
-	return c.seal(dst)
+	return c.seal(dst), nil
 }
 
 // seal appends the checksum of b.
@@ -193,8 +218,9 @@ func (c *Codec) raw(dst []byte, s stored) ([]byte, error) {
 	return dst, nil
 }
 
-// Encode writes the columns and the text of lines, which the caller has sorted by time and position.
-func (c *Codec) Encode(lines []Line) (columns, text []byte) {
+// Encode writes the columns and the text of lines, which the caller has sorted by time and position. It never
+// writes what the decoders would refuse: then it fails with ErrTooLarge.
+func (c *Codec) Encode(lines []Line) (columns, text []byte, err error) {
 	n := len(lines)
 	times := make([]byte, 0, 4*n)
 	sev := make([]byte, n)
@@ -231,7 +257,11 @@ func (c *Codec) Encode(lines []Line) (columns, text []byte) {
 	for i := range lines {
 		texts = append(texts, lines[i].Text...)
 	}
-	return c.pack(secs), c.pack([]section{{secLengths, lengths}, {secText, texts}})
+	if columns, err = c.pack(secs); err != nil {
+		return nil, nil, err
+	}
+	text, err = c.pack([]section{{secLengths, lengths}, {secText, texts}})
+	return columns, text, err
 }
 
 func appendString(dst []byte, s string) []byte {

@@ -74,7 +74,10 @@ func TestRoundTripAndDamage(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
 	for range 50 {
 		lines := randomLines(rng, 1+rng.IntN(200))
-		columns, text := c.Encode(lines)
+		columns, text, err := c.Encode(lines)
+		if err != nil {
+			t.Fatal(err)
+		}
 		got, err := decode(c, columns, text, len(lines))
 		if err != nil || !slices.EqualFunc(got, lines, same) {
 			t.Fatalf("%d lines come back otherwise: %v", len(lines), err)
@@ -108,7 +111,10 @@ func TestGolden(t *testing.T) {
 	for _, l := range lines {
 		voc.Add(l.Text)
 	}
-	columns, text := c.Encode(lines)
+	columns, text, err := c.Encode(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
 	h := HeaderOf(lines)
 	now := []string{
 		"columns " + hex.EncodeToString(columns), "text " + hex.EncodeToString(text),
@@ -174,7 +180,10 @@ func TestVocabularyHoldsEveryWord(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	c := codec(f)
-	columns, text := c.Encode(randomLines(rand.New(rand.NewPCG(1, 1)), 5))
+	columns, text, err := c.Encode(randomLines(rand.New(rand.NewPCG(1, 1)), 5))
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Add(columns[:len(columns)-4], text[:len(text)-4], 5)
 	f.Fuzz(func(t *testing.T, columns, text []byte, n int) {
 		columns, text = c.seal(columns), c.seal(text) // past the checksum
@@ -187,4 +196,31 @@ func FuzzDecode(f *testing.F) {
 		_, _ = ParseHeader(columns) // must not panic
 		_ = MayHold(columns, 77)
 	})
+}
+
+// What Encode writes can be read, and what could not be read it does not write.
+func TestEncodeRefusesWhatDecodersWould(t *testing.T) {
+	c := codec(t)
+	field := []wire.Label{{Name: "body", Value: strings.Repeat("x", 1<<20)}}
+	var lines []Line
+	for i := range MaxRaw >> 20 {
+		lines = append(lines, Line{T: int64(i), Fields: field})
+	}
+	if columns, _, err := c.Encode(lines); !errors.Is(err, ErrTooLarge) || columns != nil {
+		t.Errorf("%d MiB of fields give %d bytes and %v", MaxRaw>>20, len(columns), err)
+	}
+	lines = lines[:MaxRaw>>22]
+	columns, text, err := c.Encode(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := decode(c, columns, text, len(lines)); err != nil || !slices.EqualFunc(got, lines, same) {
+		t.Errorf("%d lines come back as %d: %v", len(lines), len(got), err)
+	}
+	for i := range lines {
+		lines[i].Text, lines[i].Fields = make([]byte, 4<<20), nil
+	}
+	if _, text, err := c.Encode(lines); !errors.Is(err, ErrTooLarge) || text != nil {
+		t.Errorf("%d MiB of text give %d bytes and %v", len(lines)*4, len(text), err)
+	}
 }

@@ -8,13 +8,13 @@ import (
 )
 
 // Header tells what a block holds without reading it. Its bytes: version byte (1), flags byte (1 fields), uvarint
-// lines, varint least time, uvarint span of times, uvarint least raft index, uvarint span of indexes, bytes of
-// text, then a uvarint count for each severity.
+// lines, varint least time, uvarint span of times, uvarint least raft index, uvarint span of indexes, uvarint
+// bytes as Size counts, then a uvarint count for each severity.
 type Header struct {
 	Lines              int
 	MinT, MaxT         int64
 	MinIndex, MaxIndex uint64
-	TextBytes          int
+	Bytes              int // of all lines, as Size counts
 	HasFields          bool
 	Severities         [wire.SeverityCritical + 1]int
 }
@@ -25,7 +25,7 @@ func HeaderOf(lines []Line) Header {
 	for i := range lines {
 		l := &lines[i]
 		h.MinIndex, h.MaxIndex = min(h.MinIndex, l.Index), max(h.MaxIndex, l.Index)
-		h.TextBytes += len(l.Text)
+		h.Bytes += Size(l.Text, l.Fields)
 		h.HasFields = h.HasFields || len(l.Fields) > 0
 		h.Severities[l.Severity]++
 	}
@@ -54,7 +54,7 @@ func (h *Header) Append(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(h.MaxT-h.MinT))
 	dst = binary.AppendUvarint(dst, h.MinIndex)
 	dst = binary.AppendUvarint(dst, h.MaxIndex-h.MinIndex)
-	dst = binary.AppendUvarint(dst, uint64(h.TextBytes))
+	dst = binary.AppendUvarint(dst, uint64(h.Bytes))
 	for _, n := range h.Severities {
 		dst = binary.AppendUvarint(dst, uint64(n))
 	}
@@ -74,7 +74,7 @@ func ParseHeader(b []byte) (Header, error) {
 	h.MaxT = h.MinT + int64(r.uvarint(any64))
 	h.MinIndex = r.uvarint(any64)
 	h.MaxIndex = h.MinIndex + r.uvarint(any64)
-	h.TextBytes = int(r.uvarint(MaxRaw))
+	h.Bytes = int(r.uvarint(1 << 40)) // nothing is made that large by it
 	for i := range h.Severities {
 		h.Severities[i] = int(r.uvarint(1 << 20))
 	}

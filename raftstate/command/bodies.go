@@ -45,6 +45,9 @@ const (
 	MaxKey         = 512       // key in a bucket
 	MaxValue       = 256 << 10 // value of a key
 	MaxTxnOps      = 256       // compares, and operations, of one MetaTxn
+	MaxTxnAudit    = 16        // audit records of one MetaTxn
+	MaxAuditText   = 512       // each text of an audit record
+	MaxAuditDetail = 8 << 10   // detail of an audit record
 	MaxHeartbeats  = 4096      // heartbeats in one command
 	MaxStatusBody  = 16 << 10  // JSON of one heartbeat
 	MaxCollect     = 65536     // series in one CollectSeries
@@ -146,6 +149,86 @@ func DecodeBatch(c Command) (Batch, error) {
 	return b, checked(&r, TypeBatch)
 }
 
+// DeliverFlags say how a Deliver is applied.
+type DeliverFlags uint8
+
+// RepeatsDropped lets a line that is in the window of recent lines already (or twice in the body) be dropped and
+// counted as a duplicate; accepted lines are put there. It is for senders that stamp finely and repeat what they do
+// not know the outcome of: of others two equal lines are data (DESIGN D18). Samples need no flag, a series holds one
+// at a time.
+const RepeatsDropped DeliverFlags = 1
+
+const knownDeliverFlags = RepeatsDropped
+
+// Deliver is a batch of a sender that has no sequence of its own. Its body is that of a batch of the lane, and is
+// applied whenever it comes.
+type Deliver struct {
+	Source        string    // owns the series and streams as an agent does, bounded as an agent's id is
+	Lane          wire.Lane // metrics, logs or events
+	Flags         DeliverFlags
+	ConfigVersion uint64 // of the pipelines' configuration that the body went through
+	Codec         wire.Codec
+	RawLen        int // of the body decompressed
+	Body          []byte
+}
+
+// NewDeliver applies a batch without a sequence. Its body is copied.
+func NewDeliver(d Deliver) Command {
+	dst := make([]byte, 0, len(d.Body)+len(d.Source)+32)
+	dst = wire.AppendString(dst, d.Source)
+	dst = append(dst, byte(d.Lane), byte(d.Flags))
+	dst = binary.AppendUvarint(dst, d.ConfigVersion)
+	dst = append(dst, byte(d.Codec))
+	dst = binary.AppendUvarint(dst, uint64(d.RawLen))
+	return Command{TypeDeliver, bodyVersion, append(dst, d.Body...)}
+}
+
+// DecodeDeliver is the inverse of NewDeliver. The body points into that of the command and is not looked into.
+func DecodeDeliver(c Command) (Deliver, error) {
+	var d Deliver
+	r, err := expect(c, TypeDeliver)
+	if err != nil {
+		return d, err
+	}
+	d.Source = r.Text(wire.MaxAgentID, "source")
+	d.Lane = wire.Lane(r.Byte("lane"))
+	d.Flags = DeliverFlags(r.Byte("flags"))
+	d.ConfigVersion = r.Uvarint("configuration version")
+	d.Codec = wire.Codec(r.Byte("codec"))
+	d.RawLen = int(r.Number("length decompressed", wire.MaxBatchRaw))
+	switch {
+	case r.Err() != nil:
+	case d.Source == "":
+		r.Fail("empty source")
+	case d.Lane != wire.LaneMetrics && d.Lane != wire.LaneLogs && d.Lane != wire.LaneEvents:
+		r.Fail("lane that takes no deliveries")
+	case d.Flags&^knownDeliverFlags != 0:
+		r.Fail("unknown flags")
+	case d.Codec > wire.CodecZstd:
+		r.Fail("unknown codec")
+	}
+	d.Body = r.Bytes(r.Left(), "body")
+	return d, checked(&r, TypeDeliver)
+}
+
+// NewForgetAgent makes the cluster forget an agent that has no series any more: its epochs and lanes. Its id must never
+// be given out again.
+func NewForgetAgent(agent string) Command {
+	return Command{TypeForgetAgent, bodyVersion, wire.AppendString(nil, agent)}
+}
+
+// DecodeForgetAgent is the inverse of NewForgetAgent.
+func DecodeForgetAgent(c Command) (agent string, err error) {
+	r, err := expect(c, TypeForgetAgent)
+	if err != nil {
+		return "", err
+	}
+	if agent = r.Text(wire.MaxAgentID, "agent"); r.Err() == nil && agent == "" {
+		r.Fail("empty agent")
+	}
+	return agent, checked(&r, TypeForgetAgent)
+}
+
 // OpenEpoch closes the agent's epoch and opens another one.
 type OpenEpoch struct {
 	Agent string
@@ -236,15 +319,39 @@ func DecodeHeartbeats(c Command) ([]Heartbeat, error) {
 	return hs, checked(&r, TypeHeartbeats)
 }
 
+// CutReason says why data was cut.
+type CutReason uint8
+
+// Reasons of cuts.
+const (
+	CutAge      CutReason = 0 // it is older than the retention
+	CutSize     CutReason = 1 // it took more room than it may
+	CutOperator CutReason = 2 // an operator asked for it
+)
+
+// String returns the name of the reason as it is kept and shown.
+func (r CutReason) String() string {
+	switch r {
+	case CutAge:
+		return "age"
+	case CutSize:
+		return "size"
+	case CutOperator:
+		return "operator"
+	}
+	return fmt.Sprintf("reason %d", uint8(r))
+}
+
 // RetentionCut makes data of a kind that is older than Floor invisible for good.
 type RetentionCut struct {
-	Kind  Kind
-	Floor int64 // milliseconds since 1970; data before it goes
+	Kind   Kind
+	Floor  int64 // milliseconds since 1970; data before it goes
+	Reason CutReason
 }
 
 // NewRetentionCut raises the retention floor of a kind to floor (milliseconds since 1970).
-func NewRetentionCut(kind Kind, floor int64) Command {
-	return Command{TypeRetentionCut, bodyVersion, binary.AppendVarint([]byte{byte(kind)}, floor)}
+func NewRetentionCut(kind Kind, floor int64, reason CutReason) Command {
+	return Command{TypeRetentionCut, bodyVersion, binary.AppendVarint([]byte{byte(kind), byte(reason)}, floor)}
 }
 
 // DecodeRetentionCut is the inverse of NewRetentionCut.
@@ -256,6 +363,9 @@ func DecodeRetentionCut(c Command) (RetentionCut, error) {
 	}
 	if cut.Kind = Kind(r.Byte("kind")); r.Err() == nil && !cut.Kind.Valid() {
 		r.Fail("unknown kind")
+	}
+	if cut.Reason = CutReason(r.Byte("reason")); r.Err() == nil && cut.Reason > CutOperator {
+		r.Fail("unknown reason")
 	}
 	cut.Floor = r.Varint("floor")
 	return cut, checked(&r, TypeRetentionCut)

@@ -34,6 +34,8 @@ const (
 	TypeHeartbeats     Type = 7
 	TypeMetaTxn        Type = 8
 	TypeRetentionCut   Type = 9
+	TypeDeliver        Type = 10
+	TypeForgetAgent    Type = 11
 )
 
 // String returns the name of the type as shown to operators.
@@ -57,6 +59,10 @@ func (t Type) String() string {
 		return "meta_txn"
 	case TypeRetentionCut:
 		return "retention_cut"
+	case TypeDeliver:
+		return "deliver"
+	case TypeForgetAgent:
+		return "forget_agent"
 	}
 	return fmt.Sprintf("type %d", uint16(t))
 }
@@ -67,12 +73,13 @@ func (t Type) MayIgnore() bool { return t&Ignorable != 0 }
 // Known reports whether this program can apply commands of the type and version.
 func Known(t Type, version uint8) bool {
 	t &^= Ignorable
-	return t >= TypeSetFormat && t <= TypeRetentionCut && version == bodyVersion
+	return t >= TypeSetFormat && t <= TypeForgetAgent && version == bodyVersion
 }
 
 // Limits of an entry, in bytes unless said otherwise.
 const (
 	MaxEntry    = 1 << 20 // an entry with its envelope; nodes propose no longer ones
+	MaxEntryRaw = 4 << 20 // bodies of an entry decompressed: what is decoded of them lies in memory at once
 	MaxCommands = 4096    // commands in one entry
 	// Overhead is the most that the envelope adds to an entry, PerCommand the most it adds for each command.
 	Overhead   = 1 + 8 + binary.MaxVarintLen32

@@ -3,6 +3,7 @@ package command
 import (
 	"encoding/binary"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/triward/triward/agent/wire"
 )
@@ -21,10 +22,22 @@ type Op struct {
 	Expires     int64 // log time in milliseconds since 1970 at which the key goes by itself; 0 never
 }
 
-// Txn changes keys of the metadata, all or none: when every compare holds as the entry is applied.
+// AuditRecord says who did what. Texts are UTF-8 of at most MaxAuditText bytes; Action must be given, the others may
+// be empty. The state machine adds number, log time and hash (package audit).
+type AuditRecord struct {
+	Actor   string // user, token, node or agent
+	Address string // the actor's, as the edge saw it
+	Action  string // such as user.create
+	Target  string // what it was done to
+	Detail  []byte // a JSON value in UTF-8 of at most MaxAuditDetail bytes, or nothing
+}
+
+// Txn changes keys of the metadata and adds audit records, all or none: when every compare holds as the entry is
+// applied. It may have audit records alone.
 type Txn struct {
 	Compares []Compare
 	Ops      []Op
+	Audit    []AuditRecord
 }
 
 const (
@@ -32,8 +45,9 @@ const (
 	opDelete = 1
 )
 
-// NewMetaTxn applies a transaction. Names and sizes must keep to MaxBucket, MaxKey, MaxValue and MaxTxnOps, or
-// it is refused as invalid.
+// NewMetaTxn applies a transaction. Names and sizes must keep to MaxBucket, MaxKey, MaxValue, MaxTxnOps and
+// MaxTxnAudit, audit records to what AuditRecord says, and no operation may be on a bucket that the state machine
+// writes itself, or all of it is refused as invalid.
 func NewMetaTxn(t Txn) Command {
 	dst := binary.AppendUvarint(nil, uint64(len(t.Compares)))
 	for i := range t.Compares {
@@ -56,10 +70,19 @@ func NewMetaTxn(t Txn) Command {
 		dst = wire.AppendString(dst, op.Value)
 		dst = binary.AppendVarint(dst, op.Expires)
 	}
+	dst = binary.AppendUvarint(dst, uint64(len(t.Audit)))
+	for i := range t.Audit {
+		a := &t.Audit[i]
+		for _, s := range [...]string{a.Actor, a.Address, a.Action, a.Target} {
+			dst = wire.AppendString(dst, s)
+		}
+		dst = wire.AppendString(dst, a.Detail)
+	}
 	return Command{TypeMetaTxn, bodyVersion, dst}
 }
 
-// DecodeMetaTxn is the inverse of NewMetaTxn. Values point into the body.
+// DecodeMetaTxn is the inverse of NewMetaTxn. Values and details point into the body; the latter are not looked
+// into.
 func DecodeMetaTxn(c Command) (Txn, error) {
 	var t Txn
 	r, err := expect(c, TypeMetaTxn)
@@ -90,7 +113,30 @@ func DecodeMetaTxn(c Command) (Txn, error) {
 			}
 		}
 	}
+	if n := r.Count("count of audit records", MaxTxnAudit, 5); n > 0 {
+		t.Audit = make([]AuditRecord, n)
+		for i := range t.Audit {
+			readAudit(&r, &t.Audit[i])
+		}
+	}
 	return t, checked(&r, TypeMetaTxn)
+}
+
+func readAudit(r *wire.Reader, a *AuditRecord) {
+	text := func(what string) string {
+		s := r.Text(MaxAuditText, what)
+		if !utf8.ValidString(s) {
+			r.Fail(what + " that is not UTF-8")
+		}
+		return s
+	}
+	a.Actor, a.Address, a.Action, a.Target = text("actor"), text("address"), text("action"), text("target")
+	if r.Err() == nil && a.Action == "" {
+		r.Fail("audit record without an action")
+	}
+	if d := r.Prefixed(MaxAuditDetail, "detail of an audit record"); len(d) > 0 {
+		a.Detail = d
+	}
 }
 
 func readName(r *wire.Reader) (bucket, key string) {

@@ -5,7 +5,7 @@
 // It promises: what StoreLogs returned nil for is on stable storage; a read returns exactly what was stored or
 // an error that is ErrCorrupt; DeleteRange does not take away entries that an install still needs (Hold). A
 // failed write or fsync must be treated as fatal by the caller (DESIGN, RELIABILITY); only ErrFull is not.
-// The package must not import anything of Triward.
+// The package must not import anything of Triward except raftstate/boltcheck.
 package logfile
 
 import (
@@ -24,6 +24,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	bolterr "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,8 +32,10 @@ import (
 var (
 	// ErrCorrupt says that an entry of the log is not what was stored.
 	ErrCorrupt = errors.New("log entry is damaged")
+	// ErrVersion says that an entry is whole but of a version that this program does not know.
+	ErrVersion = errors.New("log entry is of an unknown version")
 	// ErrFull says that an append was refused, before anything was written, because the file system has less
-	// than the reserve left. Appending works again once there is room.
+	// than half of the reserve left. Appending works again once there is room.
 	ErrFull = errors.New("file system of the log is full")
 )
 
@@ -40,10 +43,26 @@ var (
 type Options struct {
 	SegmentBytes int          // size of a segment file; 64 MiB
 	CacheBytes   int64        // newest entries kept in memory; 64 MiB
-	ReserveBytes int64        // free bytes that an append must leave; 128 MiB; negative: no check
 	HoldBytes    int64        // a log larger than this is truncated in spite of Hold; 8 GiB
 	Logger       hclog.Logger // of raft-wal; discarded when nil
+
+	// ReserveBytes of the file system are not for data, half of them not for anything (see Room); 192 MiB, so that
+	// each half is more than the segment that raft-wal allots at once. Negative: no check.
+	ReserveBytes int64
+	// FreeBytes says how much the file system of a directory has left; by default it is asked.
+	FreeBytes func(dir string) (int64, error)
 }
+
+// Room says what there is room for on the file system of the log.
+type Room uint8
+
+// Kinds of room, less and less.
+const (
+	RoomAmple   Room = iota
+	RoomTight        // for a segment more: the log should let go of what it need not keep
+	RoomControl      // for entries that free room or keep the cluster going, not for data
+	RoomNone         // for nothing: appends are refused
+)
 
 // Store implements raft.LogStore, raft.MonotonicLogStore and raft.StableStore. Reads may run beside one another
 // and beside one writer.
@@ -77,7 +96,10 @@ func Open(dir string, o Options) (*Store, error) {
 		o.CacheBytes = 64 << 20
 	}
 	if o.ReserveBytes == 0 {
-		o.ReserveBytes = 128 << 20
+		o.ReserveBytes = 192 << 20
+	}
+	if o.FreeBytes == nil {
+		o.FreeBytes = freeBytes
 	}
 	if o.HoldBytes == 0 {
 		o.HoldBytes = 8 << 30
@@ -113,12 +135,16 @@ func Open(dir string, o Options) (*Store, error) {
 
 // openWAL opens raft-wal, whose reading of damaged files may panic.
 func openWAL(dir string, o Options) (w *wal.WAL, err error) {
+	m := &metaDB{}
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: %v", errChecksum, r)
 		}
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
 	}()
-	return wal.Open(dir, wal.WithSegmentSize(o.SegmentBytes), wal.WithLogger(o.Logger))
+	return wal.Open(dir, wal.WithSegmentSize(o.SegmentBytes), wal.WithLogger(o.Logger), wal.WithMetaStore(m))
 }
 
 // measure seeds the extents: sealed segments by the size of their file, the newest by its entries.
@@ -196,7 +222,7 @@ func (s *Store) FirstIndex() (uint64, error) { return s.wal.FirstIndex() }
 func (s *Store) LastIndex() (uint64, error) { return s.wal.LastIndex() }
 
 // GetLog implements raft.LogStore. The error is raft.ErrLogNotFound outside of the log and ErrCorrupt, wrapped,
-// when the entry is not what was stored. The data is shared and must not be changed.
+// when the entry is not what was stored, ErrVersion when another version of the program stored it. The data is shared and must not be changed.
 func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	if s.cache.get(index, l) {
 		return nil
@@ -234,10 +260,10 @@ func (s *Store) read(index uint64, l *raft.Log) (err error) {
 	return unseal(l)
 }
 
-// corrupt marks errors that speak of damaged content rather than of a file that cannot be read.
+// corrupt marks errors that speak of damaged content rather than of a file or a version that cannot be read.
 func corrupt(err error) error {
 	var errno syscall.Errno
-	if errors.Is(err, wal.ErrClosed) || errors.As(err, &errno) {
+	if errors.Is(err, wal.ErrClosed) || errors.Is(err, ErrVersion) || errors.Is(err, bolterr.ErrTimeout) || errors.As(err, &errno) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -268,19 +294,42 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	return s.reach.set(logs[len(logs)-1].Index, false)
 }
 
+// Room returns what there is room for. With RoomControl and RoomNone the error, which is ErrFull unless the file
+// system did not answer, says why.
+func (s *Store) Room() (Room, error) {
+	if s.opt.ReserveBytes < 0 {
+		return RoomAmple, nil
+	}
+	free, err := s.opt.FreeBytes(s.dir)
+	if err != nil {
+		return RoomNone, err
+	}
+	room := RoomNone
+	switch reserve := s.opt.ReserveBytes; {
+	case free >= reserve+int64(s.opt.SegmentBytes):
+		return RoomAmple, nil
+	case free >= reserve:
+		return RoomTight, nil
+	case free >= reserve/2:
+		room = RoomControl
+	}
+	return room, fmt.Errorf("%s has %d MiB left, %d MiB are kept in reserve: %w", s.dir, free>>20, s.opt.ReserveBytes>>20, ErrFull)
+}
+
 // CheckRoom returns ErrFull, wrapped, when an append would be refused now.
 func (s *Store) CheckRoom() error {
-	if s.opt.ReserveBytes < 0 {
-		return nil
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.dir, &st); err != nil {
-		return fmt.Errorf("free space of %s: %w", s.dir, err)
-	}
-	if free := int64(st.Bavail) * st.Bsize; free < s.opt.ReserveBytes {
-		return fmt.Errorf("%s has %d MiB left, %d MiB are kept in reserve: %w", s.dir, free>>20, s.opt.ReserveBytes>>20, ErrFull)
+	if room, err := s.Room(); room == RoomNone {
+		return err
 	}
 	return nil
+}
+
+func freeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // watch notes that a write is under way until the function it returns is called.
@@ -403,8 +452,14 @@ func (s *Store) Set(key, val []byte) error {
 	return nil
 }
 
-// Get implements raft.StableStore; an absent key is an empty value.
-func (s *Store) Get(key []byte) ([]byte, error) { return s.wal.Get(key) }
+// Get implements raft.StableStore; an absent key is an empty value. Damage is ErrCorrupt, wrapped, as with GetLog.
+func (s *Store) Get(key []byte) ([]byte, error) {
+	v, err := s.wal.Get(key)
+	if err != nil {
+		return nil, corrupt(fmt.Errorf("read %s in %s: %w", key, s.dir, err))
+	}
+	return v, nil
+}
 
 // SetUint64 implements raft.StableStore, durably.
 func (s *Store) SetUint64(key []byte, val uint64) error {
@@ -415,8 +470,14 @@ func (s *Store) SetUint64(key []byte, val uint64) error {
 	return nil
 }
 
-// GetUint64 implements raft.StableStore; an absent key is 0.
-func (s *Store) GetUint64(key []byte) (uint64, error) { return s.wal.GetUint64(key) }
+// GetUint64 implements raft.StableStore; an absent key is 0. Damage is ErrCorrupt, wrapped, as with GetLog.
+func (s *Store) GetUint64(key []byte) (uint64, error) {
+	v, err := s.wal.GetUint64(key)
+	if err != nil {
+		return 0, corrupt(fmt.Errorf("read %s in %s: %w", key, s.dir, err))
+	}
+	return v, nil
+}
 
 // Close closes the log. Everything stored is durable already.
 func (s *Store) Close() error {

@@ -3,14 +3,17 @@ package logfile
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
+	bolt "go.etcd.io/bbolt"
 )
 
 func open(t *testing.T, dir string, o Options) *Store {
@@ -167,6 +170,34 @@ func TestExtensionsSurvive(t *testing.T) {
 	}
 }
 
+// The stored form of an entry is a format, and one of another version is neither served nor called damaged.
+func TestVersionOfStoredEntries(t *testing.T) {
+	l := &raft.Log{Index: 300, Term: 2, Type: raft.LogCommand, Data: []byte("data"), Extensions: []byte("ext"), AppendedAt: time.Unix(1_700_000_000, 5)}
+	if got := fmt.Sprintf("%x", seal(l).Extensions); got != "015bb537b4657874" {
+		t.Errorf("the form changed: %s", got)
+	}
+	dir := t.TempDir()
+	s := open(t, dir, Options{CacheBytes: 1})
+	store(t, s, 1, 3, 10)
+	newer := entry(4, 10)
+	newer.Extensions = binary.LittleEndian.AppendUint32([]byte{9}, checksum(newer, 9, []byte("more")))
+	newer.Extensions = append(newer.Extensions, "more"...)
+	if err := s.wal.StoreLogs([]*raft.Log{newer}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, Options{CacheBytes: 1})
+	err := s.GetLog(4, new(raft.Log))
+	if !errors.Is(err, ErrVersion) || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "version 9, this program knows 1") {
+		t.Errorf("entry of another version: %v", err)
+	}
+	if err := s.Verify(t.Context(), 1); !errors.Is(err, ErrVersion) {
+		t.Errorf("verify: %v", err)
+	}
+}
+
 // TestDamageIsNeverServed flips single bits all over the files: each is either harmless or reported.
 func TestDamageIsNeverServed(t *testing.T) {
 	const size, last = 900, 150
@@ -237,6 +268,108 @@ func damaged(t *testing.T, dir string, o Options, size int, last uint64) int {
 	return 0
 }
 
+// TestDamagedMetaIsReported changes and cuts the file with raft's term and vote: mapped unchecked, it would end the
+// process or be served wrong.
+func TestDamagedMetaIsReported(t *testing.T) {
+	dir := t.TempDir()
+	o := Options{SegmentBytes: 64 << 10, ReserveBytes: -1}
+	s := open(t, dir, o)
+	store(t, s, 1, 100, 1000)
+	for term := range uint64(20) {
+		if err := errors.Join(s.SetUint64([]byte("CurrentTerm"), term), s.Set([]byte("LastVoteCand"), []byte("n1"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(filepath.Join(dir, metaFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "log")
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	found, tries := 0, 0
+	try := func(what string, b []byte) {
+		t.Helper()
+		tries++
+		if err := os.WriteFile(filepath.Join(copied, metaFile), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(copied, o)
+		if err != nil {
+			found++
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%s: open: %v", what, err)
+			}
+			return
+		}
+		term, termErr := s.GetUint64([]byte("CurrentTerm"))
+		vote, voteErr := s.Get([]byte("LastVoteCand"))
+		last, lastErr := s.LastIndex()
+		if err := errors.Join(termErr, voteErr, lastErr, s.Close()); err != nil || last != 100 || term < 18 || string(vote) != "n1" {
+			t.Errorf("%s: served term %d, vote %q, entries up to %d, %v", what, term, vote, last, err)
+		}
+	}
+	for at := 0; at < len(whole); at += 97 {
+		if at%4096 > 600 && at%4096 < 3400 && whole[at] == 0 { // unused, mostly
+			continue
+		}
+		bad := bytes.Clone(whole)
+		bad[at] ^= 0x04
+		try(fmt.Sprintf("byte %d", at), bad)
+	}
+	for _, text := range []string{"CurrentTerm", "LastVoteCand", "NextSegmentID"} {
+		bad := bytes.Clone(whole)
+		for at := 0; ; { // every version of the record
+			i := bytes.Index(bad[at:], []byte(text))
+			if i < 0 {
+				break
+			}
+			at += i + len(text)
+			bad[at+6] ^= 0x10
+		}
+		before := found
+		if try("value of "+text, bad); found == before {
+			t.Errorf("a changed value of %s was not found", text)
+		}
+	}
+	for _, size := range []int{0, 100, 4096, 4 * 4096, len(whole) - 4096} {
+		try(fmt.Sprintf("cut to %d bytes", size), whole[:size])
+	}
+	t.Logf("%d changes, %d found, the others without effect", tries, found)
+	if found < 12 {
+		t.Errorf("only %d of %d changes were found", found, tries)
+	}
+}
+
+func TestMetaOfAnotherVersion(t *testing.T) {
+	if got := fmt.Sprintf("%x", sealRecord("stable", []byte("k"), []byte("v"))); got != "01a89d964276" {
+		t.Errorf("the form changed: %s", got)
+	}
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bolt.Open(filepath.Join(dir, metaFile), 0o600, metaOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		rec := binary.LittleEndian.AppendUint32([]byte{9}, recordSum("stable", []byte("k"), 9, []byte("v")))
+		return tx.Bucket(bucketStable).Put([]byte("k"), append(rec, 'v'))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, Options{}); !errors.Is(err, ErrVersion) || errors.Is(err, ErrCorrupt) {
+		t.Errorf("open: %v", err)
+	}
+}
+
 func TestDamagedReachIsReported(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, Options{})
@@ -249,6 +382,30 @@ func TestDamagedReachIsReported(t *testing.T) {
 	}
 	if _, err := Open(dir, Options{}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("open: %v", err)
+	}
+}
+
+func TestFormOfReach(t *testing.T) {
+	b := appendReach(300)
+	if got := fmt.Sprintf("%x", b); got != "010d71fe492c01000000000000" {
+		t.Errorf("the form changed: %s", got)
+	}
+	if index, err := readReach(b); err != nil || index != 300 {
+		t.Errorf("read back %d, %v", index, err)
+	}
+	for i := range b {
+		bad := bytes.Clone(b)
+		bad[i] ^= 4
+		if _, err := readReach(bad); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("byte %d changed: %v", i, err)
+		}
+		if _, err := readReach(b[:i]); i > 0 && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("cut to %d bytes: %v", i, err)
+		}
+	}
+	newer := binary.LittleEndian.AppendUint32([]byte{2}, reachSum(2, []byte("anything else")))
+	if _, err := readReach(append(newer, "anything else"...)); !errors.Is(err, ErrVersion) || errors.Is(err, ErrCorrupt) {
+		t.Errorf("another version: %v", err)
 	}
 }
 
@@ -308,6 +465,27 @@ func TestFullDiskIsRefusedBeforeWriting(t *testing.T) {
 		t.Errorf("store: %v", err)
 	}
 	check(t, s, 0, 0, 10)
+}
+
+func TestRoomGoesInSteps(t *testing.T) {
+	free := int64(0)
+	s := open(t, t.TempDir(), Options{SegmentBytes: 64 << 10, ReserveBytes: 1000, FreeBytes: func(string) (int64, error) { return free, nil }})
+	next := uint64(1)
+	for _, k := range []struct {
+		free int64
+		room Room
+	}{{1000 + 64<<10, RoomAmple}, {1000 + 64<<10 - 1, RoomTight}, {1000, RoomTight}, {999, RoomControl}, {500, RoomControl}, {499, RoomNone}, {0, RoomNone}} {
+		free = k.free
+		room, err := s.Room()
+		if room != k.room || errors.Is(err, ErrFull) != (room >= RoomControl) {
+			t.Errorf("%d bytes free are room %d, %v", k.free, room, err)
+		}
+		if err := s.StoreLog(entry(next, 10)); errors.Is(err, ErrFull) != (room == RoomNone) {
+			t.Errorf("%d bytes free: append: %v", k.free, err)
+		} else if err == nil {
+			next++
+		}
+	}
 }
 
 func TestWritingTellsHowLong(t *testing.T) {

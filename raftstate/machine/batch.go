@@ -21,18 +21,47 @@ func (m *Machine) batch(tx *meta.Tx, c command.Command, g *Group, r *command.Res
 	if !inTurn(tx, &b.Identity, r) {
 		return nil
 	}
-	if b.Lane.CarriesMetrics() {
-		err = m.samples(tx, &b.Batch, g, r)
-	} else {
-		err = m.lines(tx, &b.Batch, g, r)
-	}
-	if err != nil {
+	if err := m.body(tx, &b.Batch, 0, g, r); err != nil {
 		return fmt.Errorf("batch %d of lane %s: %w", b.Seq, b.Lane, err)
 	}
 	if r.Status == command.StatusOK {
 		tx.Advance(b.Agent, b.Lane, b.Seq, b.Hash)
 	}
 	return nil
+}
+
+// deliver applies a batch of a sender without a sequence. Its source is an agent from then on, whose number is
+// limited.
+func (m *Machine) deliver(tx *meta.Tx, c command.Command, g *Group, r *command.Result) error {
+	d, err := command.DecodeDeliver(c)
+	if err != nil {
+		return err
+	}
+	if m.tooManyAgents(tx, d.Source, r) {
+		return nil
+	}
+	b := wire.Batch{Identity: wire.Identity{Agent: d.Source, Lane: d.Lane}, Codec: d.Codec, RawLen: d.RawLen, Body: d.Body}
+	if err := m.body(tx, &b, d.Flags, g, r); err != nil {
+		return fmt.Errorf("delivery of lane %s: %w", d.Lane, err)
+	}
+	if r.Status == command.StatusOK {
+		tx.KnowAgent(d.Source)
+	}
+	return nil
+}
+
+// body applies what is in a batch, of whatever sender. Of the identity it asks for agent and lane only. An error, or a
+// status other than OK, says that nothing was changed.
+func (m *Machine) body(tx *meta.Tx, b *wire.Batch, flags command.DeliverFlags, g *Group, r *command.Result) error {
+	if m.bodies += b.RawLen; m.bodies > command.MaxEntryRaw {
+		r.Status = command.StatusLimit
+		r.Detail = fmt.Sprintf("the bodies of one entry have more than %d bytes decompressed", command.MaxEntryRaw)
+		return nil
+	}
+	if b.Lane.CarriesMetrics() {
+		return m.samples(tx, b, g, r)
+	}
+	return m.lines(tx, b, flags&command.RepeatsDropped != 0, g, r)
 }
 
 // inTurn reports whether the batch is the next of its lane; if not it says in r what it is.
@@ -113,8 +142,9 @@ func refuseAll(r *command.Result, from, n int, reason string) {
 }
 
 // lines decides on each line of a logs body: those before the retention floor are refused, those too far in the
-// future stored at log time with their own time in the field time_sent.
-func (m *Machine) lines(tx *meta.Tx, b *wire.Batch, g *Group, r *command.Result) error {
+// future stored at log time with their own time in the field time_sent. With dropRepeats those that are in the window
+// of recent lines are dropped and the others put there.
+func (m *Machine) lines(tx *meta.Tx, b *wire.Batch, dropRepeats bool, g *Group, r *command.Result) error {
 	raw, err := m.coder.Decompress(g.bufs.next(), b)
 	g.bufs.keep(raw)
 	if err != nil {
@@ -124,7 +154,7 @@ func (m *Machine) lines(tx *meta.Tx, b *wire.Batch, g *Group, r *command.Result)
 	if err != nil {
 		return err
 	}
-	changed := m.keepLines(tx, logs, r)
+	changed := m.keepLines(tx, logs, dropRepeats, r)
 	if r.Accepted == 0 {
 		return nil
 	}
@@ -136,9 +166,9 @@ func (m *Machine) lines(tx *meta.Tx, b *wire.Batch, g *Group, r *command.Result)
 	return nil
 }
 
-// keepLines takes refused lines out of logs, moves those in the future, counts all, and reports whether logs is
-// not as it was.
-func (m *Machine) keepLines(tx *meta.Tx, logs *wire.LogBatch, r *command.Result) (changed bool) {
+// keepLines takes refused and repeated lines out of logs, moves those in the future, counts all, and reports whether
+// logs is not as it was. Lines are remembered as they were sent: a repeat would be moved to another time.
+func (m *Machine) keepLines(tx *meta.Tx, logs *wire.LogBatch, dropRepeats bool, r *command.Result) (changed bool) {
 	now := tx.LogTime() * 1e6
 	newest := (tx.LogTime() + FutureWindow) * 1e6
 	item := 0
@@ -146,12 +176,19 @@ func (m *Machine) keepLines(tx *meta.Tx, logs *wire.LogBatch, r *command.Result)
 	for i := range logs.Streams {
 		st := &logs.Streams[i]
 		floor := m.store.Floor(kindOf(st.Kind))
+		var stream uint64
+		if dropRepeats {
+			stream = meta.HashStream(st.Kind, st.Labels)
+		}
 		kept := st.Lines[:0]
 		for j := range st.Lines {
 			l := &st.Lines[j]
 			switch {
 			case l.T < 0 || floorMs(l.T) < floor:
 				r.Refuse(item, "older than the retention")
+				changed = true
+			case dropRepeats && !m.firstTime(tx, stream, l):
+				r.Duplicates++
 				changed = true
 			case l.T > newest:
 				moveLine(l, now)
@@ -170,6 +207,13 @@ func (m *Machine) keepLines(tx *meta.Tx, logs *wire.LogBatch, r *command.Result)
 	}
 	logs.Streams = streams
 	return changed
+}
+
+// firstTime reports whether the line is not in the window of recent lines, and puts it there.
+func (m *Machine) firstTime(tx *meta.Tx, stream uint64, l *wire.LogLine) bool {
+	var sum meta.Sum
+	sum, m.line = meta.HashLine(stream, l, m.line)
+	return tx.Remember(sum, m.lim.RecentLines)
 }
 
 const fieldTimeSent = "time_sent"
@@ -193,7 +237,7 @@ func moveLine(l *wire.LogLine, now int64) {
 // body may be.
 func (m *Machine) addChanged(agent string, logs *wire.LogBatch, g *Group) {
 	raw := wire.AppendLogs(nil, logs)
-	if len(raw) > wire.MaxBatchRaw {
+	if len(raw) > wire.MaxBatchRaw || fieldCount(logs) > wire.MaxBatchFields {
 		if a, b, ok := halves(logs); ok {
 			m.addChanged(agent, a, g)
 			m.addChanged(agent, b, g)
@@ -206,6 +250,15 @@ func (m *Machine) addChanged(agent string, logs *wire.LogBatch, g *Group) {
 	}
 	codec, body := m.coder.Compress(nil, raw)
 	g.addLogs(g.LastIndex, wire.AcceptedLogs{Agent: agent, Codec: codec, Body: body, Batch: logs})
+}
+
+func fieldCount(b *wire.LogBatch) (n int) {
+	for i := range b.Streams {
+		for j := range b.Streams[i].Lines {
+			n += len(b.Streams[i].Lines[j].Fields)
+		}
+	}
+	return n
 }
 
 // halves splits a batch into two of about as many lines; false when there is but one.

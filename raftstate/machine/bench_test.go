@@ -102,19 +102,81 @@ func (f *scraper) entry() command.Entry {
 	return e
 }
 
+// benchLines is a body of n lines of about 100 bytes, one a nanosecond from `from` on.
+func benchLines(n int, from int64) []byte {
+	st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "source", Value: "file"}}}
+	for i := range n {
+		st.Lines = append(st.Lines, wire.LogLine{T: from + int64(i), Severity: wire.SeverityInfo, Text: fmt.Appendf(nil,
+			"connection %d from 10.0.%d.%d closed after %d ms with status %d by the upstream server number %d", i, i%7, i%251, i*13%997, i%5, i%3)})
+	}
+	return wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{st}})
+}
+
+// BenchmarkApplyDeliveries applies deliveries of 500 lines of about 100 bytes, digests included: as they come, held
+// against a full window of recent lines, and all of them repeats.
+func BenchmarkApplyDeliveries(b *testing.B) {
+	const lines = 500
+	for _, c := range []struct {
+		name    string
+		flags   command.DeliverFlags
+		repeats bool
+	}{{"plain", 0, false}, {"window", command.RepeatsDropped, false}, {"repeats", command.RepeatsDropped, true}} {
+		b.Run(c.name, func(b *testing.B) {
+			m, s := newMachine(b)
+			coder := newCoder(b)
+			var g machine.Group
+			index := uint64(0)
+			apply := func(cmd command.Command, want uint32) {
+				index++
+				rs, err := m.Apply(index, 1, command.Entry{Stamp: start, Commands: []command.Command{cmd}}, &g)
+				if err != nil || rs[0].Accepted != want {
+					b.Fatalf("%+v, %v", rs, err)
+				}
+				m.Finish(&g)
+				g.Reset()
+			}
+			next := func() command.Command {
+				return delivery(coder, "loki", wire.LaneLogs, c.flags, benchLines(lines, (start-3_600_000)*1e6+int64(index)*lines))
+			}
+			for range machine.DefaultLimits().RecentLines / lines {
+				apply(next(), lines)
+			}
+			commitMark(b, s, index)
+			var cmds []command.Command
+			want := uint32(lines)
+			if c.repeats {
+				want = 0
+			}
+			for b.Loop() {
+				if len(cmds) == 0 {
+					b.StopTimer()
+					was := index
+					for range 200 {
+						cmds = append(cmds, next())
+						index++
+					}
+					if index = was; c.repeats {
+						for i := range cmds {
+							apply(cmds[i], lines)
+						}
+					}
+					b.StartTimer()
+				}
+				apply(cmds[0], want)
+				cmds = cmds[1:]
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*lines), "ns/line")
+		})
+	}
+}
+
 // BenchmarkApplyLogs applies batches of 500 lines of about 100 bytes, digests included.
 func BenchmarkApplyLogs(b *testing.B) {
 	const lines = 500
 	m, _ := newMachine(b)
 	coder := newCoder(b)
 	fleet(b, m, 1, 1)
-	st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "source", Value: "file"}}}
-	for i := range lines {
-		st.Lines = append(st.Lines, wire.LogLine{T: start*1e6 + int64(i), Severity: wire.SeverityInfo, Text: fmt.Appendf(nil,
-			"connection %d from 10.0.%d.%d closed after %d ms with status %d by the upstream server number %d", i, i%7, i%251, i*13%997, i%5, i%3)})
-	}
-	c := batch(coder, wire.Identity{Agent: "a0", Epoch: wire.Epoch{1}, Lane: wire.LaneLogs, Seq: 1},
-		wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{st}}))
+	c := batch(coder, wire.Identity{Agent: "a0", Epoch: wire.Epoch{1}, Lane: wire.LaneLogs, Seq: 1}, benchLines(lines, start*1e6))
 	d, err := command.DecodeBatch(c)
 	if err != nil {
 		b.Fatal(err)

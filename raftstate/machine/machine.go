@@ -28,15 +28,22 @@ const FutureWindow = 10 * 60 * 1000
 // Limits of the state. They decide what Apply answers, so every node of a cluster must have the same: use
 // DefaultLimits, whose values are part of the format.
 type Limits struct {
-	Agents         int // agents that ever opened an epoch or registered a series
+	Agents         int // agents that ever opened an epoch, registered a series or delivered
 	Series         int // series in the dictionary
 	SeriesPerAgent int
 	ClosedEpochs   int // of one agent; none is ever forgotten, since its batches would be taken again
+	RecentLines    int // in the window in which repeats are found: 34 bytes of memory each when it is full
+	RetentionCuts  int // remembered; the oldest is forgotten first
+	AuditRecords   int // kept; the oldest goes first
+	AuditBytes     int64
 }
 
 // DefaultLimits returns the limits of format 1.
 func DefaultLimits() Limits {
-	return Limits{Agents: 100_000, Series: 5_000_000, SeriesPerAgent: 50_000, ClosedEpochs: 1024}
+	return Limits{
+		Agents: 100_000, Series: 5_000_000, SeriesPerAgent: 50_000, ClosedEpochs: 1024,
+		RecentLines: 1 << 19, RetentionCuts: 1000, AuditRecords: 200_000, AuditBytes: 256 << 20,
+	}
 }
 
 // Machine applies entries to a store. It belongs to the apply goroutine, except for what its methods say.
@@ -46,8 +53,10 @@ type Machine struct {
 	lim   Limits
 
 	raw     []byte // the metrics body at hand, decompressed
+	line    []byte // the line at hand, as it is hashed
 	metrics wire.MetricsBody
 	ids     []uint64
+	bodies  int // bytes of the bodies of the entry at hand, decompressed
 }
 
 // New makes a machine over store, which it does not own.
@@ -65,10 +74,11 @@ func (m *Machine) Apply(index, term uint64, e command.Entry, g *Group) ([]comman
 	tx := m.store.Begin(index, e.Stamp, &g.Meta)
 	defer tx.End()
 	g.begin(index, term, tx.LogTime())
+	m.bodies = 0
 	results := make([]command.Result, len(e.Commands))
 	for i := range e.Commands {
 		r := &results[i]
-		m.apply(tx, e.Commands[i], g, r)
+		m.apply(tx, i, e.Commands[i], g, r)
 		r.Index = index
 	}
 	return results, nil
@@ -92,7 +102,8 @@ func (m *Machine) check(e command.Entry) error {
 	return nil
 }
 
-func (m *Machine) apply(tx *meta.Tx, c command.Command, g *Group, r *command.Result) {
+// apply applies the command that stands at place `at` of its entry.
+func (m *Machine) apply(tx *meta.Tx, at int, c command.Command, g *Group, r *command.Result) {
 	if !command.Known(c.Type, c.Version) {
 		r.Detail = fmt.Sprintf("%s version %d was passed over", c.Type, c.Version)
 		return
@@ -114,9 +125,13 @@ func (m *Machine) apply(tx *meta.Tx, c command.Command, g *Group, r *command.Res
 	case command.TypeHeartbeats:
 		err = heartbeats(tx, c, r)
 	case command.TypeMetaTxn:
-		err = metaTxn(tx, c, r)
+		err = m.metaTxn(tx, c, r)
 	case command.TypeRetentionCut:
-		err = retentionCut(tx, c)
+		err = m.retentionCut(tx, at, c)
+	case command.TypeDeliver:
+		err = m.deliver(tx, c, g, r)
+	case command.TypeForgetAgent:
+		err = forgetAgent(tx, c, r)
 	}
 	if err != nil {
 		*r = command.Result{Status: command.StatusInvalid, Detail: command.Bounded(err.Error())}
@@ -137,12 +152,35 @@ func setFormat(tx *meta.Tx, now uint32, c command.Command, r *command.Result) er
 	return nil
 }
 
-func retentionCut(tx *meta.Tx, c command.Command) error {
+// BucketRetentionCuts holds the newest cuts that removed something, by index of the entry (20 digits), a dot and
+// the place of the command in the entry (4 digits):
+//
+//	{"at": log time in milliseconds, "kind": "logs", "floor": milliseconds since 1970, "reason": "age"}
+//
+// What a cut removed lies between the floor of the cut of the same kind before it and its own.
+const BucketRetentionCuts = "retention_cuts"
+
+// MinRetention is the time behind log time, in milliseconds, that no cut reaches into: a floor is final, and one that a
+// faulty caller set ahead of the present would refuse everything for good.
+const MinRetention = 3600 * 1000
+
+func (m *Machine) retentionCut(tx *meta.Tx, at int, c command.Command) error {
 	cut, err := command.DecodeRetentionCut(c)
 	if err != nil {
 		return err
 	}
-	tx.RaiseFloor(cut.Kind, cut.Floor)
+	if cut.Floor > tx.LogTime()-MinRetention {
+		return fmt.Errorf("floor %d lies within the last hour before the cluster's time %d", cut.Floor, tx.LogTime())
+	}
+	if !tx.RaiseFloor(cut.Kind, cut.Floor) {
+		return nil
+	}
+	keys := tx.Keys(BucketRetentionCuts)
+	for i := 0; len(keys)-i >= max(1, m.lim.RetentionCuts); i++ {
+		tx.Delete(BucketRetentionCuts, keys[i])
+	}
+	value := fmt.Appendf(nil, `{"at":%d,"kind":"%s","floor":%d,"reason":"%s"}`, tx.LogTime(), cut.Kind, cut.Floor, cut.Reason)
+	tx.Put(BucketRetentionCuts, fmt.Sprintf("%020d.%04d", tx.Index(), at), value, 0)
 	return nil
 }
 

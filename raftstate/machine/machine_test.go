@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/audit"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
@@ -44,8 +45,20 @@ func openStore(t testing.TB, path string) *meta.Store {
 
 func newMachine(t testing.TB) (*machine.Machine, *meta.Store) {
 	t.Helper()
+	return newMachineOf(t, machine.DefaultLimits())
+}
+
+func newMachineOf(t testing.TB, lim machine.Limits) (*machine.Machine, *meta.Store) {
+	t.Helper()
 	s := openStore(t, filepath.Join(t.TempDir(), "meta.db"))
-	return machine.New(s, newCoder(t), machine.DefaultLimits()), s
+	return machine.New(s, newCoder(t), lim), s
+}
+
+// modelLimits are so low that what is bounded by forgetting the oldest does forget.
+func modelLimits() machine.Limits {
+	lim := machine.DefaultLimits()
+	lim.RetentionCuts, lim.AuditRecords, lim.RecentLines = 5, 12, 50
+	return lim
 }
 
 func dump(t testing.TB, s *meta.Store) string {
@@ -63,20 +76,34 @@ func batch(coder *wire.Coder, id wire.Identity, raw []byte) command.Command {
 	return command.NewBatch(wire.Batch{Identity: id, Codec: codec, RawLen: len(raw), Body: body}, 1)
 }
 
+// delivery makes a deliver command from a body.
+func delivery(coder *wire.Coder, source string, lane wire.Lane, flags command.DeliverFlags, raw []byte) command.Command {
+	codec, body := coder.Compress(nil, raw)
+	return command.NewDeliver(command.Deliver{
+		Source: source, Lane: lane, Flags: flags, ConfigVersion: 1, Codec: codec, RawLen: len(raw), Body: body,
+	})
+}
+
 func series(agent string, n int) wire.Labels {
 	return wire.Labels{{Name: "__name__", Value: fmt.Sprint("m", n)}, {Name: "agent", Value: agent}}
 }
 
 // generator makes entries at random and what the model answers to them.
 type generator struct {
-	r     *rand.Rand
-	m     *model
-	coder *wire.Coder
-	now   int64
-	index uint64
+	r              *rand.Rand
+	m              *model
+	coder          *wire.Coder
+	now            int64
+	index          uint64
+	sent           []*wire.LogBatch // deliveries of lines, to be repeated
+	fresh, repeats uint32           // lines of deliveries that drop repeats
+	place          int              // of the next command in its entry
 }
 
 func (g *generator) agent() string { return fmt.Sprint("a", g.r.IntN(3)) }
+
+// sender is an agent or a source of deliveries, which may be an agent as well.
+func (g *generator) sender() string { return []string{"a0", "a1", "a2", "s0", "s1"}[g.r.IntN(5)] }
 
 func (g *generator) identity(lane wire.Lane) wire.Identity {
 	id := wire.Identity{Agent: g.agent(), Epoch: wire.Epoch{byte(g.r.IntN(3))}, Lane: lane, Hash: uint64(g.r.IntN(2))}
@@ -147,6 +174,19 @@ func (g *generator) txn() command.Txn {
 		b, k := name()
 		t.Compares = append(t.Compares, command.Compare{Bucket: b, Key: k, ModIndex: g.m.keys[[2]string{b, k}].index * uint64(g.r.IntN(3)/2+g.r.IntN(2))})
 	}
+	for range g.r.IntN(3) {
+		t.Audit = append(t.Audit, command.AuditRecord{Actor: g.agent(), Action: fmt.Sprint("did ", g.r.IntN(100)), Target: "b0/k1"})
+		if g.r.IntN(2) == 0 {
+			t.Audit[0].Detail = fmt.Appendf(nil, `{"n":%d}`, g.r.IntN(100))
+		}
+	}
+	if g.r.IntN(10) == 0 {
+		return t
+	}
+	if g.r.IntN(20) == 0 {
+		own := []string{audit.BucketRecords, audit.BucketHead, machine.BucketRetentionCuts}
+		t.Ops = append(t.Ops, command.Op{Bucket: own[g.r.IntN(3)], Key: audit.Key(uint64(g.r.IntN(9))), Delete: g.r.IntN(2) == 0})
+	}
 	for range 1 + g.r.IntN(3) {
 		b, k := name()
 		op := command.Op{Bucket: b, Key: k, Delete: g.r.IntN(4) == 0}
@@ -161,23 +201,55 @@ func (g *generator) txn() command.Txn {
 	return t
 }
 
+// deliver makes a delivery: of lines often one that was sent before, whole or shortened.
+func (g *generator) deliver() (command.Command, command.Result) {
+	source := g.sender()
+	if g.r.IntN(3) == 0 {
+		s := g.scrapes(source)
+		return delivery(g.coder, source, wire.LaneMetrics, 0, wire.AppendMetrics(nil, s)), g.m.deliverMetrics(source, s)
+	}
+	b := g.lines()
+	if n := len(g.sent); n > 0 && g.r.IntN(2) == 0 {
+		was := g.sent[max(0, n-1-g.r.IntN(20))]
+		b = &wire.LogBatch{Streams: was.Streams[g.r.IntN(len(was.Streams)+1):]}
+	}
+	for i := range b.Streams { // a line twice
+		if st := &b.Streams[i]; g.r.IntN(4) == 0 {
+			st.Lines = append(slices.Clone(st.Lines), st.Lines[g.r.IntN(len(st.Lines))])
+		}
+	}
+	g.sent = append(g.sent, b)
+	flags := command.DeliverFlags(g.r.IntN(4)/3) ^ 1 // three times of four
+	lane := []wire.Lane{wire.LaneLogs, wire.LaneEvents}[g.r.IntN(2)]
+	r := g.m.deliverLogs(source, b, flags == command.RepeatsDropped)
+	if flags == command.RepeatsDropped {
+		g.fresh, g.repeats = g.fresh+r.Accepted, g.repeats+r.Duplicates
+	}
+	return delivery(g.coder, source, lane, flags, wire.AppendLogs(nil, b)), r
+}
+
 // next makes a command and the model's result, without what only the machine says (details and items).
 func (g *generator) next() (command.Command, command.Result) {
 	switch n := g.r.IntN(100); {
-	case n < 40:
+	case n < 36:
 		id := g.identity([]wire.Lane{wire.LaneMetrics, wire.LaneBackfill}[g.r.IntN(2)])
 		s := g.scrapes(id.Agent)
 		return batch(g.coder, id, wire.AppendMetrics(nil, s)), g.m.metrics(id, s)
-	case n < 60:
+	case n < 54:
 		id := g.identity([]wire.Lane{wire.LaneLogs, wire.LaneEvents}[g.r.IntN(2)])
 		b := g.lines()
 		raw := wire.AppendLogs(nil, b)
 		return batch(g.coder, id, raw), g.m.logs(id, b)
-	case n < 64:
+	case n < 68:
+		return g.deliver()
+	case n < 69:
+		agent := g.sender()
+		return command.NewForgetAgent(agent), command.Result{Status: g.m.forget(agent)}
+	case n < 71:
 		agent, e := g.agent(), wire.Epoch{byte(g.r.IntN(200))}
 		return command.NewOpenEpoch(agent, e), command.Result{Status: g.m.openEpoch(agent, e)}
-	case n < 72:
-		agent := g.agent()
+	case n < 78:
+		agent := g.sender()
 		sets := make([]wire.Labels, g.r.IntN(5))
 		for i := range sets {
 			sets[i] = series(agent, g.r.IntN(40))
@@ -187,7 +259,7 @@ func (g *generator) next() (command.Command, command.Result) {
 		r.Accepted = uint32(g.m.nextID - before)
 		r.Duplicates = uint32(len(sets)) - r.Accepted
 		return command.NewRegisterSeries(agent, sets), r
-	case n < 75:
+	case n < 81:
 		ids := []uint64{1 + g.r.Uint64N(40), 1 + g.r.Uint64N(40)}
 		c := command.NewCollectSeries(ids)
 		slices.Sort(ids)
@@ -195,16 +267,15 @@ func (g *generator) next() (command.Command, command.Result) {
 		r := command.Result{Accepted: g.m.collect(ids)}
 		r.Rejected = uint32(len(ids)) - r.Accepted
 		return c, r
-	case n < 78:
+	case n < 84:
 		k := command.Kinds[g.r.IntN(len(command.Kinds))]
-		floor := g.now - g.r.Int64N(4*86_400_000)
-		g.m.cut(k, floor)
-		return command.NewRetentionCut(k, floor), command.Result{}
-	case n < 82:
+		floor, reason := g.now-g.r.Int64N(4*86_400_000), command.CutReason(g.r.IntN(3))
+		return command.NewRetentionCut(k, floor, reason), command.Result{Status: g.m.cut(g.index, g.place, k, floor, reason)}
+	case n < 88:
 		agent := g.agent()
 		g.m.keys[[2]string{machine.BucketHeartbeats, agent}] = modelValue{fmt.Sprintf(`{"at":%d,"status":{}}`, g.m.logTime), g.index, 0}
 		return command.NewHeartbeats([]command.Heartbeat{{Agent: agent, Status: json.RawMessage("{}")}}), command.Result{Accepted: 1}
-	case n < 84:
+	case n < 90:
 		return command.NewTick("n1"), command.Result{}
 	}
 	t := g.txn()
@@ -221,7 +292,7 @@ func (g *generator) entry() (command.Entry, []command.Result) {
 	e := command.Entry{Stamp: g.now - g.r.Int64N(2)*g.r.Int64N(5000)} // log time must not go back
 	g.m.begin(e.Stamp)
 	var want []command.Result
-	for range 1 + g.r.IntN(5) {
+	for g.place = range 1 + g.r.IntN(5) {
 		c, r := g.next()
 		r.Index = g.index
 		e.Commands = append(e.Commands, c)
@@ -254,7 +325,7 @@ func TestAgainstModel(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			g := newGenerator(t, seed)
-			m, s := newMachine(t)
+			m, s := newMachineOf(t, modelLimits())
 			var group machine.Group
 			var taken []modelSample
 			var lines []modelLine
@@ -325,6 +396,9 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 	if !reflect.DeepEqual(lines, g.m.lines) || len(lines) < 500 {
 		t.Errorf("%d lines were accepted, the model has %d", len(lines), len(g.m.lines))
 	}
+	if g.fresh < 300 || g.repeats < 60 || len(g.m.recent) != modelLimits().RecentLines {
+		t.Errorf("of lines delivered %d were fresh and %d repeats, %d are remembered: the test tests little", g.fresh, g.repeats, len(g.m.recent))
+	}
 	index, days := s.Digests()
 	if want := g.m.digests(); !reflect.DeepEqual(days, want) || index != g.index {
 		t.Errorf("digests at %d:\n%v\nwant at %d\n%v", index, days, g.index, want)
@@ -343,6 +417,16 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 	if s.SeriesCount() != live {
 		t.Errorf("%d series counted, %d are there", s.SeriesCount(), live)
 	}
+	known := 0
+	s.Agents(func(a meta.AgentState) bool {
+		if known++; g.m.agents[a.Agent] == nil {
+			t.Errorf("agent %s is known", a.Agent)
+		}
+		return true
+	})
+	if known != len(g.m.agents) {
+		t.Errorf("%d agents are known, want %d", known, len(g.m.agents))
+	}
 	for name, a := range g.m.agents {
 		if len(a.epochs) == 0 {
 			continue
@@ -355,7 +439,8 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 		}
 	}
 	var rows []string
-	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats} {
+	verifyTrail(t, s)
+	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats, machine.BucketRetentionCuts, audit.BucketRecords, audit.BucketHead} {
 		s.Scan(b, "", func(key string, v meta.Value) bool {
 			rows = append(rows, fmt.Sprintf("%s/%s at %d until %d: %s\n", b, key, v.ModIndex, v.Expires, v.Data))
 			return true
@@ -367,16 +452,50 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 	}
 }
 
-// From every mark on, whatever the grouping of entries, replay must give the same answers and the same state.
+// applied is an entry of the log and how it was answered.
+type applied struct{ entry, results []byte }
+
+// replay applies what follows the mark of a store and holds answers and state against what they were.
+func replay(t *testing.T, r *rand.Rand, s *meta.Store, log []applied, want string) {
+	t.Helper()
+	mark, ok := s.Mark()
+	if !ok {
+		t.Fatal("there is no mark")
+	}
+	m := machine.New(s, newCoder(t), modelLimits())
+	var group machine.Group
+	for i := int(mark.Index); i < len(log); i++ {
+		e, err := command.Decode(log[i].entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rs, err := m.Apply(uint64(i+1), 1, e, &group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := command.AppendResults(nil, rs); !slices.Equal(got, log[i].results) {
+			t.Fatalf("entry %d is answered otherwise after the mark %d", i+1, mark.Index)
+		}
+		if r.IntN(4) == 0 || i == len(log)-1 {
+			for shard := range 3 {
+				group.HashShard(shard, 3)
+			}
+			m.Finish(&group)
+			group.Reset()
+		}
+	}
+	if got := dump(t, s); got != want {
+		t.Errorf("state after replay from the mark %d differs", mark.Index)
+	}
+}
+
+// From every mark on, whatever the grouping of entries, replay must give the same answers and the same state: on the
+// node that made the mark as on one that installed it over another state.
 func TestReplayFromAnyMark(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			g := newGenerator(t, 100+seed)
-			m, s := newMachine(t)
-			type applied struct {
-				entry   []byte
-				results []byte
-			}
+			m, s := newMachineOf(t, modelLimits())
 			var log []applied
 			marks := make(map[int]string) // by number of entries applied
 			var frozen *meta.Frozen
@@ -404,37 +523,21 @@ func TestReplayFromAnyMark(t *testing.T) {
 				}
 			}
 			want := dump(t, s)
+			_, installed := newMachine(t)
 			for from, path := range marks {
 				s := openStore(t, path)
 				if mark, ok := s.Mark(); !ok || mark.Index != uint64(from) {
 					t.Fatalf("mark %+v, want %d", mark, from)
 				}
-				m := machine.New(s, newCoder(t), machine.DefaultLimits())
-				var group machine.Group
-				for i, a := range log[from:] {
-					e, err := command.Decode(a.entry)
-					if err != nil {
-						t.Fatal(err)
-					}
-					index := uint64(from + i + 1)
-					rs, err := m.Apply(index, 1, e, &group)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if got := command.AppendResults(nil, rs); !slices.Equal(got, a.results) {
-						t.Fatalf("entry %d is answered otherwise after the mark %d", index, from)
-					}
-					if g.r.IntN(4) == 0 || i == len(log[from:])-1 {
-						for shard := range 3 {
-							group.HashShard(shard, 3)
-						}
-						m.Finish(&group)
-						group.Reset()
-					}
+				image := filepath.Join(t.TempDir(), "image.db")
+				if err := s.CopyTo(image); err != nil {
+					t.Fatal(err)
 				}
-				if got := dump(t, s); got != want {
-					t.Errorf("state after replay from the mark %d differs", from)
+				replay(t, g.r, s, log, want)
+				if err := installed.Reload(image); err != nil {
+					t.Fatal(err)
 				}
+				replay(t, g.r, installed, log, want)
 			}
 		})
 	}

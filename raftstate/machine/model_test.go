@@ -1,12 +1,17 @@
 package machine_test
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
 )
 
@@ -20,7 +25,10 @@ type model struct {
 	floors  map[command.Kind]int64
 	samples []modelSample
 	lines   []modelLine
+	recent  []modelLine // as they were sent, of deliveries that drop repeats
 	keys    map[[2]string]modelValue
+	trail   []string // hashes of all audit records
+	kept    []string // audit records kept
 	format  uint32
 }
 
@@ -117,7 +125,6 @@ func (m *model) turn(id wire.Identity) (command.Status, uint64) {
 func (m *model) took(id wire.Identity) { m.agents[id.Agent].last[id.Lane] = [2]uint64{id.Seq, id.Hash} }
 
 func (m *model) register(agent string, sets []wire.Labels) []uint64 {
-	m.agent(agent)
 	ids := make([]uint64, len(sets))
 	for i, ls := range sets {
 		key := string(ls.AppendKey(nil))
@@ -127,6 +134,7 @@ func (m *model) register(agent string, sets []wire.Labels) []uint64 {
 			}
 		}
 		if ids[i] == 0 {
+			m.agent(agent)
 			ids[i] = m.nextID
 			m.series[m.nextID] = &modelSeries{agent: agent, key: key, held: make(map[int64]bool), born: m.logTime}
 			m.nextID++
@@ -136,14 +144,15 @@ func (m *model) register(agent string, sets []wire.Labels) []uint64 {
 }
 
 func (m *model) collect(ids []uint64) (removed uint32) {
+	const margin = 3_600_000
 	for _, id := range ids {
 		s := m.series[id]
 		if s == nil {
 			continue
 		}
-		busy := len(s.held) == 0 && s.born >= m.logTime-meta.LateWindow
+		busy := len(s.held) == 0 && s.born >= m.logTime-meta.LateWindow-margin
 		for t := range s.held {
-			busy = busy || t >= m.logTime-meta.LateWindow
+			busy = busy || t >= m.logTime-meta.LateWindow-margin
 		}
 		if !busy {
 			delete(m.series, id)
@@ -157,9 +166,24 @@ func (m *model) metrics(id wire.Identity, scrapes []wire.Scrape) (r command.Resu
 	if r.Status, r.Expected = m.turn(id); r.Status != command.StatusOK {
 		return r
 	}
+	if r = m.scrapes(id.Agent, scrapes); r.Status == command.StatusOK {
+		m.took(id)
+	}
+	return r
+}
+
+func (m *model) deliverMetrics(source string, scrapes []wire.Scrape) command.Result {
+	r := m.scrapes(source, scrapes)
+	if r.Status == command.StatusOK {
+		m.agent(source)
+	}
+	return r
+}
+
+func (m *model) scrapes(agent string, scrapes []wire.Scrape) (r command.Result) {
 	for _, s := range scrapes {
 		for _, x := range s.IDs {
-			if m.series[x] == nil || m.series[x].agent != id.Agent {
+			if m.series[x] == nil || m.series[x].agent != agent {
 				r.IDs = append(r.IDs, x)
 			}
 		}
@@ -185,7 +209,6 @@ func (m *model) metrics(id wire.Identity, scrapes []wire.Scrape) (r command.Resu
 			}
 		}
 	}
-	m.took(id)
 	return r
 }
 
@@ -193,6 +216,16 @@ func (m *model) logs(id wire.Identity, b *wire.LogBatch) (r command.Result) {
 	if r.Status, r.Expected = m.turn(id); r.Status != command.StatusOK {
 		return r
 	}
+	m.took(id)
+	return m.linesOf(b, false)
+}
+
+func (m *model) deliverLogs(source string, b *wire.LogBatch, dropRepeats bool) command.Result {
+	m.agent(source)
+	return m.linesOf(b, dropRepeats)
+}
+
+func (m *model) linesOf(b *wire.LogBatch, dropRepeats bool) (r command.Result) {
 	for _, st := range b.Streams {
 		kind := command.KindLogs
 		if st.Kind == wire.StreamEvent {
@@ -203,6 +236,14 @@ func (m *model) logs(id wire.Identity, b *wire.LogBatch) (r command.Result) {
 				r.Rejected++
 				continue
 			}
+			if sent := (modelLine{kind, meta.HashStream(st.Kind, st.Labels), l}); dropRepeats {
+				if slices.ContainsFunc(m.recent, func(o modelLine) bool { return reflect.DeepEqual(o, sent) }) {
+					r.Duplicates++
+					continue
+				}
+				m.recent = append(m.recent, sent)
+				m.recent = m.recent[max(0, len(m.recent)-modelLimits().RecentLines):]
+			}
 			if l.T > (m.logTime+600_000)*1e6 {
 				l.Fields = []wire.Label{{Name: "time_sent", Value: rfc3339(l.T)}}
 				l.T = m.logTime * 1e6
@@ -211,11 +252,15 @@ func (m *model) logs(id wire.Identity, b *wire.LogBatch) (r command.Result) {
 			m.lines = append(m.lines, modelLine{kind, meta.HashStream(st.Kind, st.Labels), l})
 		}
 	}
-	m.took(id)
 	return r
 }
 
 func (m *model) txn(index uint64, t command.Txn) command.Status {
+	for _, op := range t.Ops {
+		if op.Bucket == "audit" || op.Bucket == "audit_head" || op.Bucket == "retention_cuts" {
+			return command.StatusInvalid
+		}
+	}
 	for _, c := range t.Compares {
 		if m.keys[[2]string{c.Bucket, c.Key}].index != c.ModIndex {
 			return command.StatusConflict
@@ -229,10 +274,83 @@ func (m *model) txn(index uint64, t command.Txn) command.Status {
 			m.keys[k] = modelValue{string(op.Value), index, op.Expires}
 		}
 	}
+	for _, a := range t.Audit {
+		m.audit(index, a)
+	}
 	return command.StatusOK
 }
 
-func (m *model) cut(k command.Kind, floor int64) { m.floors[k] = max(m.floors[k], floor) }
+// audit adds a record to the chain, all of it written out here once more.
+func (m *model) audit(index uint64, a command.AuditRecord) {
+	prev := strings.Repeat("0", 64)
+	if len(m.trail) > 0 {
+		prev = m.trail[len(m.trail)-1]
+	}
+	seq := len(m.trail) + 1
+	sum := sha256.New()
+	fmt.Fprintf(sum, "\x01")
+	raw, _ := hex.DecodeString(prev)
+	sum.Write(raw)
+	for _, v := range []uint64{uint64(seq), index, uint64(m.logTime)} {
+		_ = binary.Write(sum, binary.LittleEndian, v)
+	}
+	for _, s := range []string{a.Actor, a.Address, a.Action, a.Target, string(a.Detail)} {
+		fmt.Fprintf(sum, "%c%s", rune(len(s)), s) // shorter than 128 bytes
+	}
+	hash := hex.EncodeToString(sum.Sum(nil))
+	detail := ""
+	if len(a.Detail) > 0 {
+		detail = fmt.Sprintf(`"detail":%s,`, a.Detail)
+	}
+	rec := fmt.Sprintf(`{"seq":%d,"index":%d,"time":%d,"actor":%q,"address":%q,"action":%q,"target":%q,%s"prev":"%s","hash":"%s"}`,
+		seq, index, m.logTime, a.Actor, a.Address, a.Action, a.Target, detail, prev, hash)
+	m.trail, m.kept = append(m.trail, hash), append(m.kept, rec)
+	m.keys[[2]string{"audit", fmt.Sprintf("%020d", seq)}] = modelValue{rec, index, 0}
+	if len(m.kept) > modelLimits().AuditRecords {
+		delete(m.keys, [2]string{"audit", m.names("audit")[0]})
+		m.kept = m.kept[1:]
+	}
+	head := fmt.Sprintf(`{"first":%d,"seq":%d,"bytes":%d,"hash":"%s"}`, seq-len(m.kept)+1, seq, len(strings.Join(m.kept, "")), hash)
+	m.keys[[2]string{"audit_head", "head"}] = modelValue{head, index, 0}
+}
+
+func (m *model) forget(agent string) command.Status {
+	for _, s := range m.series {
+		if s.agent == agent {
+			return command.StatusConflict
+		}
+	}
+	delete(m.agents, agent)
+	return command.StatusOK
+}
+
+func (m *model) cut(index uint64, place int, k command.Kind, floor int64, reason command.CutReason) command.Status {
+	if floor > m.logTime-machine.MinRetention {
+		return command.StatusInvalid
+	}
+	if floor <= m.floors[k] {
+		return command.StatusOK
+	}
+	m.floors[k] = floor
+	name := [2]string{machine.BucketRetentionCuts, fmt.Sprintf("%020d.%04d", index, place)}
+	m.keys[name] = modelValue{fmt.Sprintf(`{"at":%d,"kind":%q,"floor":%d,"reason":%q}`, m.logTime, k, floor, reason), index, 0}
+	if cuts := m.names(machine.BucketRetentionCuts); len(cuts) > modelLimits().RetentionCuts {
+		delete(m.keys, [2]string{machine.BucketRetentionCuts, cuts[0]})
+	}
+	return command.StatusOK
+}
+
+// names are the keys of a bucket in order.
+func (m *model) names(bucket string) []string {
+	var out []string
+	for k := range m.keys {
+		if k[0] == bucket {
+			out = append(out, k[1])
+		}
+	}
+	slices.Sort(out)
+	return out
+}
 
 // digests sums up what is there now.
 func (m *model) digests() []meta.Digest {

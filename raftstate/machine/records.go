@@ -1,11 +1,11 @@
 package machine
 
 import (
-	"encoding/json"
 	"fmt"
 	"strconv"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/audit"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/meta"
 )
@@ -115,6 +115,26 @@ func (m *Machine) tooManySeries(tx *meta.Tx, agent string, more int, r *command.
 	return false
 }
 
+// forgetAgent forgets what was received of an agent. One that still has series is kept: they name it as their owner.
+func forgetAgent(tx *meta.Tx, c command.Command, r *command.Result) error {
+	agent, err := command.DecodeForgetAgent(c)
+	if err != nil {
+		return err
+	}
+	if n := tx.AgentSeries(agent); n > 0 {
+		r.Status = command.StatusConflict
+		r.Detail = fmt.Sprintf("agent %s has %d series: they go by themselves when they were idle long enough", agent, n)
+		return nil
+	}
+	tx.ForgetAgent(agent)
+	return nil
+}
+
+// collectMargin keeps a series a while longer than a sample of it could be taken. Entries that are applied together
+// reach the stores together, after all of them were decided on: a series whose last sample is in the same group must
+// still be there.
+const collectMargin = 3600 * 1000
+
 // collectSeries removes series that hold no sample late ones could still meet. A series in use is kept.
 func collectSeries(tx *meta.Tx, c command.Command, r *command.Result) error {
 	ids, err := command.DecodeCollectSeries(c)
@@ -122,7 +142,7 @@ func collectSeries(tx *meta.Tx, c command.Command, r *command.Result) error {
 		return err
 	}
 	for _, id := range ids {
-		if tx.RemoveSeries(id, tx.LogTime()-meta.LateWindow) {
+		if tx.RemoveSeries(id, tx.LogTime()-meta.LateWindow-collectMargin) {
 			r.Accepted++
 		} else {
 			r.Rejected++
@@ -131,6 +151,8 @@ func collectSeries(tx *meta.Tx, c command.Command, r *command.Result) error {
 	return nil
 }
 
+// heartbeats notes what agents said of themselves. Whether that is JSON is the gateway's business: what Apply accepts
+// must not hang on a release of a parser.
 func heartbeats(tx *meta.Tx, c command.Command, r *command.Result) error {
 	hs, err := command.DecodeHeartbeats(c)
 	if err != nil {
@@ -138,10 +160,6 @@ func heartbeats(tx *meta.Tx, c command.Command, r *command.Result) error {
 	}
 	var buf []byte
 	for i := range hs {
-		if !json.Valid(hs[i].Status) {
-			r.Refuse(i, "status is no JSON value")
-			continue
-		}
 		buf = append(buf[:0], `{"at":`...)
 		buf = strconv.AppendInt(buf, tx.LogTime(), 10)
 		buf = append(buf, `,"status":`...)
@@ -152,10 +170,25 @@ func heartbeats(tx *meta.Tx, c command.Command, r *command.Result) error {
 	return nil
 }
 
-func metaTxn(tx *meta.Tx, c command.Command, r *command.Result) error {
+// metaTxn applies a transaction, its operations first and its audit records last, or changes nothing.
+func (m *Machine) metaTxn(tx *meta.Tx, c command.Command, r *command.Result) error {
 	t, err := command.DecodeMetaTxn(c)
 	if err != nil {
 		return err
+	}
+	for i := range t.Ops {
+		if writesItself(t.Ops[i].Bucket) {
+			return fmt.Errorf("operation %d: the state machine alone writes the bucket %s", i, t.Ops[i].Bucket)
+		}
+	}
+	if err := checkAudit(t.Audit); err != nil {
+		return err
+	}
+	var head audit.Head
+	if len(t.Audit) > 0 {
+		if head, err = auditHead(tx); err != nil {
+			return err
+		}
 	}
 	for i := range t.Compares {
 		cmp := &t.Compares[i]
@@ -174,6 +207,9 @@ func metaTxn(tx *meta.Tx, c command.Command, r *command.Result) error {
 		} else {
 			tx.Put(op.Bucket, op.Key, op.Value, op.Expires)
 		}
+	}
+	if len(t.Audit) > 0 {
+		m.appendAudit(tx, head, t.Audit)
 	}
 	return nil
 }

@@ -75,7 +75,7 @@ func (a *agent) epochState(e wire.Epoch) EpochState {
 	return EpochNew
 }
 
-// Agent returns what was received of an agent; false when it never opened an epoch nor registered series.
+// Agent returns what was received of an agent; false when it never opened an epoch, registered series nor delivered.
 func (s *Store) Agent(name string) (AgentState, bool) {
 	s.tabMu.RLock()
 	defer s.tabMu.RUnlock()
@@ -141,6 +141,30 @@ func (tx *Tx) EpochState(name string, e wire.Epoch) EpochState {
 
 // HasAgent reports whether the agent is known.
 func (tx *Tx) HasAgent(name string) bool { return tx.s.agents[name] != nil }
+
+// KnowAgent makes the agent known, with nothing of it, unless it is.
+func (tx *Tx) KnowAgent(name string) {
+	if tx.HasAgent(name) {
+		return
+	}
+	tx.s.tabMu.Lock()
+	defer tx.s.tabMu.Unlock()
+	tx.agent(name)
+}
+
+// ForgetAgent removes an agent that has no series. Its number is not given out again.
+func (tx *Tx) ForgetAgent(name string) {
+	s := tx.s
+	s.tabMu.Lock()
+	defer s.tabMu.Unlock()
+	a := s.agents[name]
+	if a == nil {
+		return
+	}
+	delete(s.agents, name)
+	s.names[a.num] = ""
+	s.live.agents[name] = nil
+}
 
 // ClosedEpochs returns how many epochs of the agent are closed.
 func (tx *Tx) ClosedEpochs(name string) int {

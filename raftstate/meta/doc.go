@@ -1,6 +1,6 @@
 // Package meta keeps the deciding state of the cluster on one node: metadata by bucket and key, what was
-// received of each agent, the dictionary of series, which time stamps each series holds, log time, retention
-// floors and running digests.
+// received of each agent, the dictionary of series, which time stamps each series holds, the newest lines of senders
+// that repeat themselves, log time, retention floors and running digests.
 //
 // State lives in memory over a bbolt file (DESIGN D1). Entries change memory only. At a mark, Freeze sets the
 // changes since the last mark aside (quick, in the apply goroutine) and Commit writes them with the mark in one
@@ -24,6 +24,10 @@ import (
 
 // ErrDamaged is wrapped, together with the name of the file, when the file is not what was written.
 var ErrDamaged = errors.New("file is damaged")
+
+// ErrVersion is wrapped, together with the name of the file, when the file is whole but of a version that this
+// program does not know. Nothing of it was read or changed.
+var ErrVersion = errors.New("file is of an unknown version")
 
 // ErrSuperseded is returned by Commit when a later one has been committed or the store was reloaded.
 var ErrSuperseded = errors.New("frozen state is superseded")

@@ -2,12 +2,14 @@ package meta
 
 import (
 	"bufio"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/zeebo/xxh3"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/triward/triward/raftstate/command"
@@ -42,6 +44,11 @@ func (s *Store) Dump(out io.Writer) error {
 		tl := s.times[pn].tl[slot]
 		fmt.Fprintf(w, " floor %d runs %v\n", tl.floor, tl.runs(0))
 	}
+	lines := xxh3.New()
+	s.recent.each(func(line Sum) {
+		_, _ = lines.Write(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, line.Hi), line.Lo))
+	})
+	fmt.Fprintf(w, "recent lines %d to %d sum %016x\n", s.recent.first, s.recent.next, lines.Sum64())
 	buckets, err := s.buckets()
 	if err != nil {
 		return err

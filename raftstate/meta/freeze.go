@@ -19,16 +19,18 @@ import (
 type layer struct {
 	kv     kvLayer              // kvMu
 	labels map[uint64][]byte    // tabMu; nil: removed
-	agents map[string]*agent    // tabMu
+	agents map[string]*agent    // tabMu; nil: forgotten
 	days   map[dayKey]bool      // tabMu
 	dict   map[uint64]*dictPage // nil: removed
 	times  map[uint64]*timesPage
+	recent map[uint64]*recentPage // nil: removed
 }
 
 func newLayer() *layer {
 	return &layer{
 		kv: make(kvLayer), labels: make(map[uint64][]byte), agents: make(map[string]*agent),
 		days: make(map[dayKey]bool), dict: make(map[uint64]*dictPage), times: make(map[uint64]*timesPage),
+		recent: make(map[uint64]*recentPage),
 	}
 }
 
@@ -46,6 +48,7 @@ func (l *layer) merge(older *layer) *layer {
 		maps.Copy(out.days, from.days)
 		maps.Copy(out.dict, from.dict)
 		maps.Copy(out.times, from.times)
+		maps.Copy(out.recent, from.recent)
 	}
 	return out
 }
@@ -87,8 +90,9 @@ func (s *Store) Freeze(index, term uint64) *Frozen {
 	return f
 }
 
-// appendState writes the single values.
+// appendState writes the version and the single values.
 func (s *Store) appendState(dst []byte, index, term uint64) []byte {
+	dst = binary.AppendUvarint(dst, stateVersion)
 	dst = binary.AppendUvarint(dst, index)
 	dst = binary.AppendUvarint(dst, term)
 	dst = binary.AppendVarint(dst, s.logTime.Load())
@@ -98,11 +102,15 @@ func (s *Store) appendState(dst []byte, index, term uint64) []byte {
 	for _, k := range command.Kinds {
 		dst = binary.AppendVarint(dst, s.floors[k].Load())
 	}
-	return dst
+	dst = binary.AppendUvarint(dst, s.recent.first)
+	return binary.AppendUvarint(dst, s.recent.next)
 }
 
 func (s *Store) readState(b []byte) error {
 	f := fields{b: b}
+	if v := f.uvarint("version"); f.err == nil && v != stateVersion {
+		return fmt.Errorf("%w: it is of version %d, this program knows %d", ErrVersion, v, stateVersion)
+	}
 	s.applied = f.uvarint("applied index")
 	s.appliedTerm = f.uvarint("applied term")
 	s.logTime.Store(f.varint("log time"))
@@ -112,6 +120,8 @@ func (s *Store) readState(b []byte) error {
 	for _, k := range command.Kinds {
 		s.floors[k].Store(f.varint("floor"))
 	}
+	s.recent.first = f.uvarint("oldest recent line")
+	s.recent.next = f.uvarint("next recent line")
 	return f.end("state")
 }
 
@@ -173,7 +183,14 @@ func (f *Frozen) write(tx *bolt.Tx, m *Mark) error {
 	}
 	agents := tx.Bucket(bucketAgents)
 	for _, name := range slices.Sorted(maps.Keys(f.layer.agents)) {
-		if err := putSealed(agents, []byte(name), f.layer.agents[name].append(nil)); err != nil {
+		a := f.layer.agents[name]
+		if a == nil {
+			if err := agents.Delete([]byte(name)); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := putSealed(agents, []byte(name), a.append(nil)); err != nil {
 			return err
 		}
 	}
@@ -197,6 +214,14 @@ func (f *Frozen) write(tx *bolt.Tx, m *Mark) error {
 			return nil
 		}
 		return p.append(nil)
+	}); err != nil {
+		return err
+	}
+	if err := writePages(tx.Bucket(bucketRecent), f.layer.recent, func(p *recentPage) []byte {
+		if p == nil {
+			return nil
+		}
+		return p.append(make([]byte, 0, 16*p.n+crcSize))
 	}); err != nil {
 		return err
 	}

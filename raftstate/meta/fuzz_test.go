@@ -34,6 +34,8 @@ func FuzzRecords(f *testing.F) {
 	f.Add(p.append(nil))
 	f.Add((&dictPage{}).append(nil))
 	f.Add((&agent{num: 1}).append(nil))
+	f.Add((&recentPage{n: 2}).append(nil))
+	f.Add((&Store{nextID: 1}).appendState(nil, 1, 1))
 	m := Mark{Index: 1}
 	f.Add(m.append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -53,6 +55,10 @@ func FuzzRecords(f *testing.F) {
 		_, _ = in.dictPage()
 		in = fields{b: b}
 		_, _ = in.agent("a")
+		in = fields{b: b}
+		if p, err := in.recentPage(); err == nil && !bytes.Equal(p.append(nil), b) {
+			t.Fatalf("page %x was not read back", b)
+		}
 		_, _ = readMark(b)
 		_ = (&Store{}).readState(b)
 	})

@@ -36,6 +36,9 @@ func TestGoldenRecords(t *testing.T) {
 		tx.RaiseFloor(command.KindLogs, 77)
 		tx.OpenEpoch("a1", wire.Epoch{1})
 		tx.AllotSeries("a1", [][]byte{labels("x").AppendKey(nil)})
+		for i := range uint64(5) {
+			tx.Remember(Sum{i, i << 32}, 3)
+		}
 	})
 	line := wire.LogLine{T: 1, Severity: wire.SeverityError, Text: []byte("text"), Fields: []wire.Label{{Name: "f", Value: "v"}}}
 	lineSum, _ := HashLine(HashStream(wire.StreamLog, labels("x")), &line, nil)
@@ -46,6 +49,7 @@ func TestGoldenRecords(t *testing.T) {
 	row("agent", a.append(nil))
 	row("mark", mark.append(nil))
 	row("value", appendValue(nil, &Value{Data: []byte("data"), ModIndex: 300, Expires: 1_700_000_000_000}))
+	row("recent", s.recent.pages[0].append(nil)[:3*16])
 	row("state", s.appendState(nil, 300, 2))
 	row("sealed", sealed([]byte("key"), []byte("value")))
 	row("day", dayKey{command.KindEvents, 19_000}.key())
@@ -70,6 +74,10 @@ func TestGoldenRecords(t *testing.T) {
 
 	f := fields{b: times.append(nil)}
 	if p, err := f.timesPage(); err != nil || p.tl[7].floor != -9 || p.tl[199].last() != 100_000 || p.tl[200] != nil {
+		t.Errorf("page read back as %+v, %v", p, err)
+	}
+	f = fields{b: s.recent.pages[0].append(nil)}
+	if p, err := f.recentPage(); err != nil || p.n != 5 || p.sums != s.recent.pages[0].sums {
 		t.Errorf("page read back as %+v, %v", p, err)
 	}
 	f = fields{b: dict.append(nil)}

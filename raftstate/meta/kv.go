@@ -122,7 +122,10 @@ const scanChunk = 512
 func (s *Store) Scan(bucket, prefix string, fn func(key string, v Value) bool) {
 	from := prefix
 	for {
-		rows, more := s.scanChunk(bucket, prefix, from)
+		s.kvMu.RLock()
+		over := s.changes(bucket, prefix, from)
+		s.kvMu.RUnlock()
+		rows, more := s.scanChunk(over, bucket, prefix, from)
 		for i := range rows {
 			if r := &rows[i]; !r.e.deleted && s.alive(&r.e.Value) && !fn(r.key, r.e.Value) {
 				return
@@ -140,15 +143,19 @@ type kvRow struct {
 	e   *kvEntry
 }
 
-// scanChunk returns the next rows, deleted ones included, and whether there may be more behind the last.
-func (s *Store) scanChunk(bucket, prefix, from string) (rows []kvRow, more bool) {
+// changes returns what is not in the file yet of the keys from `from` on. kvMu is held.
+func (s *Store) changes(bucket, prefix, from string) map[string]*kvEntry {
 	over := make(map[string]*kvEntry)
-	s.kvMu.RLock()
 	if s.frozen != nil {
 		collect(over, s.frozen.kv[bucket], prefix, from)
 	}
 	collect(over, s.live.kv[bucket], prefix, from)
-	s.kvMu.RUnlock()
+	return over
+}
+
+// scanChunk returns the next rows of the file and of `over`, which it uses up, deleted ones included, and whether
+// there may be more behind the last.
+func (s *Store) scanChunk(over map[string]*kvEntry, bucket, prefix, from string) (rows []kvRow, more bool) {
 	last := ""
 	err := s.view(func(tx *bolt.Tx) error {
 		head := kvKey(bucket, prefix)
@@ -214,6 +221,33 @@ func (tx *Tx) changed(bucket, key string) *kvEntry {
 		defer tx.s.kvMu.RUnlock()
 	}
 	return tx.s.changed(bucket, key)
+}
+
+// Keys returns all keys of a bucket in ascending order, as the entry sees them: meant for buckets of few keys.
+func (tx *Tx) Keys(bucket string) []string {
+	var keys []string
+	for from, more := "", true; more; {
+		var rows []kvRow
+		rows, more = tx.s.scanChunk(tx.changesFrom(bucket, from), bucket, "", from)
+		for i := range rows {
+			if r := &rows[i]; !r.e.deleted && tx.s.alive(&r.e.Value) {
+				keys = append(keys, r.key)
+			}
+		}
+		if more {
+			from = rows[len(rows)-1].key + "\x00"
+		}
+	}
+	return keys
+}
+
+// changesFrom is Store.changes; a commit beside the apply goroutine takes layers away.
+func (tx *Tx) changesFrom(bucket, from string) map[string]*kvEntry {
+	if !tx.locked {
+		tx.s.kvMu.RLock()
+		defer tx.s.kvMu.RUnlock()
+	}
+	return tx.s.changes(bucket, "", from)
 }
 
 // Put sets a key. Data is copied. A key whose time to expire has come already is deleted.

@@ -13,12 +13,14 @@ import (
 // load fills the tables from the file. The store is fresh.
 func (s *Store) load(db *bolt.DB) error {
 	s.live, s.frozen, s.gen, s.sealed = newLayer(), nil, 1, 0
-	s.nextID = 1
 	s.agents = make(map[string]*agent)
 	s.digests = make(map[dayKey]dayTotal)
 	s.index = make(map[uint64]uint64)
 	s.collide = make(map[uint64][]uint64)
 	return db.View(func(tx *bolt.Tx) error {
+		if err := s.loadState(tx); err != nil {
+			return fmt.Errorf("bucket %s: %w", bucketState, err)
+		}
 		for _, name := range allBuckets {
 			if tx.Bucket(name) == nil {
 				return fmt.Errorf("%w: it has no bucket %q", ErrDamaged, name)
@@ -28,12 +30,12 @@ func (s *Store) load(db *bolt.DB) error {
 			bucket []byte
 			read   func(key, value []byte) error
 		}{
-			{bucketState, s.loadState},
 			{bucketKV, s.loadExpiry},
 			{bucketAgents, s.loadAgent},
 			{bucketDict, s.loadDictPage},
 			{bucketTimes, s.loadTimesPage},
 			{bucketDays, s.loadDay},
+			{bucketRecent, s.loadRecentPage},
 		}
 		for _, step := range steps {
 			err := tx.Bucket(step.bucket).ForEach(func(key, rec []byte) error {
@@ -46,6 +48,9 @@ func (s *Store) load(db *bolt.DB) error {
 			if err != nil {
 				return fmt.Errorf("bucket %s: %w", step.bucket, err)
 			}
+		}
+		if err := s.recent.check(); err != nil {
+			return err
 		}
 		return s.checkPages()
 	})
@@ -69,16 +74,29 @@ func (s *Store) checkPages() error {
 	return nil
 }
 
-func (s *Store) loadState(key, value []byte) (err error) {
-	switch string(key) {
-	case string(keyState):
-		return s.readState(value)
-	case string(keyMark):
-		s.mark, err = readMark(value)
-		s.marked = err == nil
+// loadState reads the single records, the one with the version first.
+func (s *Store) loadState(tx *bolt.Tx) error {
+	b := tx.Bucket(bucketState)
+	if b == nil {
+		return fmt.Errorf("%w: it is missing", ErrDamaged)
+	}
+	value, err := unsealed(keyState, b.Get(keyState))
+	if err != nil {
 		return err
 	}
-	return nil
+	if err := s.readState(value); err != nil {
+		return err
+	}
+	rec := b.Get(keyMark)
+	if rec == nil {
+		return nil
+	}
+	if value, err = unsealed(keyMark, rec); err != nil {
+		return err
+	}
+	s.mark, err = readMark(value)
+	s.marked = err == nil
+	return err
 }
 
 func (s *Store) loadExpiry(key, value []byte) error {

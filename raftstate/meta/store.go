@@ -51,6 +51,7 @@ type Store struct {
 	digests map[dayKey]dayTotal // likewise
 
 	// What follows belongs to the apply goroutine.
+	recent      recentWindow
 	dict        []*dictPage // by id >> pageBits
 	times       []*timesPage
 	index       map[uint64]uint64   // hash of labels to id
@@ -71,11 +72,19 @@ var (
 	bucketDict   = []byte("dict")   // page number: owners and hashes
 	bucketTimes  = []byte("times")  // page number: timelines
 	bucketDays   = []byte("days")   // kind, day: digest
-	allBuckets   = [][]byte{bucketState, bucketKV, bucketAgents, bucketSeries, bucketDict, bucketTimes, bucketDays}
+	bucketRecent = []byte("recent") // page number: recent lines
+	allBuckets   = [][]byte{
+		bucketState, bucketKV, bucketAgents, bucketSeries, bucketDict, bucketTimes, bucketDays, bucketRecent,
+	}
 
 	keyMark  = []byte("mark")
 	keyState = []byte("state")
 )
+
+// stateVersion is the version of everything in the file: the state record begins with it. That there is a bucket
+// "state" with the record "state", that every record ends with its checksum, and that the version comes first in
+// this one as a uvarint, stays so in all versions, so that a file of another one is told from a damaged one.
+const stateVersion = 1
 
 const (
 	filePageSize = 4096
@@ -83,7 +92,7 @@ const (
 )
 
 // Open opens the store kept in the file path, made when it is absent. Errors about a file that is not what was
-// written wrap ErrDamaged and name it; the file is left as it is.
+// written wrap ErrDamaged and name it, those about one of another version ErrVersion; the file is left as it is.
 func Open(path string, log *slog.Logger) (*Store, error) {
 	s := &Store{log: log}
 	if _, err := os.Stat(path); os.IsNotExist(err) {
@@ -121,7 +130,8 @@ func create(path string) error {
 				return err
 			}
 		}
-		return nil
+		empty := &Store{nextID: 1}
+		return putSealed(tx.Bucket(bucketState), keyState, empty.appendState(nil, 0, 0))
 	})
 	if e := db.Close(); err == nil {
 		err = e
@@ -219,6 +229,7 @@ func (s *Store) take(fresh *Store) {
 	s.applied, s.appliedTerm = fresh.applied, fresh.appliedTerm
 	s.agents, s.names, s.digests = fresh.agents, fresh.names, fresh.digests
 	s.dict, s.times, s.index, s.collide = fresh.dict, fresh.times, fresh.index, fresh.collide
+	s.recent = fresh.recent
 	s.expiry, s.expirySwept, s.memoGen = fresh.expiry, 0, 0
 }
 
@@ -336,6 +347,9 @@ func (tx *Tx) End() {
 	}
 }
 
+// Index returns the index of the entry.
+func (tx *Tx) Index() uint64 { return tx.index }
+
 // LogTime returns the log time of the entry in milliseconds since 1970.
 func (tx *Tx) LogTime() int64 { return tx.logTime }
 
@@ -343,11 +357,11 @@ func (tx *Tx) LogTime() int64 { return tx.logTime }
 func (tx *Tx) SetFormat(n uint32) { tx.s.format.Store(n) }
 
 // RaiseFloor raises the retention floor of a kind and drops the digests of days before it. A lower floor than
-// the present one changes nothing.
-func (tx *Tx) RaiseFloor(k command.Kind, floor int64) {
+// the present one changes nothing and is answered false.
+func (tx *Tx) RaiseFloor(k command.Kind, floor int64) bool {
 	s := tx.s
 	if floor <= s.floors[k].Load() {
-		return
+		return false
 	}
 	s.floors[k].Store(floor)
 	s.tabMu.Lock()
@@ -358,6 +372,7 @@ func (tx *Tx) RaiseFloor(k command.Kind, floor int64) {
 			s.live.days[key] = true
 		}
 	}
+	return true
 }
 
 // SeriesLabels returns the labels of a series of the dictionary.

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 
+	bolt "go.etcd.io/bbolt"
+
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
 )
@@ -150,6 +152,35 @@ func TestScanOfManyKeysInChunks(t *testing.T) {
 	if n != 7 {
 		t.Errorf("scan went on to %d keys", n)
 	}
+}
+
+// Within an entry keys are listed as it left them, whatever layer they lie in and however many there are.
+func TestKeysWithinAnEntry(t *testing.T) {
+	s := openNew(t)
+	put := func(tx *Tx, from, to int) {
+		for i := from; i < to; i++ {
+			tx.Put("b", fmt.Sprintf("%05d", i), []byte("v"), 0)
+		}
+	}
+	entry(s, 1, 1, func(tx *Tx) { put(tx, 0, 1500); tx.Put("c", "other", nil, 0) })
+	commit(t, s, 1)
+	entry(s, 2, 2, func(tx *Tx) { put(tx, 1500, 1600); tx.Delete("b", "00007") })
+	s.Freeze(2, 1)
+	entry(s, 3, 3, func(tx *Tx) {
+		if got := tx.Keys("b"); len(got) != 1599 || got[7] != "00008" || got[1598] != "01599" {
+			t.Errorf("%d keys before the entry's own changes", len(got))
+		}
+		put(tx, 1600, 1700)
+		tx.Delete("b", "01550")
+		tx.Put("b", "00007", nil, 0)
+		got := tx.Keys("b")
+		if len(got) != 1699 || !slices.IsSorted(got) || got[7] != "00007" || slices.Contains(got, "01550") {
+			t.Errorf("%d keys after them", len(got))
+		}
+		if got := tx.Keys("absent"); got != nil {
+			t.Errorf("keys of an absent bucket: %v", got)
+		}
+	})
 }
 
 func TestExpiryByLogTime(t *testing.T) {
@@ -458,6 +489,76 @@ func TestDamagedFiles(t *testing.T) {
 		p := r.IntN(len(b) / filePageSize)
 		clear(b[p*filePageSize : (p+1)*filePageSize])
 		try(fmt.Sprintf("page %d zeroed", p), b)
+	}
+}
+
+// rewriteState replaces the state record of a closed file by what fn makes of it.
+func rewriteState(t *testing.T, path string, fn func(value []byte) []byte) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, options(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketState)
+		value, err := unsealed(keyState, b.Get(keyState))
+		if err != nil {
+			return err
+		}
+		value = fn(slices.Clone(value))
+		if value == nil {
+			return b.Delete(keyState)
+		}
+		return putSealed(b, keyState, value)
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A file of another version is told from a damaged one, whatever else it holds or lacks, and is left as it is.
+func TestAnotherVersion(t *testing.T) {
+	s := openNew(t)
+	entry(s, 1, 1, func(tx *Tx) { tx.Put("b", "k", []byte("v"), 0) })
+	want := openCopyWith(t, s, 1)
+	path := want.Path()
+	if err := want.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fresh := openNew(t)
+	if err := fresh.Close(); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	for name, path := range map[string]string{"with a mark": path, "as it was made": fresh.Path()} {
+		rewriteState(t, path, func(value []byte) []byte { value[0] = 9; return value[:3] })
+		before, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = Open(path, log)
+		if !errors.Is(err, ErrVersion) || errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, text := range []string{path, "version 9", "knows 1"} {
+			if !strings.Contains(err.Error(), text) {
+				t.Errorf("%s: %q does not say %q", name, err, text)
+			}
+		}
+		if after, err := os.ReadFile(path); err != nil || !slices.Equal(before, after) {
+			t.Errorf("%s: the file was changed: %v", name, err)
+		}
+		if err := s.Reload(path); !errors.Is(err, ErrVersion) {
+			t.Errorf("%s: reload: %v", name, err)
+		}
+	}
+	if v, ok := s.Get("b", "k"); !ok || string(v.Data) != "v" {
+		t.Errorf("after the refusals: %+v, %t", v, ok)
+	}
+	rewriteState(t, path, func([]byte) []byte { return nil })
+	if _, err := Open(path, log); !errors.Is(err, ErrDamaged) {
+		t.Errorf("without a state record: %v", err)
 	}
 }
 

@@ -33,15 +33,24 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ErrImage says that an image is damaged, incomplete or of a newer format.
-var ErrImage = errors.New("image is not usable")
+// Errors of images.
+var (
+	// ErrImage says that an image is damaged, incomplete or of a newer format.
+	ErrImage = errors.New("image is not usable")
+	// ErrNewer says that an image is of a format, its own or that of its state, that this program does not know. It
+	// comes together with ErrImage.
+	ErrNewer = errors.New("image is of a newer format")
+)
 
 // Header is the first member of an image.
 type Header struct {
-	Format int    `json:"format"`
-	Index  uint64 `json:"index"` // the state is as of this entry of the log
-	Term   uint64 `json:"term"`
-	Node   string `json:"node"` // that cut it
+	Format int `json:"format"`
+	// ClusterFormat is the format of the state in the image; absent: 1.
+	ClusterFormat uint32 `json:"cluster_format,omitempty"`
+
+	Index uint64 `json:"index"` // the state is as of this entry of the log
+	Term  uint64 `json:"term"`
+	Node  string `json:"node"` // that cut it
 }
 
 // Part is a directory that goes into an image under a name (its kind).

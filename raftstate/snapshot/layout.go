@@ -35,6 +35,9 @@ const (
 	imageStart      = "image-"
 )
 
+// ErrCurrent says that the file which names the generation in use is not what was written.
+var ErrCurrent = errors.New("it is not known which data is current")
+
 // Layout is where the stores of a node lie: root/<kind>/<generation>, with root/meta/CURRENT naming the
 // generation in use.
 type Layout struct{ root string }
@@ -64,7 +67,7 @@ func (l Layout) Current() (string, error) {
 	}
 	name := strings.TrimSpace(string(b))
 	if _, ok := number(name); !ok {
-		return "", fmt.Errorf("file %s names no generation: %q", filepath.Join(l.root, KindMeta, currentFile), name)
+		return "", fmt.Errorf("file %s names no generation: %.100q: %w", filepath.Join(l.root, KindMeta, currentFile), name, ErrCurrent)
 	}
 	return name, nil
 }

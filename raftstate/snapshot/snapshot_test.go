@@ -53,7 +53,7 @@ func TestImageRoundTrip(t *testing.T) {
 			t.Fatalf("%d bytes, announced were %d", len(b), img.Size())
 		}
 		to := targets(t)
-		h, err := Unpack(context.Background(), bytes.NewReader(b), to)
+		h, err := Unpack(context.Background(), bytes.NewReader(b), to, 1)
 		if err != nil || h.Index != 42 || h.Term != 7 || h.Node != "n1" {
 			t.Fatalf("header %+v, %v", h, err)
 		}
@@ -114,6 +114,7 @@ func TestHostileImages(t *testing.T) {
 		"nothing":         nil,
 		"no header":       archive(t, file("tsdb/a", "x")),
 		"newer":           archive(t, file(headerName, `{"format":2}`), file(manifestName, "")),
+		"newer state":     archive(t, file(headerName, `{"format":1,"cluster_format":2}`), file("tsdb/a", "x"), file(manifestName, "")),
 		"no format":       archive(t, file(headerName, `{}`), file(manifestName, "")),
 		"outside":         archive(t, head, file("tsdb/../../etc/passwd", "x"), file(manifestName, "")),
 		"absolute":        archive(t, head, file("/etc/passwd", "x"), file(manifestName, "")),
@@ -126,7 +127,7 @@ func TestHostileImages(t *testing.T) {
 		"no manifest":     archive(t, head, file("tsdb/a", "x")),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := Unpack(context.Background(), bytes.NewReader(b), targets(t)); !errors.Is(err, ErrImage) {
+			if _, err := Unpack(context.Background(), bytes.NewReader(b), targets(t), 1); !errors.Is(err, ErrImage) || errors.Is(err, ErrNewer) != strings.HasPrefix(name, "newer") {
 				t.Errorf("error is %v", err)
 			}
 		})
@@ -137,7 +138,7 @@ func FuzzUnpack(f *testing.F) {
 	f.Add([]byte("IMAGE"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dirs := targets(t)
-		if _, err := Unpack(context.Background(), bytes.NewReader(b), dirs); err == nil && len(b) < 3*tarBlock {
+		if _, err := Unpack(context.Background(), bytes.NewReader(b), dirs, 1); err == nil && len(b) < 3*tarBlock {
 			t.Error("accepted")
 		}
 	})
@@ -175,7 +176,7 @@ func TestLayout(t *testing.T) {
 		t.Errorf("current is %q, %v", g, err)
 	}
 	write(t, l.root, "meta/CURRENT", "../../etc\n")
-	if _, err := l.Current(); err == nil {
-		t.Error("a CURRENT that names no generation was accepted")
+	if _, err := l.Current(); !errors.Is(err, ErrCurrent) {
+		t.Errorf("a CURRENT that names no generation: %v", err)
 	}
 }

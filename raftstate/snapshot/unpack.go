@@ -17,9 +17,10 @@ import (
 
 // Unpack reads an image from r and writes its parts into the directories named by dirs (name of the part to
 // directory), which exist and are empty. It returns once every file was checked against the manifest and, with
-// the directories, is on stable storage. An error that is ErrImage speaks of the image, others of this machine.
-func Unpack(ctx context.Context, r io.Reader, dirs map[string]string) (Header, error) {
-	u := unpacker{ctx: ctx, tr: tar.NewReader(r), dirs: dirs, sums: make(map[string]string), buf: make([]byte, 256<<10)}
+// the directories, is on stable storage. Nothing is written of an image whose state has a format above newest. An
+// error that is ErrImage speaks of the image, others of this machine.
+func Unpack(ctx context.Context, r io.Reader, dirs map[string]string, newest uint32) (Header, error) {
+	u := unpacker{ctx: ctx, newest: newest, tr: tar.NewReader(r), dirs: dirs, sums: make(map[string]string), buf: make([]byte, 256<<10)}
 	h, err := u.run()
 	if err != nil {
 		return Header{}, fmt.Errorf("unpack image: %w", err)
@@ -38,11 +39,12 @@ func Unpack(ctx context.Context, r io.Reader, dirs map[string]string) (Header, e
 }
 
 type unpacker struct {
-	ctx  context.Context
-	tr   *tar.Reader
-	dirs map[string]string
-	sums map[string]string // member to its line of the manifest
-	buf  []byte
+	ctx    context.Context
+	newest uint32
+	tr     *tar.Reader
+	dirs   map[string]string
+	sums   map[string]string // member to its line of the manifest
+	buf    []byte
 }
 
 func (u *unpacker) run() (Header, error) {
@@ -84,8 +86,13 @@ func (u *unpacker) header() (Header, error) {
 	if err := json.NewDecoder(u.tr).Decode(&h); err != nil {
 		return Header{}, damaged("header", err)
 	}
-	if h.Format < 1 || h.Format > Format {
-		return Header{}, fmt.Errorf("format %d, this version reads up to %d (upgrade this node first): %w", h.Format, Format, ErrImage)
+	switch {
+	case h.Format < 1:
+		return Header{}, fmt.Errorf("format %d: %w", h.Format, ErrImage)
+	case h.Format > Format:
+		return Header{}, fmt.Errorf("%w: %d, this program reads up to %d: %w", ErrNewer, h.Format, Format, ErrImage)
+	case h.ClusterFormat > u.newest:
+		return Header{}, fmt.Errorf("%w: its state has %d, this program knows up to %d: %w", ErrNewer, h.ClusterFormat, u.newest, ErrImage)
 	}
 	return h, nil
 }

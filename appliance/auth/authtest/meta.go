@@ -22,6 +22,7 @@ type Meta struct {
 	now   int64
 	index uint64
 	keys  map[string]entry // by bucket and key
+	audit []auth.AuditRecord
 	fail  error
 }
 
@@ -53,6 +54,13 @@ func (m *Meta) Keys(bucket string) []string {
 	return keys
 }
 
+// Audited returns the audit records of all transactions that were applied, in order.
+func (m *Meta) Audited() []auth.AuditRecord {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.audit)
+}
+
 // Dump returns every byte that is stored, for tests that no secret is among them.
 func (m *Meta) Dump() string {
 	m.mu.Lock()
@@ -60,6 +68,9 @@ func (m *Meta) Dump() string {
 	var b strings.Builder
 	for k, e := range m.keys {
 		fmt.Fprintf(&b, "%s=%s\n", k, e.value.Data)
+	}
+	for _, r := range m.audit {
+		fmt.Fprintf(&b, "%s %s %s %s %s\n", r.Actor, r.Address, r.Action, r.Target, r.Detail)
 	}
 	return b.String()
 }
@@ -140,6 +151,10 @@ func (m *Meta) commit(txn auth.Txn) (uint64, error) {
 			continue
 		}
 		m.keys[join(op.Bucket, op.Key)] = entry{auth.Value{Data: slices.Clone(op.Value), ModIndex: m.index}, op.Expires}
+	}
+	for _, r := range txn.Audit {
+		r.Detail = slices.Clone(r.Detail)
+		m.audit = append(m.audit, r)
 	}
 	return m.index, nil
 }

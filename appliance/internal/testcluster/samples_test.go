@@ -300,7 +300,7 @@ func TestLineRulesAreTheSameOnAllNodes(t *testing.T) {
 	s := &sampleTest{t: t, c: c, a: c.NewAgent(t, "host-a")}
 	now := time.Now()
 	floor := now.Add(-24 * time.Hour).UnixMilli()
-	if _, _, err := c.Leader(t).App.Node().Propose(t.Context(), command.NewRetentionCut(command.KindLogs, floor)); err != nil {
+	if _, _, err := c.Leader(t).App.Node().Propose(t.Context(), command.NewRetentionCut(command.KindLogs, floor, command.CutOperator)); err != nil {
 		t.Fatal(err)
 	}
 	future, ahead := now.Add(time.Hour), now.Add(5*time.Minute)

@@ -39,11 +39,14 @@ await steps.step('logged in by the page and live', async () => {
 
 await steps.step('a chart page with state in its URL is open', async () => {
   const id = await page.$eval('[data-host] a', (a) => new URL(a.href).pathname);
-  await page.goto(`${env.url}${id}?range=15m`);
+  await page.goto(`${env.url}${id}?range=15m`, { waitUntil: 'commit' });
+  // This page fetches its resume ticket once its connection stands; without one there is no going on elsewhere.
+  const ticket = page.waitForResponse((r) => new URL(r.url()).pathname === '/v1/session/ticket' && r.ok(), {
+    timeout: 30_000,
+  });
   await page.waitForSelector('[data-plot] canvas', { timeout: 30_000 });
   await page.waitForSelector('[data-testid=link][data-state-link=live]');
-  // The resume ticket is fetched right after the connection stands.
-  await page.waitForTimeout(1500);
+  await (await ticket).finished();
 });
 
 await steps.step('its node is stopped: the same page goes on, live, elsewhere, without a login', async () => {

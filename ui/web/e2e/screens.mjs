@@ -1,6 +1,7 @@
 // Every page x {en, zh} x {light, dark} x {1280x800, 390x844}: a picture, axe, sideways scroll, console, CSP and
 // foreign requests. SCREENS=overview,logs limits the pages; SCREENS_LANG, SCREENS_THEME and SCREENS_SIZE
-// (desktop|phone) the rest; TRIWARD_OUT names the folder (e2e/out).
+// (desktop|phone) the rest, or SCREENS_SETS=zh-dark-phone,en-light-desktop to just these; TRIWARD_OUT names the folder
+// (e2e/out).
 import { mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import {
@@ -84,9 +85,11 @@ const problems = [];
 }
 
 const sizes = { desktop: [1280, 800], phone: [390, 844] };
+const sets = (process.env.SCREENS_SETS ?? '').split(',').filter(Boolean);
 for (const lang of pick('SCREENS_LANG', ['en', 'zh'])) {
   for (const theme of pick('SCREENS_THEME', ['light', 'dark'])) {
     for (const size of pick('SCREENS_SIZE', ['desktop', 'phone'])) {
+      if (sets.length > 0 && !sets.includes(`${lang}-${theme}-${size}`)) continue;
       const [width, height] = sizes[size];
       for (const name of pick('SCREENS', Object.keys(PAGES))) {
         const spec = PAGES[name];
@@ -119,4 +122,4 @@ for (const lang of pick('SCREENS_LANG', ['en', 'zh'])) {
 await browser.close();
 for (const p of problems) console.log(`FAIL ${p}`);
 console.log(`# screens ${shots}\n# fail ${problems.length}`);
-process.exit(problems.length ? 1 : 0);
+process.exit(problems.length || shots === 0 ? 1 : 0);

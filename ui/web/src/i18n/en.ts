@@ -352,7 +352,7 @@ export const en = {
     queueHint: 'The replicated log is the durable queue: acknowledged means on disk on a majority.',
     first: 'First index',
     last: 'Last index',
-    entries: 'Entries',
+    items: 'Items held',
     bytes: 'Size',
     segments: 'Segments',
     inFlight: 'In flight',

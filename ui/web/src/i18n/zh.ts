@@ -345,7 +345,7 @@ export const zh: Dictionary = {
     queueHint: '复制日志即持久队列：确认即表示已在多数节点落盘。',
     first: '首个索引',
     last: '末尾索引',
-    entries: '条目',
+    items: '保有条数',
     bytes: '大小',
     segments: '段数',
     inFlight: '处理中',

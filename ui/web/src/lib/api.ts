@@ -12,6 +12,24 @@ export class ApiError extends Error {
   }
 }
 
+/**
+ * How far the log was when the newest answer was given. Reads ask for at least that, so that an answer of another
+ * member, after a fail-over or behind one address, never goes back behind what the page has shown or written.
+ */
+let seen = 0;
+export const position = {
+  get: (): number => seen,
+  atLeast(index: number): void {
+    if (Number.isSafeInteger(index) && index > seen) seen = index;
+  },
+  /** Another login may be to another cluster, whose log is a different one. */
+  forget(): void {
+    seen = 0;
+  },
+};
+/** Routes that take min_index. The state of the cluster and of the session does not wait: it is asked when nodes lag. */
+const FRESH = /^\/(api\/v1\/|v1\/(hosts|agents|logs|tokens|users)(\/|$))/;
+
 export const onUnauthorized: { handler: (() => void) | null } = { handler: null };
 
 export interface CallOptions {
@@ -27,7 +45,6 @@ export interface CallOptions {
 export async function call<T>(path: string, o: CallOptions = {}): Promise<T> {
   const params = new URLSearchParams();
   for (const [k, v] of Object.entries(o.query ?? {})) if (v != null && v !== '') params.set(k, String(v));
-  const qs = params.toString();
   const headers: Record<string, string> = { Accept: 'application/json' };
   let body: BodyInit | undefined;
   if (o.form) body = new URLSearchParams(o.form);
@@ -35,14 +52,19 @@ export async function call<T>(path: string, o: CallOptions = {}): Promise<T> {
     headers['Content-Type'] = 'application/json';
     body = JSON.stringify(o.body);
   }
+  const method = o.method ?? (body === undefined ? 'GET' : 'POST');
+  if (seen > 0 && FRESH.test(path) && (method === 'GET' || path.startsWith('/api/')))
+    params.set('min_index', String(seen));
+  const qs = params.toString();
   const res = await fetch(qs ? `${path}?${qs}` : path, {
-    method: o.method ?? (body === undefined ? 'GET' : 'POST'),
+    method,
     headers,
     body,
     credentials: 'same-origin',
     signal: o.signal,
     cache: 'no-store',
   });
+  position.atLeast(Number(res.headers.get('X-Triward-Index') ?? 0));
   if (res.ok) return (res.status === 204 ? undefined : await res.json()) as T;
   if (res.status === 401 && !o.anonymous) onUnauthorized.handler?.();
   throw await problem(res);

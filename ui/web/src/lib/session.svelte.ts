@@ -1,6 +1,6 @@
 // Who is logged in, and which members the cluster has.
 import { takeTicket } from '../live/failover';
-import { ApiError, call, onUnauthorized } from './api';
+import { ApiError, call, onUnauthorized, position } from './api';
 import type { Session } from './types';
 
 const RESUME_FOR_MS = 20_000;
@@ -17,8 +17,11 @@ class SessionStore {
       this.current = null;
       this.known = true;
     };
-    const ticket = takeTicket();
-    if (ticket) await this.#resume(ticket);
+    const taken = takeTicket();
+    if (taken) {
+      position.atLeast(taken.index);
+      await this.#resume(taken.ticket);
+    }
     await this.check();
   }
   /**
@@ -56,6 +59,7 @@ class SessionStore {
   }
   async login(user: string, password: string): Promise<void> {
     await call('/v1/login', { body: { user, password }, anonymous: true });
+    position.forget();
     await this.check();
   }
   async logout(): Promise<void> {

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { position } from '../lib/api';
 import type { LinkStatus } from './client';
 import { Failover, LOST_FOR_MS, others, resumeUrl, takeTicket } from './failover';
 
@@ -25,10 +26,21 @@ describe('ticket in the address', () => {
     const url = resumeUrl('https://n2.example', { pathname: '/hosts/a', search: '?range=6h' }, 'a b/c');
     expect(url).toBe('https://n2.example/hosts/a?range=6h#resume=a%20b%2Fc');
     history.replaceState(null, '', '/hosts/a?range=6h#resume=a%20b%2Fc');
-    expect(takeTicket()).toBe('a b/c');
+    expect(takeTicket()).toEqual({ ticket: 'a b/c', index: 0 });
     expect(location.hash).toBe('');
     expect(location.search).toBe('?range=6h');
     expect(takeTicket()).toBeNull();
+  });
+  it('carries how far the log was that the page has seen', () => {
+    const url = resumeUrl('https://n2.example', { pathname: '/', search: '' }, 'T', 4711);
+    expect(url).toBe('https://n2.example/#resume=T&index=4711');
+    for (const [hash, index] of [
+      ['#resume=T&index=4711', 4711],
+      ['#resume=T&index=x', 0],
+    ] as const) {
+      history.replaceState(null, '', `/${hash}`);
+      expect(takeTicket()).toEqual({ ticket: 'T', index });
+    }
   });
 });
 
@@ -60,6 +72,15 @@ describe('Failover', () => {
     expect(went).toEqual([]);
     await vi.advanceTimersByTimeAsync(400);
     expect(went).toEqual(['https://n2.example:8443/logs?q=x#resume=T']);
+  });
+  it('takes along what the answers said of the log', async () => {
+    position.atLeast(12);
+    f.linkChanged(up);
+    await vi.advanceTimersByTimeAsync(100);
+    f.linkChanged(down);
+    await vi.advanceTimersByTimeAsync(LOST_FOR_MS + 100);
+    position.forget();
+    expect(went).toEqual(['https://n2.example:8443/logs?q=x#resume=T&index=12']);
   });
   it('stays when the connection comes back in time', async () => {
     f.linkChanged(up);

@@ -4,7 +4,7 @@
 //
 // The content security policy lets the page talk to its own origin only, so members cannot be probed. Which of
 // them can be reached is known from the state of the cluster that came last.
-import { call } from '../lib/api';
+import { call, position } from '../lib/api';
 import type { ClusterState, Member } from '../lib/types';
 import type { LinkStatus } from './client';
 
@@ -12,6 +12,7 @@ export const LOST_FOR_MS = 5000;
 const TICKET_EVERY_MS = 5 * 60_000;
 const TICKET_RETRY_MS = 20_000;
 const FRAGMENT = 'resume=';
+const POSITION = '&index=';
 
 /** The other members in ring order after the one that serves `origin`; those known to be gone come last. */
 export function others(members: Member[], origin: string, gone: ReadonlySet<string> = new Set()): Member[] {
@@ -24,22 +25,26 @@ export function others(members: Member[], origin: string, gone: ReadonlySet<stri
   return [...rest.filter((m) => !gone.has(m.id)), ...rest.filter((m) => gone.has(m.id))];
 }
 
-/** The same page on another origin, carrying the ticket. */
+/** The same page on another origin, carrying the ticket and how far the log was that this page has seen. */
 export function resumeUrl(
   target: string,
   here: { pathname: string; search: string },
   ticket: string,
+  index = 0,
 ): string {
-  return `${target}${here.pathname}${here.search}${ticket ? `#${FRAGMENT}${encodeURIComponent(ticket)}` : ''}`;
+  const carried = ticket ? `#${FRAGMENT}${encodeURIComponent(ticket)}${index ? POSITION + index : ''}` : '';
+  return `${target}${here.pathname}${here.search}${carried}`;
 }
 
-/** Takes the ticket out of the address bar; null when there is none. */
-export function takeTicket(): string | null {
+/** Takes ticket and index out of the address bar; null when there is none. */
+export function takeTicket(): { ticket: string; index: number } | null {
   const h = location.hash.replace(/^#/, '');
   if (!h.startsWith(FRAGMENT)) return null;
   history.replaceState(null, '', location.pathname + location.search);
+  const [text, index] = h.slice(FRAGMENT.length).split(POSITION);
   try {
-    return decodeURIComponent(h.slice(FRAGMENT.length)) || null;
+    const ticket = decodeURIComponent(text ?? '');
+    return ticket ? { ticket, index: Number(index ?? 0) || 0 } : null;
   } catch {
     return null;
   }
@@ -94,7 +99,7 @@ export class Failover {
   links(): { id: string; href: string }[] {
     return others(this.#members(), location.origin, this.#gone).map((m) => ({
       id: m.id,
-      href: resumeUrl(m.url, location, this.#ticket),
+      href: resumeUrl(m.url, location, this.#ticket, position.get()),
     }));
   }
 
@@ -122,7 +127,7 @@ export class Failover {
     const next = others(this.#members(), location.origin, this.#gone)[0];
     // Without any network another member would not answer either, and the page would be lost.
     if (next && navigator.onLine && !this.#gone.has(next.id)) {
-      this.#go(resumeUrl(next.url, location, this.#ticket));
+      this.#go(resumeUrl(next.url, location, this.#ticket, position.get()));
       return;
     }
     this.#lossTimer = setTimeout(() => this.#leave(), LOST_FOR_MS);

@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"bytes"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/triward/triward/appliance/internal/testcluster"
+)
+
+// output is what a command that runs on has printed so far.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// Logs are followed at an address that is none of the node's own, such as the default https://localhost, with the
+// token and the CA that the node keeps for the command line.
+func TestLogsAreFollowedAtTheDefaultAddress(t *testing.T) {
+	dir := alone(t)
+	c := testcluster.Start(t, 1)
+	n := c.Nodes[0]
+	agent := c.NewAgent(t, "host-a")
+	if _, err := agent.Send(n, agent.Lines(time.Now().UnixNano(), "the walrus came")); err != nil {
+		t.Fatal(err)
+	}
+	body, err := yaml.Marshal(n.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "node.yaml")
+	write(t, config, string(body))
+	t.Setenv("TRIWARD_CONFIG", config)
+	u, err := url.Parse(n.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(n.Config.TLS.Dir, "ca.pem")
+	for _, args := range [][]string{
+		nil, // by the node's own address
+		{"--addr", "https://localhost:" + u.Port(), "--ca", ca, "--token", c.Token},
+	} {
+		var out, errs output
+		root := newRoot(streams{strings.NewReader(""), &out, &errs})
+		root.SetArgs(append([]string{"logs", "tail"}, args...))
+		ended := make(chan error, 1)
+		go func() { ended <- root.ExecuteContext(t.Context()) }()
+		shown := func() bool { return strings.Contains(out.String(), "the walrus came") }
+		for deadline, tick := time.After(testcluster.Patience), time.NewTicker(20*time.Millisecond); !shown(); {
+			select {
+			case err := <-ended:
+				t.Fatalf("%v: %v\n%s%s", args, err, &out, &errs)
+			case <-deadline:
+				t.Fatalf("%v: nothing came\n%s%s", args, &out, &errs)
+			case <-tick.C:
+			}
+		}
+	}
+	if _, err := os.Stat(n.Config.TokenPath()); err != nil {
+		t.Error(err)
+	}
+}

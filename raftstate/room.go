@@ -1,0 +1,116 @@
+package raftstate
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/logfile"
+)
+
+// A full disk must not keep away what frees it. So room goes in steps: first the log lets go of all that it keeps for
+// peers and readers, then the cluster takes no more data but still everything else (cuts, deletions, ticks), and only
+// then nothing at all.
+
+// roomInterval is how often a node looks whether its log must become shorter.
+const roomInterval = time.Second
+
+// bringsData reports whether the command makes the stores grow. What this program does not know is taken for data.
+func bringsData(t command.Type) bool {
+	switch t &^ command.Ignorable {
+	case command.TypeSetFormat, command.TypeTick, command.TypeCollectSeries, command.TypeHeartbeats, command.TypeMetaTxn,
+		command.TypeRetentionCut:
+		return false
+	}
+	return true
+}
+
+// fullDisk says why this node takes no data for want of room; nil when it does.
+func (n *Node) fullDisk() error {
+	if h := n.fsm.held.Load(); h != nil {
+		return h.err
+	}
+	if room, err := n.store.Room(); room >= logfile.RoomControl {
+		return err
+	}
+	return nil
+}
+
+// noRoom says why this node takes no entries at all for want of room; nil when it does.
+func (n *Node) noRoom() error {
+	if h := n.fsm.held.Load(); h != nil {
+		return h.err
+	}
+	return n.store.CheckRoom()
+}
+
+// fullVoters is how many other voters said lately that their disks are full, and of how many.
+type fullVoters struct{ full, voters int }
+
+// roomForData says why the cluster takes no data, of which this node is the leader; nil when it does. Data that a
+// majority cannot store would stand in the way of all that comes after it.
+func (n *Node) roomForData() error {
+	if err := n.fullDisk(); err != nil {
+		return err
+	}
+	if v := n.fullVoters.Load(); v != nil && v.voters-v.full <= v.voters/2 {
+		return fmt.Errorf("%d of %d nodes have full disks: %w", v.full, v.voters, logfile.ErrFull)
+	}
+	return nil
+}
+
+// keepRoom makes the log as short as it may be while the disk is nearly full.
+func (n *Node) keepRoom() {
+	ticker := time.NewTicker(roomInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-n.closing:
+			return
+		case <-ticker.C:
+		}
+		if room, _ := n.store.Room(); room == logfile.RoomAmple {
+			continue
+		}
+		n.retain()
+		if err := n.shorten(); err != nil {
+			n.log.Warn("shorten the log on a full disk", "err", err)
+		}
+	}
+}
+
+// shorten removes what lies behind the mark, except for what is always kept. Raft does so too, but only with a mark.
+func (n *Node) shorten() error {
+	first, err := n.store.FirstIndex()
+	if err != nil {
+		return err
+	}
+	mark := n.mark.Load().Index
+	if first == 0 || mark < first+minTrailing {
+		return nil
+	}
+	return n.store.DeleteRange(first, mark-minTrailing)
+}
+
+// yield hands leadership to a voter whose disk has room.
+func (n *Node) yield(r *raft.Raft) {
+	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
+	defer cancel()
+	for _, s := range n.servers() {
+		if string(s.ID) == n.cfg.NodeID || s.Suffrage != raft.Voter {
+			continue
+		}
+		if st, err := n.PeerStatus(ctx, string(s.ID)); err != nil || st.DiskFull != "" || st.Installing {
+			continue
+		}
+		if err := r.LeadershipTransferToServer(s.ID, s.Address).Error(); err != nil {
+			n.log.Warn("disk is full, leadership was not handed over", "to", s.ID, "err", err)
+			continue
+		}
+		n.log.Warn("disk is full, leadership was handed over", "to", s.ID)
+		return
+	}
+}
