@@ -167,7 +167,7 @@ func (a *Agent) makeSources() error {
 	}
 	if e := a.cfg.Journal.Enabled; e == "true" || e == "auto" && journal.Present() {
 		a.follower = journal.New(journal.Config{
-			Units: a.cfg.Journal.Units, Backlog: a.cfg.Journal.Backlog,
+			Machine: machineID(), Units: a.cfg.Journal.Units, Backlog: a.cfg.Journal.Backlog,
 			Cursor: string(state[journal.StateKey]), Batcher: a.logs, Log: a.log, Report: a.Event,
 		})
 	}
