@@ -72,6 +72,7 @@ type App struct {
 
 	opened   chan struct{}   // closed once node is set or will never be
 	settled  atomic.Bool     // the setup is done
+	member   chan struct{}   // closed when it is
 	ctx      context.Context // ends with Stop
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
@@ -102,7 +103,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if opts.Level == nil {
 		opts.Level = new(slog.LevelVar)
 	}
-	a := &App{cfg: cfg, given: cfg, level: opts.Level, certs: newListenerCerts(), version: opts.Version, fatal: make(chan error, 1), leading: make(chan bool, 1), opened: make(chan struct{})}
+	a := &App{cfg: cfg, given: cfg, level: opts.Level, certs: newListenerCerts(), version: opts.Version, fatal: make(chan error, 1), leading: make(chan bool, 1), opened: make(chan struct{}), member: make(chan struct{})}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -375,7 +376,7 @@ func (a *App) Run(ctx context.Context) error {
 	if err := a.Start(); err != nil {
 		return errors.Join(err, a.Stop(context.Background()))
 	}
-	notifySystemd(a.log, "READY=1")
+	a.work.Go(a.sayReady)
 	select {
 	case <-ctx.Done():
 		a.log.Info("stopping")
@@ -396,6 +397,25 @@ func (a *App) Run(ctx context.Context) error {
 		}
 		return err
 	}
+}
+
+// readyPatience is how long the service manager waits for a node that cannot become a member, because too few of the
+// others are up: it serves all the same.
+const readyPatience = 20 * time.Second
+
+// sayReady tells the service manager that the node serves, once it is a member that has caught up: whoever starts nodes
+// one after the other can go on with the next.
+func (a *App) sayReady() {
+	patience := time.NewTimer(readyPatience)
+	defer patience.Stop()
+	select {
+	case <-a.member:
+	case <-patience.C:
+		a.log.Warn("not a member yet: too few of the other nodes can be reached")
+	case <-a.ctx.Done():
+		return
+	}
+	notifySystemd(a.log, "READY=1")
 }
 
 // Config returns the configuration in effect, with the ports that were given.
