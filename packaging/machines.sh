@@ -22,7 +22,7 @@ machines_need() {
 		return 1
 	fi
 	local missing=() tool
-	for tool in systemd-nspawn:systemd-container mmdebstrap:mmdebstrap rpm:rpm ip:iproute2 nsenter:util-linux; do
+	for tool in systemd-nspawn:systemd-container mmdebstrap:mmdebstrap rpm:rpm curl:curl ip:iproute2 nsenter:util-linux; do
 		command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
 	done
 	[ ${#missing[@]} = 0 ] && return

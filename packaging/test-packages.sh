@@ -71,8 +71,7 @@ boot() { # NAME:NUMBER
 }
 
 # guide NAME MACHINE [TEXT FOR]...: runs the guide's commands of that name, with real tokens in the place of its dots.
-# What it prints is the answer. An administrator's token, once there is one, is in the environment, as it would be in
-# the shell of whoever follows the guide. AFTER is run behind it in the same shell.
+# What it prints is the answer.
 guide() {
 	local name=$1 machine=$2 text
 	text=$(packaging/guide.sh "$1")
@@ -82,15 +81,13 @@ guide() {
 		shift 2
 	done
 	echo "--- $machine: $name" >&2
-	local token=
-	[ ! -e "$work/token" ] || token=$(<"$work/token")
-	LIMIT=${LIMIT:-120} on "$machine" TRIWARD_TOKEN="$token" bash -euo pipefail -c "cd $media; $text"$'\n'"${AFTER:-}"
+	LIMIT=${LIMIT:-120} on "$machine" bash -euo pipefail -c "cd $media; $text"
 }
 
-ask() { # MACHINE ARGUMENTS...: the command line, with the administrator's token
+ask() { # NODE ARGUMENTS...: the command line on a node
 	local machine=$1
 	shift
-	LIMIT=${LIMIT:-30} on "$machine" TRIWARD_TOKEN="$(<"$work/token")" triward "$@"
+	LIMIT=${LIMIT:-30} on "$machine" triward "$@"
 }
 
 until_true() { # SECONDS COMMAND...
