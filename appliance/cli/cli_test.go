@@ -104,6 +104,8 @@ func TestExitCodes(t *testing.T) {
 		{"bad configuration", []string{"server", "--config", bad}, ExitConfig, "colour: unknown key"},
 		{"no configuration", []string{"config", "check", filepath.Join(dir, "none.yaml")}, ExitConfig, "none.yaml"},
 		{"not initialised", []string{"server", "--config", fresh}, ExitNotInitialised, "triward cluster init"},
+		{"asked whether initialised", []string{"server", "--initialised", "--config", fresh}, ExitNotInitialised, "triward cluster init"},
+		{"asked with a bad configuration", []string{"server", "--initialised", "--config", bad}, ExitOK, ""},
 		{"no quorum", []string{"cluster", "status", "--addr", s.URL, "--token", "tok"}, ExitNoQuorum, "hint: start a node"},
 		{"another 503", []string{"queue", "status", "--addr", s.URL, "--token", "tok"}, ExitFailed, "hint: ask another node"},
 		{"bad query", []string{"query", "instant", "(", "--addr", s.URL, "--token", "tok"}, ExitFailed, "parse error"},
