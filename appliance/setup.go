@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
 )
@@ -105,8 +106,12 @@ func (c *Config) Hosts() []string {
 	return hosts
 }
 
-// IssueIdentity makes the node's certificate with the CA and writes both to its TLS directory.
-func (c *Config) IssueIdentity(ca *pki.CA) error {
+// IssueIdentity makes the node's certificate with the CA and writes both and the cluster's key ring to its TLS
+// directory, the certificate last.
+func (c *Config) IssueIdentity(ca *pki.CA, ring *keyring.Ring) error {
+	if err := ring.Save(c.TLS.Dir); err != nil {
+		return err
+	}
 	cert, key, err := ca.Issue(c.NodeID, c.Hosts(), time.Now())
 	if err != nil {
 		return err
