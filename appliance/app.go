@@ -118,7 +118,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 		return nil, err
 	}
 	a.rootLog, a.log = opts.Log, opts.Log.With("node", a.cfg.NodeID)
-	if a.identity, err = pki.Load(a.cfg.TLS.Dir); err != nil {
+	if a.identity, err = a.cfg.loadIdentity(a.log); err != nil {
 		return nil, err
 	}
 	if a.identity.ID() != a.cfg.NodeID {
@@ -228,7 +228,7 @@ func (a *App) openNode() (err error) {
 		Logger: a.rootLog, Registerer: a.registry,
 	}
 	if a.setup != nil {
-		cfg.Bootstrap = a.setup.Members
+		cfg.Bootstrap, cfg.Founding = a.setup.Members, a.setup.Founding
 	}
 	// The sinks need the state that Open makes, and entries are applied before it returns: what is asked of the
 	// state until then waits.

@@ -74,6 +74,7 @@ type nodeStatus struct {
 	StartedAt   int64       `json:"started_at"` // milliseconds since 1970
 	UptimeS     int64       `json:"uptime_s"`
 	Installing  bool        `json:"installing,omitempty"`
+	Probation   bool        `json:"probation,omitempty"` // lost its data and has not caught up: it has no vote yet
 	DiskFull    string      `json:"disk_full,omitempty"`
 }
 
@@ -135,7 +136,7 @@ func (c *clusterView) own() nodeStatus {
 		Role: st.Role, Term: st.Term, LastIndex: st.LastIndex, CommitIndex: st.CommitIndex, Applied: st.AppliedIndex,
 		MarkIndex: st.MarkIndex, Version: a.version, Disk: c.disk(), CertExpires: a.identity.Expires().UnixMilli(), Ring: a.keys.status(),
 		Digest: sum, DigestIndex: index, StartedAt: st.StartedAt.UnixMilli(), UptimeS: int64(time.Since(st.StartedAt).Seconds()),
-		Installing: st.Installing, DiskFull: st.DiskFull,
+		Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull,
 	}
 }
 
@@ -182,7 +183,7 @@ func (c *clusterView) Status(ctx context.Context) (json.RawMessage, error) {
 		head = max(head, n.CommitIndex)
 		if m.Voter {
 			voters++
-			if n.Role != "unreachable" {
+			if n.Role != "unreachable" && !n.Probation {
 				alive++
 			}
 		}
@@ -403,6 +404,7 @@ func (c *clusterView) peerHandler() http.Handler {
 			return
 		}
 		if err := c.takeIn(w, r); err != nil {
+			c.app.log.Warn("a node was not taken in", "peer", forward.PeerID(r.TLS), "err", err)
 			problemOf(err).Write(w)
 			return
 		}

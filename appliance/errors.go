@@ -45,6 +45,9 @@ func errorRules() []problem.Rule {
 
 // problemOf answers agents by the same table. What it does not know is a failure of ours, told without its text.
 func problemOf(err error) *problem.Problem {
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		return p
+	}
 	if p := problem.ByRules(errorRules(), err); p != nil {
 		return p
 	}

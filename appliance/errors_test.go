@@ -3,8 +3,10 @@ package appliance
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
+	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate"
 )
 
@@ -26,6 +28,23 @@ func TestFatalCauses(t *testing.T) {
 		}
 		if again := fatalCause(got); again.Error() != got.Error() {
 			t.Errorf("%s: marked twice: %v", name, again)
+		}
+	}
+}
+
+// A problem that was made where the error was met is the answer, to nodes as to agents; what nobody knows is not told.
+func TestProblemsStayWhatTheyAre(t *testing.T) {
+	for _, c := range []struct {
+		err    error
+		status int
+	}{
+		{fmt.Errorf("join: %w", problem.New(403, "no")), 403},
+		{fmt.Errorf("x: %w", raftstate.ErrBusy), 429},
+		{errors.New("secret path"), 503},
+	} {
+		p := problemOf(c.err)
+		if p.Status != c.status || strings.Contains(p.Detail, "secret") {
+			t.Errorf("%v: %+v", c.err, p)
 		}
 	}
 }

@@ -183,6 +183,36 @@ func TestNewRollsBack(t *testing.T) {
 	n.WaitReady(t)
 }
 
+// A certificate that cannot be used keeps no node down that has the CA's key; without it the node says what is wrong.
+func TestUnusableCertificateIsIssuedAnew(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 1)
+	n := c.Nodes[0]
+	n.Stop(t)
+	cert, key := filepath.Join(n.Config.TLS.Dir, "node.pem"), filepath.Join(n.Config.TLS.Dir, "ca-key.pem")
+	body, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cert, body[:len(body)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.Start(t)
+	n.WaitReady(t)
+	n.Stop(t)
+	for path, text := range map[string]string{cert: "garbage", key: "garbage"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if app, err := appliance.New(n.Config, appliance.Options{}); err == nil || !strings.Contains(err.Error(), "node.pem") {
+		t.Errorf("%v", err)
+		if app != nil {
+			_ = app.Stop(context.Background())
+		}
+	}
+}
+
 // Whoever is not known learns nothing, and bad input is named.
 func TestStrangersAndGarbage(t *testing.T) {
 	t.Parallel()

@@ -123,6 +123,12 @@ func (a *App) checks() []api.Check {
 			}
 			return nil
 		}},
+		{Part: "vote", Check: func(context.Context) error {
+			if a.node.Status().Probation {
+				return errors.New("this node lost its data and has not caught up: the others cannot do without each other yet")
+			}
+			return nil
+		}},
 		{Part: "disk", Check: func(context.Context) error {
 			if st := a.node.Status(); st.DiskFull != "" {
 				return errors.New(st.DiskFull)

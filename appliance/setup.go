@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -24,6 +25,9 @@ type Setup struct {
 	ClusterID string `json:"cluster_id"`
 	// Members, when set, are the first members of a new cluster that this node founds.
 	Members []raftstate.Server `json:"members,omitempty"`
+	// Founding says that the node is of a new cluster that another of its first members founds. Without it a node that
+	// holds nothing has no vote before it has caught up.
+	Founding bool `json:"founding,omitempty"`
 	// User and Password are the first administrator of a new cluster.
 	User     string `json:"user,omitempty"`
 	Password string `json:"password,omitempty"`
@@ -122,4 +126,22 @@ func (c *Config) IssueIdentity(ca *pki.CA, ring *keyring.Ring) error {
 	}
 	files := pki.Files{CA: ca.CertPEM(), CAKey: caKey, Cert: cert, Key: key}
 	return files.Save(c.TLS.Dir)
+}
+
+// loadIdentity reads the node's certificate. One that cannot be used, after a disk was full or files were mixed up, is
+// issued anew where the node has the CA's key: it would otherwise keep the node down for no reason.
+func (c *Config) loadIdentity(log *slog.Logger) (*pki.Identity, error) {
+	id, err := pki.Load(c.TLS.Dir)
+	if !errors.Is(err, pki.ErrUnusable) {
+		return id, err
+	}
+	ca, errCA := pki.LoadCA(c.TLS.Dir)
+	if errCA != nil {
+		return nil, errors.Join(err, errCA)
+	}
+	log.Warn("the node's certificate cannot be used, a new one is issued", "err", err)
+	if err := c.IssueIdentity(ca); err != nil {
+		return nil, err
+	}
+	return pki.Load(c.TLS.Dir)
 }

@@ -42,6 +42,7 @@ type Config struct {
 
 	PeerHandler http.Handler // further pages for peers, on the same port
 	Bootstrap   []Server     // the members of a new cluster; only looked at when the node has no state
+	Founding    bool         // another node founds the cluster that this one is of from the beginning: with no state it may vote
 
 	Limits         machine.Limits                  // zero: machine.DefaultLimits
 	QueueBytes     int64                           // entries kept behind the mark, in bytes; 2 GiB

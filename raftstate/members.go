@@ -183,7 +183,7 @@ func (n *Node) mayVote(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("%w: node %s does not answer: %w", ErrQuorum, id, err)
 	}
-	if commit := n.raft.Load().CommitIndex(); st.AppliedIndex+joinLag < commit || st.Installing {
+	if commit := n.raft.Load().CommitIndex(); st.AppliedIndex+joinLag < commit || st.Installing || st.Probation {
 		return fmt.Errorf("%w: node %s has applied %d of %d entries", ErrQuorum, id, st.AppliedIndex, commit)
 	}
 	return nil

@@ -61,6 +61,7 @@ type Node struct {
 	mark       atomic.Pointer[meta.Mark]
 	staged     atomic.Pointer[stagedImage]
 	installing atomic.Bool
+	probation  atomic.Bool   // see probation.go
 	ready      atomic.Uint64 // the term in which an entry of this leader was applied
 	started    atomic.Bool
 	startedAt  time.Time
@@ -228,6 +229,9 @@ func (n *Node) checkIdentity() error {
 	case n.mark.Load().Index > 0:
 		return damaged("log", fmt.Errorf("the log in %s is gone while the state is there", n.store.Dir()))
 	}
+	if err := n.beginProbation(); err != nil {
+		return err
+	}
 	if err := n.store.Set([]byte(identityKey), []byte(n.cfg.NodeID)); err != nil {
 		return brokenDisk("log", err)
 	}
@@ -239,6 +243,7 @@ func (n *Node) startRaft(context.Context) error {
 	if err := n.connect(); err != nil {
 		return err
 	}
+	n.trans = n.cautious(n.trans)
 	g := &guard{Store: n.store, n: n}
 	snaps := marks{n}
 	old, err := raft.HasExistingState(g, g, snaps)

@@ -35,6 +35,7 @@ type Status struct {
 	QueueBytes    int64     `json:"queue_retention_bytes"`
 	Generation    string    `json:"generation"`
 	Installing    bool      `json:"installing"`
+	Probation     bool      `json:"probation,omitempty"` // lost its data, has not caught up: no vote
 	DiskFull      string    `json:"disk_full,omitempty"` // why appends or Apply are held up
 	HeldSince     time.Time `json:"held_since,omitzero"`
 	Fatal         string    `json:"fatal,omitempty"`
@@ -62,7 +63,7 @@ func (n *Node) Status() Status {
 		Clock: n.cfg.Now().UnixMilli(), ClockSuspect: n.clock.suspicion(), CutsHeld: n.cutsHeld(),
 		LogBytes: n.store.Bytes(), LogSegments: n.store.Segments(), CachedBytes: n.store.CachedBytes(),
 		InFlightBytes: n.budget.used.Load(), InFlightLimit: n.budget.limit, QueueBytes: n.cfg.QueueBytes,
-		Generation: mark.Generation, Installing: n.installing.Load(), StartedAt: n.startedAt,
+		Generation: mark.Generation, Installing: n.installing.Load(), Probation: n.probation.Load(), StartedAt: n.startedAt,
 		Format: n.cfg.format,
 	}
 	st.Role = role(r.State())

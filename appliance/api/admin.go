@@ -84,12 +84,12 @@ func (q *request) relay(read func(context.Context) (json.RawMessage, error)) err
 var nodeID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 func (a *API) join(q *request) error {
+	if !a.cfg.Auth.AllowJoin(auth.RemoteAddr(q.r)) { // before anything of a stranger is read
+		return auth.ErrTooMany
+	}
 	var b JoinRequest
 	if err := q.body(&b); err != nil {
 		return err
-	}
-	if !a.cfg.Auth.AllowJoin(auth.RemoteAddr(q.r)) {
-		return auth.ErrTooMany
 	}
 	switch {
 	case !nodeID.MatchString(b.ID):

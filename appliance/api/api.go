@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
@@ -43,6 +45,8 @@ type Config struct {
 	// Origins are further origins ("https://host:port") whose pages count as ours, beside the members'.
 	Origins []string
 
+	BodyBytes int64 // bodies held at once over all requests, decoded; 64 MiB when 0
+
 	Log        *slog.Logger          // default: discards
 	Registerer prometheus.Registerer // nil for no metrics
 }
@@ -50,6 +54,9 @@ type Config struct {
 const (
 	defaultTimeout = 30 * time.Second
 	defaultMaxBody = 64 << 10
+	defaultBodies  = 64 << 20
+	bodyUnfolds    = 4               // times its length that a body is held once it is decoded
+	maxStreams     = 100             // requests that one connection may have under way; a page has some twenty
 	longestAnswer  = 6 * time.Minute // more than the longest ?timeout=
 	// IndexHeader tells how far the node was when it answered: whoever asks another node for at least that index sees
 	// all that this answer showed, and what this request wrote.
@@ -65,7 +72,9 @@ type API struct {
 	mux     *http.ServeMux
 	rules   []problem.Rule
 	methods map[string][]string // by path
-	doc     []byte              // the OpenAPI description
+	bodies  *semaphore.Weighted
+	bodyCap int64  // of bodies
+	doc     []byte // the OpenAPI description
 	took    *prometheus.HistogramVec
 }
 
@@ -74,7 +83,11 @@ func New(cfg Config) (*API, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string)}
+	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string), bodyCap: cfg.BodyBytes}
+	if a.bodyCap == 0 {
+		a.bodyCap = defaultBodies
+	}
+	a.bodies = semaphore.NewWeighted(a.bodyCap)
 	a.rules = append(slices.Clone(cfg.Errors), errorRules()...)
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
@@ -124,6 +137,7 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
@@ -233,6 +247,11 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 		rec.index = a.cfg.Reads.AppliedIndex
 	}
 	if q.r.Body != nil && q.r.Body != http.NoBody {
+		cost := a.bodyCost(q.r.ContentLength, maxBody)
+		if !a.bodies.TryAcquire(cost) {
+			return fmt.Errorf("bodies of requests: %w", ErrBusy)
+		}
+		defer a.bodies.Release(cost)
 		q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxBody)
 		// A body that trickles in must not hold the request for ever.
 		_ = http.NewResponseController(q.w).SetReadDeadline(q.now.Add(defaultTimeout))
@@ -268,6 +287,14 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 		}
 	}
 	return route.serve(a, q)
+}
+
+// bodyCost is what a body takes while its request is served. One that is larger than all there is has it when it is alone.
+func (a *API) bodyCost(length, most int64) int64 {
+	if length < 0 || length > most {
+		length = most
+	}
+	return min(length*bodyUnfolds, a.bodyCap)
 }
 
 // identify finds out who asks and whether they may.
@@ -385,6 +412,9 @@ func (q *request) body(v any) error {
 	if err := dec.Decode(v); err != nil {
 		if tooBig, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return tooBig
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return problem.New(http.StatusRequestTimeout, "the body did not come in time")
 		}
 		return problem.New(http.StatusBadRequest, "the body is not the JSON that this route takes: "+clip(err.Error(), 200))
 	}

@@ -293,6 +293,64 @@ func TestWritesFromForeignPagesAreRefused(t *testing.T) {
 	}
 }
 
+// Bodies that are on their way hold their share; what comes beyond it is told to wait, whoever it is.
+func TestBodiesUnderWayPushBack(t *testing.T) {
+	s := newStand(t, func(c *Config) { c.BodyBytes = 4096 })
+	body, feed := io.Pipe()
+	r := httptest.NewRequest("POST", "/v1/login", body)
+	r.Header.Set("Content-Type", "application/json")
+	r.ContentLength = 2000 // decoded it may be more than all there is
+	first, reading := httptest.NewRecorder(), make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.api.ServeHTTP(first, r)
+	}()
+	go func() {
+		_, _ = io.WriteString(feed, `{`) // returns when the handler reads
+		close(reading)
+	}()
+	<-reading
+	admin := s.tokens[auth.RoleAdministrator]
+	for _, c := range []call{
+		{method: "POST", path: "/v1/login", body: `{"user":"ada","password":"correct horse"}`},
+		{method: "POST", path: "/v1/cluster/join", body: `{}`},
+		{method: "POST", path: "/v1/users", body: `{}`, token: admin},
+		{method: "POST", path: "/api/v1/query", body: `query=up`, token: admin},
+	} {
+		w := s.do(c)
+		s.problem(c.path, w, http.StatusTooManyRequests)
+		if w.Header().Get("Retry-After") != "1" {
+			t.Errorf("%s: Retry-After %q", c.path, w.Header().Get("Retry-After"))
+		}
+	}
+	if w := s.do(call{method: "GET", path: "/v1/hosts", token: admin}); w.Code != 200 {
+		t.Errorf("a request without a body: %d", w.Code)
+	}
+	if _, err := io.WriteString(feed, `"user":"ada","password":"correct horse"}`); err != nil {
+		t.Error(err)
+	}
+	feed.Close()
+	<-ended
+	if first.Code != 200 {
+		t.Errorf("the slow body: %d %s", first.Code, first.Body)
+	}
+	if w := s.do(call{method: "POST", path: "/v1/login", body: `{"user":"ada","password":"correct horse"}`}); w.Code != 200 {
+		t.Errorf("after it: %d", w.Code)
+	}
+}
+
+// Joining is limited by address before a body is looked at.
+func TestJoinsAreLimitedUnread(t *testing.T) {
+	s := newStand(t, nil)
+	for range 100 {
+		if w := s.do(call{method: "POST", path: "/v1/cluster/join", body: `garbage`}); w.Code == http.StatusTooManyRequests {
+			return
+		}
+	}
+	t.Error("100 joins that are garbage were all read")
+}
+
 // openGate lets everybody in who comes from no page.
 type openGate struct{}
 

@@ -296,7 +296,7 @@ func TestClusterInitMakesANodeThatCanStart(t *testing.T) {
 	if code != ExitOK || !strings.Contains(out, "password  ") || !strings.Contains(out, "https://node1:8443") {
 		t.Fatalf("code %d %q %q", code, out, errs)
 	}
-	for _, name := range []string{"setup.json", "tls/ca-key.pem", "tls/node-key.pem"} {
+	for _, name := range []string{"setup.json", "tls/ca-key.pem", "tls/node.pem"} {
 		st, err := os.Stat(filepath.Join(dir, "data", name))
 		if err != nil || st.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v", name, err)

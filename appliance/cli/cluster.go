@@ -246,18 +246,19 @@ type clusterAnswer struct {
 }
 
 type clusterNode struct {
-	ID       string `json:"id"`
-	URL      string `json:"url"`
-	AgentURL string `json:"agent_url"`
-	Peer     string `json:"peer"`
-	Role     string `json:"role"`
-	Voter    bool   `json:"voter"`
-	Commit   uint64 `json:"commit_index"`
-	Applied  uint64 `json:"applied_index"`
-	Mark     uint64 `json:"mark_index"`
-	Lag      uint64 `json:"lag"`
-	Version  string `json:"version"`
-	Disk     struct {
+	ID        string `json:"id"`
+	URL       string `json:"url"`
+	AgentURL  string `json:"agent_url"`
+	Peer      string `json:"peer"`
+	Role      string `json:"role"`
+	Voter     bool   `json:"voter"`
+	Commit    uint64 `json:"commit_index"`
+	Applied   uint64 `json:"applied_index"`
+	Mark      uint64 `json:"mark_index"`
+	Lag       uint64 `json:"lag"`
+	Probation bool   `json:"probation"`
+	Version   string `json:"version"`
+	Disk      struct {
 		Total int64 `json:"total"`
 		Free  int64 `json:"free"`
 	} `json:"disk"`
@@ -334,6 +335,9 @@ func newClusterStatus(s streams, t *target) *cobra.Command {
 				free := ""
 				if n.Disk.Total > 0 {
 					free = bytesText(n.Disk.Free)
+				}
+				if n.Probation {
+					n.Role += ", no vote yet"
 				}
 				tab.row(n.ID, n.Role, strconv.FormatUint(n.Applied, 10), strconv.FormatUint(n.Lag, 10), strconv.FormatUint(n.Mark, 10), free)
 			}

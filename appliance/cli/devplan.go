@@ -94,10 +94,12 @@ func (p *devPlan) make(dir string, o devOptions) error {
 	}
 	for i := range configs {
 		cfg := &configs[i]
-		if i == 0 { // one founds the cluster, the others are told by it
-			if err := setup.Write(cfg.DataDir); err != nil {
-				return err
-			}
+		first := appliance.Setup{ClusterID: clusterID, Founding: true} // one founds the cluster, the others are told by it
+		if i == 0 {
+			first = setup
+		}
+		if err := first.Write(cfg.DataDir); err != nil {
+			return err
 		}
 		if err := cfg.IssueIdentity(ca, ring); err != nil {
 			return err

@@ -100,6 +100,8 @@ func hintOf(err error) string {
 		return "run `triward cluster init` on the first node and `triward cluster join` on the others"
 	case errors.Is(err, keyring.ErrNoRing):
 		return "a node takes the key ring from another member by itself; `triward key status` shows who has it"
+	case errors.Is(err, pki.ErrUnusable):
+		return "move the node's TLS directory aside and run `triward cluster join` with a new token"
 	case errors.Is(err, appliance.ErrLocked):
 		return "another triward server uses this data directory; stop it first"
 	case errors.Is(err, appliance.ErrDamaged):

@@ -14,6 +14,13 @@ import (
 	"github.com/triward/triward/raftstate/meta"
 )
 
+const (
+	maxHello = 4 << 10
+	// batchUnfolds is how many times its length decompressed a batch takes until it is proposed: the bytes themselves,
+	// lines or samples that point into them, and what is written anew with the labels of the host.
+	batchUnfolds = 4
+)
+
 type helloRequest struct {
 	Epoch string `json:"epoch"`
 	Open  bool   `json:"open"`
@@ -22,7 +29,7 @@ type helloRequest struct {
 // hello tells an agent where each of its lanes stands, and opens its epoch when asked to.
 func (g *Gateway) hello(w http.ResponseWriter, r *http.Request, agent *auth.Agent) error {
 	var req helloRequest
-	if err := readJSON(w, r, 4<<10, &req); err != nil {
+	if err := readJSON(w, r, maxHello, &req); err != nil {
 		return err
 	}
 	epoch, err := wire.ParseEpoch(req.Epoch)
@@ -39,8 +46,12 @@ func (g *Gateway) hello(w http.ResponseWriter, r *http.Request, agent *auth.Agen
 		if err != nil {
 			return err
 		}
-		if results[0].Status != command.StatusOK && results[0].Status != command.StatusEpochClosed {
-			return fmt.Errorf("open epoch: %s %s", results[0].Status, results[0].Detail)
+		switch res := &results[0]; res.Status {
+		case command.StatusOK, command.StatusEpochClosed:
+		case command.StatusLimit:
+			return problem.New(http.StatusUnprocessableEntity, res.Detail)
+		default:
+			return fmt.Errorf("open epoch: %s %s", res.Status, res.Detail)
 		}
 		if err := g.opts.Cluster.WaitApplied(ctx, index); err != nil {
 			return err
@@ -70,75 +81,6 @@ func epochName(s meta.EpochState) string {
 	return "new"
 }
 
-// series gives the label sets of an agent their ids. The server says which agent and host they are of.
-func (g *Gateway) series(w http.ResponseWriter, r *http.Request, agent *auth.Agent) error {
-	var req struct {
-		Series []map[string]string `json:"series"`
-	}
-	if err := readJSON(w, r, wire.MaxRequestBody, &req); err != nil {
-		return err
-	}
-	if len(req.Series) == 0 || len(req.Series) > wire.MaxSeriesPerCall {
-		return problem.New(http.StatusBadRequest, fmt.Sprintf("%d series, 1 to %d are allowed in one call", len(req.Series), wire.MaxSeriesPerCall))
-	}
-	sets := make([]wire.Labels, len(req.Series))
-	for i, m := range req.Series {
-		if m == nil {
-			return problem.New(http.StatusBadRequest, fmt.Sprintf("series[%d] is no object", i))
-		}
-		m["agent"], m["host"] = agent.ID, agent.Hostname
-		setDefault(m, "instance", agent.Hostname)
-		setDefault(m, "job", "node")
-		sets[i] = wire.LabelsFromMap(m)
-		if err := wire.CheckSeriesLabels(sets[i]); err != nil {
-			return problem.New(http.StatusBadRequest, fmt.Sprintf("series[%d]: %v", i, err))
-		}
-	}
-	cmds := registrations(agent.ID, sets)
-	_, results, err := g.opts.Cluster.Propose(r.Context(), cmds...)
-	if err != nil {
-		return err
-	}
-	ids := make([]uint64, 0, len(sets))
-	for _, res := range results {
-		switch res.Status {
-		case command.StatusOK:
-			ids = append(ids, res.IDs...)
-		case command.StatusLimit:
-			return problem.New(http.StatusUnprocessableEntity, res.Detail).
-				WithHint("drop metrics or labels with many values at the agent (metrics.exclude in agent.yaml)")
-		default:
-			return fmt.Errorf("register series: %s %s", res.Status, res.Detail)
-		}
-	}
-	return writeJSON(w, map[string]any{"ids": ids})
-}
-
-func setDefault(m map[string]string, name, value string) {
-	if m[name] == "" {
-		m[name] = value
-	}
-}
-
-// registrations splits label sets into commands that each fit in an entry.
-func registrations(agent string, sets []wire.Labels) []command.Command {
-	const maxBytes = 200 << 10
-	var cmds []command.Command
-	from, size := 0, 0
-	for i, ls := range sets {
-		n := 0
-		for _, l := range ls {
-			n += len(l.Name) + len(l.Value) + 4
-		}
-		if size+n > maxBytes && i > from {
-			cmds = append(cmds, command.NewRegisterSeries(agent, sets[from:i]))
-			from, size = i, 0
-		}
-		size += n
-	}
-	return append(cmds, command.NewRegisterSeries(agent, sets[from:]))
-}
-
 // batchResult is the answer for one batch.
 type batchResult struct {
 	Lane       string              `json:"lane"`
@@ -159,17 +101,6 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 	if err := wantType(r, wire.ContentType); err != nil {
 		return err
 	}
-	budget := r.ContentLength
-	if budget < 0 || budget > wire.MaxRequestBody {
-		budget = wire.MaxRequestBody
-	}
-	budget += wire.MaxBatchRaw // one body decompressed at a time
-	if !g.inFlight.take(budget) {
-		g.met.busy.Inc()
-		return problem.New(http.StatusTooManyRequests, "this node holds as many bytes in flight as it may").WithRetryAfter(time.Second)
-	}
-	defer g.inFlight.give(budget)
-
 	buf := g.buffers.Get().(*[]byte)
 	defer g.buffers.Put(buf)
 	body, err := readWhole(w, r, wire.MaxRequestBody, (*buf)[:0])
@@ -182,6 +113,11 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 	if err != nil {
 		return err
 	}
+	release, err := g.take(unfolded(batches))
+	if err != nil {
+		return err
+	}
+	defer release()
 	results := make([]batchResult, len(batches))
 	cmds := make([]command.Command, 0, len(batches))
 	proposed := make([]int, 0, len(batches))
@@ -199,7 +135,7 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 	var index uint64
 	if len(cmds) > 0 {
 		var outcomes []command.Result
-		if index, outcomes, err = g.opts.Cluster.Propose(r.Context(), cmds...); err != nil {
+		if index, outcomes, err = g.propose(r.Context(), cmds); err != nil {
 			return err
 		}
 		for k, i := range proposed {
@@ -211,6 +147,16 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 		g.count(&results[i])
 	}
 	return writeJSON(w, map[string]any{"index": index, "results": results})
+}
+
+// unfolded is what the longest of the batches takes decompressed and decoded. They are decoded one after another, each
+// in the memory of the one before.
+func unfolded(batches []wire.Batch) int64 {
+	longest := 0
+	for i := range batches {
+		longest = max(longest, batches[i].RawLen)
+	}
+	return int64(longest) * batchUnfolds
 }
 
 func (b *batchResult) take(r *command.Result) {

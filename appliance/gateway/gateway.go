@@ -15,7 +15,10 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"os"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -69,7 +72,7 @@ type Options struct {
 	Problem func(error) *problem.Problem
 
 	Timeout       time.Duration // of one request, from its headers to its answer
-	BytesInFlight int64         // decompressed bodies held at once over all requests
+	BytesInFlight int64         // what bodies take at once over all requests, decoded
 	RegisterRate  rate.Limit    // registrations and failed logins a second, over all senders
 }
 
@@ -79,6 +82,7 @@ type Gateway struct {
 	inFlight *byteBudget
 	strange  *rate.Limiter // look-ups on behalf of senders that are not known yet
 	beats    *heartbeats
+	failures *failureLog
 	met      gatewayMetrics
 	buffers  sync.Pool
 }
@@ -89,6 +93,7 @@ func New(opts Options) *Gateway {
 		opts:     opts,
 		inFlight: newByteBudget(opts.BytesInFlight),
 		strange:  rate.NewLimiter(opts.RegisterRate, int(opts.RegisterRate)*2+1),
+		failures: newFailureLog(),
 		met:      newGatewayMetrics(opts.Metrics),
 	}
 	g.buffers.New = func() any { b := make([]byte, 0, 64<<10); return &b }
@@ -104,11 +109,12 @@ func (g *Gateway) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/agent/register", g.handle("register", g.register))
 	mux.HandleFunc("POST /agent/register", g.handle("register", g.register))
-	mux.HandleFunc("POST /v1/agent/hello", g.handle("hello", g.asAgent(g.hello)))
-	mux.HandleFunc("POST /v1/agent/series", g.handle("series", g.asAgent(g.series)))
-	mux.HandleFunc("POST /v1/agent/batches", g.handle("batches", g.asAgent(g.batches)))
-	mux.HandleFunc("POST /v1/agent/heartbeat", g.handle("heartbeat", g.asAgent(g.heartbeat)))
-	mux.HandleFunc("POST /agent/heartbeat", g.handle("heartbeat", g.asAgent(g.heartbeat)))
+	beat := g.handle("heartbeat", g.asAgent(bodyCost{maxHeartbeatSize, jsonUnfolds}, g.heartbeat))
+	mux.HandleFunc("POST /v1/agent/hello", g.handle("hello", g.asAgent(bodyCost{maxHello, jsonUnfolds}, g.hello)))
+	mux.HandleFunc("POST /v1/agent/series", g.handle("series", g.asAgent(bodyCost{wire.MaxRequestBody, seriesUnfolds}, g.series)))
+	mux.HandleFunc("POST /v1/agent/batches", g.handle("batches", g.asAgent(bodyCost{wire.MaxRequestBody, 1}, g.batches)))
+	mux.HandleFunc("POST /v1/agent/heartbeat", beat)
+	mux.HandleFunc("POST /agent/heartbeat", beat)
 	mux.HandleFunc("/", g.handle("other", func(http.ResponseWriter, *http.Request) error {
 		return problem.New(http.StatusNotFound, "this listener serves agents only").
 			WithHint("browsers and the command line use the HTTP listener, port 8443 unless configured otherwise")
@@ -116,27 +122,52 @@ func (g *Gateway) Handler() http.Handler {
 	return mux
 }
 
+// sender says in a request's context whose it is, once that is known.
+type senderKey struct{}
+
+type sender struct{ agent string }
+
 // handle runs fn with the time limit, counts it, and writes its error.
 func (g *Gateway) handle(route string, fn func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		ctx, cancel := context.WithTimeout(r.Context(), g.opts.Timeout)
+		from := &sender{}
+		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), senderKey{}, from), g.opts.Timeout)
 		defer cancel()
 		defer func() {
 			if p := recover(); p != nil {
-				g.opts.Log.Error("request panicked", "route", route, "panic", p)
+				g.opts.Log.Error("request panicked", "route", route, "agent", from.agent, "panic", p, "stack", string(debug.Stack()))
 				problem.New(http.StatusInternalServerError, "the request could not be served").Write(w)
 			}
 		}()
 		code := http.StatusOK
 		if err := fn(w, r.WithContext(ctx)); err != nil {
 			p := g.problem(err)
-			code = p.Status
+			if code = p.Status; code >= http.StatusInternalServerError {
+				g.failures.note(g.opts.Log, route, from.agent, code, err)
+			}
 			p.Write(w)
 		}
 		g.met.requests.WithLabelValues(route, statusClass(code)).Inc()
 		g.met.duration.WithLabelValues(route).Observe(time.Since(start).Seconds())
 	}
+}
+
+// failureLog says in the node's log what could not be served. While a cluster has no leader every agent fails, so what
+// comes too fast is only counted.
+type failureLog struct {
+	limit   *rate.Limiter
+	skipped atomic.Int64
+}
+
+func newFailureLog() *failureLog { return &failureLog{limit: rate.NewLimiter(1, 20)} }
+
+func (f *failureLog) note(log *slog.Logger, route, agent string, status int, err error) {
+	if !f.limit.Allow() {
+		f.skipped.Add(1)
+		return
+	}
+	log.Warn("request of an agent failed", "route", route, "agent", agent, "status", status, "err", err, "not_logged", f.skipped.Swap(0))
 }
 
 func statusClass(code int) string { return fmt.Sprintf("%dxx", code/100) }
@@ -162,15 +193,37 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 	}
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 	if err := d.Decode(v); err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return err
-		}
-		return problem.New(http.StatusBadRequest, fmt.Sprintf("body is not the JSON expected: %v (at byte %d)", err, d.InputOffset()))
+		return badJSON(d, err)
 	}
-	if _, err := d.Token(); err != io.EOF {
+	return endOfJSON(d)
+}
+
+// badJSON is the answer to a body that could not be decoded, for whatever reason.
+func badJSON(d *json.Decoder, err error) error {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return err
+	}
+	if tooSlow(err) {
+		return errTooSlow(d.InputOffset())
+	}
+	return problem.New(http.StatusBadRequest, fmt.Sprintf("body is not the JSON expected: %v (at byte %d)", err, d.InputOffset()))
+}
+
+func endOfJSON(d *json.Decoder) error {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return problem.New(http.StatusBadRequest, fmt.Sprintf("something follows the JSON value at byte %d", d.InputOffset()))
 	}
 	return nil
+}
+
+// tooSlow reports whether a body did not come within the time for reading it.
+func tooSlow(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+}
+
+func errTooSlow(after int64) error {
+	return problem.New(http.StatusRequestTimeout, fmt.Sprintf("the body did not come in time: %d bytes of it were read", after)).
+		WithHint("the network between agent and node is slow, or the node has too much to do")
 }
 
 func wantType(r *http.Request, want string) error {
@@ -209,27 +262,59 @@ func readWhole(w http.ResponseWriter, r *http.Request, limit int64, buf []byte) 
 			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 				return buf, err
 			}
+			if tooSlow(err) {
+				return buf, errTooSlow(int64(len(buf)))
+			}
 			return buf, problem.New(http.StatusBadRequest, fmt.Sprintf("body broke off after %d bytes: %v", len(buf), err))
 		}
 	}
 }
 
+// bodyCost is what a route's body may take: its length at most, and how many times that is held once it is decoded.
+type bodyCost struct{ most, unfolds int64 }
+
+// jsonUnfolds is that factor for the small JSON bodies.
+const jsonUnfolds = 4
+
+// of is what the body of a request takes, as far as its header says.
+func (c bodyCost) of(r *http.Request) int64 {
+	n := r.ContentLength
+	if n < 0 || n > c.most {
+		n = c.most
+	}
+	return n * c.unfolds
+}
+
+// take charges bytes to the budget until release is called; the error tells the sender to wait.
+func (g *Gateway) take(n int64) (release func(), err error) {
+	held, ok := g.inFlight.take(n)
+	if !ok {
+		g.met.busy.Inc()
+		return nil, problem.New(http.StatusTooManyRequests, "this node holds as many bytes in flight as it may").WithRetryAfter(time.Second)
+	}
+	return func() { g.inFlight.give(held) }, nil
+}
+
 // byteBudget bounds the bytes that requests hold together.
 type byteBudget struct {
+	total int64
+
 	mu   sync.Mutex
 	left int64
 }
 
-func newByteBudget(n int64) *byteBudget { return &byteBudget{left: n} }
+func newByteBudget(n int64) *byteBudget { return &byteBudget{total: n, left: n} }
 
-func (b *byteBudget) take(n int64) bool {
+// take returns what it took. A request that is larger than the whole budget has it when it is alone.
+func (b *byteBudget) take(n int64) (held int64, ok bool) {
+	n = min(n, b.total)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.left < n {
-		return false
+		return 0, false
 	}
 	b.left -= n
-	return true
+	return n, true
 }
 
 func (b *byteBudget) give(n int64) {

@@ -42,6 +42,13 @@ func (d *direct) Propose(_ context.Context, cmds ...command.Command) (uint64, []
 		return 0, nil, d.fail
 	}
 	d.index++
+	size := command.Overhead
+	for i := range cmds {
+		size += cmds[i].Size()
+	}
+	if size > command.MaxEntry || len(cmds) > command.MaxCommands {
+		return 0, nil, errTooLarge
+	}
 	e := command.Entry{Stamp: time.Now().UnixMilli(), Commands: cmds}
 	decoded, err := command.Decode(e.Append(nil))
 	if err != nil {
@@ -107,11 +114,20 @@ type rig struct {
 	url     string
 	agent   string // credentials
 	coder   *wire.Coder
+	handler http.Handler
 }
 
-var errNoLeader = errors.New("no leader")
+var (
+	errNoLeader = errors.New("no leader")
+	errTooLarge = errors.New("proposal is too large for one entry") // as raftstate refuses it
+)
 
 func newRig(t *testing.T) *rig {
+	t.Helper()
+	return newRigWith(t, func(*Options) {})
+}
+
+func newRigWith(t *testing.T, change func(*Options)) *rig {
 	t.Helper()
 	store, err := meta.Open(filepath.Join(t.TempDir(), "meta.db"), slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -128,7 +144,7 @@ func newRig(t *testing.T) *rig {
 	}
 	svc := auth.New(auth.Config{Meta: asMeta{d}})
 	t.Cleanup(func() { _ = svc.Close() })
-	g := New(Options{
+	opts := Options{
 		Cluster: d, State: store, Auth: svc, Coder: coder, ClusterID: "c1", Log: slog.New(slog.DiscardHandler),
 		Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, BytesInFlight: 64 << 20, RegisterRate: 1000,
 		Problem: func(err error) *problem.Problem {
@@ -137,11 +153,14 @@ func newRig(t *testing.T) *rig {
 			}
 			return problem.From(err)
 		},
-	})
+	}
+	change(&opts)
+	g := New(opts)
 	t.Cleanup(func() { _ = g.Close() })
-	srv := httptest.NewServer(g.Handler())
+	handler := g.Handler()
+	srv := httptest.NewServer(handler)
 	t.Cleanup(srv.Close)
-	return &rig{t: t, cluster: d, auth: svc, url: srv.URL, coder: coder}
+	return &rig{t: t, cluster: d, auth: svc, url: srv.URL, coder: coder, handler: handler}
 }
 
 func (r *rig) post(path, contentType string, body []byte) (int, http.Header, []byte) {
@@ -371,11 +390,19 @@ func TestHostileRequests(t *testing.T) {
 
 func TestByteBudgetPushesBack(t *testing.T) {
 	b := newByteBudget(10)
-	if !b.take(7) || b.take(4) {
-		t.Error("budget of 10 gave out 11")
+	take := func(n, want int64) {
+		t.Helper()
+		if held, ok := b.take(n); held != want || ok != (want > 0) {
+			t.Errorf("asked for %d: %d %v, want %d", n, held, ok, want)
+		}
 	}
+	take(7, 7)
+	take(4, 0)
 	b.give(7)
-	if !b.take(10) {
-		t.Error("what was given back is not there")
-	}
+	take(10, 10)
+	take(1, 0)
+	b.give(10)
+	take(100, 10) // alone, a request that is larger than all goes through
+	b.give(10)
+	take(10, 10)
 }

@@ -53,18 +53,25 @@ func (r *registration) check() error {
 	return nil
 }
 
+const maxRegistration = 64 << 10
+
 // register redeems a token and gives the agent its identity. Token and record change in one transaction, so a
 // token for one agent makes one, however many nodes it is shown to at once.
 func (g *Gateway) register(w http.ResponseWriter, r *http.Request) error {
+	if !g.strange.Allow() { // before anything of a stranger is read
+		return errTooManyStrangers()
+	}
+	release, err := g.take(bodyCost{maxRegistration, jsonUnfolds}.of(r))
+	if err != nil {
+		return err
+	}
+	defer release()
 	var req registration
-	if err := readJSON(w, r, 64<<10, &req); err != nil {
+	if err := readJSON(w, r, maxRegistration, &req); err != nil {
 		return err
 	}
 	if err := req.check(); err != nil {
 		return problem.Wrap(http.StatusBadRequest, err)
-	}
-	if !g.strange.Allow() {
-		return errTooManyStrangers()
 	}
 	ctx := r.Context()
 	if err := g.catchUp(ctx); err != nil {
@@ -115,14 +122,22 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 	return g.opts.Cluster.WaitApplied(ctx, index)
 }
 
-// asAgent lets fn serve only a known agent.
-func (g *Gateway) asAgent(fn func(http.ResponseWriter, *http.Request, *auth.Agent) error) func(http.ResponseWriter, *http.Request) error {
+// asAgent lets fn serve only a known agent, once the budget has room for what the body will take.
+func (g *Gateway) asAgent(cost bodyCost, fn func(http.ResponseWriter, *http.Request, *auth.Agent) error) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		agent, err := g.authenticate(r)
 		if err != nil {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="triward agents"`)
 			return err
 		}
+		if from, ok := r.Context().Value(senderKey{}).(*sender); ok {
+			from.agent = agent.ID
+		}
+		release, err := g.take(cost.of(r))
+		if err != nil {
+			return err
+		}
+		defer release()
 		return fn(w, r, agent)
 	}
 }

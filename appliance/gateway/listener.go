@@ -9,6 +9,9 @@ import (
 	"golang.org/x/net/netutil"
 )
 
+// maxStreams is how many requests one connection may have under way. An agent sends one at a time.
+const maxStreams = 16
+
 // NewServer returns the HTTP server for handler, bounded in time and header size. TLS, where wanted, is the
 // listener's business.
 func NewServer(handler http.Handler, timeout time.Duration, log *slog.Logger) *http.Server {
@@ -19,6 +22,7 @@ func NewServer(handler http.Handler, timeout time.Duration, log *slog.Logger) *h
 		WriteTimeout:      timeout + 5*time.Second, // past the time limit of the request, so that its answer gets out
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

@@ -238,7 +238,9 @@ func split(sealed string) (id string, box []byte, err error) {
 	return parts[1], box, nil
 }
 
-func additional(id, purpose string) []byte { return []byte(sealedPrefix + "\x00" + id + "\x00" + purpose) }
+func additional(id, purpose string) []byte {
+	return []byte(sealedPrefix + "\x00" + id + "\x00" + purpose)
+}
 
 func newAEAD(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)

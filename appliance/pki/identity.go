@@ -33,7 +33,8 @@ type Identity struct {
 	mu sync.Mutex // one renewal at a time
 }
 
-// Load reads the identity of the directory. It returns ErrNotInitialised for an empty one.
+// Load reads the identity of the directory. It returns ErrNotInitialised for an empty one, ErrUnusable when the node's
+// certificate is damaged or not that of its key.
 func Load(dir string) (*Identity, error) {
 	caPEM, err := readFile(dir, FileCA)
 	if err != nil {
@@ -43,13 +44,9 @@ func Load(dir string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	keyPEM, err := readFile(dir, FileCertKey)
+	pair, err := tls.X509KeyPair(certPEM, certPEM)
 	if err != nil {
-		return nil, err
-	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return nil, fmt.Errorf("node certificate in %s: %w", dir, err)
+		return nil, fmt.Errorf("%s: %w: %w", filepath.Join(dir, FileCert), ErrUnusable, err)
 	}
 	id := &Identity{dir: dir, id: pair.Leaf.Subject.CommonName, pool: x509.NewCertPool()}
 	if !id.pool.AppendCertsFromPEM(caPEM) {
@@ -131,12 +128,7 @@ func (i *Identity) RenewIfDue(now time.Time) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read back certificate: %w", err)
 	}
-	keys, err := i.ca.KeyPEM()
-	if err != nil {
-		return false, err
-	}
-	files := Files{CA: i.ca.CertPEM(), CAKey: keys, Cert: certPEM, Key: keyPEM}
-	if err := files.Save(i.dir); err != nil {
+	if err := saveCert(i.dir, certPEM, keyPEM); err != nil {
 		return false, err
 	}
 	i.cert.Store(&pair)

@@ -37,16 +37,17 @@ const (
 
 // Files in a node's TLS directory.
 const (
-	FileCA      = "ca.pem"
-	FileCAKey   = "ca-key.pem"
-	FileCert    = "node.pem"
-	FileCertKey = "node-key.pem"
+	FileCA    = "ca.pem"
+	FileCAKey = "ca-key.pem"
+	FileCert  = "node.pem" // the node's certificate with its key, so that one is never without the other
 )
 
 // Sentinels of this package.
 var (
 	// ErrNotInitialised says that the directory holds no certificate yet.
 	ErrNotInitialised = errors.New("this node has no certificate: neither `triward cluster init` nor `triward cluster join` was run")
+	// ErrUnusable says that the directory holds a certificate with which the node cannot start.
+	ErrUnusable = errors.New("the node's certificate cannot be used")
 	// ErrBadRequest says that a certificate request is not one that the CA signs.
 	ErrBadRequest = errors.New("certificate request refused")
 )
@@ -216,15 +217,18 @@ func (f *Files) Save(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make TLS directory: %w", err)
 	}
-	for _, part := range []struct {
-		name string
-		body []byte
-	}{{FileCA, f.CA}, {FileCAKey, f.CAKey}, {FileCertKey, f.Key}, {FileCert, f.Cert}} {
-		if err := WriteSecret(filepath.Join(dir, part.name), part.body); err != nil {
-			return err
-		}
+	if err := WriteSecret(filepath.Join(dir, FileCA), f.CA); err != nil {
+		return err
 	}
-	return nil
+	if err := WriteSecret(filepath.Join(dir, FileCAKey), f.CAKey); err != nil {
+		return err
+	}
+	return saveCert(dir, f.Cert, f.Key)
+}
+
+// saveCert replaces the node's certificate and its key, both or neither.
+func saveCert(dir string, cert, key []byte) error {
+	return WriteSecret(filepath.Join(dir, FileCert), slices.Concat(cert, key))
 }
 
 // WriteSecret writes a file with mode 0600 and fsync, whole or not at all.

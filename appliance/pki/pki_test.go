@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -87,7 +88,7 @@ func TestPinnedClientTalksToItsClusterOnly(t *testing.T) {
 
 func TestKeysArePrivate(t *testing.T) {
 	n := newNode(t, newTestCA(t), "n1", time.Now())
-	for _, name := range []string{FileCAKey, FileCertKey} {
+	for _, name := range []string{FileCAKey, FileCert} {
 		st, err := os.Stat(filepath.Join(n.dir, name))
 		if err != nil || st.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v %v", name, st.Mode(), err)
@@ -95,6 +96,75 @@ func TestKeysArePrivate(t *testing.T) {
 	}
 	if _, err := Load(t.TempDir()); !errors.Is(err, ErrNotInitialised) {
 		t.Errorf("empty directory: %v", err)
+	}
+}
+
+// A crash at any moment of a renewal leaves the old certificate with its key or the new one with its own.
+func TestCertificateAndKeyChangeTogether(t *testing.T) {
+	now := time.Now()
+	n := newNode(t, newTestCA(t), "n1", now)
+	before, err := os.ReadDir(n.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := map[string][]byte{}
+	for _, e := range before {
+		if old[e.Name()], err = os.ReadFile(filepath.Join(n.dir, e.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if done, err := n.RenewIfDue(now.Add(NodeLife * 3 / 4)); !done || err != nil {
+		t.Fatal(done, err)
+	}
+	changed := 0
+	for name, was := range old {
+		is, err := os.ReadFile(filepath.Join(n.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Equal(was, is) {
+			continue
+		}
+		changed++
+		mixed := filepath.Join(t.TempDir(), "tls") // all files of the one moment but this
+		if err := os.CopyFS(mixed, os.DirFS(n.dir)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(mixed, name), was, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(mixed); err != nil {
+			t.Errorf("with %s of before the renewal: %v", name, err)
+		}
+	}
+	if changed != 1 {
+		t.Errorf("a renewal changed %d files", changed)
+	}
+}
+
+func TestUnusableCertificateIsTold(t *testing.T) {
+	ca := newTestCA(t)
+	n, other := newNode(t, ca, "n1", time.Now()), newNode(t, ca, "n1", time.Now())
+	read := func(n *Identity) []byte {
+		b, err := os.ReadFile(filepath.Join(n.dir, FileCert))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	whole := read(n)
+	key := bytes.LastIndex(whole, []byte("-----BEGIN PRIVATE KEY"))
+	strange := read(other)
+	for name, body := range map[string][]byte{
+		"empty": nil, "garbage": []byte("x"), "cut": whole[:len(whole)-100], "without its key": whole[:key],
+		"the key of another": append(append([]byte(nil), whole[:key]...), strange[bytes.LastIndex(strange, []byte("-----BEGIN PRIVATE KEY")):]...),
+	} {
+		if err := os.WriteFile(filepath.Join(n.dir, FileCert), body, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(n.dir); !errors.Is(err, ErrUnusable) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

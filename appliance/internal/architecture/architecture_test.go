@@ -294,7 +294,7 @@ func TestUnwantedTexts(t *testing.T) {
 			if d.IsDir() && (name == "node_modules" || name == "bin" || name == "dist" || path != root && strings.HasPrefix(name, ".") && name != ".ci") {
 				return filepath.SkipDir
 			}
-			if d.IsDir() || !slices.Contains([]string{".go", ".ts", ".svelte", ".md", ".yaml", ".yml", ".sh", ".mod", ".json", ".mjs", ""}, filepath.Ext(name)) {
+			if !d.Type().IsRegular() || !slices.Contains([]string{".go", ".ts", ".svelte", ".md", ".yaml", ".yml", ".sh", ".mod", ".json", ".mjs", ""}, filepath.Ext(name)) {
 				return nil
 			}
 			if !u.inTests && strings.HasSuffix(name, "_test.go") {

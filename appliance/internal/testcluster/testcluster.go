@@ -87,6 +87,10 @@ func Start(t testing.TB, n int) *Cluster {
 		c.Nodes = append(c.Nodes, &Node{Config: cfg, cluster: c, log: logTo(t, dir)})
 	}
 	must(t, setup.Write(c.Nodes[0].Config.DataDir))
+	for _, node := range c.Nodes[1:] {
+		founding := appliance.Setup{ClusterID: id, Founding: true}
+		must(t, founding.Write(node.Config.DataDir))
+	}
 	t.Cleanup(func() {
 		for _, node := range c.Nodes {
 			node.Stop(t)
