@@ -14,7 +14,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
 )
@@ -110,12 +109,8 @@ func (c *Config) Hosts() []string {
 	return hosts
 }
 
-// IssueIdentity makes the node's certificate with the CA and writes both and the cluster's key ring to its TLS
-// directory, the certificate last.
-func (c *Config) IssueIdentity(ca *pki.CA, ring *keyring.Ring) error {
-	if err := ring.Save(c.TLS.Dir); err != nil {
-		return err
-	}
+// IssueIdentity makes the node's certificate with the CA and writes both to its TLS directory.
+func (c *Config) IssueIdentity(ca *pki.CA) error {
 	cert, key, err := ca.Issue(c.NodeID, c.Hosts(), time.Now())
 	if err != nil {
 		return err

@@ -78,7 +78,10 @@ The cluster begins to live when the node is started with ` + "`triward server`."
 			if err := setup.Write(cfg.DataDir); err != nil {
 				return err
 			}
-			if err := cfg.IssueIdentity(ca, ring); err != nil {
+			if err := ring.Save(cfg.TLS.Dir); err != nil {
+				return err
+			}
+			if err := cfg.IssueIdentity(ca); err != nil {
 				return err
 			}
 			fmt.Fprintf(s.out, "cluster   %s\nnode      %s\naddress   %s\nuser      %s\npassword  %s\nrecovery  %s\n", id, cfg.NodeID, cfg.Listen.HTTP.URL, user, password, recovery)

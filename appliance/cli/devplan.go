@@ -101,7 +101,10 @@ func (p *devPlan) make(dir string, o devOptions) error {
 		if err := first.Write(cfg.DataDir); err != nil {
 			return err
 		}
-		if err := cfg.IssueIdentity(ca, ring); err != nil {
+		if err := ring.Save(cfg.TLS.Dir); err != nil {
+			return err
+		}
+		if err := cfg.IssueIdentity(ca); err != nil {
 			return err
 		}
 		path := filepath.Join(dir, cfg.NodeID, "triward.yaml")

@@ -82,7 +82,8 @@ func Start(t testing.TB, n int) *Cluster {
 		cfg.Listen.Peer.Advertise = cfg.Listen.Peer.Address
 		cfg.Listen.Agents.Advertise = "https://" + cfg.Listen.Agents.Address
 		cfg.Listen.HTTP.URL = "https://" + cfg.Listen.HTTP.Address
-		must(t, cfg.IssueIdentity(ca, ring))
+		must(t, ring.Save(cfg.TLS.Dir))
+		must(t, cfg.IssueIdentity(ca))
 		setup.Members = append(setup.Members, raftstate.Server{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise})
 		c.Nodes = append(c.Nodes, &Node{Config: cfg, cluster: c, log: logTo(t, dir)})
 	}
