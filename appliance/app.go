@@ -51,6 +51,7 @@ type App struct {
 	log      *slog.Logger
 	version  string
 	identity *pki.Identity
+	keys     *Keys
 	registry *prometheus.Registry
 	setup    *Setup
 
@@ -130,6 +131,9 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	}
 	if a.identity.ID() != a.cfg.NodeID {
 		return nil, fmt.Errorf("the certificate in %s is for node %q, this is node %q", a.cfg.TLS.Dir, a.identity.ID(), a.cfg.NodeID)
+	}
+	if a.keys, err = openKeys(a.cfg.TLS.Dir); err != nil {
+		return nil, err
 	}
 	if a.setup, err = readSetup(a.cfg.DataDir); err != nil {
 		return nil, err

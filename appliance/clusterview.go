@@ -67,13 +67,15 @@ type nodeStatus struct {
 	Version     string    `json:"version"`
 	Disk        diskUsage `json:"disk"`
 	CertExpires int64     `json:"cert_expires"` // milliseconds since 1970
-	Digest      string    `json:"digest"`       // over everything, as of DigestIndex
-	DigestIndex uint64    `json:"digest_index"`
-	StartedAt   int64     `json:"started_at"` // milliseconds since 1970
-	UptimeS     int64     `json:"uptime_s"`
-	Installing  bool      `json:"installing,omitempty"`
-	Probation   bool      `json:"probation,omitempty"` // lost its data and has not caught up: it has no vote yet
-	DiskFull    string    `json:"disk_full,omitempty"`
+	// Ring names the keys that this node holds; absent when it has no key ring.
+	Ring        *ringStatus `json:"key_ring,omitempty"`
+	Digest      string      `json:"digest"` // over everything, as of DigestIndex
+	DigestIndex uint64      `json:"digest_index"`
+	StartedAt   int64       `json:"started_at"` // milliseconds since 1970
+	UptimeS     int64       `json:"uptime_s"`
+	Installing  bool        `json:"installing,omitempty"`
+	Probation   bool        `json:"probation,omitempty"` // lost its data and has not caught up: it has no vote yet
+	DiskFull    string      `json:"disk_full,omitempty"`
 }
 
 type diskUsage struct {
@@ -132,7 +134,7 @@ func (c *clusterView) own() nodeStatus {
 	return nodeStatus{
 		ID: a.cfg.NodeID, URL: a.cfg.Listen.HTTP.URL, AgentURL: a.cfg.Listen.Agents.Advertise, Peer: a.cfg.Listen.Peer.Advertise,
 		Role: st.Role, Term: st.Term, LastIndex: st.LastIndex, CommitIndex: st.CommitIndex, Applied: st.AppliedIndex,
-		MarkIndex: st.MarkIndex, Version: a.version, Disk: c.disk(), CertExpires: a.identity.Expires().UnixMilli(),
+		MarkIndex: st.MarkIndex, Version: a.version, Disk: c.disk(), CertExpires: a.identity.Expires().UnixMilli(), Ring: a.keys.status(),
 		Digest: sum, DigestIndex: index, StartedAt: st.StartedAt.UnixMilli(), UptimeS: int64(time.Since(st.StartedAt).Seconds()),
 		Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull,
 	}
@@ -318,6 +320,10 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 	if err := c.app.auth.CheckJoin(auth.JoinNode, r.Token); err != nil {
 		return none, err
 	}
+	wrapped, err := c.ringFor(r.RingTo)
+	if err != nil {
+		return none, err
+	}
 	cert, err := ca.SignRequest([]byte(r.CSR), r.ID, joinHosts(&r), time.Now())
 	if err != nil {
 		return none, problem.Wrap(http.StatusBadRequest, err)
@@ -337,11 +343,28 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 	if err != nil {
 		return none, err
 	}
-	answer := api.JoinAnswer{Cert: string(cert), CA: string(ca.CertPEM()), CAKey: string(key), ClusterID: c.app.identity.ClusterID()}
+	answer := api.JoinAnswer{
+		Cert: string(cert), CA: string(ca.CertPEM()), CAKey: string(key), Ring: wrapped, ClusterID: c.app.identity.ClusterID(),
+	}
 	for _, m := range c.app.node.Status().Members {
 		answer.Peers = append(answer.Peers, api.JoinedPeer{ID: m.ID, PeerAddr: m.Addr})
 	}
 	return answer, nil
+}
+
+// ringFor is the key ring wrapped to the key that a joining node made for this one time.
+func (c *clusterView) ringFor(recipient string) ([]byte, error) {
+	ring, err := c.app.keys.Ring()
+	if err != nil {
+		return nil, problem.Wrap(http.StatusServiceUnavailable, fmt.Errorf("node %s cannot let a node in: %w", c.app.cfg.NodeID, err)).
+			WithHint("name another member with --addr; " + ringHint)
+	}
+	wrapped, err := ring.WrapTo(recipient)
+	if err != nil {
+		return nil, problem.New(http.StatusBadRequest, "ring_to: want the recipient (age1...) that the key ring is wrapped to").
+			WithHint("use the `triward cluster join` of this version")
+	}
+	return wrapped, nil
 }
 
 // joinHosts are the names that a new node's certificate carries: those under which it says it is reached.
@@ -367,6 +390,14 @@ func (c *clusterView) peerHandler() http.Handler {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(c.own()) // the other node is gone: it will ask again
+	})
+	mux.HandleFunc("POST "+peerRingPath, func(w http.ResponseWriter, r *http.Request) {
+		if !c.app.isOpen(r.Context()) {
+			return
+		}
+		if err := c.app.wrapRing(w, r); err != nil {
+			problemOf(err).Write(w)
+		}
 	})
 	mux.HandleFunc("POST "+peerJoinPath, func(w http.ResponseWriter, r *http.Request) {
 		if !c.app.isOpen(r.Context()) {

@@ -63,15 +63,24 @@ func (a *App) settleIn(ctx context.Context) {
 		}
 	}
 	token := &localToken{app: a}
-	attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
-	first := token.ensure(attempt)
-	cancel()
+	first := a.tryOnce(ctx, token.ensure)
+	if err := a.tryOnce(ctx, a.fetchRing); err != nil {
+		a.log.Error("this node cannot open secrets", "err", err)
+		a.work.Go(func() { a.persist(ctx, step{"take the key ring from a member", a.fetchRing}) })
+	}
 	a.settled.Store(true)
 	close(a.member)
 	a.log.Info("this node is a member", "cluster", a.identity.ClusterID())
 	if first != nil {
 		a.persist(ctx, step{"give the command line here its token", token.ensure})
 	}
+}
+
+// tryOnce runs what the start does not wait for.
+func (a *App) tryOnce(ctx context.Context, fn func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return fn(ctx)
 }
 
 // persist tries the step until it is done; false when ctx ended before that.

@@ -96,7 +96,7 @@ func (a *API) join(q *request) error {
 		return problem.New(http.StatusBadRequest, "id: want 1 to 63 of letters, digits, . _ -")
 	case len(b.CSR) > 16<<10, b.CSR == "":
 		return problem.New(http.StatusBadRequest, "csr_pem: want a certificate request of at most 16 KiB")
-	case b.PeerAddr == "" || len(b.PeerAddr) > 300 || len(b.URL) > 300 || len(b.AgentURL) > 300:
+	case b.PeerAddr == "" || len(b.PeerAddr) > 300 || len(b.URL) > 300 || len(b.AgentURL) > 300 || len(b.RingTo) > 300:
 		return problem.New(http.StatusBadRequest, "peer_addr, url and agent_url: want addresses of at most 300 bytes")
 	}
 	answer, err := a.cfg.Cluster.Join(q.ctx(), b)

@@ -144,6 +144,8 @@ type JoinRequest struct {
 	PeerAddr string `json:"peer_addr"`
 	URL      string `json:"url"`
 	AgentURL string `json:"agent_url"`
+	// RingTo is an age recipient (age1...) made for this one request: the cluster's key ring is wrapped to it.
+	RingTo string `json:"ring_to"`
 }
 
 // JoinAnswer is what a node needs to start as a member.
@@ -151,6 +153,7 @@ type JoinAnswer struct {
 	Cert      string       `json:"cert_pem"`
 	CA        string       `json:"ca_pem"`
 	CAKey     string       `json:"ca_key_pem"`
+	Ring      []byte       `json:"key_ring"` // wrapped to RingTo (age)
 	ClusterID string       `json:"cluster_id"`
 	Peers     []JoinedPeer `json:"peers"`
 }

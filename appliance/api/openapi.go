@@ -159,6 +159,8 @@ func (s *schemas) of(t reflect.Type) object {
 	switch t {
 	case reflect.TypeFor[json.RawMessage]():
 		return object{}
+	case reflect.TypeFor[[]byte]():
+		return object{"type": "string", "contentEncoding": "base64"}
 	case reflect.TypeFor[fleet.Number]():
 		return object{"type": []string{"number", "null"}}
 	case reflect.TypeFor[hostsAnswer]():

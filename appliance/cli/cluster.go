@@ -18,6 +18,7 @@ import (
 
 	"github.com/triward/triward/agent/owner"
 	"github.com/triward/triward/appliance"
+	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
 )
@@ -67,7 +68,8 @@ func newClusterInit(s streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Found a new cluster with this node as its first",
-		Long: `Makes the cluster's CA and this node's certificate, and prints the first administrator's password, once.
+		Long: `Makes the cluster's CA, its key ring and this node's certificate, and prints the first administrator's password and
+the recovery key, once. The recovery key opens backups when no node is left: keep it away from the nodes.
 The cluster begins to live when the node is started. Run by root, it acts as the user that owns data_dir.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -80,6 +82,10 @@ The cluster begins to live when the node is started. Run by root, it acts as the
 			if err != nil {
 				return err
 			}
+			ring, recovery, err := keyring.New()
+			if err != nil {
+				return err
+			}
 			password := newPassword()
 			setup := appliance.Setup{
 				ClusterID: id, User: user, Password: password,
@@ -88,10 +94,13 @@ The cluster begins to live when the node is started. Run by root, it acts as the
 			if err := setup.Write(cfg.DataDir); err != nil {
 				return err
 			}
+			if err := ring.Save(cfg.TLS.Dir); err != nil {
+				return err
+			}
 			if err := cfg.IssueIdentity(ca); err != nil {
 				return err
 			}
-			fmt.Fprintf(s.out, "cluster   %s\nnode      %s\naddress   %s\nuser      %s\npassword  %s\n", id, cfg.NodeID, cfg.Listen.HTTP.URL, user, password)
+			fmt.Fprintf(s.out, "cluster   %s\nnode      %s\naddress   %s\nuser      %s\npassword  %s\nrecovery  %s\n", id, cfg.NodeID, cfg.Listen.HTTP.URL, user, password, recovery)
 			sayNext(s.err, &cfg, path)
 			return nil
 		},
@@ -105,7 +114,8 @@ The cluster begins to live when the node is started. Run by root, it acts as the
 func sayNext(w io.Writer, cfg *appliance.Config, path string) {
 	with := withConfig(path)
 	fmt.Fprintf(w, `
-The password is shown this once. What comes next:
+Password and recovery key are shown this once and kept nowhere here. Write the recovery key down and keep it away from
+the nodes: with it a backup is opened when no node is left. What comes next:
 
   start this node
       %s
@@ -142,6 +152,7 @@ type joinAnswer struct {
 	Cert      string `json:"cert_pem"`
 	CA        string `json:"ca_pem"`
 	CAKey     string `json:"ca_key_pem"`
+	Ring      []byte `json:"key_ring"`
 	ClusterID string `json:"cluster_id"`
 	Peers     []struct {
 		ID       string `json:"id"`
@@ -184,19 +195,30 @@ as the user that owns data_dir.`,
 			if err != nil {
 				return err
 			}
+			ringKey, ringTo, err := keyring.NewJoiner()
+			if err != nil {
+				return err
+			}
 			var answer joinAnswer
 			err = cl.post(c.Context(), "/v1/cluster/join", map[string]any{
 				"token": token, "id": cfg.NodeID, "csr_pem": string(csr), "peer_addr": cfg.Listen.Peer.Advertise,
-				"url": cfg.Listen.HTTP.URL, "agent_url": cfg.Listen.Agents.Advertise,
+				"url": cfg.Listen.HTTP.URL, "agent_url": cfg.Listen.Agents.Advertise, "ring_to": ringTo,
 			}, &answer)
 			if err != nil {
 				return fmt.Errorf("join: %w", err)
+			}
+			ring, err := keyring.Unwrap(answer.Ring, ringKey)
+			if err != nil {
+				return fmt.Errorf("join: key ring in the answer: %w", err)
 			}
 			setup := appliance.Setup{ClusterID: answer.ClusterID}
 			for _, p := range answer.Peers {
 				setup.Peers = append(setup.Peers, raftstate.Server{ID: p.ID, Addr: p.PeerAddr})
 			}
 			if err := setup.Write(cfg.DataDir); err != nil {
+				return err
+			}
+			if err := ring.Save(cfg.TLS.Dir); err != nil {
 				return err
 			}
 			files := pki.Files{CA: []byte(answer.CA), CAKey: []byte(answer.CAKey), Cert: []byte(answer.Cert), Key: key}
@@ -259,7 +281,15 @@ type clusterNode struct {
 		Total int64 `json:"total"`
 		Free  int64 `json:"free"`
 	} `json:"disk"`
-	CertExpires int64 `json:"cert_expires"`
+	CertExpires int64       `json:"cert_expires"`
+	Ring        *ringAnswer `json:"key_ring"`
+}
+
+// ringAnswer names the keys that a node holds.
+type ringAnswer struct {
+	Active   string   `json:"active"`
+	Keys     []string `json:"keys"`
+	Recovery string   `json:"recovery"`
 }
 
 func askCluster(c *cobra.Command, t *target, form *outputForm, s streams) (*clusterAnswer, error) {

@@ -30,7 +30,8 @@ type devOptions struct {
 type devLine struct {
 	User     string        `json:"user"`
 	Password string        `json:"password"`
-	Token    string        `json:"token"` // administrator's bearer token for every HTTP API
+	Token    string        `json:"token"`        // administrator's bearer token for every HTTP API
+	Recovery string        `json:"recovery_key"` // opens backups of this cluster
 	CA       string        `json:"ca"`
 	Nodes    []devNode     `json:"nodes"`
 	Agent    *devAgentLine `json:"agent,omitempty"`
@@ -195,7 +196,7 @@ func announce(s streams, o devOptions, dir string, line *devLine) error {
 		urls = append(urls, n.URL)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n  Triward runs.\n\n  open      %s\n  user      %s\n  password  %s\n", line.Nodes[0].URL, line.User, line.Password)
+	fmt.Fprintf(&b, "\n  Triward runs.\n\n  open      %s\n  user      %s\n  password  %s\n  recovery  %s\n", line.Nodes[0].URL, line.User, line.Password, line.Recovery)
 	if len(urls) > 0 {
 		fmt.Fprintf(&b, "\n  the other nodes  %s\n", strings.Join(urls, "  "))
 	}
@@ -230,7 +231,7 @@ func (p *devPlan) ready(ctx context.Context, kids *children) (*devLine, error) {
 			return nil, err
 		}
 	}
-	return &devLine{User: p.User, Password: p.Password, Token: p.Token, CA: p.CA, Nodes: p.Nodes}, nil
+	return &devLine{User: p.User, Password: p.Password, Token: p.Token, Recovery: p.Recovery, CA: p.CA, Nodes: p.Nodes}, nil
 }
 
 // until tries until it succeeds, a child ends or ctx does.

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/triward/triward/appliance"
+	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
 )
@@ -24,6 +25,7 @@ type devPlan struct {
 
 	User     string    `json:"user"`
 	Password string    `json:"password"`
+	Recovery string    `json:"recovery_key"`
 	Token    string    `json:"token,omitempty"`
 	CA       string    `json:"ca"`
 	Nodes    []devNode `json:"nodes"`
@@ -74,6 +76,11 @@ func (p *devPlan) make(dir string, o devOptions) error {
 	if err != nil {
 		return err
 	}
+	ring, recovery, err := keyring.New()
+	if err != nil {
+		return err
+	}
+	p.Recovery = recovery
 	p.User, p.Password, p.CA = "admin", newPassword(), filepath.Join(dir, "ca.pem")
 	if err := pki.WriteSecret(p.CA, ca.CertPEM()); err != nil {
 		return err
@@ -92,6 +99,9 @@ func (p *devPlan) make(dir string, o devOptions) error {
 			first = setup
 		}
 		if err := first.Write(cfg.DataDir); err != nil {
+			return err
+		}
+		if err := ring.Save(cfg.TLS.Dir); err != nil {
 			return err
 		}
 		if err := cfg.IssueIdentity(ca); err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/triward/triward/appliance"
+	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 )
 
@@ -66,8 +67,11 @@ func exitCode(ctx context.Context, err error) int {
 	var (
 		config *appliance.ConfigError
 		answer *apiError
+		warned *warnings
 	)
 	switch {
+	case errors.As(err, &warned):
+		return ExitWarnings
 	case errors.As(err, &config):
 		return ExitConfig
 	case errors.Is(err, pki.ErrNotInitialised):
@@ -94,6 +98,8 @@ func hintOf(err error) string {
 		return "name the cluster's CA with --ca or TRIWARD_CA; `triward cluster ca` on a node, as root, prints it"
 	case errors.Is(err, pki.ErrNotInitialised):
 		return "run `triward cluster init` on the first node and `triward cluster join` on the others"
+	case errors.Is(err, keyring.ErrNoRing):
+		return "a node takes the key ring from another member by itself; `triward key status` shows who has it"
 	case errors.Is(err, pki.ErrUnusable):
 		return "move the node's TLS directory aside and run `triward cluster join` with a new token"
 	case errors.Is(err, appliance.ErrLocked):
@@ -123,7 +129,7 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 	root.SetErr(s.err)
 	root.SetVersionTemplate("triward {{.Version}}\n")
 	root.AddCommand(
-		newServer(s), newDev(s), newCluster(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newConfig(s),
+		newServer(s), newDev(s), newCluster(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newKey(s), newConfig(s),
 		newVersion(s),
 	)
 	root.InitDefaultCompletionCmd()

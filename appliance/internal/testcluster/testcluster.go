@@ -23,6 +23,7 @@ import (
 
 	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
 )
@@ -41,6 +42,8 @@ type Cluster struct {
 	HTTP  *http.Client
 	TLS   *tls.Config
 	Token string // an administrator's API token
+	// Recovery is the key that opens what the cluster wrapped for the day when no node is left.
+	Recovery string
 }
 
 // Node is one node; App is nil while it is stopped.
@@ -59,10 +62,12 @@ func Start(t testing.TB, n int) *Cluster {
 	const id = "testcluster"
 	ca, err := pki.NewCA(id, time.Now())
 	must(t, err)
+	ring, recovery, err := keyring.New()
+	must(t, err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca.CertPEM())
 	conf := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
-	c := &Cluster{TLS: conf, HTTP: &http.Client{Timeout: Patience, Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}}
+	c := &Cluster{Recovery: recovery, TLS: conf, HTTP: &http.Client{Timeout: Patience, Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}}
 	t.Cleanup(c.HTTP.CloseIdleConnections)
 	setup := appliance.Setup{ClusterID: id, User: user, Password: Password}
 	for i := range n {
@@ -77,6 +82,7 @@ func Start(t testing.TB, n int) *Cluster {
 		cfg.Listen.Peer.Advertise = cfg.Listen.Peer.Address
 		cfg.Listen.Agents.Advertise = "https://" + cfg.Listen.Agents.Address
 		cfg.Listen.HTTP.URL = "https://" + cfg.Listen.HTTP.Address
+		must(t, ring.Save(cfg.TLS.Dir))
 		must(t, cfg.IssueIdentity(ca))
 		setup.Members = append(setup.Members, raftstate.Server{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise})
 		c.Nodes = append(c.Nodes, &Node{Config: cfg, cluster: c, log: logTo(t, dir)})
