@@ -20,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 )
@@ -31,6 +32,7 @@ type Config struct {
 	Logs    Logs
 	Fleet   Fleet
 	Cluster Cluster
+	Alerts  *alerting.Service
 	Checks  []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
@@ -75,7 +77,7 @@ func New(cfg Config) (*API, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string)}
-	a.rules = append(slices.Clone(cfg.Errors), errorRules()...)
+	a.rules = append(append(slices.Clone(cfg.Errors), alertErrorRules()...), errorRules()...)
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
 		Help:    "Time to answer requests on the API listener.",
