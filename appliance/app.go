@@ -18,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/api/live"
 	"github.com/triward/triward/appliance/api/promapi"
@@ -64,6 +65,7 @@ type App struct {
 	auth    *auth.Service
 	view    *fleet.View
 	lines   *ui.LineFeed
+	alerts  *alerting.Service
 	cluster *clusterView
 	gateway *gateway.Gateway
 	hub     *ui.Hub
@@ -153,9 +155,13 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	a.onStop("auth", func(context.Context) error { return a.auth.Close() })
 	a.view = fleet.New(fleet.Config{Directory: a.state, Registry: a.state.registry(), Warmer: &warmer{app: a}, Log: a.part("fleet")})
 	a.lines = ui.NewLineFeed()
+	a.cluster = &clusterView{app: a}
+	a.alerts = a.newAlerts()
 	if err := a.openNode(); err != nil {
 		return nil, err
 	}
+	a.alerts.Start()
+	a.onStop("alerting", func(context.Context) error { return a.alerts.Close() })
 	a.view.Start()
 	a.onStop("fleet", func(context.Context) error { return a.view.Close() })
 	return a, a.openServices()
@@ -225,7 +231,6 @@ func (a *App) stagger(span time.Duration) time.Duration {
 
 // openNode takes the node's place in the log. From here on entries are applied.
 func (a *App) openNode() (err error) {
-	a.cluster = &clusterView{app: a}
 	cfg := raftstate.Config{
 		NodeID: a.cfg.NodeID, DataDir: a.cfg.DataDir,
 		Listen: a.cfg.Listen.Peer.Address, Advertise: a.cfg.Listen.Peer.Advertise,
@@ -279,10 +284,10 @@ func (a *App) openServices() error {
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
 	a.api, err = api.New(api.Config{
-		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Checks: a.checks(),
+		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
-			Retention: a.cfg.Metrics.Retention.String,
+			Retention: a.cfg.Metrics.Retention.String, Rules: a.promRules,
 		}),
 		Live: a.hub, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,

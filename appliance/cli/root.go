@@ -74,6 +74,8 @@ func exitCode(ctx context.Context, err error) int {
 		return ExitWarnings
 	case errors.As(err, &config):
 		return ExitConfig
+	case errors.Is(err, errWarnings):
+		return ExitWarnings
 	case errors.Is(err, pki.ErrNotInitialised):
 		return ExitNotInitialised
 	case errors.Is(err, appliance.ErrLocked):
@@ -132,6 +134,7 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 		newServer(s), newDev(s), newCluster(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newKey(s), newConfig(s),
 		newVersion(s),
 	)
+	root.AddCommand(alertCommands(s)...)
 	root.InitDefaultCompletionCmd()
 	return root
 }
