@@ -2,7 +2,6 @@ package cli
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -331,6 +330,3 @@ func readDocument(path string, in io.Reader) ([]byte, error) {
 	}
 	return body, nil
 }
-
-// errWarnings ends a command that did what it should and has something to say about it.
-var errWarnings = errors.New("done, with warnings")

@@ -8,11 +8,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// warnings is the error of a command that did its work and found something to mend.
-type warnings struct{ text string }
-
-func (w *warnings) Error() string { return w.text }
-
 func newKey(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "key", Short: "See the keys that seal the cluster's secrets", Args: cobra.NoArgs, RunE: needSubcommand}
@@ -69,7 +64,7 @@ Exit code 3: a node has no ring, or another one.`,
 				}
 			}
 			if len(bad) > 0 {
-				return &warnings{fmt.Sprintf("the key ring is not the same everywhere: %s", strings.Join(bad, ", "))}
+				return fmt.Errorf("%w: the key ring is not the same everywhere: %s", errWarnings, strings.Join(bad, ", "))
 			}
 			return nil
 		},

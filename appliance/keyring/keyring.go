@@ -107,14 +107,15 @@ func Load(dir string) (*Ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read key ring: %w", err)
 	}
-	r, err := parse(body)
+	r, err := Parse(body)
 	if err != nil {
 		return nil, fmt.Errorf("key ring %s: %w", path, err)
 	}
 	return r, nil
 }
 
-func parse(body []byte) (*Ring, error) {
+// Parse reads a ring from the content of its file.
+func Parse(body []byte) (*Ring, error) {
 	var f ringFile
 	if err := json.Unmarshal(body, &f); err != nil {
 		return nil, err
@@ -301,7 +302,7 @@ func Unwrap(wrapped []byte, identity string) (*Ring, error) {
 	if len(body) > maxRing {
 		return nil, fmt.Errorf("wrapped key ring is longer than %d bytes", maxRing)
 	}
-	r, err := parse(body)
+	r, err := Parse(body)
 	if err != nil {
 		return nil, fmt.Errorf("wrapped key ring: %w", err)
 	}
