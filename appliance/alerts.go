@@ -30,7 +30,7 @@ func (a *App) newAlerts() *alerting.Service {
 	}, a.version, nil)
 	return alerting.New(alerting.Config{
 		Node: a.cfg.NodeID, Meta: &alertMeta{a}, Leadership: &leadership{a}, Metrics: &alertMetrics{a.query},
-		Logs: &alertLogs{a}, Fleet: &alertFleet{a}, Send: sender.Send,
+		Logs: &alertLogs{a}, Fleet: &alertFleet{a}, Send: sender.Send, Sealer: a.keys,
 		Interval: time.Duration(a.cfg.Alerting.Interval), ExternalURL: func() string { return a.cfg.Listen.HTTP.URL }, Log: a.part("alerting"), Registerer: a.registry,
 	})
 }
