@@ -1,0 +1,266 @@
+package alerting
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/triward/triward/appliance/alerting/rules"
+	"github.com/triward/triward/appliance/alerting/state"
+)
+
+// maxValues bounds the values of a label that one rule looks at.
+const maxValues = 1000
+
+// countLines holds the number of lines of a window against the rule's threshold.
+func (s *Service) countLines(ctx context.Context, r *rules.Rule, at int64) ([]Sample, error) {
+	counts, more, err := s.cfg.Logs.Count(ctx, r.Query, at-r.Window.Milliseconds(), at, r.By, maxValues)
+	if err != nil {
+		return nil, err
+	}
+	if r.By == "" && len(counts) == 0 {
+		counts = []Count{{}}
+	}
+	var out []Sample
+	for _, c := range counts {
+		n := float64(c.Lines)
+		if r.Above != nil && n > *r.Above || r.Below != nil && n < *r.Below {
+			sample := Sample{T: at, V: n, Labels: map[string]string{}}
+			if r.By != "" {
+				sample.Labels[r.By] = c.Value
+			}
+			out = append(out, sample)
+		}
+	}
+	if more && r.Above != nil && len(out) == maxValues {
+		return nil, fmt.Errorf("more than %d values of %s have lines; make the query narrower", maxValues, r.By)
+	}
+	return out, nil
+}
+
+// silentAgents are those of which nothing was heard for the rule's time. What could not be heard while the cluster was
+// down counts for nobody.
+func (s *Service) silentAgents(r *rules.Rule, at, resumed int64) []Sample {
+	var out []Sample
+	for _, a := range s.cfg.Fleet.Agents() {
+		if a.LastSeen == 0 || !matches(r.Match, a.Tags) {
+			continue
+		}
+		silent := at - max(a.LastSeen, resumed)
+		if silent < r.After.Milliseconds() {
+			continue
+		}
+		out = append(out, Sample{T: at, V: float64(at-a.LastSeen) / 1000, Labels: map[string]string{"agent": a.ID, "host": a.Host}})
+	}
+	return out
+}
+
+func matches(want, tags map[string]string) bool {
+	for k, v := range want {
+		if tags[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// silentStreams are the values of a label that had lines within the rule's window and have none for its time.
+func (s *Service) silentStreams(ctx context.Context, r *rules.Rule, at, resumed int64) ([]Sample, error) {
+	after := r.After.Milliseconds()
+	if at-resumed < after {
+		return nil, errRecovering
+	}
+	known, more, err := s.cfg.Logs.Count(ctx, r.Query, at-r.Window.Milliseconds(), at-after, r.By, maxValues)
+	if err != nil {
+		return nil, err
+	}
+	if more {
+		return nil, fmt.Errorf("more than %d streams; make the query narrower", maxValues)
+	}
+	heard, _, err := s.cfg.Logs.Count(ctx, r.Query, at-after, at+futureLines, r.By, maxValues)
+	if err != nil {
+		return nil, err
+	}
+	var out []Sample
+	for _, c := range known {
+		if slices.ContainsFunc(heard, func(h Count) bool { return h.Value == c.Value }) {
+			continue
+		}
+		out = append(out, Sample{T: at, V: float64(after) / 1000, Labels: map[string]string{r.By: c.Value}})
+	}
+	return out, nil
+}
+
+// futureLines is how far before log time a line may be, in ms.
+const futureLines = 10 * 60_000
+
+// eventCursor is how far events were read: every event is looked at once, however late it came.
+type eventCursor struct {
+	index   uint64
+	known   bool
+	mod     uint64 // of the record
+	saved   uint64 // what the record says
+	savedAt int64  // log time
+}
+
+func (c *eventCursor) read(meta Meta) {
+	v, ok := meta.Get(BucketLease, keyEvents)
+	c.mod, c.known = v.ModIndex, false
+	var rec cursor
+	if ok && json.Unmarshal(v.Data, &rec) == nil {
+		c.index, c.saved, c.known = rec.Index, rec.Index, true
+	}
+}
+
+const (
+	eventsAtOnce = 500
+	saveEvents   = 60_000 // ms between notes of a cursor that found nothing
+)
+
+// readEvents raises alerts for events that came since the last look, and ends those whose time is over.
+func (l *leader) readEvents(ctx context.Context) error {
+	c := &l.events
+	through := l.s.cfg.Logs.Applied()
+	if !c.known { // the first leader of a cluster begins with what comes
+		c.index, c.known = through, true
+	}
+	found := make(map[string][]state.Result)
+	var all []*rules.Rule
+	if err := l.s.board.eachEventRule(func(r *rules.Rule) error {
+		all = append(all, r)
+		if through <= c.index {
+			return nil
+		}
+		results, last, err := l.s.eventResults(ctx, r, c.index, through, l.now)
+		if err != nil {
+			return fmt.Errorf("rule %s: %w", r.ID, err)
+		}
+		through = min(through, last)
+		found[r.ID] = results
+		return nil
+	}); err != nil {
+		return err
+	}
+	matched := false
+	for _, r := range all {
+		results := found[r.ID]
+		matched = matched || len(results) > 0
+		b := l.s.board
+		b.mu.RLock()
+		none := len(b.byRule[r.ID]) == 0 && len(results) == 0
+		b.mu.RUnlock()
+		if none {
+			continue
+		}
+		if err := l.takeResults(ctx, r, results, Txn{}); err != nil {
+			c.read(l.s.cfg.Meta)
+			return err
+		}
+	}
+	c.index = max(c.index, through)
+	// All that matched is committed: only now may the record move on. An event looked at twice fires nothing twice.
+	if c.index == c.saved || !matched && l.now-c.savedAt < saveEvents {
+		return nil
+	}
+	err := l.commit(ctx, Txn{
+		Compares: []Compare{{BucketLease, keyEvents, c.mod}},
+		Ops:      []Op{{Bucket: BucketLease, Key: keyEvents, Value: encode(cursor{c.index})}},
+	})
+	if err != nil {
+		c.read(l.s.cfg.Meta)
+		return err
+	}
+	v, _ := l.s.cfg.Meta.Get(BucketLease, keyEvents)
+	c.mod, c.saved, c.savedAt = v.ModIndex, c.index, l.now
+	return nil
+}
+
+// eachEventRule calls fn for the rules of events that are evaluated.
+func (b *board) eachEventRule(fn func(r *rules.Rule) error) error {
+	b.mu.RLock()
+	var list []*rules.Rule
+	for _, name := range b.fileNames() {
+		f := b.files[name]
+		if f.parsed == nil {
+			continue
+		}
+		for gi := range f.parsed.Groups {
+			g := &f.parsed.Groups[gi]
+			for ri := range g.Rules {
+				if g.Rules[ri].Kind == rules.Event && f.active(&g.Rules[ri]) {
+					list = append(list, &g.Rules[ri])
+				}
+			}
+		}
+	}
+	b.mu.RUnlock()
+	for _, r := range list {
+		if err := fn(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eventResults are the alerts of the events of entries behind `after` up to `through`. last is the entry up to which
+// they are complete.
+func (s *Service) eventResults(ctx context.Context, r *rules.Rule, after, through uint64, now int64) (out []state.Result, last uint64, err error) {
+	lines, more, err := s.cfg.Logs.EventsAfter(ctx, r.Query, after, eventsAtOnce)
+	if err != nil {
+		return nil, 0, err
+	}
+	last = through
+	if more && len(lines) > 0 {
+		// The last entry may be cut: leave it for the next look, unless it is all there is.
+		if last = lines[len(lines)-1].Index - 1; last <= after {
+			last = after + 1
+		}
+	}
+	external := s.external()
+	at := make(map[string]int)
+	for i := range lines {
+		ln := &lines[i]
+		if ln.Index > last {
+			break
+		}
+		ls := map[string]string{}
+		if r.By != "" {
+			if v := ln.Labels[r.By]; v != "" {
+				ls[r.By] = v
+			} else if v := ln.Fields[r.By]; v != "" {
+				ls[r.By] = v
+			}
+		}
+		data := map[string]string{"event": ln.Text}
+		for k, v := range ln.Fields {
+			data[k] = v
+		}
+		for k, v := range ln.Labels {
+			data[k] = v
+		}
+		for k, v := range ls {
+			data[k] = v
+		}
+		// Templates see all that the event has; the alert is told apart by the label alone.
+		labels := rules.NewExpander(ctx, r, now, ls, 1, s.templateQuery, external).Labels()
+		id := state.ID(r.ID, labels)
+		n, ok := at[id]
+		if !ok {
+			n = len(out)
+			at[id] = n
+			out = append(out, state.Result{ID: id, Labels: labels, Until: until(now, r.Window.Milliseconds())})
+		}
+		out[n].Value++
+		x := rules.NewExpander(ctx, r, now, data, out[n].Value, s.templateQuery, external)
+		out[n].Annotate = x.Annotations
+	}
+	return out, last, nil
+}
+
+// until is when an alert of an event ends. It moves in steps of a tenth of the hold time, so that a storm of events does
+// not write a record for each.
+func until(now, hold int64) int64 {
+	step := max(hold/10, 1000)
+	return (now + hold + step - 1) / step * step
+}
