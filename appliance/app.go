@@ -18,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/api/live"
 	"github.com/triward/triward/appliance/api/promapi"
@@ -63,6 +64,7 @@ type App struct {
 	auth    *auth.Service
 	view    *fleet.View
 	lines   *ui.LineFeed
+	alerts  *alerting.Service
 	cluster *clusterView
 	gateway *gateway.Gateway
 	hub     *ui.Hub
@@ -149,9 +151,13 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	a.onStop("auth", func(context.Context) error { return a.auth.Close() })
 	a.view = fleet.New(fleet.Config{Directory: a.state, Registry: a.state.registry(), Warmer: &warmer{app: a}, Log: a.part("fleet")})
 	a.lines = ui.NewLineFeed()
+	a.cluster = &clusterView{app: a}
+	a.alerts = a.newAlerts()
 	if err := a.openNode(); err != nil {
 		return nil, err
 	}
+	a.alerts.Start()
+	a.onStop("alerting", func(context.Context) error { return a.alerts.Close() })
 	a.view.Start()
 	a.onStop("fleet", func(context.Context) error { return a.view.Close() })
 	return a, a.openServices()
@@ -221,7 +227,6 @@ func (a *App) stagger(span time.Duration) time.Duration {
 
 // openNode takes the node's place in the log. From here on entries are applied.
 func (a *App) openNode() (err error) {
-	a.cluster = &clusterView{app: a}
 	cfg := raftstate.Config{
 		NodeID: a.cfg.NodeID, DataDir: a.cfg.DataDir,
 		Listen: a.cfg.Listen.Peer.Address, Advertise: a.cfg.Listen.Peer.Advertise,

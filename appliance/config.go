@@ -18,16 +18,17 @@ import (
 // Config is the whole configuration of a node, as triward.yaml holds it. A key that is absent has the default
 // of DefaultConfig; packaging/triward.yaml spells all of them out.
 type Config struct {
-	NodeID  string        `yaml:"node_id"`
-	DataDir string        `yaml:"data_dir"`
-	Log     LogConfig     `yaml:"log"`
-	Listen  ListenConfig  `yaml:"listen"`
-	TLS     TLSConfig     `yaml:"tls"`
-	Queue   QueueConfig   `yaml:"queue"`
-	Limits  LimitsConfig  `yaml:"limits"`
-	Metrics MetricsConfig `yaml:"metrics"`
-	Logs    LogsConfig    `yaml:"logs"`
-	Access  AccessConfig  `yaml:"access"`
+	NodeID   string         `yaml:"node_id"`
+	DataDir  string         `yaml:"data_dir"`
+	Log      LogConfig      `yaml:"log"`
+	Listen   ListenConfig   `yaml:"listen"`
+	TLS      TLSConfig      `yaml:"tls"`
+	Queue    QueueConfig    `yaml:"queue"`
+	Limits   LimitsConfig   `yaml:"limits"`
+	Metrics  MetricsConfig  `yaml:"metrics"`
+	Logs     LogsConfig     `yaml:"logs"`
+	Access   AccessConfig   `yaml:"access"`
+	Alerting AlertingConfig `yaml:"alerting"`
 }
 
 // LogConfig says what the node itself logs to standard error.
@@ -115,6 +116,13 @@ type LogsConfig struct {
 	CacheBytes Size     `yaml:"cache_bytes"`
 }
 
+// AlertingConfig is how rules are evaluated and whom messages may go to.
+type AlertingConfig struct {
+	Interval Duration `yaml:"interval"`
+	// AllowLoopbackReceivers lets messages go to this machine itself, for tests.
+	AllowLoopbackReceivers bool `yaml:"allow_loopback_receivers"`
+}
+
 // AccessConfig bounds sessions.
 type AccessConfig struct {
 	SessionIdle Duration `yaml:"session_idle"`
@@ -148,9 +156,10 @@ func DefaultConfig() Config {
 			QueryTimeout: Duration(30 * time.Second),
 			QuerySamples: 20_000_000, Queries: 16, LiveClients: 500,
 		},
-		Metrics: MetricsConfig{Retention: Duration(90 * day)},
-		Logs:    LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20},
-		Access:  AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
+		Metrics:  MetricsConfig{Retention: Duration(90 * day)},
+		Logs:     LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20},
+		Access:   AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
+		Alerting: AlertingConfig{Interval: Duration(15 * time.Second)},
 	}
 }
 
@@ -291,6 +300,7 @@ func (c *Config) validate(bad func(path, format string, args ...any)) {
 	span("logs.retention", c.Logs.Retention, day, 3650*day)
 	size("logs.cache_bytes", c.Logs.CacheBytes, 1<<20, 64<<30)
 	span("access.session_idle", c.Access.SessionIdle, time.Minute, 30*day)
+	span("alerting.interval", c.Alerting.Interval, time.Second, time.Hour)
 	span("access.session_max", c.Access.SessionMax, time.Minute, 365*day)
 }
 

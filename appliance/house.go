@@ -20,6 +20,7 @@ const (
 
 // lead is told that this node became or ceased to be the leader. It never blocks.
 func (a *App) lead(leading bool) {
+	a.alerts.Lead(leading)
 	for {
 		select {
 		case a.leading <- leading:

@@ -1,6 +1,18 @@
 package appliance
 
-import "github.com/triward/triward/raftstate"
+import (
+	"github.com/triward/triward/appliance/alerting"
+	"github.com/triward/triward/raftstate"
+)
+
+// alertBuckets are those whose changes the alerting is told of.
+var alertBuckets = func() map[string]bool {
+	m := make(map[string]bool)
+	for _, b := range alerting.Buckets() {
+		m[b] = true
+	}
+	return m
+}()
 
 // observer passes on what Apply brought to the views that are kept beside the stores. It runs in the apply
 // goroutine: all it calls copies what it keeps and returns at once.
@@ -16,12 +28,16 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 		for _, bucket := range accessBuckets {
 			a.auth.Changed(bucket)
 		}
+		a.alerts.Changed("", "")
 		return
 	}
 	a.view.Observe(applied.LogTime, applied.Samples, applied.Logs)
 	a.lines.Observe(applied.Index, applied.Logs)
 	last := ""
 	for _, m := range applied.Meta {
+		if alertBuckets[m.Bucket] {
+			a.alerts.Changed(m.Bucket, m.Key)
+		}
 		if m.Bucket != last { // neighbours are mostly of one bucket
 			a.auth.Changed(m.Bucket)
 			last = m.Bucket

@@ -163,9 +163,9 @@ type Fleet interface{ Agents() []Agent }
 // Sealer keeps secrets in ciphertext wherever they are stored (invariant I7).
 type Sealer interface {
 	// Seal encrypts plain for the purpose with the cluster's key ring.
-	Seal(purpose string, plain []byte) ([]byte, error)
+	Seal(purpose string, plain []byte) (string, error)
 	// Open is the inverse of Seal with the same purpose.
-	Open(purpose string, sealed []byte) ([]byte, error)
+	Open(purpose, sealed string) ([]byte, error)
 }
 
 // Sentinels.

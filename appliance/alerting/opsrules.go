@@ -193,7 +193,7 @@ func (s *Service) PutRoutes(ctx context.Context, body []byte, version uint64, by
 	if len(secrets)+len(kept) > 0 && s.cfg.Sealer == nil {
 		return RoutesRecord{}, ErrNoSealer
 	}
-	sealed := make(map[string][]byte)
+	sealed := make(map[string]string)
 	for place, plain := range secrets {
 		if sealed[place], err = s.cfg.Sealer.Seal(sealPurpose+place, []byte(plain)); err != nil {
 			return RoutesRecord{}, fmt.Errorf("seal %s: %w", place, err)

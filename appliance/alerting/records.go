@@ -33,7 +33,7 @@ type FileRecord struct {
 // RoutesRecord is the document of routes and receivers as it is stored.
 type RoutesRecord struct {
 	Body      string            `json:"body"` // without secrets
-	Sealed    map[string][]byte `json:"sealed,omitempty"`
+	Sealed    map[string]string `json:"sealed,omitempty"`
 	Version   uint64            `json:"version"`
 	UpdatedBy string            `json:"updated_by"`
 	UpdatedAt int64             `json:"updated_at"`

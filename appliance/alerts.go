@@ -1,0 +1,237 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"time"
+
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/alerting"
+	"github.com/triward/triward/appliance/alerting/notify"
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/fleet"
+	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/logstore/query"
+	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/tsdb"
+)
+
+// newAlerts puts the alerting of this node together. It works once the node is open and Start was called.
+func (a *App) newAlerts() *alerting.Service {
+	sender := notify.NewSender(notify.Policy{
+		AllowLoopback: a.cfg.Alerting.AllowLoopbackReceivers, Cluster: a.clusterListeners,
+	}, a.version, nil)
+	return alerting.New(alerting.Config{
+		Node: a.cfg.NodeID, Meta: &alertMeta{a}, Leadership: &leadership{a}, Metrics: &alertMetrics{a.query},
+		Logs: &alertLogs{a}, Fleet: &alertFleet{a}, Send: sender.Send,
+		Interval: time.Duration(a.cfg.Alerting.Interval), ExternalURL: func() string { return a.cfg.Listen.HTTP.URL }, Log: a.part("alerting"), Registerer: a.registry,
+	})
+}
+
+// clusterListeners are the addresses of all listeners of all nodes, which messages never go to.
+func (a *App) clusterListeners() []string {
+	l := &a.cfg.Listen
+	out := []string{l.Peer.Address, l.Agents.Address, l.HTTP.Address}
+	add := func(raw string) {
+		if u, err := url.Parse(raw); err == nil && u.Port() != "" {
+			out = append(out, u.Host)
+		}
+	}
+	for _, n := range a.cluster.records() {
+		out = append(out, n.PeerAddr)
+		add(n.URL)
+		add(n.AgentURL)
+	}
+	return out
+}
+
+// alertMeta is the replicated metadata as package alerting reads and writes it.
+type alertMeta struct{ app *App }
+
+// Get implements alerting.Meta.
+func (m *alertMeta) Get(bucket, key string) (alerting.Value, bool) {
+	v, ok := m.app.state.Get(bucket, key)
+	return alerting.Value{Data: v.Data, ModIndex: v.ModIndex}, ok
+}
+
+// Scan implements alerting.Meta.
+func (m *alertMeta) Scan(bucket, prefix string, fn func(key string, v alerting.Value) bool) {
+	m.app.state.Scan(bucket, prefix, func(key string, v meta.Value) bool {
+		return fn(key, alerting.Value{Data: v.Data, ModIndex: v.ModIndex})
+	})
+}
+
+// LogTime implements alerting.Meta.
+func (m *alertMeta) LogTime() int64 { return m.app.state.LogTime() }
+
+// Commit implements alerting.Meta.
+func (m *alertMeta) Commit(ctx context.Context, txn alerting.Txn) (uint64, error) {
+	var t command.Txn
+	for _, c := range txn.Compares {
+		t.Compares = append(t.Compares, command.Compare(c))
+	}
+	for _, o := range txn.Ops {
+		t.Ops = append(t.Ops, command.Op(o))
+	}
+	for _, r := range txn.Audit {
+		t.Audit = append(t.Audit, command.AuditRecord(r))
+	}
+	index, err := m.app.commit(ctx, t)
+	if errors.Is(err, auth.ErrConflict) {
+		err = alerting.ErrConflict
+	}
+	return index, err
+}
+
+// leadership says whether this node leads.
+type leadership struct{ app *App }
+
+// Verify implements alerting.Leadership.
+func (l *leadership) Verify(ctx context.Context) error {
+	n := l.app.node
+	if _, self := n.Leader(); !self {
+		return raftstate.ErrNoLeader
+	}
+	if err := n.Barrier(ctx); err != nil {
+		return err
+	}
+	// The barrier may have been another leader's: then that one takes its lease, which the caller sees, or this node
+	// leads again.
+	if _, self := n.Leader(); !self {
+		return raftstate.ErrNoLeader
+	}
+	return nil
+}
+
+// Term implements alerting.Leadership.
+func (l *leadership) Term() uint64 { return l.app.node.Status().Term }
+
+// alertMetrics answers PromQL for rules.
+type alertMetrics struct{ query *tsdb.Query }
+
+// Parser implements alerting.Metrics.
+func (m *alertMetrics) Parser() parser.Parser { return m.query.Parser() }
+
+// Instant implements alerting.Metrics.
+func (m *alertMetrics) Instant(ctx context.Context, q string, t int64) ([]alerting.Sample, error) {
+	found, err := m.query.Instant(ctx, q, t)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]alerting.Sample, 0, len(found))
+	for i := range found {
+		s := &found[i]
+		if n := len(s.V); n > 0 {
+			out = append(out, alerting.Sample{Labels: s.Labels.Map(), T: s.T[n-1], V: s.V[n-1]})
+		}
+	}
+	return out, nil
+}
+
+// Range implements alerting.Metrics.
+func (m *alertMetrics) Range(ctx context.Context, q string, start, end, step int64) ([]alerting.Series, error) {
+	found, err := m.query.Range(ctx, q, start, end, step)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]alerting.Series, len(found))
+	for i := range found {
+		out[i] = alerting.Series{Labels: found[i].Labels.Map(), T: found[i].T, V: found[i].V}
+	}
+	return out, nil
+}
+
+// alertLogs answers questions of rules about lines and events.
+type alertLogs struct{ app *App }
+
+// CheckQuery implements alerting.Logs.
+func (l *alertLogs) CheckQuery(text string) error {
+	_, err := compile(text)
+	return err
+}
+
+// Count implements alerting.Logs.
+func (l *alertLogs) Count(ctx context.Context, text string, start, end int64, by string, limit int) ([]alerting.Count, bool, error) {
+	f, err := compile(text)
+	if err != nil {
+		return nil, false, err
+	}
+	req := logstore.Request{Filter: f, Start: start * 1e6, End: end * 1e6, Limit: min(limit, logstore.MaxFacets)}
+	if by == "" {
+		h, err := l.app.logs.Hits(ctx, req, max(req.End-req.Start, 1))
+		if err != nil {
+			return nil, false, err
+		}
+		return []alerting.Count{{Lines: h.Total}}, false, partial(h.Stats.Partial)
+	}
+	found, err := l.app.logs.Facets(ctx, req, by)
+	if err != nil {
+		return nil, false, err
+	}
+	out := make([]alerting.Count, len(found.Values))
+	for i, v := range found.Values {
+		out[i] = alerting.Count{Value: v.Value, Lines: v.Count}
+	}
+	return out, found.Capped || len(out) == req.Limit, partial(found.Stats.Partial)
+}
+
+// partial refuses a count of which damaged parts are left out: it could end an alert that holds.
+func partial(is bool) error {
+	if is {
+		return errors.New("parts of the lines are damaged on this node, so they cannot be counted")
+	}
+	return nil
+}
+
+// eventsBack is how old an event may be when it comes.
+const eventsBack = 8 * day
+
+// EventsAfter implements alerting.Logs.
+func (l *alertLogs) EventsAfter(ctx context.Context, text string, index uint64, limit int) ([]alerting.Line, bool, error) {
+	f, err := compile(text)
+	if err != nil {
+		return nil, false, err
+	}
+	since := l.app.state.LogTime()*1e6 - eventsBack.Nanoseconds()
+	behind := logstore.Position{Index: index, Ord: 1<<32 - 1}
+	found, err := l.app.logs.ReadAfter(ctx, behind, query.And(query.KindIs(wire.StreamEvent), f), since, limit)
+	if err != nil {
+		return nil, false, err
+	}
+	out := make([]alerting.Line, len(found.Rows))
+	for i := range found.Rows {
+		r := &found.Rows[i]
+		out[i] = alerting.Line{
+			Index: r.Index, T: r.T / 1e6, Labels: r.Labels.Map(), Fields: wire.Labels(r.Fields).Map(), Text: validText(r.Text),
+		}
+	}
+	return out, found.More, partial(found.Stats.Partial)
+}
+
+// Applied implements alerting.Logs.
+func (l *alertLogs) Applied() uint64 { return l.app.logs.Applied() }
+
+// alertFleet lists agents for rules about silence.
+type alertFleet struct{ app *App }
+
+// Agents implements alerting.Fleet.
+func (f *alertFleet) Agents() []alerting.Agent {
+	now := f.app.state.LogTime()
+	var out []alerting.Agent
+	for _, a := range f.app.view.Agents() {
+		if !a.Revoked {
+			out = append(out, alertingAgent(&a, now))
+		}
+	}
+	return out
+}
+
+// alertingAgent says when something was last heard of an agent. A sample of the future is heard now.
+func alertingAgent(a *fleet.Agent, now int64) alerting.Agent {
+	return alerting.Agent{ID: a.ID, Host: a.Hostname, Tags: a.Tags, LastSeen: max(a.HeartbeatAt, min(a.LastSample, now))}
+}
