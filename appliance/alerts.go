@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/prometheus/promql/parser"
@@ -11,6 +12,7 @@ import (
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/alerting/notify"
+	"github.com/triward/triward/appliance/api/promapi"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/logstore"
@@ -234,4 +236,49 @@ func (f *alertFleet) Agents() []alerting.Agent {
 // alertingAgent says when something was last heard of an agent. A sample of the future is heard now.
 func alertingAgent(a *fleet.Agent, now int64) alerting.Agent {
 	return alerting.Agent{ID: a.ID, Host: a.Hostname, Tags: a.Tags, LastSeen: max(a.HeartbeatAt, min(a.LastSample, now))}
+}
+
+// promRules are the rules and alerts in the form of Prometheus' API.
+func (a *App) promRules() []promapi.RuleGroup {
+	alerts := make(map[string][]promapi.Alert)
+	list := a.alerts.Alerts(alerting.AlertFilter{Limit: promapi.MaxResults})
+	for i := range list.Alerts {
+		x := &list.Alerts[i]
+		at, value, st := time.UnixMilli(x.ActiveAt).UTC(), "NaN", "firing"
+		if x.Value != nil {
+			value = strconv.FormatFloat(*x.Value, 'e', -1, 64)
+		}
+		if x.State == "pending" {
+			st = "pending"
+		}
+		alerts[x.Rule] = append(alerts[x.Rule], promapi.Alert{Labels: x.Labels, Annotations: x.Annotations, State: st, ActiveAt: &at, Value: value})
+	}
+	var out []promapi.RuleGroup
+	for _, f := range a.alerts.Files() {
+		if !f.Enabled {
+			continue
+		}
+		for i := range f.Rules {
+			r := &f.Rules[i]
+			if !r.Enabled {
+				continue
+			}
+			if n := len(out); n == 0 || out[n-1].File != f.Name || out[n-1].Name != r.Group {
+				out = append(out, promapi.RuleGroup{Name: r.Group, File: f.Name, Interval: float64(r.IntervalMs) / 1000})
+			}
+			g := &out[len(out)-1]
+			rule := promapi.Rule{
+				State: r.State, Name: r.Name, Query: r.Expr, Duration: float64(r.ForMs) / 1000, KeepFiringFor: float64(r.KeepFiringMs) / 1000,
+				Labels: r.Labels, Annotations: r.Annotations, Alerts: alerts[r.ID], Health: "ok", LastError: r.Error, Type: "alerting",
+			}
+			if rule.Alerts == nil {
+				rule.Alerts = []promapi.Alert{}
+			}
+			if r.Error != "" {
+				rule.Health = "err"
+			}
+			g.Rules = append(g.Rules, rule)
+		}
+	}
+	return out
 }

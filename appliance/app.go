@@ -280,10 +280,10 @@ func (a *App) openServices() error {
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
 	a.api, err = api.New(api.Config{
-		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Checks: a.checks(),
+		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
-			Retention: a.cfg.Metrics.Retention.String,
+			Retention: a.cfg.Metrics.Retention.String, Rules: a.promRules,
 		}),
 		Live: a.hub, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,

@@ -131,7 +131,7 @@ func (s *Service) PutSilence(ctx context.Context, in route.Silence, by By) (rout
 				sil.StartsAt = have.rec.StartsAt
 			}
 		}
-		if _, err := sil.Compile(); err != nil {
+		if err := sil.Check(); err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 		if sil.EndsAt <= now {

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 )
@@ -33,6 +34,7 @@ type Config struct {
 	Logs    Logs
 	Fleet   Fleet
 	Cluster Cluster
+	Alerts  *alerting.Service
 	Checks  []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
@@ -88,7 +90,7 @@ func New(cfg Config) (*API, error) {
 		a.bodyCap = defaultBodies
 	}
 	a.bodies = semaphore.NewWeighted(a.bodyCap)
-	a.rules = append(slices.Clone(cfg.Errors), errorRules()...)
+	a.rules = append(append(slices.Clone(cfg.Errors), alertErrorRules()...), errorRules()...)
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
 		Help:    "Time to answer requests on the API listener.",

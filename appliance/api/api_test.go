@@ -130,7 +130,7 @@ func newStand(t *testing.T, change func(*Config)) *stand {
 		fmt.Fprint(w, "mounted")
 	})
 	cfg := Config{
-		Auth: s.auth, Reads: s.parts, Logs: s.parts, Fleet: s.parts, Cluster: s.parts, Prometheus: echo, Live: echo,
+		Auth: s.auth, Reads: s.parts, Logs: s.parts, Fleet: s.parts, Cluster: s.parts, Alerts: testAlerts(t, s.meta), Prometheus: echo, Live: echo,
 		Assets: echo, Metrics: echo,
 	}
 	if change != nil {

@@ -304,6 +304,15 @@ func (c *client) post(ctx context.Context, path string, body, v any) error {
 	return c.call(ctx, http.MethodPost, path, encoded, v)
 }
 
+// put is post with the method PUT.
+func (c *client) put(ctx context.Context, path string, body, v any) error {
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	return c.call(ctx, http.MethodPut, path, encoded, v)
+}
+
 func (c *client) call(ctx context.Context, method, path string, body []byte, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()

@@ -70,6 +70,8 @@ func exitCode(ctx context.Context, err error) int {
 	switch {
 	case errors.As(err, &config):
 		return ExitConfig
+	case errors.Is(err, errWarnings):
+		return ExitWarnings
 	case errors.Is(err, pki.ErrNotInitialised):
 		return ExitNotInitialised
 	case errors.Is(err, appliance.ErrLocked):
@@ -126,6 +128,7 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 		newServer(s), newDev(s), newCluster(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newConfig(s),
 		newVersion(s),
 	)
+	root.AddCommand(alertCommands(s)...)
 	root.InitDefaultCompletionCmd()
 	return root
 }

@@ -108,6 +108,9 @@ func ParseMatchers(text string) (Matchers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("matcher %.100q: %w; want label=\"value\", or !=, =~ and !~", text, err)
 	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("matcher %.100q is empty; want label=\"value\", or !=, =~ and !~", text)
+	}
 	for _, m := range found {
 		if len(m.Value) > maxRegex && m.Type >= labels.MatchRegexp {
 			return nil, fmt.Errorf("matcher of %q: a pattern of %d bytes; at most %d", m.Name, len(m.Value), maxRegex)

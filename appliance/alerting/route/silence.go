@@ -68,16 +68,24 @@ func (s *Silence) Compile() (Matchers, error) {
 	if !narrow {
 		return nil, errors.New("matchers: at least one must not match an absent label, or all alerts would be silenced")
 	}
+	return out, nil
+}
+
+// Check returns what is wrong with a silence that is to be stored.
+func (s *Silence) Check() error {
+	if _, err := s.Compile(); err != nil {
+		return err
+	}
 	if len(s.Comment) > MaxComment || len(s.CreatedBy) > 256 {
-		return nil, fmt.Errorf("comment: at most %d bytes", MaxComment)
+		return fmt.Errorf("comment: at most %d bytes", MaxComment)
 	}
 	if s.EndsAt <= s.StartsAt {
-		return nil, errors.New("the end must be after the start")
+		return errors.New("the end must be after the start")
 	}
 	if s.EndsAt-s.StartsAt > MaxSilence {
-		return nil, errors.New("a silence lasts a year at most")
+		return errors.New("a silence lasts a year at most")
 	}
-	return out, nil
+	return nil
 }
 
 // State says whether the silence holds at the time: pending, active or expired.

@@ -48,6 +48,8 @@ type Options struct {
 	Gatherer prometheus.Gatherer
 	// Metadata returns type, help and unit by metric name; nil: nothing is known of any.
 	Metadata func(ctx context.Context) (map[string][]Metadata, error)
+	// Rules returns the groups of rules with their alerts; nil: there are none.
+	Rules func() []RuleGroup
 	// Version is Triward's, shown as the revision.
 	Version string
 	// Retention is shown by status/runtimeinfo.
@@ -208,8 +210,20 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.metadata(w, r)
 		return
 	}
+	if h.opts.Rules != nil {
+		switch path {
+		case "rules":
+			h.rules(w, r)
+			return
+		case "alerts":
+			h.alerts(w)
+			return
+		}
+	}
 	h.library.ServeHTTP(w, r)
 }
+
+var errRuleType = errors.New("not supported value for type; want alert or record")
 
 // boundForm reads the form and bounds what the library does not.
 func boundForm(r *http.Request) error {
