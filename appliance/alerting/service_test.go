@@ -2,6 +2,7 @@ package alerting
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"strings"
 	"testing"
@@ -445,5 +446,70 @@ func TestShippedRulesStayAsTheOperatorWantsThem(t *testing.T) {
 	}
 	if v := s.Versions("hosts"); len(v) != 1 || v[0].Body != hosts.Body {
 		t.Errorf("%d earlier versions", len(v))
+	}
+}
+
+// xorSealer stands for the key ring.
+type xorSealer struct{}
+
+func flip(purpose string, b []byte) []byte {
+	out := make([]byte, len(b))
+	for i := range b {
+		out[i] = b[i] ^ 0x5a ^ byte(len(purpose))
+	}
+	return out
+}
+
+func (xorSealer) Seal(purpose string, plain []byte) (string, error) {
+	return hex.EncodeToString(flip(purpose, plain)), nil
+}
+
+func (xorSealer) Open(purpose, sealed string) ([]byte, error) {
+	b, err := hex.DecodeString(sealed)
+	return flip(purpose, b), err
+}
+
+func TestSecretsOfReceiversAreSealed(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	c.step()
+	s := c.nodes[0].service
+	doc := "route: {receiver: ops}\nreceivers:\n  - name: ops\n    dingtalk_configs: [{access_token: canary-1, secret: canary-2}]\n"
+	ctx, by := t.Context(), By{Actor: "ada"}
+	if _, err := s.PutRoutes(ctx, []byte(doc), 0, by); !errors.Is(err, ErrNoSealer) {
+		t.Fatalf("without a key ring: %v", err)
+	}
+	s.cfg.Sealer = xorSealer{}
+	rec, err := s.PutRoutes(ctx, []byte(doc), 0, by)
+	if err != nil || strings.Contains(rec.Body, "canary") || rec.Sealed != nil {
+		t.Fatalf("%+v %v", rec, err)
+	}
+	// What was shown can be put again: the secrets stay.
+	changed := strings.Replace(rec.Body, "receiver: ops", "receiver: ops, group_wait: 1s", 1)
+	if _, err := s.PutRoutes(ctx, []byte(changed), rec.Version, by); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.PutRoutes(ctx, []byte(strings.ReplaceAll(changed, "name: ops", "name: other")+"  - name: ops\n"), 0, by); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a secret was taken over by another receiver: %v", err)
+	}
+	for k, e := range c.meta.keys {
+		if strings.Contains(string(e.v.Data), "canary") {
+			t.Errorf("%v holds a secret in clear", k)
+		}
+	}
+	for _, a := range c.meta.audit {
+		if strings.Contains(string(a.Detail), "canary") {
+			t.Errorf("the audit record of %s holds a secret in clear", a.Action)
+		}
+	}
+	var sent *route.DingTalk
+	c.answer = func(_ string, in *route.Integration, _ *notify.Message) (bool, error) {
+		sent = in.DingTalk
+		return true, nil
+	}
+	c.put("own", testRules)
+	c.world.set("up == 0", Sample{Labels: map[string]string{"room": "a"}})
+	c.run(10 * time.Second)
+	if sent == nil || sent.AccessToken != "canary-1" || sent.Secret != "canary-2" {
+		t.Errorf("%+v", sent)
 	}
 }

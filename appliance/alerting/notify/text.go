@@ -50,7 +50,7 @@ func (m *Message) title(lang string) string {
 	if len(m.GroupLabels) > 0 {
 		b.WriteString(" " + pairs(m.GroupLabels, "alertname"))
 	}
-	return oneLine(b.String(), 200)
+	return oneLine(strings.TrimSpace(b.String()), 200)
 }
 
 func oneLine(s string, most int) string {
