@@ -24,6 +24,7 @@ import (
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/appliance/gateway"
+	"github.com/triward/triward/appliance/intake"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate"
@@ -266,13 +267,14 @@ func (a *App) openServices() error {
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
+	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry})
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Checks: a.checks(),
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.cfg.Metrics.Retention.String,
 		}),
-		Live: a.hub, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
+		Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
 	})
 	return err

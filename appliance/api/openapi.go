@@ -107,6 +107,11 @@ func (s *schemas) operation(r *Route) object {
 			"content":  object{"application/json": object{"schema": s.of(reflect.TypeOf(r.Body))}},
 		}
 	}
+	if r.Takes != "" {
+		op["requestBody"] = object{
+			"required": true, "content": object{r.Takes: object{"schema": object{"type": "string", "format": "binary"}}},
+		}
+	}
 	return op
 }
 

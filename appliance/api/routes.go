@@ -21,6 +21,9 @@ type Route struct {
 	Answer     any    // a value of the type of the answer; nil for none
 	Status     int    // of success; 200 when 0
 	Type       string // media type of the answer; JSON when ""
+	Takes      string // media type of the body when Body is nil and the handler reads it itself; "" for none
+	// Never429 answers 503 where others answer 429, which the senders of this route would not repeat.
+	Never429 bool
 
 	serve func(a *API, q *request) error
 	mount func(a *API) http.Handler // a handler that reads its own parameters, for every path below Path
@@ -63,6 +66,7 @@ func Routes() []Route {
 	all = append(all, sessionRoutes()...)
 	all = append(all, dataRoutes()...)
 	all = append(all, adminRoutes()...)
+	all = append(all, intakeRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }
@@ -245,6 +249,10 @@ func mountedRoutes() []Route {
 		},
 		{
 			Method: "GET", Path: "/-/ready", Permission: auth.Public, Summary: "Whether this node can answer and take data",
+			Answer: healthAnswer{}, serve: (*API).ready,
+		},
+		{
+			Method: "GET", Path: "/ready", Permission: auth.Public, Summary: "The same for clients of Loki",
 			Answer: healthAnswer{}, serve: (*API).ready,
 		},
 		{
