@@ -21,6 +21,7 @@ type Route struct {
 	Answer     any    // a value of the type of the answer; nil for none
 	Status     int    // of success; 200 when 0
 	Type       string // media type of the answer; JSON when ""
+	Operation  string // name in the description; made of method and path when ""
 	Takes      string // media type of the body when Body is nil and the handler reads it itself; "" for none
 	// Never429 answers 503 where others answer 429, which the senders of this route would not repeat.
 	Never429 bool
@@ -253,7 +254,8 @@ func mountedRoutes() []Route {
 		},
 		{
 			Method: "GET", Path: "/ready", Permission: auth.Public, Summary: "The same for clients of Loki",
-			Answer: healthAnswer{}, serve: (*API).ready,
+			Operation: "getLokiReady",
+			Answer:    healthAnswer{}, serve: (*API).ready,
 		},
 		{
 			Method: "GET", Path: "/", Permission: auth.Public, Summary: "The page", Type: "text/html",

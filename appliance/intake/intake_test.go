@@ -214,9 +214,8 @@ func TestSeriesThatWereCollectedAreRegisteredAgain(t *testing.T) {
 	s := newSite(t, machine.DefaultLimits())
 	in := newIntake(s)
 	want(t, "first", in.RemoteWrite, write(t, oneSeries(1, start, "__name__", "m")), 204, "")
-	for key, e := range in.ids.byKey { // as after a collection: an id that is nobody's
+	for _, e := range in.ids.byKey { // as after a collection: an id that is nobody's
 		e.Value.(*cached).id = 12345
-		_ = key
 	}
 	want(t, "second", in.RemoteWrite, write(t, oneSeries(2, start+1, "__name__", "m")), 204, "")
 	if len(s.stored) != 2 {
@@ -457,6 +456,19 @@ func TestIDCacheIsBounded(t *testing.T) {
 	c.drop("k00")
 	if _, ok := c.get("k00"); ok || c.bytes != 9*(cachedOverhead+3) {
 		t.Error("dropped and still there")
+	}
+}
+
+// The share of a series is part of what the state holds.
+func TestSharesStayAsTheyAre(t *testing.T) {
+	for name, want := range map[string]uint8{"up": 255, "node_load1": 255, "http_requests_total": 255} {
+		key := string(wire.Labels{{Name: "__name__", Value: name}, {Name: "job", Value: "a"}}.AppendKey(nil))
+		if got := shardOf(key); got != want {
+			t.Errorf("%s is in share %d, want %d", name, got, want)
+		}
+	}
+	if sourceOf(7) != "push:07" {
+		t.Error(sourceOf(7))
 	}
 }
 
