@@ -67,6 +67,7 @@ func (a *App) settleIn(ctx context.Context) {
 	first := token.ensure(attempt)
 	cancel()
 	a.settled.Store(true)
+	close(a.member)
 	a.log.Info("this node is a member", "cluster", a.identity.ClusterID())
 	if first != nil {
 		a.persist(ctx, step{"give the command line here its token", token.ensure})

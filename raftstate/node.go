@@ -246,7 +246,11 @@ func (n *Node) startRaft(context.Context) error {
 	if err := n.connect(); err != nil {
 		return err
 	}
-	n.trans = n.cautious(n.trans)
+	trans, err := n.cautious(n.trans)
+	if err != nil {
+		return err
+	}
+	n.trans = trans
 	g := &guard{Store: n.store, n: n}
 	snaps := marks{n}
 	old, err := raft.HasExistingState(g, g, snaps)

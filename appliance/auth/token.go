@@ -18,6 +18,7 @@ type APIToken struct {
 	Created int64  `json:"created"`           // log time, ms
 	Expires int64  `json:"expires,omitempty"` // log time, ms; absent for never
 	By      string `json:"by,omitempty"`      // who made it
+	Owner   Owner  `json:"owner,omitzero"`    // the user whose present role bounds Role
 	// Node is the node whose own command line holds the token; absent for one that somebody made.
 	Node string `json:"node,omitempty"`
 }
@@ -40,6 +41,7 @@ type JoinToken struct {
 	Created  int64    `json:"created,omitempty"`
 	Expires  int64    `json:"expires,omitempty"` // log time, ms
 	By       string   `json:"by,omitempty"`
+	Owner    Owner    `json:"owner,omitzero"` // the user who must be an administrator still
 }
 
 // Bounds of join tokens.
@@ -52,8 +54,9 @@ const (
 
 var tokenName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$`)
 
-// CreateAPIToken makes a token for programs. life 0 means it does not expire.
-func (s *Service) CreateAPIToken(ctx context.Context, name string, role Role, life time.Duration, by string) (secret string, t APIToken, err error) {
+// CreateAPIToken makes a token for programs. life 0 means it does not expire. It never has more rights than the user
+// behind by has at the moment, and ends with that user.
+func (s *Service) CreateAPIToken(ctx context.Context, name string, role Role, life time.Duration, by Principal) (secret string, t APIToken, err error) {
 	if !tokenName.MatchString(name) {
 		return "", t, fmt.Errorf("token name %.70q: 1 to 64 of letters, digits, space, . _ @ -: %w", name, ErrInvalid)
 	}
@@ -68,7 +71,7 @@ func (s *Service) CreateAPIToken(ctx context.Context, name string, role Role, li
 	}
 	secret = newSecret(prefixAPIToken)
 	key := hashSecret(secret)
-	t = APIToken{ID: key[:idLen], Name: name, Role: role, Created: s.meta.LogTime(), By: by}
+	t = APIToken{ID: key[:idLen], Name: name, Role: role, Created: s.meta.LogTime(), By: by.Name, Owner: by.Owner}
 	if life > 0 {
 		t.Expires = t.Created + life.Milliseconds()
 	}
@@ -130,7 +133,11 @@ func (s *Service) apiTokenByKey(key string) (Principal, error) {
 	if s.past(t.Expires) {
 		return Principal{}, ErrUnauthenticated
 	}
-	return Principal{Name: t.Name, Role: t.Role, Kind: KindToken, Key: key, Expires: t.Expires}, nil
+	role, ok := s.bound(t.Role, t.Owner)
+	if !ok {
+		return Principal{}, ErrUnauthenticated
+	}
+	return Principal{Name: t.Name, Role: role, Kind: KindToken, Key: key, Expires: t.Expires, Owner: t.Owner}, nil
 }
 
 // APITokens returns what is known of all API tokens.
@@ -182,8 +189,10 @@ type JoinOptions struct {
 	Uses int           // 1 when 0
 	Life time.Duration // 1 h when 0
 	By   string
-	Name string
-	Pin  string // hash of the CA's public key; travels in the token so that the joiner knows whom it talks to
+	// Owner, when set, must be an administrator when the token is used.
+	Owner Owner
+	Name  string
+	Pin   string // hash of the CA's public key; travels in the token so that the joiner knows whom it talks to
 }
 
 // CreateJoinToken makes a token with which agents or nodes join. Its text is shown once.
@@ -219,7 +228,7 @@ func (s *Service) CreateJoinToken(ctx context.Context, o JoinOptions) (token str
 	now := s.meta.LogTime()
 	t = JoinToken{
 		ID: key[:idLen], Kind: o.Kind, UsesLeft: o.Uses, Created: now, Expires: now + o.Life.Milliseconds(),
-		By: o.By, Name: o.Name,
+		By: o.By, Owner: o.Owner, Name: o.Name,
 	}
 	_, err = s.meta.Commit(ctx, Txn{
 		Compares: []Compare{{Bucket: BucketTokens, Key: key}},
@@ -267,6 +276,9 @@ func (s *Service) joinToken(kind JoinKind, token string) (key string, t JoinToke
 		return "", t, 0, fmt.Errorf("read join token: %w", ErrToken)
 	}
 	if t.Kind != kind || t.UsesLeft < 1 || s.past(t.Expires) {
+		return "", t, 0, ErrToken
+	}
+	if role, ok := s.bound(RoleAdministrator, t.Owner); !ok || role != RoleAdministrator {
 		return "", t, 0, ErrToken
 	}
 	return key, t, v.ModIndex, nil

@@ -46,6 +46,8 @@ func TestCommands(t *testing.T) {
 		{"check-config -c " + bad, exitConfig, "line 1"},
 		{"check-config -c " + bad + "x", exitConfig, "no such file"},
 		{"run -c " + good, exitNotRegistered, "register"},
+		{"run --registered -c " + good, exitNotRegistered, "register"},
+		{"run --registered -c " + bad, exitOK, ""},
 		{"register -c " + good + " --url http://far:1 --token x", exitConfig, "https"},
 		{"register -c " + good + " --url https://127.0.0.1:1", exitConfig, "--token"},
 		{"register -c " + good + " --url https://127.0.0.1:1 --token x", exitFailed, "127.0.0.1:1"},
