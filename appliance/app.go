@@ -25,6 +25,7 @@ import (
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/appliance/gateway"
+	"github.com/triward/triward/appliance/intake"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate"
@@ -285,6 +286,7 @@ func (a *App) openServices() error {
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
 	saves := newSnapshots(a)
 	a.onStop("snapshots", saves.close)
+	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry})
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
 		Snapshots: saves,
@@ -292,7 +294,7 @@ func (a *App) openServices() error {
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.cfg.Metrics.Retention.String, Rules: a.promRules,
 		}),
-		Live: a.hub, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
+		Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
 	})
 	return err

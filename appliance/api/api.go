@@ -43,6 +43,7 @@ type Config struct {
 	Live       http.Handler // /v1/live
 	Assets     http.Handler // everything else
 	Metrics    http.Handler // /metrics
+	Intake     Intake       // what senders push; nil answers 404
 
 	// Errors are answers for errors of the parts, looked at before this package's own.
 	Errors []problem.Rule
@@ -117,7 +118,7 @@ func New(cfg Config) (*API, error) {
 		a.mux.Handle(pattern, a.handler(r))
 	}
 	for path := range a.methods {
-		if path != "/" {
+		if path != "/" && path != remoteWritePath { // the last is below another one that answers for all methods
 			a.mux.Handle(path, a.wrongMethod(path))
 		}
 	}
@@ -238,6 +239,9 @@ func (a *API) handler(route *Route) http.Handler {
 		}()
 		q := &request{w: rec, r: r, id: w.Header().Get(RequestIDHeader), now: start}
 		if err := a.serve(route, params, maxBody, q); err != nil {
+			if route.Never429 {
+				err = a.unavailable(err)
+			}
 			a.fail(q, name, err)
 		}
 	})

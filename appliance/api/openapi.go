@@ -107,11 +107,19 @@ func (s *schemas) operation(r *Route) object {
 			"content":  object{"application/json": object{"schema": s.of(reflect.TypeOf(r.Body))}},
 		}
 	}
+	if r.Takes != "" {
+		op["requestBody"] = object{
+			"required": true, "content": object{r.Takes: object{"schema": object{"type": "string", "format": "binary"}}},
+		}
+	}
 	return op
 }
 
 // operationID names the operation for generated clients: method and path in camel case.
 func operationID(r *Route) string {
+	if r.Operation != "" {
+		return r.Operation
+	}
 	id := strings.ToLower(r.Method)
 	for _, part := range strings.FieldsFunc(r.Path, func(c rune) bool { return !('a' <= c && c <= 'z' || '0' <= c && c <= '9') }) {
 		id += strings.ToUpper(part[:1]) + part[1:]

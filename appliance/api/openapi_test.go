@@ -41,7 +41,7 @@ func TestDescriptionMatchesTheRoutes(t *testing.T) {
 			t.Errorf("%s is the name of two operations", op.OperationID)
 		}
 		ids[op.OperationID] = true
-		if op.Permission != r.Permission.String() || (op.RequestBody != nil) != (r.Body != nil) || op.Responses["default"] == nil {
+		if op.Permission != r.Permission.String() || (op.RequestBody != nil) != (r.Body != nil || r.Takes != "") || op.Responses["default"] == nil {
 			t.Errorf("%s %s: %+v", r.Method, r.Path, op)
 		}
 		want := len(r.Params) + strings.Count(r.Path, "{")

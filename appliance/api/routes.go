@@ -22,6 +22,10 @@ type Route struct {
 	Status     int    // of success; 200 when 0
 	Type       string // media type of the answer; JSON when ""
 	Long       bool   // the answer is a stream that takes as long as it takes
+	Operation  string // name in the description; made of method and path when ""
+	Takes      string // media type of the body when Body is nil and the handler reads it itself; "" for none
+	// Never429 answers 503 where others answer 429, which the senders of this route would not repeat.
+	Never429 bool
 
 	serve func(a *API, q *request) error
 	mount func(a *API) http.Handler // a handler that reads its own parameters, for every path below Path
@@ -66,6 +70,7 @@ func Routes() []Route {
 	all = append(all, adminRoutes()...)
 	all = append(all, alertRoutes()...)
 	all = append(all, snapshotRoutes()...)
+	all = append(all, intakeRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }
@@ -249,6 +254,11 @@ func mountedRoutes() []Route {
 		{
 			Method: "GET", Path: "/-/ready", Permission: auth.Public, Summary: "Whether this node can answer and take data",
 			Answer: healthAnswer{}, serve: (*API).ready,
+		},
+		{
+			Method: "GET", Path: "/ready", Permission: auth.Public, Summary: "The same for clients of Loki",
+			Operation: "getLokiReady",
+			Answer:    healthAnswer{}, serve: (*API).ready,
 		},
 		{
 			Method: "GET", Path: "/", Permission: auth.Public, Summary: "The page", Type: "text/html",

@@ -91,6 +91,7 @@ var importRules = []importRule{
 	{from: "raftstate/machine", not: []string{"raftstate"}, except: []string{"raftstate/machine", "raftstate/meta", "raftstate/audit", "raftstate/command"}, why: "the state machine knows no Raft"},
 	{from: "raftstate/audit", not: []string{"raftstate"}, except: []string{"raftstate/audit", "raftstate/command"}, why: "the chain is pure"},
 	{from: "appliance/gateway", not: []string{"tsdb", "logstore", "ui", "appliance/api"}, why: "a gateway has no stores"},
+	{from: "appliance/intake", not: []string{"tsdb", "logstore", "ui", "appliance/api"}, why: "what senders push reaches the stores through the log alone"},
 	{from: "appliance/auth", not: []string{"raftstate", "tsdb", "logstore", "ui", "appliance/api"}, why: "access works over any metadata"},
 	{from: "appliance/fleet", not: []string{"raftstate", "tsdb", "logstore", "ui", "appliance/api"}, why: "the view is fed through its own interfaces"},
 	{from: "appliance/problem", not: []string{""}, except: []string{"appliance/problem"}, why: "a leaf"},
