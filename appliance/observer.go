@@ -1,10 +1,20 @@
 package appliance
 
-import "github.com/triward/triward/raftstate"
+import (
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/raftstate"
+)
 
 // observer passes on what Apply brought to the views that are kept beside the stores. It runs in the apply
 // goroutine: all it calls copies what it keeps and returns at once.
 type observer struct{ app *App }
+
+// agentsChanged has the gateway look whose connections it must cut.
+func (o *observer) agentsChanged() {
+	if g := o.app.gateway.Load(); g != nil {
+		g.Changed()
+	}
+}
 
 // Observe implements raftstate.Observer.
 func (o *observer) Observe(applied *raftstate.Applied) {
@@ -16,6 +26,7 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 		for _, bucket := range accessBuckets {
 			a.auth.Changed(bucket)
 		}
+		o.agentsChanged()
 		return
 	}
 	a.view.Observe(applied.LogTime, applied.Samples, applied.Logs)
@@ -24,6 +35,9 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 	for _, m := range applied.Meta {
 		if m.Bucket != last { // neighbours are mostly of one bucket
 			a.auth.Changed(m.Bucket)
+			if m.Bucket == auth.BucketAgents {
+				o.agentsChanged()
+			}
 			last = m.Bucket
 		}
 	}

@@ -63,6 +63,7 @@ func Routes() []Route {
 	all = append(all, sessionRoutes()...)
 	all = append(all, dataRoutes()...)
 	all = append(all, adminRoutes()...)
+	all = append(all, enrolRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }
