@@ -69,7 +69,7 @@ browser: ## install Chromium and fonts when they are missing and we may
 	@packaging/browser.sh install
 
 .PHONY: check
-check: check-format check-vet check-lint check-architecture check-web ## format, lint, import rules, architecture
+check: check-format check-vet check-lint check-architecture check-web check-units check-guide ## format, lint, import rules, architecture, units
 	@echo 'make check: passed'
 
 $(CACHE)/gofumpt: packaging/tools.mod
@@ -79,6 +79,10 @@ $(CACHE)/gofumpt: packaging/tools.mod
 $(CACHE)/lint: packaging/tools.mod packaging/lint/main.go
 	@mkdir -p $(CACHE)
 	go build -modfile=packaging/tools.mod -o $@ packaging/lint/main.go
+
+$(CACHE)/nfpm: packaging/tools.mod
+	@mkdir -p $(CACHE)
+	go build -modfile=packaging/tools.mod -o $@ github.com/goreleaser/nfpm/v2/cmd/nfpm
 
 .PHONY: tools
 tools: $(CACHE)/gofumpt $(CACHE)/lint browser ## build the linters, install what the tests want
@@ -113,6 +117,29 @@ check-architecture:
 check-web: $(WEB)/node_modules/.package-lock.json
 	cd $(WEB) && npm run --silent check
 	@echo 'check-web: passed'
+
+.PHONY: check-units
+check-units: ## how confined the systemd units are
+	@packaging/check-units.sh
+	@echo 'check-units: passed'
+
+.PHONY: check-guide
+check-guide: ## the installation guides have the same commands in both languages
+	@packaging/guide.sh check
+	@echo 'check-guide: passed'
+
+.PHONY: packages
+packages: web $(CACHE)/nfpm ## .deb and .rpm of both programs for amd64 and arm64, in bin/packages
+	@rm -rf $(BIN)/packages
+	@NFPM=$(CACHE)/nfpm packaging/packages.sh $(VERSION) $(BIN)/packages amd64 arm64
+
+.PHONY: test-packages
+test-packages: web $(CACHE)/nfpm ## install, upgrade under load and remove the packages on machines of systemd-nspawn; needs root on Debian
+	@NFPM=$(CACHE)/nfpm packaging/test-packages.sh $(VERSION)
+
+.PHONY: test-reproducible
+test-reproducible: web $(CACHE)/nfpm ## build the packages of this architecture twice and compare the bytes
+	@NFPM=$(CACHE)/nfpm packaging/test-reproducible.sh $(VERSION) $(shell go env GOHOSTARCH)
 
 .PHONY: race
 race: ## tests of the concurrent packages under the race detector

@@ -24,6 +24,7 @@ import (
 	"github.com/triward/triward/agent/lines"
 	"github.com/triward/triward/agent/sender"
 	"github.com/triward/triward/agent/spool"
+	"github.com/triward/triward/agent/systemd"
 	"github.com/triward/triward/agent/tail"
 	"github.com/triward/triward/agent/wire"
 )
@@ -172,7 +173,7 @@ func (a *Agent) makeSources() error {
 	}
 	if e := a.cfg.Journal.Enabled; e == "true" || e == "auto" && journal.Present() {
 		a.follower = journal.New(journal.Config{
-			Units: a.cfg.Journal.Units, Backlog: a.cfg.Journal.Backlog,
+			Machine: machineID(), Units: a.cfg.Journal.Units, Backlog: a.cfg.Journal.Backlog,
 			Cursor: string(state[journal.StateKey]), Batcher: a.logs, Log: a.log, Report: a.Event,
 		})
 	}
@@ -237,7 +238,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.follower != nil {
 		producers.Go(func() { failures <- a.follower.Run(sources) })
 	}
+	a.notify("READY=1")
 	err := a.wait(ctx, failures)
+	a.notify("STOPPING=1")
 	stopSources()
 	producers.Wait()
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
@@ -255,6 +258,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	consumers.Wait()
 	return errors.Join(err, a.release())
+}
+
+func (a *Agent) notify(state string) {
+	if err := systemd.Notify(state); err != nil {
+		a.log.Warn("service manager does not hear", "err", err)
+	}
 }
 
 // wait returns when ctx ends (nil) or a part cannot go on.

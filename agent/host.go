@@ -29,7 +29,11 @@ func machineID() string {
 	if err != nil || len(b) > 128 {
 		return ""
 	}
-	return strings.TrimSpace(string(b))
+	id := strings.TrimSpace(string(b))
+	if len(id) != 32 || strings.Trim(id, "0123456789abcdef") != "" {
+		return "" // "uninitialized", in an image that was never booted
+	}
+	return id
 }
 
 func osRelease(key string) string {

@@ -33,8 +33,9 @@ import (
 
 // Options are what an App is given beside its configuration.
 type Options struct {
-	Log     *slog.Logger // nil: discards
-	Version string       // shown to operators
+	Log     *slog.Logger   // nil: discards
+	Level   *slog.LevelVar // what Log obeys, set by Reload; nil: nothing to set
+	Version string         // shown to operators
 	// PasswordCost of new passwords; zero takes the default. Tests lower it.
 	PasswordCost auth.PasswordCost
 }
@@ -43,7 +44,10 @@ type Options struct {
 // ends everything in the reverse order.
 type App struct {
 	cfg      Config
-	rootLog  *slog.Logger // for the part that adds the node itself
+	given    Config // as the file has it: Resolve fills in cfg
+	level    *slog.LevelVar
+	certs    []*listenerCert // of the listeners for agents and for browsers
+	rootLog  *slog.Logger    // for the part that adds the node itself
 	log      *slog.Logger
 	version  string
 	identity *pki.Identity
@@ -70,6 +74,7 @@ type App struct {
 
 	opened   chan struct{}   // closed once node is set or will never be
 	settled  atomic.Bool     // the setup is done
+	member   chan struct{}   // closed when it is
 	ctx      context.Context // ends with Stop
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
@@ -97,7 +102,10 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &App{cfg: cfg, version: opts.Version, fatal: make(chan error, 1), leading: make(chan bool, 1), opened: make(chan struct{})}
+	if opts.Level == nil {
+		opts.Level = new(slog.LevelVar)
+	}
+	a := &App{cfg: cfg, given: cfg, level: opts.Level, certs: newListenerCerts(), version: opts.Version, fatal: make(chan error, 1), leading: make(chan bool, 1), opened: make(chan struct{}), member: make(chan struct{})}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -291,9 +299,9 @@ func (a *App) origins() []string { return a.api.Origins() }
 
 // Start begins to serve and to do what the setup asks. It returns at once; when it fails, Stop must be called.
 func (a *App) Start() error {
-	agentsTLS, err := a.listenerTLS(a.cfg.Listen.Agents.TLS)
+	agentsTLS, err := a.listenerTLS(a.certs[0])
 	if err != nil {
-		return fmt.Errorf("listen.agents.tls: %w", err)
+		return err
 	}
 	gate := a.gateway.Load()
 	agents := gateway.NewServer(gate.Handler(), time.Duration(a.cfg.Listen.Agents.Timeout), a.part("gateway"))
@@ -302,8 +310,8 @@ func (a *App) Start() error {
 
 	browsers := api.NewServer(a.api, a.part("api"))
 	if !a.cfg.Listen.HTTP.PlainHTTP {
-		if browsers.TLSConfig, err = a.listenerTLS(a.cfg.Listen.HTTP.TLS); err != nil {
-			return fmt.Errorf("listen.http.tls: %w", err)
+		if browsers.TLSConfig, err = a.listenerTLS(a.certs[1]); err != nil {
+			return err
 		}
 	}
 	a.serve("http server", browsers, gateway.Limit(a.httpListener, a.cfg.Listen.HTTP.MaxConnections))
@@ -377,7 +385,7 @@ func (a *App) Run(ctx context.Context) error {
 	if err := a.Start(); err != nil {
 		return errors.Join(err, a.Stop(context.Background()))
 	}
-	notifySystemd(a.log, "READY=1")
+	a.work.Go(a.sayReady)
 	select {
 	case <-ctx.Done():
 		a.log.Info("stopping")
@@ -398,6 +406,25 @@ func (a *App) Run(ctx context.Context) error {
 		}
 		return err
 	}
+}
+
+// readyPatience is how long the service manager waits for a node that cannot become a member, because too few of the
+// others are up: it serves all the same.
+const readyPatience = 20 * time.Second
+
+// sayReady tells the service manager that the node serves, once it is a member that has caught up: whoever starts nodes
+// one after the other can go on with the next.
+func (a *App) sayReady() {
+	patience := time.NewTimer(readyPatience)
+	defer patience.Stop()
+	select {
+	case <-a.member:
+	case <-patience.C:
+		a.log.Warn("not a member yet: too few of the other nodes can be reached")
+	case <-a.ctx.Done():
+		return
+	}
+	notifySystemd(a.log, "READY=1")
 }
 
 // Config returns the configuration in effect, with the ports that were given.

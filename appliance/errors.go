@@ -32,7 +32,7 @@ func errorRules() []problem.Rule {
 		{Is: raftstate.ErrDiskFull, Status: http.StatusInsufficientStorage, RetryAfter: 10 * time.Second, Hint: "free space on the nodes; it resumes by itself"},
 		{Is: raftstate.ErrTooLarge, Status: http.StatusRequestEntityTooLarge},
 		{Is: raftstate.ErrQuorum, Status: http.StatusConflict, Hint: "bring the other members up first"},
-		{Is: raftstate.ErrNoLeader, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: quorum},
+		{Is: raftstate.ErrNoLeader, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: quorum, Code: problem.CodeNoQuorum},
 		{Is: raftstate.ErrUnknown, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "repeat the request: what was taken is not taken twice"},
 		{Is: raftstate.ErrStopped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
 		{Is: tsdb.ErrSwapped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second},

@@ -72,6 +72,7 @@ func (a *App) settleIn(ctx context.Context) {
 		a.work.Go(func() { a.persist(ctx, step{"make the agents' CA", a.ensureAgentCA}) })
 	}
 	a.settled.Store(true)
+	close(a.member)
 	a.log.Info("this node is a member", "cluster", a.identity.ClusterID())
 	if first != nil {
 		a.persist(ctx, step{"give the command line here its token", token.ensure})

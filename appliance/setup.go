@@ -109,6 +109,16 @@ func (c *Config) Hosts() []string {
 	return hosts
 }
 
+// Initialised returns pki.ErrNotInitialised until the node has a certificate, which init and join write last. The
+// configuration must be resolved.
+func (c *Config) Initialised() error {
+	_, err := os.Stat(filepath.Join(c.TLS.Dir, pki.FileCert))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", c.TLS.Dir, pki.ErrNotInitialised)
+	}
+	return err
+}
+
 // IssueIdentity makes the node's certificate with the CA and writes both to its TLS directory.
 func (c *Config) IssueIdentity(ca *pki.CA) error {
 	cert, key, err := ca.Issue(c.NodeID, c.Hosts(), time.Now())

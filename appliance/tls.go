@@ -3,7 +3,6 @@ package appliance
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 
 	"github.com/triward/triward/raftstate/forward"
 )
@@ -18,17 +17,21 @@ func (a *App) peerIdentity() *forward.Identity {
 }
 
 // listenerTLS is the configuration of a listener: its own certificate when it has one, else the node's.
-func (a *App) listenerTLS(t ListenTLS) (*tls.Config, error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: a.identity.Certificate}
-	if t.MinVersion == "1.3" {
+func (a *App) listenerTLS(c *listenerCert) (*tls.Config, error) {
+	pair, err := c.read(&a.cfg.Listen)
+	if err != nil {
+		return nil, err
+	}
+	c.loaded.Store(pair)
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.of(&a.cfg.Listen).MinVersion == "1.3" {
 		conf.MinVersion = tls.VersionTLS13
 	}
-	if t.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
-		if err != nil {
-			return nil, fmt.Errorf("load certificate: %w", err)
+	conf.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if pair := c.loaded.Load(); pair != nil {
+			return pair, nil
 		}
-		conf.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }
+		return a.identity.Certificate(hello)
 	}
 	return conf, nil
 }

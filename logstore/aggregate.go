@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -166,7 +167,7 @@ func kindName(k wire.StreamKind) string {
 }
 
 func (v *facetSink) whole(st *stream, h *block.Header) bool {
-	switch value := st.labels.Get(v.field); {
+	switch value := st.label(v.field); {
 	case v.field == "kind":
 		v.count(kindName(st.kind), int64(h.Lines))
 	case !v.perLine():
@@ -184,7 +185,7 @@ func (v *facetSink) whole(st *stream, h *block.Header) bool {
 }
 
 func (v *facetSink) add(st *stream, l *block.Line) bool {
-	switch value := st.labels.Get(v.field); {
+	switch value := st.labels().Get(v.field); {
 	case v.field == "kind":
 		v.count(kindName(st.kind), 1)
 	case !v.perLine():
@@ -200,29 +201,33 @@ func (v *facetSink) add(st *stream, l *block.Line) bool {
 // Labels returns the names of the labels of the streams that have lines on the days which [start, end) touches,
 // sorted.
 func (s *Store) Labels(ctx context.Context, start, end int64) ([]string, error) {
-	return s.labels(ctx, start, end, func(st *stream, add func(string)) {
-		for _, l := range st.labels {
-			add(l.Name)
-		}
+	return s.labels(ctx, start, end, func(st *stream, add func([]byte)) {
+		_ = walkLabels(st.row, func(name, _ []byte) bool { // checked when it was read
+			add(name)
+			return true
+		})
 	})
 }
 
 // LabelValues returns the values of a label in the same way, at most 10,000, sorted.
 func (s *Store) LabelValues(ctx context.Context, name string, start, end int64) ([]string, error) {
-	return s.labels(ctx, start, end, func(st *stream, add func(string)) {
-		if v := st.labels.Get(name); v != "" {
-			add(v)
-		}
+	return s.labels(ctx, start, end, func(st *stream, add func([]byte)) {
+		_ = walkLabels(st.row, func(n, v []byte) bool {
+			if string(n) == name {
+				add(v)
+			}
+			return true
+		})
 	})
 }
 
-func (s *Store) labels(ctx context.Context, start, end int64, each func(*stream, func(string))) ([]string, error) {
+func (s *Store) labels(ctx context.Context, start, end int64, each func(*stream, func([]byte))) ([]string, error) {
 	c, done, err := s.scan(ctx, nil, start, end)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	set := map[string]struct{}{}
+	var set smallest
 	days, err := c.e.days(c.snap, prefixStream, false)
 	if err != nil {
 		return nil, err
@@ -234,21 +239,50 @@ func (s *Store) labels(ctx context.Context, start, end int64, each func(*stream,
 		if err := c.err(); err != nil {
 			return nil, err
 		}
-		streams, _, err := c.dayStreams(d)
+		err := c.e.rows(c.snap, dayPrefix(prefixStream, d), func(key, value []byte) error {
+			var st stream
+			if err := parseStream(&st, streamID(key[5:]), value); err != nil {
+				return err
+			}
+			if d >= Day(c.floors.of(st.kind)) {
+				each(&st, set.add)
+			}
+			return nil
+		})
 		if err != nil {
 			return nil, err
 		}
-		for _, st := range streams {
-			if d < Day(c.floors.of(st.kind)) {
-				continue
+	}
+	return set.sorted(), nil
+}
+
+// smallest keeps the maxLabelValues least of the values added, and for a while as many more.
+type smallest struct {
+	values map[string]struct{}
+	beyond string // when not empty, values from here on are not wanted any more
+}
+
+func (s *smallest) add(v []byte) {
+	if _, ok := s.values[string(v)]; ok || s.beyond != "" && string(v) >= s.beyond {
+		return
+	}
+	if s.values == nil {
+		s.values = map[string]struct{}{}
+	}
+	s.values[string(v)] = struct{}{}
+	if len(s.values) >= 2*maxLabelValues {
+		for _, more := range s.all()[maxLabelValues:] {
+			delete(s.values, more)
+			if s.beyond == "" || more < s.beyond {
+				s.beyond = more
 			}
-			each(st, func(v string) { set[v] = struct{}{} })
 		}
 	}
-	out := make([]string, 0, len(set))
-	for v := range set {
-		out = append(out, v)
-	}
-	slices.Sort(out)
-	return out[:min(len(out), maxLabelValues)], nil
+}
+
+func (s *smallest) all() []string { return slices.Sorted(maps.Keys(s.values)) }
+
+func (s *smallest) sorted() []string {
+	out := s.all()
+	return out[:min(len(out), maxLabelValues)]
 }

@@ -178,9 +178,9 @@ func (c *scan) countDay(d int64, through uint64, out map[KindDay]int64) (err err
 			if !streams.SeekGE(streamKey(d, sid)) || !bytes.Equal(streams.Key()[5:], sid[:]) {
 				return errors.Join(fmt.Errorf("%w: its stream is missing", block.ErrDamaged), streams.Error())
 			}
-			st, err := parseStream(sid, streams.Value())
-			if err != nil {
-				return fmt.Errorf("%w: %w", block.ErrDamaged, err)
+			var st stream
+			if err := parseStream(&st, sid, streams.Value()); err != nil {
+				return err
 			}
 			at, kind = sid, st.kind
 		}

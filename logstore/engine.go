@@ -41,9 +41,6 @@ type engine struct {
 	applyMu sync.Mutex
 	known   map[dayStream]struct{} // stream keys that are written
 
-	streams sync.Map // streamID -> *stream, emptied when large
-	cached  atomic.Int64
-
 	ripe  ripeness
 	swept floors // that dropKinds has dealt with
 
@@ -64,7 +61,7 @@ type dayStream struct {
 }
 
 const (
-	maxKnown     = 1 << 16
+	maxKnown     = 1 << 18
 	failurePause = time.Second
 	cutPatience  = 30 * time.Second // Apply stands still while a copy is cut
 )
@@ -76,7 +73,7 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	}
 	e := &engine{
 		store: s, dir: dir, maint: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		known: map[dayStream]struct{}{}, damage: map[string]bool{}, short: map[KindDay]bool{},
+		known: map[dayStream]struct{}{}, ripe: newRipeness(s.opt.NoIndex), damage: map[string]bool{}, short: map[KindDay]bool{},
 		bad: map[int64]index.Name{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
@@ -293,23 +290,6 @@ func (e *engine) poke() {
 	case e.wake <- struct{}{}:
 	default:
 	}
-}
-
-// streamAt returns the stream of a dictionary row. Rows never change, so they are kept decoded.
-func (e *engine) streamAt(id streamID, row []byte) (*stream, error) {
-	if st, ok := e.streams.Load(id); ok {
-		return st.(*stream), nil
-	}
-	st, err := parseStream(id, row)
-	if err != nil {
-		return nil, err
-	}
-	if e.cached.Add(1) > maxKnown {
-		e.streams.Clear()
-		e.cached.Store(1)
-	}
-	e.streams.Store(id, st)
-	return st, nil
 }
 
 // DiskBytes returns the bytes on disk of the store, its index included.

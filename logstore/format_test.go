@@ -58,7 +58,7 @@ func TestGoldenRows(t *testing.T) {
 	}) {
 		t.Errorf("inbox row holds %+v: %v", b, err)
 	}
-	if st, err := parseStream(stream, golden["stream.value"]); err != nil || st.kind != wire.StreamLog || !slices.Equal(st.labels, labels) {
+	if st, err := streamOf(stream, golden["stream.value"]); err != nil || st.kind != wire.StreamLog || st.label("unit") != "sshd.service" || st.label("x") != "" || !slices.Equal(st.labels(), labels) || st.label("host") != "web-1" {
 		t.Errorf("stream reads as %+v: %v", st, err)
 	}
 	if d, sid, id := parseHeaderKey(golden["header.key"]); d != testDay || sid != stream || id != mark.id {
@@ -79,6 +79,11 @@ func TestGoldenRows(t *testing.T) {
 	}
 }
 
+func streamOf(id streamID, v []byte) (st stream, err error) {
+	err = parseStream(&st, id, v)
+	return st, err
+}
+
 // A row of a version that this program does not know is refused, whichever it is.
 func TestRowsOfANewerVersionAreRefused(t *testing.T) {
 	golden := readGolden(t, "testdata/rows_v1.hex", nil)
@@ -90,7 +95,7 @@ func TestRowsOfANewerVersionAreRefused(t *testing.T) {
 	for what, parse := range map[string]func([]byte) error{
 		"applied.value": func(v []byte) error { return second(parseApplied(v)) },
 		"inbox.value":   func(v []byte) error { return second(parseInboxRow(golden["inbox.key"], v)) },
-		"stream.value":  func(v []byte) error { return second(parseStream(streamID{}, v)) },
+		"stream.value":  func(v []byte) error { return second(streamOf(streamID{}, v)) },
 		"mark.value":    func(v []byte) error { _, _, err := parseMark(golden["mark.key"], v); return err },
 		"index.value":   func(v []byte) error { return second(parseIndexName(v)) },
 	} {

@@ -2,8 +2,8 @@ package logstore
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
@@ -95,26 +95,87 @@ func after(prefix []byte) []byte {
 	return nil
 }
 
-// stream is an entry of the dictionary.
+// stream is an entry of the dictionary. A query compares labels of very many streams and returns those of few, so they
+// are decoded when somebody asks for all of them.
 type stream struct {
-	id     streamID
-	kind   wire.StreamKind
-	labels wire.Labels
+	id      streamID
+	kind    wire.StreamKind
+	row     []byte      // labels as the dictionary has them, checked; nil when decoded
+	decoded wire.Labels // shares no memory with row
+}
+
+// labels returns all labels.
+func (st *stream) labels() wire.Labels {
+	if st.row != nil {
+		st.decoded, _, _ = wire.LabelsFromKey(st.row) // checked by parseStream
+		st.row = nil
+	}
+	return st.decoded
+}
+
+// label returns the value of a label, "" when there is none of the name.
+func (st *stream) label(name string) (value string) {
+	if st.row == nil {
+		return st.decoded.Get(name)
+	}
+	_ = walkLabels(st.row, func(n, v []byte) bool {
+		if string(n) != name {
+			return true
+		}
+		value = string(v)
+		return false
+	})
+	return value
+}
+
+// keep makes the stream independent of the memory it was read from.
+func (st *stream) keep() *stream {
+	return &stream{id: st.id, kind: st.kind, row: slices.Clone(st.row), decoded: st.decoded}
 }
 
 func appendStream(dst []byte, kind wire.StreamKind, labels wire.Labels) []byte {
 	return labels.AppendKey(append(dst, formatVersion, byte(kind)))
 }
 
-func parseStream(id streamID, v []byte) (*stream, error) {
+// parseStream reads a row of the dictionary into st, which points into v afterwards.
+func parseStream(st *stream, id streamID, v []byte) error {
 	if len(v) < 2 || v[0] != formatVersion {
-		return nil, errors.New("stream of an unknown version")
+		return fmt.Errorf("%w: stream of an unknown version", block.ErrDamaged)
 	}
-	labels, rest, err := wire.LabelsFromKey(v[2:])
-	if err != nil || len(rest) != 0 {
-		return nil, fmt.Errorf("labels of a stream: %d bytes left over: %w", len(rest), err)
+	*st = stream{id: id, kind: wire.StreamKind(v[1]), row: v[2:]}
+	return walkLabels(st.row, func(_, _ []byte) bool { return true })
+}
+
+// walkLabels calls fn with the name and value of each label of a row until it returns false, and checks as much of the
+// row as it has walked.
+func walkLabels(row []byte, fn func(name, value []byte) bool) error {
+	piece := func(most uint64) (b []byte, ok bool) {
+		n, k := binary.Uvarint(row)
+		if k <= 0 || n > most || uint64(len(row)-k) < n {
+			return nil, false
+		}
+		b, row = row[k:k+int(n)], row[k+int(n):]
+		return b, true
 	}
-	return &stream{id: id, kind: wire.StreamKind(v[1]), labels: labels}, nil
+	n, k := binary.Uvarint(row)
+	if k <= 0 || n > wire.MaxLabels {
+		return fmt.Errorf("%w: count of labels", block.ErrDamaged)
+	}
+	row = row[k:]
+	for range n {
+		name, ok := piece(wire.MaxLabelName)
+		value, also := piece(wire.MaxLabelValue)
+		if !ok || !also {
+			return fmt.Errorf("%w: label of a stream", block.ErrDamaged)
+		}
+		if !fn(name, value) {
+			return nil
+		}
+	}
+	if len(row) != 0 {
+		return fmt.Errorf("%w: %d bytes behind the labels of a stream", block.ErrDamaged, len(row))
+	}
+	return nil
 }
 
 func appendIndexName(dst []byte, name index.Name) []byte {

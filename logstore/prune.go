@@ -9,46 +9,68 @@ import (
 	"github.com/triward/triward/logstore/query"
 )
 
-// prune asks the word index of the day which of the blocks may match; blocks with a mark are not in it yet and
-// stay. The snapshot is older than the index reader, so an unmarked block is in the index. indexed reports
-// whether the index answered; an index that cannot be used is dropped behind and the blocks are scanned.
-func (c *scan) prune(d int64, need *query.Need, cands []candidate) (left []candidate, indexed bool, err error) {
-	if c.e.index == nil || c.e.distrusted(d) {
-		return cands, false, nil
-	}
-	q := indexQuery(need)
-	if q.Op == index.Everything {
-		return cands, false, nil
-	}
-	name, ok, err := c.e.indexName(c.snap, d)
-	if err != nil || !ok {
-		return cands, false, err
-	}
-	marks, err := c.e.marks(c.snap, d)
-	if err != nil {
-		return nil, false, err
-	}
-	ids, all, err := c.e.index.Find(c.ctx, d, name, &q)
-	switch {
-	case errors.Is(err, index.ErrUnusable):
-		c.e.distrust(d, name, err)
-		return cands, false, nil
-	case err != nil:
-		if cerr := c.err(); cerr != nil {
-			return nil, false, cerr
+// pruner is what the word index of a day answers to a need. It is asked once, when there are candidates.
+type pruner struct {
+	need    *query.Need
+	asked   bool
+	indexed bool // it answered
+	ids     map[uint64]struct{}
+	marks   map[uint64]struct{}
+}
+
+// prune leaves out the blocks that cannot match by the word index; blocks with a mark are not in it yet and stay. It
+// reports whether the index answered.
+func (c *scan) prune(d int64, p *pruner, cands []candidate) (left []candidate, indexed bool, err error) {
+	if !p.asked {
+		p.asked = true
+		if err := c.askIndex(d, p); err != nil {
+			return nil, false, err
 		}
-		return nil, false, err
-	case all:
+	}
+	if !p.indexed {
 		return cands, false, nil
 	}
+	left = cands[:0]
 	for i := range cands {
-		_, cands[i].marked = marks[cands[i].id]
-		if _, hit := ids[cands[i].id]; hit || cands[i].marked {
+		_, cands[i].marked = p.marks[cands[i].id]
+		if _, hit := p.ids[cands[i].id]; hit || cands[i].marked {
 			left = append(left, cands[i])
 		}
 	}
 	c.stats.Skipped += len(cands) - len(left)
 	return left, true, nil
+}
+
+// askIndex asks the word index of the day. The snapshot is older than the index reader, so an unmarked block is in the
+// index. An index that cannot be used is dropped behind and the blocks are scanned.
+func (c *scan) askIndex(d int64, p *pruner) error {
+	if c.e.index == nil || c.e.distrusted(d) {
+		return nil
+	}
+	q := indexQuery(p.need)
+	if q.Op == index.Everything {
+		return nil
+	}
+	name, ok, err := c.e.indexName(c.snap, d)
+	if err != nil || !ok {
+		return err
+	}
+	if p.marks, err = c.e.marks(c.snap, d); err != nil {
+		return err
+	}
+	ids, all, err := c.e.index.Find(c.ctx, d, name, &q)
+	switch {
+	case errors.Is(err, index.ErrUnusable):
+		c.e.distrust(d, name, err)
+		return nil
+	case err != nil:
+		if cerr := c.err(); cerr != nil {
+			return cerr
+		}
+		return err
+	}
+	p.ids, p.indexed = ids, !all
+	return nil
 }
 
 // indexName returns the name of the index that the unmarked blocks of the day are in.

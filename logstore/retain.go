@@ -10,7 +10,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/triward/triward/agent/wire"
-	"github.com/triward/triward/logstore/block"
 )
 
 // dropDays removes the days that lie below the query floor as a whole. That a day cannot be dropped, damaged as it
@@ -99,12 +98,7 @@ func (e *engine) dropDay(d int64, full bool) error {
 			return e.wrap("excise", err)
 		}
 	}
-	delete(e.ripe.ready, d)
-	for k := range e.ripe.small {
-		if k.day == d {
-			delete(e.ripe.small, k)
-		}
-	}
+	e.ripe.drop(d)
 	return dropIndex()
 }
 
@@ -135,40 +129,43 @@ func (e *engine) dropKinds() (bool, error) {
 	return false, nil
 }
 
-// dropStreams removes all streams of a kind from a day in one batch and reports whether there were any.
+// dropAtOnce bounds in bytes what one batch of dropStreams grows to before its last stream.
+const dropAtOnce = 4 << 20
+
+// dropStreams removes streams of a kind from a day, many in one batch, and reports whether there were any.
 func (e *engine) dropStreams(d int64, kind wire.StreamKind) (bool, error) {
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
 	gone := map[streamID]bool{}
 	err := e.rows(e.db, dayPrefix(prefixStream, d), func(key, value []byte) error {
 		id := streamID(key[5:21])
-		st, err := e.streamAt(id, value)
-		if err != nil {
-			return fmt.Errorf("%w: %w", block.ErrDamaged, err)
+		var st stream
+		if err := parseStream(&st, id, value); err != nil {
+			_ = e.wrap(fmt.Sprintf("key %x", key), err) // the others go nevertheless
+			return nil
 		}
 		if st.kind != kind {
 			return nil
 		}
+		if batch.Len() > dropAtOnce {
+			return errStop
+		}
 		gone[id] = true
-		return batch.Delete(key, nil)
+		if err := batch.Delete(key, nil); err != nil {
+			return err
+		}
+		return e.rows(e.db, append(dayPrefix(prefixHeader, d), id[:]...), func(key, _ []byte) error {
+			_, _, block := parseHeaderKey(key)
+			m := madeBlock{k: dayStream{d, id}, id: block}
+			for _, k := range m.keys() {
+				if err := batch.Delete(k, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	})
 	if err != nil || len(gone) == 0 {
-		return false, err
-	}
-	err = e.rows(e.db, dayPrefix(prefixHeader, d), func(key, _ []byte) error {
-		_, sid, id := parseHeaderKey(key)
-		if !gone[sid] {
-			return nil
-		}
-		m := madeBlock{k: dayStream{d, sid}, id: id}
-		for _, k := range m.keys() {
-			if err := batch.Delete(k, nil); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
 		return false, err
 	}
 	if err := e.room(e.ctx); err != nil { // not while Apply is held up
@@ -178,7 +175,7 @@ func (e *engine) dropStreams(d int64, kind wire.StreamKind) (bool, error) {
 	defer e.applyMu.Unlock()
 	for id := range gone {
 		delete(e.known, dayStream{d, id})
-		delete(e.ripe.small, dayStream{d, id})
+		_, _ = e.ripe.take(dayStream{d, id})
 	}
 	ready := e.ripe.ready[d][:0:0]
 	for _, m := range e.ripe.ready[d] {

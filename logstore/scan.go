@@ -60,7 +60,8 @@ type scan struct {
 	sink   sink
 	stats  Stats
 
-	reduced map[streamID]*query.Filter
+	reducer *query.Reducer
+	cands   []candidate
 	cols    block.Columns
 	text    block.Text
 	lines   query.Lines
@@ -87,7 +88,7 @@ func (s *Store) scan(ctx context.Context, f *query.Filter, start, end int64) (*s
 	low := s.floorsNow() // before the snapshot: a day that is dropped meanwhile is below what is read later
 	c := &scan{
 		e: e, ctx: ctx, snap: e.db.NewSnapshot(), filter: f, start: max(start, low.all()), last: end, floors: low,
-		newest: true, reduced: map[streamID]*query.Filter{}, began: time.Now(),
+		newest: true, reducer: f.Reducer(), began: time.Now(),
 	}
 	return c, func() {
 		_ = c.snap.Close() // a snapshot has nothing to fail with
@@ -243,12 +244,12 @@ func (c *scan) inboxRow(key, v []byte) error {
 		if len(st.Lines) == 0 {
 			continue
 		}
-		id := streamIDOf(st.Kind, st.Labels)
-		if c.only != nil && *c.only != id {
+		f := c.reducer.Stream(st.Kind, st.Labels.Get)
+		if f.IsNone() {
 			continue
 		}
-		f := c.filterOf(&stream{id: id, kind: st.Kind, labels: st.Labels})
-		if f.IsNone() {
+		id := streamIDOf(st.Kind, st.Labels)
+		if c.only != nil && *c.only != id {
 			continue
 		}
 		c.inboxStream(st, id, f, r.index, first)
@@ -257,7 +258,7 @@ func (c *scan) inboxRow(key, v []byte) error {
 }
 
 func (c *scan) inboxStream(ws *wire.LogStream, id streamID, f *query.Filter, index uint64, first uint32) {
-	st := &stream{id: id, kind: ws.Kind, labels: ws.Labels}
+	st := &stream{id: id, kind: ws.Kind, decoded: ws.Labels}
 	order := make([]int, len(ws.Lines))
 	for i := range order {
 		order[i] = i
@@ -287,16 +288,6 @@ func (c *scan) inboxStream(ws *wire.LogStream, id streamID, f *query.Filter, ind
 // from returns the first time of the scan that lines of a stream may have.
 func (c *scan) from(st *stream) int64 { return max(c.start, c.floors.of(st.kind)) }
 
-// filterOf returns the filter as it is for one stream.
-func (c *scan) filterOf(st *stream) *query.Filter {
-	f, ok := c.reduced[st.id]
-	if !ok {
-		f = c.filter.Reduce(st.kind, st.labels)
-		c.reduced[st.id] = f
-	}
-	return f
-}
-
 // candidate is a block that may hold matching lines.
 type candidate struct {
 	id     uint64
@@ -306,19 +297,38 @@ type candidate struct {
 	marked bool
 }
 
+// maxCandidates bounds the blocks of a day that a scan looks at in one go, and with them its memory. They are in the
+// order of time only among themselves; no sink needs more, it only saves work.
+const maxCandidates = 1 << 15
+
 // day scans the blocks of one day.
-func (c *scan) day(d int64, need *query.Need) error {
-	streams, total, err := c.dayStreams(d)
-	if err != nil || len(streams) == 0 {
+func (c *scan) day(d int64, need *query.Need) (err error) {
+	p := pruner{need: need}
+	w, err := c.walk(d)
+	if err != nil {
 		return err
 	}
-	cands, err := c.candidates(d, streams, total)
-	if err != nil || len(cands) == 0 {
-		return err
+	defer func() {
+		if cerr := w.close(); err == nil {
+			err = cerr
+		}
+	}()
+	for more := true; more; {
+		if more, err = w.next(); err != nil {
+			return err
+		}
+		if err := c.blocks(d, &p); err != nil {
+			return err
+		}
 	}
-	indexed := false
-	if need.Op != query.NeedAnything {
-		if cands, indexed, err = c.prune(d, need, cands); err != nil {
+	return nil
+}
+
+// blocks scans the candidates, which are of one day.
+func (c *scan) blocks(d int64, p *pruner) (err error) {
+	cands, indexed := c.cands, false
+	if p.need.Op != query.NeedAnything && len(cands) > 0 {
+		if cands, indexed, err = c.prune(d, p, cands); err != nil {
 			return err
 		}
 	}
@@ -343,58 +353,6 @@ func (c *scan) day(d int64, need *query.Need) error {
 		}
 	}
 	return nil
-}
-
-// dayStreams returns the streams of a day that the filter does not rule out, and how many there are in all.
-func (c *scan) dayStreams(d int64) (map[streamID]*stream, int, error) {
-	out, total := map[streamID]*stream{}, 0
-	prefix := dayPrefix(prefixStream, d)
-	if c.only != nil {
-		prefix = streamKey(d, *c.only)
-	}
-	err := c.e.rows(c.snap, prefix, func(key, value []byte) error {
-		total++
-		st, err := c.e.streamAt(streamID(key[5:21]), value)
-		if err != nil {
-			return c.spoiled(fmt.Sprintf("key %x", key), fmt.Errorf("%w: %w", block.ErrDamaged, err))
-		}
-		if !c.filterOf(st).IsNone() {
-			out[st.id] = st
-		}
-		return nil
-	})
-	return out, total, err
-}
-
-// candidates returns the blocks whose headers do not rule them out.
-func (c *scan) candidates(d int64, streams map[streamID]*stream, total int) (out []candidate, err error) {
-	take := func(key, value []byte) error {
-		_, sid, id := parseHeaderKey(key)
-		st := streams[sid]
-		if st == nil {
-			return nil
-		}
-		h, err := block.ParseHeader(value)
-		if err != nil {
-			return c.spoiled(fmt.Sprintf("header %x", key), err)
-		}
-		if h.MinT > c.last || h.MaxT < c.from(st) || !c.sink.wants(max(h.MinT, c.start), min(h.MaxT, c.last), h.MinIndex, h.MaxIndex) {
-			return nil
-		}
-		if f := c.filterOf(st).ReduceBlock(h.Present(), h.HasFields); !f.IsNone() {
-			out = append(out, candidate{id: id, st: st, filter: f, head: h, marked: true})
-		}
-		return nil
-	}
-	if len(streams)*4 > total && c.only == nil {
-		return out, c.e.rows(c.snap, dayPrefix(prefixHeader, d), take)
-	}
-	for id := range streams {
-		if err := c.e.rows(c.snap, append(dayPrefix(prefixHeader, d), id[:]...), take); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
 
 // block scans one block. indexed tells that the word index has answered for it.

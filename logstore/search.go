@@ -202,7 +202,7 @@ func (h *top) add(st *stream, l *block.Line) bool {
 	if len(h.rows) >= h.limit && !h.before(l.T, p, &h.rows[0]) {
 		return h.byPos // parts are not sorted by position
 	}
-	r := Row{T: l.T, Position: p, Kind: st.kind, Severity: l.Severity, Labels: st.labels, Fields: cloneFields(l.Fields), Text: bytes.Clone(l.Text)}
+	r := Row{T: l.T, Position: p, Kind: st.kind, Severity: l.Severity, Labels: st.labels(), Fields: cloneFields(l.Fields), Text: bytes.Clone(l.Text)}
 	if len(h.rows) >= h.limit {
 		h.pop()
 	}
@@ -379,7 +379,7 @@ func (f *finder) add(st *stream, l *block.Line) bool {
 	if f.pos == (Position{l.Index, l.Ord}) {
 		f.id = st.id
 		f.row = &Row{
-			T: l.T, Position: f.pos, Kind: st.kind, Severity: l.Severity, Labels: st.labels,
+			T: l.T, Position: f.pos, Kind: st.kind, Severity: l.Severity, Labels: st.labels(),
 			Fields: cloneFields(l.Fields), Text: bytes.Clone(l.Text),
 		}
 		return false
@@ -411,7 +411,7 @@ func (s *Store) Each(ctx context.Context, from, to int64, fn func(*Row) error) e
 	defer done()
 	var row Row
 	v := &everything{fn: func(st *stream, l *block.Line) error {
-		row = Row{T: l.T, Position: Position{l.Index, l.Ord}, Kind: st.kind, Severity: l.Severity, Labels: st.labels, Fields: l.Fields, Text: l.Text}
+		row = Row{T: l.T, Position: Position{l.Index, l.Ord}, Kind: st.kind, Severity: l.Severity, Labels: st.labels(), Fields: l.Fields, Text: l.Text}
 		return fn(&row)
 	}}
 	c.sink = v

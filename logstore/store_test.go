@@ -301,7 +301,7 @@ func TestFloorsOfLogsAndEventsAreApart(t *testing.T) {
 	}
 	defer release()
 	err = e.rows(e.db, dayPrefix(prefixStream, testDay), func(k, v []byte) error {
-		if st, err := parseStream(streamID(k[5:21]), v); err != nil || st.kind == wire.StreamEvent {
+		if st, err := streamOf(streamID(k[5:21]), v); err != nil || st.kind == wire.StreamEvent {
 			return fmt.Errorf("%+v is still there: %w", st, err)
 		}
 		return nil

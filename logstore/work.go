@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/triward/triward/logstore/block"
 	"github.com/triward/triward/logstore/index"
 )
@@ -227,6 +228,9 @@ func (e *engine) indexBatch() (bool, error) {
 	docs := make([]index.Doc, 0, n)
 	for i, m := range blocks[:n] {
 		terms, err := e.terms(m)
+		if errors.Is(err, errNoMark) { // it was merged meanwhile
+			continue
+		}
 		if err != nil { // it keeps its mark, and is scanned or found damaged by whoever asks
 			n = i + 1
 			take()
@@ -264,6 +268,8 @@ func (e *engine) indexBatch() (bool, error) {
 	return true, nil
 }
 
+var errNoMark = errors.New("block has no mark")
+
 // terms returns the terms of a block, from its mark or from its text.
 func (e *engine) terms(m madeBlock) (out []byte, err error) {
 	err = e.get(blockKey(prefixMark, m.k.day, m.id), func(v []byte) error {
@@ -273,6 +279,9 @@ func (e *engine) terms(m madeBlock) (out []byte, err error) {
 		}
 		return err
 	})
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, errNoMark
+	}
 	if err != nil || out != nil {
 		return out, err
 	}

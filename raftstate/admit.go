@@ -19,7 +19,7 @@ func (n *Node) admit(ctx context.Context, cmds []command.Command) error {
 			return err
 		}
 	}
-	if why := n.cutsHeld(); why != "" && slices.ContainsFunc(cmds, func(c command.Command) bool { return cuts(c.Type) }) {
+	if why := n.cutsHeld(); why != "" && slices.ContainsFunc(cmds, overdue) {
 		return fmt.Errorf("%w: %s", ErrClocks, why)
 	}
 	if slices.ContainsFunc(cmds, func(c command.Command) bool { return bringsData(c.Type) }) {
@@ -33,10 +33,16 @@ func (n *Node) admit(ctx context.Context, cmds []command.Command) error {
 	return nil
 }
 
-// cuts reports whether the command removes what time has made due.
-func cuts(t command.Type) bool {
-	t &^= command.Ignorable
-	return t == command.TypeRetentionCut || t == command.TypeCollectSeries
+// overdue reports whether the command removes what time has made due.
+func overdue(c command.Command) bool {
+	switch c.Type &^ command.Ignorable {
+	case command.TypeCollectSeries:
+		return true
+	case command.TypeRetentionCut:
+		cut, err := command.DecodeRetentionCut(c)
+		return err == nil && cut.Reason == command.CutAge
+	}
+	return false
 }
 
 // supported refuses what would stop nodes that have to apply it. A newer follower may hand on what this node does not

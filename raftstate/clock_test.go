@@ -215,6 +215,11 @@ func TestLoneClockCutsNothingAfterAJump(t *testing.T) {
 					t.Errorf("%s: %v, wanted that it is taken: %v", cmd.Type, err, want)
 				}
 			}
+			for _, why := range []command.CutReason{command.CutSize, command.CutOperator} { // do not go by the time
+				if _, _, err := c.leader().Propose(t.Context(), command.NewRetentionCut(command.KindLogs, 1, why)); err != nil {
+					t.Errorf("cut by %s: %v", why, err)
+				}
+			}
 			if held := c.leader().Status().CutsHeld; (held == "") != want {
 				t.Errorf("cuts are held: %q", held)
 			}

@@ -208,10 +208,19 @@ func TestObstaclesAreNotDamage(t *testing.T) {
 	if err := refusedStore("store of logs", errors.New("manifest is torn")); err.(*FatalError).Code != ExitDamaged { //nolint:errorlint // as returned
 		t.Errorf("a store that is damaged: %v", err)
 	}
+	if err := refusedStore("store of metrics", fmt.Errorf("open: %w", newerStore{})); !errors.Is(err, ErrVersion) {
+		t.Errorf("a store of another version: %v", err)
+	}
 	if err := refused("log", file(syscall.ENOENT)); err.(*FatalError).Code != ExitStorage { //nolint:errorlint // as returned
 		t.Errorf("what nothing explains: %v", err)
 	}
 }
+
+type newerStore struct{}
+
+func (newerStore) Error() string { return "blocks.json is of version 2" }
+
+func (newerStore) OtherVersion() {}
 
 // TestStartTellsObstaclesApart starts a node whose file is in use, and one that is interrupted.
 func TestStartTellsObstaclesApart(t *testing.T) {

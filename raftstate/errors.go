@@ -74,6 +74,7 @@ func (e *FatalError) ExitCode() int { return e.Code }
 const (
 	hintReinstall = "replace this node's data: empty its data directory and join it again"
 	hintDisk      = "check the disk, then start the node again"
+	hintRestart   = "start the node again; its data is whole"
 	hintUpgrade   = "upgrade this node to the version that the rest of the cluster runs"
 	hintSpace     = "free space on the disk, then start the node again; its data is whole"
 	hintRights    = "let the user that the node runs as own its data directory and write to it; its data is whole"
@@ -121,8 +122,12 @@ func refused(part string, err error) error {
 
 // refusedStore is refused for a store, whose word for damage is not known here: it is what nothing else explains.
 func refusedStore(part string, err error) error {
-	if interrupted(err) || obstacle(err) != "" {
+	var other interface{ OtherVersion() }
+	switch {
+	case interrupted(err) || obstacle(err) != "":
 		return refused(part, err)
+	case errors.As(err, &other):
+		return otherVersion(part, err)
 	}
 	return damaged(part, err)
 }

@@ -422,6 +422,15 @@ func (n *Node) swap(r io.Reader) error {
 		n.fatal(brokenDisk("install", err))
 		return err
 	}
+	goesOn, err := n.store.Follow(st.mark.Index, st.mark.Term, true)
+	if err == nil && !goesOn {
+		err = fmt.Errorf("the log holds other entries behind entry %d, whose image is installed", st.mark.Index)
+	}
+	if err != nil { // a start begins with an empty log
+		f.failed.Store(true)
+		n.fatal(&FatalError{Part: "install", Code: ExitStorage, Hint: hintRestart, Err: err})
+		return err
+	}
 	f.freezes++
 	f.adopt(&st.mark)
 	n.mark.Store(&st.mark)

@@ -148,7 +148,6 @@ func TestInstalledStateDecidesTheSame(t *testing.T) {
 		if got := deliver(n, 1400, 1600); got.Duplicates != 100 || got.Accepted != 100 {
 			t.Errorf("%+v", got)
 		}
-		time.Sleep(3 * time.Second) // a mark of its own
 		c.kill(n.id)
 		c.start(n.id)
 		same("started again")
@@ -286,8 +285,9 @@ func TestUnknownCommandStopsTheNode(t *testing.T) {
 
 // TestStoresKnowTheFloorsBeforeTheyOpen: what was cut is never shown again, not even until the first command.
 func TestStoresKnowTheFloorsBeforeTheyOpen(t *testing.T) {
-	const ms, ns = 1_700_000_000_000, 1_700_000_000_000 * 1_000_000
 	synctest.Test(t, func(t *testing.T) {
+		ms := time.Now().Add(-30 * 24 * time.Hour).UnixMilli()
+		ns := ms * 1e6
 		c := newTestCluster(t, 3, smallQueue)
 		w := newWriter(t, c.leader(), "agent-1")
 		w.text = strings.Repeat("x", 20_000)

@@ -58,7 +58,15 @@ func TestDenseBatchesSpreadOverEntries(t *testing.T) {
 			}
 			var cmds []command.Command
 			for seq := range uint64(batches) {
-				cmds = append(cmds, dense(t, coder, w.name, w.epoch, seq+1))
+				cmd := dense(t, coder, w.name, w.epoch, seq+1)
+				if i == 1 { // as of a sender without sequences
+					b, err := command.DecodeBatch(cmd)
+					if err != nil {
+						t.Fatal(err)
+					}
+					cmd = command.NewDeliver(command.Deliver{Source: w.name, Lane: b.Lane, Codec: b.Codec, RawLen: b.RawLen, Body: b.Body})
+				}
+				cmds = append(cmds, cmd)
 			}
 			wg.Go(func() {
 				index, results, err := at.Propose(t.Context(), cmds...)

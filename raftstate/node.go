@@ -196,6 +196,9 @@ func (n *Node) openLog(ctx context.Context) error {
 	if err := store.Verify(ctx, mark.Index+1); err != nil {
 		return refused("log", err)
 	}
+	if _, err := store.Follow(mark.Index, mark.Term, false); err != nil {
+		return refused("log", err)
+	}
 	n.logged = n.lastStamp(mark.Index, last)
 	return nil
 }
@@ -243,7 +246,11 @@ func (n *Node) startRaft(context.Context) error {
 	if err := n.connect(); err != nil {
 		return err
 	}
-	n.trans = n.cautious(n.trans)
+	trans, err := n.cautious(n.trans)
+	if err != nil {
+		return err
+	}
+	n.trans = trans
 	g := &guard{Store: n.store, n: n}
 	snaps := marks{n}
 	old, err := raft.HasExistingState(g, g, snaps)

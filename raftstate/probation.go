@@ -33,16 +33,19 @@ func (n *Node) beginProbation() error {
 }
 
 // cautious puts a node on probation behind a transport that keeps it from elections.
-func (n *Node) cautious(trans raft.Transport) raft.Transport {
+func (n *Node) cautious(trans raft.Transport) (raft.Transport, error) {
 	held, err := n.store.Get([]byte(probationKey))
-	if err != nil || string(held) != probationOn { // an error says that the key is not there
-		return trans
+	if err != nil {
+		return nil, refused("log", err)
+	}
+	if string(held) != probationOn {
+		return trans, nil
 	}
 	n.probation.Store(true)
 	n.log.Info("this node holds nothing of its cluster: it has no vote until it has caught up")
 	t := &cautiousTransport{Transport: trans, n: n, rpcs: make(chan raft.RPC)}
 	n.wg.Go(t.pass)
-	return t
+	return t, nil
 }
 
 // caughtUp ends the probation when req, which was taken, shows that the node holds everything committed before: a leader

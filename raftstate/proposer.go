@@ -24,14 +24,18 @@ const (
 	proposeLimit = 30 * time.Second // for a proposal whose context has no end
 )
 
-// rawBytes returns how many bytes the batches among the commands have decompressed.
+// rawBytes returns how many bytes the bodies among the commands have decompressed.
 func rawBytes(cmds []command.Command) (sum int) {
 	for _, c := range cmds {
-		if c.Type&^command.Ignorable != command.TypeBatch {
-			continue
-		}
-		if b, err := command.DecodeBatch(c); err == nil {
-			sum += b.RawLen
+		switch c.Type &^ command.Ignorable {
+		case command.TypeBatch:
+			if b, err := command.DecodeBatch(c); err == nil {
+				sum += b.RawLen
+			}
+		case command.TypeDeliver:
+			if d, err := command.DecodeDeliver(c); err == nil {
+				sum += d.RawLen
+			}
 		}
 	}
 	return sum
@@ -41,7 +45,7 @@ func rawBytes(cmds []command.Command) (sum int) {
 type proposal struct {
 	commands []command.Command
 	size     int
-	raw      int           // bytes of its batches, decompressed
+	raw      int           // bytes of its bodies, decompressed
 	done     chan proposed // buffered: the answer never waits for a caller who went away
 	finish   func()        // gives the bytes back
 }
@@ -250,8 +254,8 @@ func (n *Node) mayLead() error {
 
 // Propose puts commands, together in one entry, into the log and returns the index of the entry and a result
 // for each command once the leader has applied them. Any node takes proposals and hands them to the leader. The
-// commands are durable on a majority then; to read them on this node, WaitApplied(index) first. Batches that have
-// more than 4 MiB together decompressed go into several entries in the order given; the index is that of the last.
+// commands are durable on a majority then; to read them on this node, WaitApplied(index) first. Bodies that have
+// more than command.MaxEntryRaw together go into several entries in the order given; the index is that of the last.
 //
 // Errors: ErrTooLarge, ErrBusy, ErrNoLeader, ErrDiskFull, ErrClocks, ErrUnsupported and ErrStopped say that nothing was
 // applied; ErrUnknown and those of ctx that the outcome is not known. A refusal by the state machine is a result, not an error.
@@ -327,8 +331,8 @@ func (n *Node) nextLeader(ctx context.Context, limit <-chan time.Time) error {
 	}
 }
 
-// split shares the commands out over as few proposals as command.MaxEntryRaw allows, in order. The bytes of the commands are
-// given back to the budget part by part.
+// split shares the commands out over as few proposals as command.MaxEntryRaw allows, in order. The bytes of the
+// commands are given back to the budget part by part.
 func (n *Node) split(cmds []command.Command) (parts []*proposal) {
 	for i := range cmds {
 		raw := rawBytes(cmds[i : i+1])

@@ -22,7 +22,7 @@ const roomInterval = time.Second
 func bringsData(t command.Type) bool {
 	switch t &^ command.Ignorable {
 	case command.TypeSetFormat, command.TypeTick, command.TypeCollectSeries, command.TypeHeartbeats, command.TypeMetaTxn,
-		command.TypeRetentionCut:
+		command.TypeRetentionCut, command.TypeForgetAgent:
 		return false
 	}
 	return true

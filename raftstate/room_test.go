@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
 )
 
@@ -51,6 +52,8 @@ func (w *writer) takes(n *testNode, data, control bool) {
 		{command.NewCollectSeries(nil), control},
 		{command.NewHeartbeats(nil), control},
 		{set, control},
+		{command.NewForgetAgent("nobody"), control},
+		{command.NewDeliver(command.Deliver{Source: "loki", Lane: wire.LaneLogs}), data},
 		{command.NewRegisterSeries(w.name, nil), data},
 		{command.NewOpenEpoch(w.name, w.epoch), data},
 		{w.batch(1, []byte("no batch: it is refused when it is applied")), data},

@@ -13,7 +13,8 @@ import (
 type Sink interface {
 	// Open opens the store kept in dir (made when absent). When a store is open already it is replaced: new
 	// readers get the new one, the old is closed once its readers are gone or 5 s have passed, their contexts
-	// being cancelled then.
+	// being cancelled then. An error with the method OtherVersion() says that what dir holds is whole but not
+	// known to this program.
 	Open(dir string) error
 	// Flush hands all that was applied before the call to the file system, so that a syncfs of the
 	// directory makes it durable. It runs beside Apply, never in its goroutine.

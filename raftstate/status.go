@@ -26,7 +26,7 @@ type Status struct {
 	LogTime       int64     `json:"log_time_ms"`
 	Clock         int64     `json:"clock_ms"`                // of the node, to compare with those of the others
 	ClockSuspect  string    `json:"clock_suspect,omitempty"` // why the node, as leader, does not go by its own clock
-	CutsHeld      string    `json:"cuts_held,omitempty"`     // why the node, as leader, takes no cuts
+	CutsHeld      string    `json:"cuts_held,omitempty"`     // why the node, as leader, takes no cuts for age
 	LogBytes      int64     `json:"log_bytes"`
 	LogSegments   int       `json:"log_segments"`
 	CachedBytes   int64     `json:"cached_bytes"`

@@ -1,7 +1,9 @@
 package tsdb_test
 
 import (
+	"encoding/json"
 	"errors"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"sort"
@@ -114,6 +116,42 @@ func TestDamageIsNamed(t *testing.T) {
 				t.Fatalf("no file is named: %v", err)
 			}
 		})
+	}
+}
+
+// TestFilesOfAnotherVersion: they are neither read nor called damaged, and the form of this version is fixed.
+func TestFilesOfAnotherVersion(t *testing.T) {
+	stocked, _ := stockedStore(t, false)
+	for _, name := range []string{"flushed.json", "blocks.json"} {
+		dir := crash(t, stocked)
+		edit(t, filepath.Join(dir, name), func(b []byte) []byte {
+			var sealed struct {
+				Version uint8           `json:"version"`
+				Body    json.RawMessage `json:"body"`
+				CRC     uint32          `json:"crc32c"`
+			}
+			table := crc32.MakeTable(crc32.Castagnoli)
+			if err := json.Unmarshal(b, &sealed); err != nil || sealed.Version != 1 ||
+				sealed.CRC != crc32.Checksum(append([]byte{1}, sealed.Body...), table) {
+				t.Errorf("the form of %s changed: %v, %.200s", name, err, b)
+			}
+			sealed.Version, sealed.Body = 2, json.RawMessage(`{"anything":"else"}`)
+			sealed.CRC = crc32.Checksum(append([]byte{2}, sealed.Body...), table)
+			b, err := json.Marshal(sealed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		})
+		s, err := tsdb.New(options(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		var other *tsdb.VersionError
+		if err := s.Open(dir); !errors.As(err, &other) || other.Version != 2 || errors.Is(err, tsdb.ErrDamaged) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -32,6 +32,20 @@ func (e *DamageError) Error() string { return fmt.Sprintf("%v: %s: %v", ErrDamag
 // Unwrap returns ErrDamaged and the cause.
 func (e *DamageError) Unwrap() []error { return []error{ErrDamaged, e.Err} }
 
+// VersionError names a file that is whole but of a version that this program does not know.
+type VersionError struct {
+	File    string
+	Version uint8
+}
+
+// Error says which version the file has and which is known.
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("metrics store: %s is of version %d, this program knows %d", e.File, e.Version, sealVersion)
+}
+
+// OtherVersion tells the error from damage, for those who know it by this only.
+func (e *VersionError) OtherVersion() {}
+
 // damaged names the file, as damaged unless it is the system that did not let it be read.
 func damaged(file string, err error) error {
 	if !isCorruption(err) {

@@ -33,10 +33,18 @@ type manifestBlock struct {
 	Files   map[string]int64 `json:"files"`    // bytes of index and chunks, by path in the block
 }
 
-// seal wraps a document with its checksum; unseal checks it.
+// seal wraps a document with its version and a checksum over both. That it does so stays in all versions.
 type seal struct {
-	Body json.RawMessage `json:"body"`
-	CRC  uint32          `json:"crc32c"`
+	Version uint8           `json:"version"`
+	Body    json.RawMessage `json:"body"`
+	CRC     uint32          `json:"crc32c"`
+}
+
+// sealVersion is the version of the store's own files, of which this program knows no other.
+const sealVersion = 1
+
+func (s *seal) sum() uint32 {
+	return crc32.Update(crc32.Checksum([]byte{s.Version}, castagnoli), castagnoli, s.Body)
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -47,7 +55,9 @@ func writeSealed(path string, doc any, durable bool) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", path, err)
 	}
-	b, err := json.Marshal(seal{Body: body, CRC: crc32.Checksum(body, castagnoli)})
+	sealed := seal{Version: sealVersion, Body: body}
+	sealed.CRC = sealed.sum()
+	b, err := json.Marshal(sealed)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", path, err)
 	}
@@ -81,8 +91,11 @@ func readSealed(path string, doc any) (bool, error) {
 	if err := json.Unmarshal(b, &sealed); err != nil {
 		return false, damaged(path, err)
 	}
-	if crc32.Checksum(sealed.Body, castagnoli) != sealed.CRC {
+	if sealed.sum() != sealed.CRC {
 		return false, damaged(path, errors.New("checksum does not fit"))
+	}
+	if sealed.Version != sealVersion {
+		return false, &VersionError{File: path, Version: sealed.Version}
 	}
 	if err := json.Unmarshal(sealed.Body, doc); err != nil {
 		return false, damaged(path, err)

@@ -1,11 +1,16 @@
 package config
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 func TestEmptyIsDefault(t *testing.T) {
@@ -93,4 +98,48 @@ func TestUnknownKeysHaveLines(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("spool: {max_bytes: 64MiB}\n"))
 	f.Fuzz(func(t *testing.T, b []byte) { Parse(b) })
+}
+
+// The file that packages bring shows every key with its default.
+func TestShippedFileIsTheDefaults(t *testing.T) {
+	body, err := os.ReadFile("../../packaging/agent.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c Config // from nothing: a key that is missing in the file would stay zero
+	dec := yaml.NewDecoder(bytes.NewReader(body))
+	dec.KnownFields(true)
+	if err := dec.Decode(&c); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.check(); err != nil {
+		t.Error(err)
+	}
+	got, err := yaml.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := yaml.Marshal(Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("the shipped file says\n%s\nthe defaults are\n%s", got, want)
+	}
+	var walk func(reflect.Type)
+	walk = func(typ reflect.Type) {
+		for i := range typ.NumField() {
+			key, f := typ.Field(i).Tag.Get("yaml"), typ.Field(i).Type
+			if !regexp.MustCompile(`\b` + key + `:`).Match(body) {
+				t.Errorf("%s is not in the shipped file", key)
+			}
+			for f.Kind() == reflect.Slice || f.Kind() == reflect.Pointer {
+				f = f.Elem()
+			}
+			if f.Kind() == reflect.Struct && f.Name() != "Multiline" {
+				walk(f)
+			}
+		}
+	}
+	walk(reflect.TypeFor[Config]())
 }

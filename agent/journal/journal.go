@@ -46,6 +46,7 @@ const fields = "MESSAGE,PRIORITY,_SYSTEMD_UNIT,_SYSTEMD_USER_UNIT,SYSLOG_IDENTIF
 type Config struct {
 	Command []string // "" is journalctl
 	Units   []string // only these units; empty for all
+	Machine string   // only entries of the machine with this id; "" for all
 	Backlog int      // entries read at the first start of all
 	Cursor  string   // where to go on; "" at the first start
 	Batcher *lines.Batcher
@@ -138,6 +139,12 @@ func (f *Follower) args() []string {
 	}
 	for _, u := range f.cfg.Units {
 		args = append(args, "--unit="+u)
+	}
+	// --follow keeps to the boot that runs now, and would pass over what the boots before it wrote behind the cursor:
+	// the last lines before a crash. --merge lifts that, and brings in other machines' journals, which are left out again.
+	args = append(args, "--merge")
+	if f.cfg.Machine != "" {
+		args = append(args, "_MACHINE_ID="+f.cfg.Machine)
 	}
 	return args
 }

@@ -115,6 +115,19 @@ func (r *rig) got(t *testing.T) []wire.LogStream {
 	return out
 }
 
+// What the boot before wrote at last is not passed over, and other machines' journals are left alone.
+func TestEveryBootOfThisMachineIsRead(t *testing.T) {
+	args := New(Config{Machine: "0123", Units: []string{"a.service"}}).args()
+	for _, want := range []string{"--merge", "_MACHINE_ID=0123", "--unit=a.service"} {
+		if !slices.Contains(args, want) {
+			t.Errorf("journalctl is not given %s: %q", want, args)
+		}
+	}
+	if args := New(Config{}).args(); slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "_MACHINE_ID") }) {
+		t.Errorf("a machine without an id: %q", args)
+	}
+}
+
 func TestEntries(t *testing.T) {
 	r := newRig(t)
 	all := []string{

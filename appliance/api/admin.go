@@ -131,7 +131,7 @@ func (a *API) createJoinToken(q *request) error {
 	}
 	text, t, err := a.cfg.Auth.CreateJoinToken(q.ctx(), auth.JoinOptions{
 		Kind: b.Kind, Uses: b.Uses, Life: seconds(b.LifeS),
-		By: q.p.Name, Name: b.Note, CIDRs: b.CIDRs, Group: b.Group, Pin: a.cfg.Cluster.Pin(),
+		By: q.p.Name, Owner: q.p.Owner, Name: b.Note, CIDRs: b.CIDRs, Group: b.Group, Pin: a.cfg.Cluster.Pin(),
 	})
 	if err != nil {
 		return err
@@ -164,7 +164,7 @@ func (a *API) createAPIToken(q *request) error {
 	if err := q.body(&b); err != nil {
 		return err
 	}
-	secret, t, err := a.cfg.Auth.CreateAPIToken(q.ctx(), b.Name, b.Role, seconds(b.LifeS), q.p.Name)
+	secret, t, err := a.cfg.Auth.CreateAPIToken(q.ctx(), b.Name, b.Role, seconds(b.LifeS), q.p)
 	if err != nil {
 		return err
 	}

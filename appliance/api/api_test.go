@@ -117,7 +117,7 @@ func newStand(t *testing.T, change func(*Config)) *stand {
 		t.Fatal(err)
 	}
 	for _, role := range auth.Roles() {
-		secret, _, err := s.auth.CreateAPIToken(t.Context(), string(role), role, 0, "")
+		secret, _, err := s.auth.CreateAPIToken(t.Context(), string(role), role, 0, auth.Principal{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -508,7 +508,9 @@ func TestReadsAreAsFreshAsAsked(t *testing.T) {
 	}
 	s.parts.readErr = ErrNoLeader
 	w = s.do(call{method: "GET", path: "/v1/hosts?consistency=linearizable", token: viewer})
-	s.problem("no leader", w, 503)
+	if p := s.problem("no leader", w, 503); p.Code != problem.CodeNoQuorum {
+		t.Errorf("%+v", p)
+	}
 	if w.Header().Get("Retry-After") != "1" {
 		t.Fatal(w.Header())
 	}

@@ -30,7 +30,7 @@ func errorRules() []problem.Rule {
 		{Is: auth.ErrLimit, Status: http.StatusUnprocessableEntity, Hint: "remove some that are no longer needed"},
 		{Is: ErrBusy, Status: http.StatusTooManyRequests, RetryAfter: time.Second},
 		{
-			Is: ErrNoLeader, Status: http.StatusServiceUnavailable, RetryAfter: time.Second,
+			Is: ErrNoLeader, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Code: problem.CodeNoQuorum,
 			Hint: "the cluster has no majority at the moment; look at the nodes with `triward cluster status`",
 		},
 		{

@@ -366,9 +366,9 @@ func TestBadArguments(t *testing.T) {
 		"password":      s.CreateUser(ctx, "ada", "short", auth.RoleViewer),
 		"long password": s.CreateUser(ctx, "ada", strings.Repeat("x", 600), auth.RoleViewer),
 		"revoke":        s.RevokeAPIToken(ctx, "zz"),
-		"token role":    second(s.CreateAPIToken(ctx, "x", "root", 0, "")),
-		"token name":    second(s.CreateAPIToken(ctx, "\n", auth.RoleViewer, 0, "")),
-		"token life":    second(s.CreateAPIToken(ctx, "x", auth.RoleViewer, -1, "")),
+		"token role":    second(s.CreateAPIToken(ctx, "x", "root", 0, auth.Principal{})),
+		"token name":    second(s.CreateAPIToken(ctx, "\n", auth.RoleViewer, 0, auth.Principal{})),
+		"token life":    second(s.CreateAPIToken(ctx, "x", auth.RoleViewer, -1, auth.Principal{})),
 		"join kind":     secondJoin(s.CreateJoinToken(ctx, auth.JoinOptions{Kind: "root"})),
 		"join uses":     secondJoin(s.CreateJoinToken(ctx, auth.JoinOptions{Kind: auth.JoinAgent, Uses: -1})),
 		"join life":     secondJoin(s.CreateJoinToken(ctx, auth.JoinOptions{Kind: auth.JoinAgent, Life: 1e18})),
@@ -386,7 +386,7 @@ func TestAuthenticate(t *testing.T) {
 	s, m := service(t)
 	addUser(t, s, "ada", auth.RoleOperator)
 	session, _ := login(t, s, "ada")
-	token, _, err := s.CreateAPIToken(t.Context(), "ci", auth.RoleIngest, time.Hour, "ada")
+	token, _, err := s.CreateAPIToken(t.Context(), "ci", auth.RoleIngest, time.Hour, auth.Principal{Name: "ada"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -429,6 +429,115 @@ func TestAuthenticate(t *testing.T) {
 	m.Advance(hour)
 	if _, err := s.Token(token); err == nil {
 		t.Error("the token outlived its life")
+	}
+}
+
+// A token has no more rights than whoever made it has now, and none without them.
+func TestTokensAreBoundByTheirMaker(t *testing.T) {
+	s, m := service(t)
+	ctx := t.Context()
+	addUser(t, s, "root", auth.RoleAdministrator)
+	addUser(t, s, "ada", auth.RoleAdministrator)
+	_, ada := login(t, s, "ada")
+	token := func(role auth.Role, by auth.Principal) string {
+		t.Helper()
+		secret, _, err := s.CreateAPIToken(ctx, string(role), role, 0, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secret
+	}
+	tokens := map[auth.Role]string{}
+	for _, role := range auth.Roles() {
+		tokens[role] = token(role, ada)
+	}
+	first, err := s.Token(tokens[auth.RoleAdministrator])
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := token(auth.RoleOperator, first) // made with a token of hers
+	free := token(auth.RoleOperator, auth.Principal{Name: "node n1", Kind: auth.KindToken})
+	join, _, err := s.CreateJoinToken(ctx, auth.JoinOptions{Kind: auth.JoinNode, By: "ada", Owner: ada.Owner})
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := func(what, secret string, want auth.Role) {
+		t.Helper()
+		p, err := s.Token(secret)
+		if p.Role != want || (err == nil) != (want != "") {
+			t.Errorf("%s: role %q, %v, want %q", what, p.Role, err, want)
+		}
+		if _, ok := s.Recheck(auth.Principal{Kind: auth.KindToken, Key: first.Key}); what == "administrator" && ok != (want != "") {
+			t.Errorf("%s: looked up again %v", what, ok)
+		}
+	}
+	for _, step := range []struct {
+		now  auth.Role // of ada
+		want map[auth.Role]auth.Role
+		join bool
+	}{
+		{auth.RoleAdministrator, map[auth.Role]auth.Role{auth.RoleAdministrator: "administrator", auth.RoleOperator: "operator", auth.RoleViewer: "viewer", auth.RoleIngest: "ingest"}, true},
+		{auth.RoleOperator, map[auth.Role]auth.Role{auth.RoleAdministrator: "operator", auth.RoleOperator: "operator", auth.RoleViewer: "viewer", auth.RoleIngest: ""}, false},
+		{auth.RoleViewer, map[auth.Role]auth.Role{auth.RoleAdministrator: "viewer", auth.RoleOperator: "viewer", auth.RoleViewer: "viewer", auth.RoleIngest: ""}, false},
+		{auth.RoleAdministrator, map[auth.Role]auth.Role{auth.RoleAdministrator: "administrator", auth.RoleIngest: "ingest"}, true},
+	} {
+		if err := s.SetRole(ctx, "ada", step.now); err != nil {
+			t.Fatal(err)
+		}
+		for role, want := range step.want {
+			is(string(role), tokens[role], want)
+		}
+		if _, err := s.CheckJoin(auth.JoinNode, join, netip.Addr{}); (err == nil) != step.join {
+			t.Errorf("join token while she is %s: %v", step.now, err)
+		}
+	}
+	if err := s.DeleteUser(ctx, "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if keys := append(m.Keys(auth.BucketAPITokens), m.Keys(auth.BucketTokens)...); len(keys) != 1 {
+		t.Errorf("%d tokens are left, one is nobody's", len(keys))
+	}
+	addUser(t, s, "ada", auth.RoleAdministrator) // another one
+	for role, secret := range tokens {
+		is(string(role), secret, "")
+	}
+	is("made with a token", second, "")
+	is("nobody's", free, auth.RoleOperator)
+	if _, err := s.CheckJoin(auth.JoinNode, join, netip.Addr{}); !errors.Is(err, auth.ErrToken) {
+		t.Errorf("join token of a deleted user: %v", err)
+	}
+}
+
+// All that a user leaves is void with the same transaction that removes the user, however much it is.
+func TestWhatADeletedUserLeavesIsVoidAtOnce(t *testing.T) {
+	s, m := service(t)
+	ctx := t.Context()
+	addUser(t, s, "ada", auth.RoleAdministrator)
+	session, ada := login(t, s, "ada")
+	var last string
+	for range 450 {
+		secret, _, err := s.CreateAPIToken(ctx, "t", auth.RoleViewer, 0, ada)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = secret
+	}
+	m.OnChange = func(bucket string) {
+		if bucket == auth.BucketUsers { // the first transaction is applied: the cluster is lost now
+			m.Fail(errors.New("no leader"))
+		}
+	}
+	if err := s.DeleteUser(ctx, "ada"); err != nil {
+		t.Fatal(err)
+	}
+	m.OnChange = nil
+	m.Fail(nil)
+	addUser(t, s, "ada", auth.RoleAdministrator)
+	if _, err := s.Token(last); err == nil {
+		t.Error("a token of the user who is gone works for the next of the name")
+	}
+	if _, err := s.Session(session); err == nil {
+		t.Error("a session of the user who is gone works for the next of the name")
 	}
 }
 

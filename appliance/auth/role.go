@@ -93,3 +93,19 @@ func (r Role) Allows(p Permission) bool {
 	}
 	return false
 }
+
+// within returns what is left of the role for somebody who has no more than most: the greatest role that both allow, ""
+// when there is none.
+func (r Role) within(most Role) Role {
+	switch {
+	case most == RoleAdministrator || r == most:
+		return r
+	case r == RoleAdministrator:
+		return most
+	case r == RoleIngest || most == RoleIngest:
+		return ""
+	case r == RoleViewer || most == RoleViewer:
+		return RoleViewer
+	}
+	return ""
+}

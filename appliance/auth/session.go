@@ -28,6 +28,14 @@ type Principal struct {
 	Kind    Kind
 	Key     string // the hash under which the session or token is stored; tells two of one user apart
 	Expires int64  // log time in ms at which the session ends unless renewed; 0 for never
+	Owner   Owner  // the user behind it
+}
+
+// Owner is the user whose rights bound those of what was made with them. The zero value is nobody: a node's own command
+// line.
+type Owner struct {
+	Name string `json:"name,omitempty"`
+	ID   string `json:"id,omitempty"` // of the user record, so that another user of the same name owns nothing
 }
 
 // sessionRecord is a session as stored under the hash of its secret.
@@ -85,7 +93,7 @@ func (s *Service) open(ctx context.Context, u userRecord, created int64, txn Txn
 	if _, err := s.meta.Commit(ctx, txn); err != nil {
 		return "", Principal{}, fmt.Errorf("open session of %s: %w", u.Name, err)
 	}
-	return secret, Principal{Name: u.Name, Role: u.Role, Kind: KindSession, Key: key, Expires: rec.Expires}, nil
+	return secret, u.principal(key, rec.Expires), nil
 }
 
 // expiry is when a session that is used now ends: idle time from now, but not beyond the longest life.
@@ -135,7 +143,7 @@ func (s *Service) sessionByKey(key string) (Principal, error) {
 	if !ok {
 		return Principal{}, ErrUnauthenticated
 	}
-	return Principal{Name: u.Name, Role: u.Role, Kind: KindSession, Key: key, Expires: rec.Expires}, nil
+	return u.principal(key, rec.Expires), nil
 }
 
 func (s *Service) session(key string) (sessionRecord, uint64, bool) {
@@ -218,6 +226,18 @@ func (s *Service) Logout(ctx context.Context, p Principal) error {
 
 // EndSessions ends all sessions of the user.
 func (s *Service) EndSessions(ctx context.Context, user string) error {
+	ops := s.sessionsOf(user)
+	if len(ops) == 0 {
+		return nil
+	}
+	if _, err := s.meta.Commit(ctx, Txn{Ops: ops}); err != nil {
+		return fmt.Errorf("end sessions of %s: %w", user, err)
+	}
+	return nil
+}
+
+// sessionsOf returns the removal of all sessions of the user.
+func (s *Service) sessionsOf(user string) []Op {
 	var ops []Op
 	s.meta.Scan(BucketSessions, "", func(key string, v Value) bool {
 		var rec sessionRecord
@@ -226,13 +246,7 @@ func (s *Service) EndSessions(ctx context.Context, user string) error {
 		}
 		return true
 	})
-	if len(ops) == 0 {
-		return nil
-	}
-	if _, err := s.meta.Commit(ctx, Txn{Ops: ops}); err != nil {
-		return fmt.Errorf("end sessions of %s: %w", user, err)
-	}
-	return nil
+	return ops
 }
 
 // Ticket makes a ticket with which the page can open a session on another member within ten minutes, once.

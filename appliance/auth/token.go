@@ -20,6 +20,7 @@ type APIToken struct {
 	Created int64  `json:"created"`           // log time, ms
 	Expires int64  `json:"expires,omitempty"` // log time, ms; absent for never
 	By      string `json:"by,omitempty"`      // who made it
+	Owner   Owner  `json:"owner,omitzero"`    // the user whose present role bounds Role
 	// Node is the node whose own command line holds the token; absent for one that somebody made.
 	Node string `json:"node,omitempty"`
 }
@@ -45,6 +46,7 @@ type JoinToken struct {
 	// CIDRs are the addresses from which it may be used, all when absent; Group is that of the agents it lets in.
 	CIDRs []string `json:"cidrs,omitempty"`
 	Group string   `json:"group,omitempty"`
+	Owner Owner    `json:"owner,omitzero"` // the user who must be an administrator still
 }
 
 // Bounds of join tokens.
@@ -62,8 +64,9 @@ var groupName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 var tokenName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$`)
 
-// CreateAPIToken makes a token for programs. life 0 means it does not expire.
-func (s *Service) CreateAPIToken(ctx context.Context, name string, role Role, life time.Duration, by string) (secret string, t APIToken, err error) {
+// CreateAPIToken makes a token for programs. life 0 means it does not expire. It never has more rights than the user
+// behind by has at the moment, and ends with that user.
+func (s *Service) CreateAPIToken(ctx context.Context, name string, role Role, life time.Duration, by Principal) (secret string, t APIToken, err error) {
 	if !tokenName.MatchString(name) {
 		return "", t, fmt.Errorf("token name %.70q: 1 to 64 of letters, digits, space, . _ @ -: %w", name, ErrInvalid)
 	}
@@ -78,7 +81,7 @@ func (s *Service) CreateAPIToken(ctx context.Context, name string, role Role, li
 	}
 	secret = newSecret(prefixAPIToken)
 	key := hashSecret(secret)
-	t = APIToken{ID: key[:idLen], Name: name, Role: role, Created: s.meta.LogTime(), By: by}
+	t = APIToken{ID: key[:idLen], Name: name, Role: role, Created: s.meta.LogTime(), By: by.Name, Owner: by.Owner}
 	if life > 0 {
 		t.Expires = t.Created + life.Milliseconds()
 	}
@@ -140,7 +143,11 @@ func (s *Service) apiTokenByKey(key string) (Principal, error) {
 	if s.past(t.Expires) {
 		return Principal{}, ErrUnauthenticated
 	}
-	return Principal{Name: t.Name, Role: t.Role, Kind: KindToken, Key: key, Expires: t.Expires}, nil
+	role, ok := s.bound(t.Role, t.Owner)
+	if !ok {
+		return Principal{}, ErrUnauthenticated
+	}
+	return Principal{Name: t.Name, Role: role, Kind: KindToken, Key: key, Expires: t.Expires, Owner: t.Owner}, nil
 }
 
 // APITokens returns what is known of all API tokens.
@@ -192,7 +199,9 @@ type JoinOptions struct {
 	Uses int           // 1 when 0
 	Life time.Duration // 1 h when 0
 	By   string
-	Name string
+	// Owner, when set, must be an administrator when the token is used.
+	Owner Owner
+	Name  string
 	// CIDRs bound where from an agent may use it; Group is given to the agents it lets in.
 	CIDRs []string
 	Group string
@@ -235,7 +244,7 @@ func (s *Service) CreateJoinToken(ctx context.Context, o JoinOptions) (token str
 	now := s.meta.LogTime()
 	t = JoinToken{
 		ID: key[:idLen], Kind: o.Kind, UsesLeft: o.Uses, Created: now, Expires: now + o.Life.Milliseconds(),
-		By: o.By, Name: o.Name, CIDRs: o.CIDRs, Group: o.Group,
+		By: o.By, Owner: o.Owner, Name: o.Name, CIDRs: o.CIDRs, Group: o.Group,
 	}
 	_, err = s.meta.Commit(ctx, Txn{
 		Compares: []Compare{{Bucket: BucketTokens, Key: key}},
@@ -329,6 +338,9 @@ func (s *Service) joinToken(kind JoinKind, token string) (key string, t JoinToke
 		return "", t, 0, &tokenError{"the token was used already"}
 	case s.past(t.Expires):
 		return "", t, 0, &tokenError{fmt.Sprintf("the token expired at %s", time.UnixMilli(t.Expires).UTC().Format(time.RFC3339))}
+	}
+	if role, ok := s.bound(RoleAdministrator, t.Owner); !ok || role != RoleAdministrator {
+		return "", t, 0, ErrToken
 	}
 	return key, t, v.ModIndex, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 )
 
 // User is a person as the API shows them.
@@ -16,9 +17,16 @@ type User struct {
 
 // userRecord is a user as stored.
 type userRecord struct {
+	ID       string `json:"id,omitempty"` // tells this user from an earlier one of the name; absent in old records
 	Name     string `json:"name"`
 	Role     Role   `json:"role"`
 	Password string `json:"argon2id"`
+}
+
+func (u *userRecord) principal(session string, expires int64) Principal {
+	return Principal{
+		Name: u.Name, Role: u.Role, Kind: KindSession, Key: session, Expires: expires, Owner: Owner{u.Name, u.ID},
+	}
 }
 
 var userName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
@@ -66,7 +74,7 @@ func (s *Service) CreateUser(ctx context.Context, name, password string, role Ro
 	if err != nil {
 		return fmt.Errorf("create user %s: %w", name, err)
 	}
-	rec := userRecord{Name: name, Role: role, Password: hash}
+	rec := userRecord{ID: newSecret(""), Name: name, Role: role, Password: hash}
 	_, err = s.meta.Commit(ctx, Txn{
 		Compares: []Compare{{Bucket: BucketUsers, Key: name}},
 		Ops:      []Op{{Bucket: BucketUsers, Key: name, Value: encode(rec)}},
@@ -96,7 +104,8 @@ func (s *Service) SetPassword(ctx context.Context, name, password string) error 
 	return s.EndSessions(ctx, name)
 }
 
-// SetRole gives the user another role; it holds at once for the user's open sessions too.
+// SetRole gives the user another role; it holds at once for the user's open sessions and bounds the tokens that the user
+// has made.
 func (s *Service) SetRole(ctx context.Context, name string, role Role) error {
 	if err := checkUser(name, role); err != nil {
 		return err
@@ -125,20 +134,63 @@ func (s *Service) changeUser(ctx context.Context, name string, change func(*user
 	return ErrConflict
 }
 
-// DeleteUser removes the user; open sessions end with it, because a session without its user is void.
+// DeleteUser removes the user with their sessions and the tokens that they have made; all of these are void from then on,
+// because without its user none is good, and another user of the name owns none of them.
 func (s *Service) DeleteUser(ctx context.Context, name string) error {
-	_, mod, ok := s.user(name)
+	u, mod, ok := s.user(name)
 	if !ok {
 		return fmt.Errorf("delete user %s: %w", name, ErrNotFound)
 	}
+	left := slices.Concat(s.sessionsOf(name), s.ownedBy(Owner{name, u.ID}))
+	first := left[:min(len(left), maxOps-1)]
 	_, err := s.meta.Commit(ctx, Txn{
 		Compares: []Compare{{Bucket: BucketUsers, Key: name, ModIndex: mod}},
-		Ops:      []Op{{Delete: true, Bucket: BucketUsers, Key: name}},
+		Ops:      append([]Op{{Delete: true, Bucket: BucketUsers, Key: name}}, first...),
 	})
 	if err != nil {
 		return fmt.Errorf("delete user %s: %w", name, err)
 	}
-	return s.EndSessions(ctx, name)
+	for rest := range slices.Chunk(left[len(first):], maxOps) { // void already; this only clears them away
+		if _, err := s.meta.Commit(ctx, Txn{Ops: rest}); err != nil {
+			s.log.Warn("tokens of a deleted user are not cleared away", "user", name, "err", err)
+			break
+		}
+	}
+	return nil
+}
+
+// maxOps is how many changes one transaction may have.
+const maxOps = 200
+
+// ownedBy returns the removal of all tokens that the user has made.
+func (s *Service) ownedBy(owner Owner) []Op {
+	var ops []Op
+	for _, bucket := range []string{BucketAPITokens, BucketTokens} {
+		s.meta.Scan(bucket, "", func(key string, v Value) bool {
+			var t struct {
+				Owner Owner `json:"owner"`
+			}
+			if json.Unmarshal(v.Data, &t) == nil && t.Owner == owner {
+				ops = append(ops, Op{Delete: true, Bucket: bucket, Key: key})
+			}
+			return true
+		})
+	}
+	return ops
+}
+
+// bound returns the role that a token has now which was made with that role by the owner: never more than the owner's own.
+// false when the owner is gone or may not do what the token is for any more.
+func (s *Service) bound(role Role, owner Owner) (Role, bool) {
+	if owner == (Owner{}) {
+		return role, true
+	}
+	u, _, ok := s.user(owner.Name)
+	if !ok || u.ID != owner.ID {
+		return "", false
+	}
+	role = role.within(u.Role)
+	return role, role.Valid()
 }
 
 // Users returns all users in the order of their names.

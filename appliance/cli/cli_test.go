@@ -88,7 +88,8 @@ func TestExitCodes(t *testing.T) {
 	dir := alone(t)
 	s := node(t, "tok", map[string]string{
 		"/api/v1/query": `400!{"status":"error","errorType":"bad_data","error":"1:3: parse error: unclosed"}`,
-		"/v1/cluster":   `503!{"title":"Service Unavailable","status":503,"detail":"the cluster has no leader at the moment","hint":"start a node"}`,
+		"/v1/cluster":   `503!{"title":"Service Unavailable","status":503,"detail":"the cluster has no leader at the moment","hint":"start a node","code":"no_quorum"}`,
+		"/v1/queue":     `503!{"title":"Service Unavailable","status":503,"detail":"the store is being exchanged","hint":"ask another node"}`,
 	})
 	bad := filepath.Join(dir, "bad.yaml")
 	fresh := filepath.Join(dir, "fresh.yaml")
@@ -103,7 +104,10 @@ func TestExitCodes(t *testing.T) {
 		{"bad configuration", []string{"server", "--config", bad}, ExitConfig, "colour: unknown key"},
 		{"no configuration", []string{"config", "check", filepath.Join(dir, "none.yaml")}, ExitConfig, "none.yaml"},
 		{"not initialised", []string{"server", "--config", fresh}, ExitNotInitialised, "triward cluster init"},
+		{"asked whether initialised", []string{"server", "--initialised", "--config", fresh}, ExitNotInitialised, "triward cluster init"},
+		{"asked with a bad configuration", []string{"server", "--initialised", "--config", bad}, ExitOK, ""},
 		{"no quorum", []string{"cluster", "status", "--addr", s.URL, "--token", "tok"}, ExitNoQuorum, "hint: start a node"},
+		{"another 503", []string{"queue", "status", "--addr", s.URL, "--token", "tok"}, ExitFailed, "hint: ask another node"},
 		{"bad query", []string{"query", "instant", "(", "--addr", s.URL, "--token", "tok"}, ExitFailed, "parse error"},
 		{"no token", []string{"query", "instant", "x", "--addr", s.URL}, ExitFailed, "TRIWARD_TOKEN"},
 		{"nobody there", []string{"queue", "status", "--addr", "http://127.0.0.1:1"}, ExitFailed, "no node can be reached"},
@@ -257,6 +261,42 @@ func TestClusterCAIsPrinted(t *testing.T) {
 	}
 	if code, out, _ := run(t, "cluster", "ca", "--addr", "elsewhere:8443"); code != ExitFailed || out != "" {
 		t.Errorf("the CA of another cluster: %d %q", code, out)
+	}
+}
+
+// A node that cannot serve a question now is not the last that is asked; writes go to no second node.
+func TestNextNodeIsAskedAfter503(t *testing.T) {
+	alone(t)
+	const away = `503!{"title":"Service Unavailable","status":503,"detail":"this node is stopping"}`
+	const minority = `503!{"title":"Service Unavailable","status":503,"detail":"no leader","code":"no_quorum"}`
+	first := node(t, "secret", map[string]string{"/v1/queue": away, "/v1/cluster": minority, "/v1/tokens/join": away})
+	second := node(t, "secret", map[string]string{
+		"/v1/queue": `{"last_index":7}`, "/v1/cluster": minority, "/v1/tokens/join": `{"token":"twa_x"}`,
+	})
+	c := Context{Token: "secret", PID: os.Getpid()}
+	use := func(urls ...string) {
+		t.Helper()
+		c.Nodes = nil
+		for i, u := range urls {
+			c.Nodes = append(c.Nodes, ContextNode{fmt.Sprint("n", i), u})
+		}
+		if err := c.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	use(first.URL, second.URL)
+	if code, out, errs := run(t, "queue", "status"); code != ExitOK || !strings.Contains(out, "to 7") {
+		t.Errorf("the second node was not asked: %d %q %q", code, out, errs)
+	}
+	if code, _, errs := run(t, "cluster", "status"); code != ExitNoQuorum {
+		t.Errorf("no node has a majority: %d %q", code, errs)
+	}
+	if code, out, _ := run(t, "agents", "token", "create"); code != ExitFailed || out != "" {
+		t.Errorf("a write went to another node: %d %q", code, out)
+	}
+	use(first.URL, "http://127.0.0.1:1") // what the first said is worth more than that the second is down
+	if code, _, errs := run(t, "queue", "status"); code != ExitFailed || !strings.Contains(errs, "this node is stopping") {
+		t.Errorf("%d %q", code, errs)
 	}
 }
 

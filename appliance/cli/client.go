@@ -243,6 +243,7 @@ type apiError struct {
 	Title  string `json:"title"`
 	Detail string `json:"detail"`
 	Hint   string `json:"hint"`
+	Code   string `json:"code"`
 	Pos    *int   `json:"pos"`
 	// The form of Prometheus' own API.
 	ErrorType string `json:"errorType"`
@@ -263,7 +264,11 @@ func (e *apiError) Error() string {
 	return fmt.Sprintf("%s (%d)", text, e.Status)
 }
 
-func (e *apiError) noQuorum() bool { return e.Status == http.StatusServiceUnavailable }
+// codeNoQuorum is the code of a problem of a cluster that cannot decide anything, of which a node that is only stopping
+// or being installed knows nothing.
+const codeNoQuorum = "no_quorum"
+
+func (e *apiError) noQuorum() bool { return e.Code == codeNoQuorum }
 
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 256 << 20
@@ -343,34 +348,57 @@ func newAPIError(resp *http.Response, answer []byte) error {
 	return e
 }
 
-// reach sends the request to the first node that can be reached. Only what was not sent is sent to another.
+// reach sends the request to the first node that can be reached. Only what was not sent is sent to another, and what only
+// reads when the node cannot serve it now: another may be further, or on the side of the majority.
 func (c *client) reach(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
 	var errs []error
-	for _, base := range c.urls {
-		req, err := http.NewRequestWithContext(ctx, method, base+path, bytes.NewReader(body))
-		if err != nil {
-			return nil, fmt.Errorf("make request: %w", err)
-		}
-		req.Header.Set("User-Agent", "triward/"+Version())
-		if body != nil {
-			req.Header.Set("Content-Type", "application/json")
-		}
-		if c.token != "" {
-			req.Header.Set("Authorization", "Bearer "+c.token)
-		}
-		if c.cookie != nil {
-			req.AddCookie(c.cookie)
-		}
-		resp, err := c.http.Do(req)
+	var refused *http.Response
+	for i, base := range c.urls {
+		resp, err := c.send(ctx, method, base+path, body)
 		if err == nil {
-			return resp, nil
+			if method != http.MethodGet || resp.StatusCode != http.StatusServiceUnavailable || i == len(c.urls)-1 {
+				return resp, nil
+			}
+			if err = keep(resp); err == nil {
+				refused = resp
+				continue
+			}
 		}
 		errs = append(errs, err)
 		if op, ok := errors.AsType[*net.OpError](err); ctx.Err() != nil || method != http.MethodGet && (!ok || op.Op != "dial") {
 			break
 		}
 	}
+	if refused != nil {
+		return refused, nil
+	}
 	return nil, fmt.Errorf("no node can be reached: %w", errors.Join(errs...))
+}
+
+// keep reads the answer to its end, so that it can be looked at when the connection is gone.
+func keep(resp *http.Response) error {
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return err
+}
+
+func (c *client) send(ctx context.Context, method, url string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set("User-Agent", "triward/"+Version())
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	if c.cookie != nil {
+		req.AddCookie(c.cookie)
+	}
+	return c.http.Do(req)
 }
 
 // login opens a session and returns its cookie.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/triward/triward/agent/owner"
 	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
@@ -41,10 +42,25 @@ func loadForSetup(path string) (appliance.Config, error) {
 	if err := cfg.Resolve(); err != nil {
 		return cfg, err
 	}
-	if _, err := os.Stat(filepath.Join(cfg.TLS.Dir, pki.FileCert)); err == nil {
+	if err := cfg.Initialised(); err == nil {
 		return cfg, fmt.Errorf("%s holds a certificate already: this node belongs to a cluster", cfg.TLS.Dir)
 	}
-	return cfg, nil
+	return cfg, owner.Become(cfg.DataDir, serviceUser)
+}
+
+// unitDirs are where packages and administrators put units.
+var unitDirs = []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+
+// startCommand is how a node with the configuration at path is started: as the package's service, where that is.
+func startCommand(path string) string {
+	if path == defaultConfig {
+		for _, dir := range unitDirs {
+			if _, err := os.Stat(filepath.Join(dir, "triward.service")); err == nil {
+				return "systemctl start triward"
+			}
+		}
+	}
+	return "triward server" + withConfig(path).flag
 }
 
 func newClusterInit(s streams) *cobra.Command {
@@ -54,7 +70,7 @@ func newClusterInit(s streams) *cobra.Command {
 		Short: "Found a new cluster with this node as its first",
 		Long: `Makes the cluster's CA, its key ring and this node's certificate, and prints the first administrator's password and
 the recovery key, once. The recovery key opens backups when no node is left: keep it away from the nodes.
-The cluster begins to live when the node is started with ` + "`triward server`.",
+The cluster begins to live when the node is started. Run by root, it acts as the user that owns data_dir.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := loadForSetup(path)
@@ -102,19 +118,19 @@ Password and recovery key are shown this once and kept nowhere here. Write the r
 the nodes: with it a backup is opened when no node is left. What comes next:
 
   start this node
-      triward server%s
+      %s
   here, once for each further node
       %striward cluster token create
   on each further node
       TRIWARD_JOIN_TOKEN=... triward cluster join --addr %s
-      triward server
+      %s
   here, for each host
       %striward agents token create
   on the host
       TRIWARD_TOKEN=... triward-agent enroll --url %s
 
 While the node runs, commands on this machine find it by themselves for whoever may read %s.
-`, with.flag, with.env, cfg.Listen.HTTP.URL, with.env, cfg.Listen.Agents.Advertise, cfg.TokenPath())
+`, startCommand(path), with.env, cfg.Listen.HTTP.URL, startCommand(configPath()), with.env, cfg.Listen.Agents.Advertise, cfg.TokenPath())
 }
 
 // withConfig is how a command is told of a configuration that it would not look for by itself.
@@ -149,7 +165,8 @@ func newClusterJoin(s streams, t *target) *cobra.Command {
 		Use:   "join",
 		Short: "Let this node join a cluster",
 		Long: `Asks a member for this node's certificate with a token of ` + "`triward cluster token create`" + `. The token names the
-cluster's CA, so that nothing else need be trusted. The node becomes a member when it is started with ` + "`triward server`.",
+cluster's CA, so that nothing else need be trusted. The node becomes a member when it is started. Run by root, it acts
+as the user that owns data_dir.`,
 		Example: "  TRIWARD_JOIN_TOKEN=twn_... triward cluster join --addr https://node1:8443",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -163,11 +180,11 @@ cluster's CA, so that nothing else need be trusted. The node becomes a member wh
 			if t.addr == "" {
 				return errors.New("--addr: name a member of the cluster, https://host:8443")
 			}
-			cfg, err := loadForSetup(path)
+			cl, err := t.client() // it reads what is the caller's: before this becomes another user
 			if err != nil {
 				return err
 			}
-			cl, err := t.client()
+			cfg, err := loadForSetup(path)
 			if err != nil {
 				return err
 			}
@@ -208,8 +225,7 @@ cluster's CA, so that nothing else need be trusted. The node becomes a member wh
 				return err
 			}
 			fmt.Fprintf(s.out, "cluster  %s\nnode     %s\n", answer.ClusterID, cfg.NodeID)
-			with := withConfig(path)
-			fmt.Fprintf(s.err, "\nWhat comes next, here:\n\n  triward server%s\n  %striward cluster status\n", with.flag, with.env)
+			fmt.Fprintf(s.err, "\nWhat comes next, here:\n\n  %s\n  %striward cluster status\n", startCommand(path), withConfig(path).env)
 			return nil
 		},
 	}
@@ -346,7 +362,7 @@ func newClusterStatus(s streams, t *target) *cobra.Command {
 				return err
 			}
 			if a.Leader == "" {
-				return &apiError{Status: http.StatusServiceUnavailable, Detail: "the cluster has no leader: too few nodes are up"}
+				return &apiError{Status: http.StatusServiceUnavailable, Code: codeNoQuorum, Detail: "the cluster has no leader: too few nodes are up"}
 			}
 			return nil
 		},

@@ -48,7 +48,7 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "query QUERY",
 		Short:   "Search logs, newest first",
-		Example: "  triward logs query error\n  triward logs query '\"connection refused\" AND host=db1' --start now-6h --limit 1000",
+		Example: "  triward logs query error\n  triward logs query '\"connection refused\" AND host:db1' --start now-6h --limit 1000",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if limit < 1 {

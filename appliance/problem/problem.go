@@ -20,6 +20,7 @@ type Problem struct {
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"` // what is wrong, and where
 	Hint   string `json:"hint,omitempty"`   // what to do about it
+	Code   string `json:"code,omitempty"`   // tells apart, for programs, what has one status
 	// Pos is the byte offset in a query at which it went wrong.
 	Pos *int `json:"pos,omitempty"`
 	// RetryAfter, when positive, is sent as the header of that name in whole seconds, rounded up.
@@ -27,6 +28,9 @@ type Problem struct {
 
 	err error
 }
+
+// CodeNoQuorum says that too few nodes are up to decide anything.
+const CodeNoQuorum = "no_quorum"
 
 // New makes a problem with the given status; title is the text of the status.
 func New(status int, detail string) *Problem {
@@ -95,6 +99,7 @@ type Rule struct {
 	Is         error
 	Status     int
 	Hint       string
+	Code       string
 	RetryAfter time.Duration
 	// Hide keeps the error's text from the client.
 	Hide bool
@@ -107,6 +112,7 @@ func ByRules(rules []Rule, err error) *Problem {
 			continue
 		}
 		p := Wrap(rule.Status, err).WithHint(rule.Hint).WithRetryAfter(rule.RetryAfter)
+		p.Code = rule.Code
 		if rule.Hide {
 			p.Detail = ""
 		}

@@ -16,25 +16,21 @@ import (
 // inNamespace is set for a test that runs in namespaces of its own.
 const inNamespace = "TRIWARD_TEST_IN_NAMESPACE"
 
-// noMounts is how the test's process ends there when it may not mount there either.
-const noMounts = 77
+// notPossible is how the test's process ends there when it may not do there either what it needs.
+const notPossible = 77
 
-// mayMount reports whether the test goes on here, where file systems may be mounted. For a user who may not, the test
-// runs again in a user and a mount namespace of its own, and this one reports how that went. A kernel that gives
-// out no such namespaces leaves the test undone, which is said, and a failure where CI_STRICT is set.
-func mayMount(t *testing.T) bool {
+// here reports whether the test goes on in this process, which has done what prepare does. Otherwise the test runs again
+// in a user namespace and those that flags name, where any user may do that, and this one reports how it went. A
+// kernel that gives out no such namespaces leaves the test undone, which is said, and a failure where CI_STRICT is set.
+func here(t *testing.T, flags uintptr, prepare func() error) bool {
 	t.Helper()
-	at := t.TempDir()
-	err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=65536")
+	err := prepare()
 	if err == nil {
-		if err := unix.Unmount(at, 0); err != nil {
-			t.Fatal(err)
-		}
 		return true
 	}
 	if os.Getenv(inNamespace) != "" {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(noMounts)
+		os.Exit(notPossible)
 	}
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.v"}
 	if end, ok := t.Deadline(); ok {
@@ -43,7 +39,7 @@ func mayMount(t *testing.T) bool {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+		Cloneflags:  unix.CLONE_NEWUSER | flags,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
 		Pdeathsig:   syscall.SIGKILL,
@@ -53,12 +49,45 @@ func mayMount(t *testing.T) bool {
 	switch {
 	case err == nil && strings.Contains(string(out), "--- PASS: "+t.Name()):
 		t.Logf("ran in namespaces of its own:\n%s", out)
-	case err == nil || exited && exit.ExitCode() != noMounts:
+	case err == nil || exited && exit.ExitCode() != notPossible:
 		t.Errorf("in namespaces of its own: %v\n%s", err, out)
 	case os.Getenv("CI_STRICT") != "":
-		t.Errorf("this user may neither mount nor make namespaces: %v\n%s", err, out)
+		t.Errorf("this user gets no namespaces: %v\n%s", err, out)
 	default:
-		t.Logf("NOT RUN: this user may neither mount nor make namespaces: %v\n%s", err, out)
+		t.Logf("NOT RUN: this user gets no namespaces: %v\n%s", err, out)
 	}
 	return false
+}
+
+// mayMount reports whether the test goes on in this process, which may mount file systems.
+func mayMount(t *testing.T) bool {
+	t.Helper()
+	at := t.TempDir()
+	return here(t, unix.CLONE_NEWNS, func() error {
+		if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=65536"); err != nil {
+			return fmt.Errorf("mount: %w", err)
+		}
+		return unix.Unmount(at, 0)
+	})
+}
+
+// isCutOff reports whether the test goes on in this process, whose machine has no network but itself.
+func isCutOff(t *testing.T) bool {
+	t.Helper()
+	return here(t, unix.CLONE_NEWNET, func() error {
+		if os.Getenv(inNamespace) == "" {
+			return errors.New("this is the machine's own network")
+		}
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		lo, err := unix.NewIfreq("lo")
+		if err != nil {
+			return err
+		}
+		lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+		return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+	})
 }

@@ -1,7 +1,7 @@
 // Package query holds the filter tree under every log query language, the parser of the search box, and the
 // matcher that decides a line. It owns no data: log stores hand it lines or the columns of a block.
 //
-// What a filter means is defined on one line alone (Match); Select is the same for many lines at once, Reduce
+// What a filter means is defined on one line alone (Match); Select is the same for many lines at once, Reducer
 // and Need only let a store pass over lines that cannot match. The package may import agent/wire and
 // logstore/words, and must not import the store.
 package query
@@ -224,25 +224,8 @@ func (f *Filter) rewrite(leaf func(*Filter) *Filter) *Filter {
 	return leaf(f)
 }
 
-// Reduce returns a filter that decides the lines of one stream as f does, with all that the labels settle
-// taken out.
-func (f *Filter) Reduce(kind wire.StreamKind, labels wire.Labels) *Filter {
-	return f.rewrite(func(l *Filter) *Filter {
-		switch l.op {
-		case opKind:
-			return constant(l.mask == uint16(kind))
-		case opField:
-			if v := labels.Get(l.field); v != "" {
-				return constant(l.compare(v))
-			}
-		}
-		return l
-	})
-}
-
-// ReduceBlock does the same for lines whose severities are all in present (bits 1<<severity) and which have no
-// structured fields when fields is false. The labels must have been reduced before.
-func (f *Filter) ReduceBlock(present uint16, fields bool) *Filter {
+// reduceBlock is Reducer.Block.
+func (f *Filter) reduceBlock(present uint16, fields bool) *Filter {
 	return f.rewrite(func(l *Filter) *Filter {
 		switch {
 		case l.op == opSeverity && l.mask&present == 0, l.op == opField && !fields:

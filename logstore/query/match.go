@@ -178,7 +178,7 @@ func (b Bits) Each(fn func(i int)) {
 	}
 }
 
-// Select returns which of the lines in `in` match. The filter must have been reduced to the stream (Reduce).
+// Select returns which of the lines in `in` match. The filter must have been reduced to the stream (Reducer).
 func (f *Filter) Select(b *Lines, in Bits) Bits {
 	switch f.op {
 	case opAll:

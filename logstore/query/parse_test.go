@@ -2,6 +2,7 @@ package query
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -36,8 +37,9 @@ func TestParseDecidesLines(t *testing.T) {
 		if got := f.Match(line); got != want {
 			t.Errorf("%q: %v, want %v", text, got, want)
 		}
-		r := f.Reduce(line.Kind, line.Labels)
-		if r.Match(line) != want || r.ReduceBlock(1<<line.Severity, true).Match(line) != want {
+		reducer := f.Reducer()
+		r := reducer.Stream(line.Kind, line.Labels.Get)
+		if r.Match(line) != want || reducer.Block(r, 1<<line.Severity, true).Match(line) != want {
 			t.Errorf("%q: reduced it decides otherwise", text)
 		}
 	}
@@ -74,10 +76,40 @@ func FuzzParse(f *testing.F) {
 		}
 		l := &Line{Text: []byte(line)}
 		got := p.Match(l)
-		r := p.Reduce(wire.StreamLog, nil)
+		r := p.Reducer().Stream(wire.StreamLog, wire.Labels(nil).Get)
 		b := &Lines{N: 1, Severities: []byte{0}, Text: l.Text, Ends: []uint32{uint32(len(line))}}
 		if k := Line(*l); p.Match(&Line{Kind: wire.StreamLog, Text: k.Text}) != r.Select(b, Range(1, 0, 1)).Has(0) {
 			t.Fatalf("%q on %q: Select and Match differ (%v)", text, line, got)
 		}
 	})
+}
+
+// Many streams that differ in labels which the filter does not tell apart share a few filters.
+func TestReducerSharesFilters(t *testing.T) {
+	f, err := Parse("host:web-1* (unit:sshd OR kind:event OR code:503) -file:/tmp/ error")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := f.Reducer()
+	filters := map[*Filter]bool{}
+	for i := range 5000 {
+		labels := wire.LabelsFromMap(map[string]string{
+			"host": fmt.Sprint("web-", i%20), "unit": []string{"sshd", "cron", ""}[i%3], "file": fmt.Sprint("/var/", i),
+		})
+		one := r.Stream(wire.StreamLog, labels.Get)
+		filters[one] = true
+		filters[r.Block(one, 1<<wire.SeverityInfo, i%2 == 0)] = true
+		for _, text := range []string{"error", "fine"} {
+			line := &Line{Kind: wire.StreamLog, Labels: labels, Severity: wire.SeverityInfo, Text: []byte(text)}
+			if i%2 == 0 {
+				line.Fields = []wire.Label{{Name: "code", Value: "503"}}
+			}
+			if want := f.Match(line); one.Match(line) != want || r.Block(one, 1<<wire.SeverityInfo, i%2 == 0).Match(line) != want {
+				t.Fatalf("stream %v, %q: not %t", labels, text, want)
+			}
+		}
+	}
+	if len(filters) > 20 {
+		t.Errorf("%d filters", len(filters))
+	}
 }

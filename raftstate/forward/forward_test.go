@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -224,5 +225,75 @@ func TestStreamCarriesRaft(t *testing.T) {
 	b := make([]byte, 5)
 	if _, err := io.ReadFull(in, b); err != nil || string(b) != "hello" {
 		t.Errorf("read %q, %v", b, err)
+	}
+}
+
+// idle opens a connection from a source and says nothing on it.
+func idle(t *testing.T, from, to string) net.Conn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := d.DialContext(t.Context(), "tcp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// refused waits until the other end has closed the connection.
+func refused(t *testing.T, conn net.Conn) {
+	t.Helper()
+	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	var timeout net.Error
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+		t.Fatalf("the connection stands: %v", err)
+	}
+}
+
+// TestIdleConnectionsDoNotKeepNodesOut opens connections without a certificate, from one address and from many.
+func TestIdleConnectionsDoNotKeepNodesOut(t *testing.T) {
+	nodes := newCA(t)
+	for name, sources := range map[string]int{"one source": 1, "many sources": 40} {
+		t.Run(name, func(t *testing.T) {
+			l := serve(t, nodes.identity(t, "n1"))
+			addr := l.Addr().String()
+			var conns []net.Conn
+			for i := range 2 * maxHandshakes {
+				conns = append(conns, idle(t, fmt.Sprintf("127.0.1.%d", 1+i%sources), addr))
+			}
+			if sources == 1 {
+				refused(t, conns[len(conns)-1]) // the first have their slots still
+			} else {
+				refused(t, conns[0])
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), handshakeTimeout/2)
+			defer cancel()
+			if answer, err := client(t, nodes.identity(t, "n2"), addr).Call(ctx, "n1", "status", nil); err != nil || string(answer) != "n2:status:" {
+				t.Errorf("answer %q, %v", answer, err)
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			for source, n := range l.sources {
+				if n > maxFromSource {
+					t.Errorf("%v has %d handshakes", source, n)
+				}
+			}
+			if len(l.pending) > maxHandshakes {
+				t.Errorf("%d handshakes", len(l.pending))
+			}
+		})
+	}
+}
+
+func TestSources(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.7:1": "192.0.2.7/32", "[::ffff:192.0.2.7]:1": "192.0.2.7/32", "[2001:db8:1:2:3:4:5:6]:1": "2001:db8:1:2::/64", "[fe80::1%lo]:1": "fe80::/64",
+	} {
+		tcp := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))
+		if got := sourceOf(tcp); got.String() != want {
+			t.Errorf("%s is of source %v, not %s", addr, got, want)
+		}
 	}
 }

@@ -8,15 +8,20 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 )
 
+// Who has no certificate yet may hold this much: connections in their handshake, those of one source among them, and
+// for how long. Beyond the first the oldest is closed, since a node is through in milliseconds; beyond the second the
+// new one is.
 const (
-	handshakeTimeout = 10 * time.Second
 	maxHandshakes    = 128
+	maxFromSource    = 16
+	handshakeTimeout = 3 * time.Second
 )
 
 // Listener accepts the connections of other nodes on one port.
@@ -28,12 +33,19 @@ type Listener struct {
 	stream *Stream
 	http   *queue
 	server *http.Server
-	slots  chan struct{}
 
 	mu      sync.Mutex
-	pending map[net.Conn]struct{} // in their handshake
+	begun   uint64
+	pending map[net.Conn]handshake
+	sources map[netip.Prefix]int // of those pending
 	closed  bool
 	wg      sync.WaitGroup
+}
+
+// handshake is a connection of which it is not known yet who is at the other end.
+type handshake struct {
+	number uint64 // in the order of their beginning
+	source netip.Prefix
 }
 
 // Listen opens the peer port. Connections wait until Stream is accepted from and Serve was called.
@@ -48,8 +60,8 @@ func Listen(addr string, id *Identity, log *slog.Logger) (*Listener, error) {
 	l := &Listener{
 		id: id, log: log, tcp: tcp, tls: id.server(),
 		http:    newQueue(tcp.Addr()),
-		slots:   make(chan struct{}, maxHandshakes),
-		pending: make(map[net.Conn]struct{}),
+		pending: make(map[net.Conn]handshake),
+		sources: make(map[netip.Prefix]int),
 	}
 	l.stream = &Stream{queue: newQueue(tcp.Addr()), id: id}
 	l.wg.Add(1)
@@ -108,21 +120,56 @@ func (l *Listener) accept() {
 	}
 }
 
-// begin takes a slot for the handshake; a connection beyond the bound is closed at once.
+// begin notes that the handshake of a connection begins; false when there are too many.
 func (l *Listener) begin(conn net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
+	source := sourceOf(conn.RemoteAddr())
+	if l.closed || l.sources[source] >= maxFromSource {
 		return false
 	}
-	select {
-	case l.slots <- struct{}{}:
-	default:
-		return false
+	if len(l.pending) >= maxHandshakes {
+		var oldest net.Conn
+		for c, h := range l.pending {
+			if oldest == nil || h.number < l.pending[oldest].number {
+				oldest = c
+			}
+		}
+		l.endLocked(oldest)
+		_ = oldest.Close()
 	}
-	l.pending[conn] = struct{}{}
+	l.begun++
+	l.pending[conn] = handshake{l.begun, source}
+	l.sources[source]++
 	l.wg.Add(1)
 	return true
+}
+
+// endLocked notes that the handshake of a connection is over, once.
+func (l *Listener) endLocked(conn net.Conn) {
+	h, ok := l.pending[conn]
+	if !ok {
+		return
+	}
+	delete(l.pending, conn)
+	if l.sources[h.source]--; l.sources[h.source] == 0 {
+		delete(l.sources, h.source)
+	}
+}
+
+// sourceOf is what counts as one source: an address, or the network that one subscriber of IPv6 has.
+func sourceOf(addr net.Addr) netip.Prefix {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = 64
+	}
+	source, _ := ip.Prefix(bits) // fails for no address of an open connection
+	return source
 }
 
 func (l *Listener) handshake(raw net.Conn) {
@@ -133,9 +180,8 @@ func (l *Listener) handshake(raw net.Conn) {
 	err := conn.HandshakeContext(ctx)
 	cancel()
 	l.mu.Lock()
-	delete(l.pending, raw)
+	l.endLocked(raw)
 	l.mu.Unlock()
-	<-l.slots
 	if err != nil {
 		l.log.Warn("peer connection refused", "from", raw.RemoteAddr().String(), "err", err)
 		_ = raw.Close()

@@ -73,6 +73,7 @@ type Store struct {
 	reach   *reach
 	cache   cache
 	extents extents
+	base    atomic.Pointer[base]
 
 	mu      sync.Mutex
 	holds   int
@@ -229,7 +230,7 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	}
 	// raft-wal still reads entries that were removed from the front of its newest segment.
 	if first, err := s.wal.FirstIndex(); err == nil && index < first {
-		return raft.ErrLogNotFound
+		return s.notFound(index, l)
 	}
 	err := s.read(index, l)
 	switch {
@@ -242,7 +243,7 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 		if boundsErr == nil && last > 0 && index >= first && index <= last {
 			return fmt.Errorf("entry %d in %s is missing: %w", index, s.dir, ErrCorrupt)
 		}
-		return raft.ErrLogNotFound
+		return s.notFound(index, l)
 	}
 	return corrupt(fmt.Errorf("read entry %d in %s: %w", index, s.dir, err))
 }
@@ -360,6 +361,11 @@ func (s *Store) DeleteRange(lo, hi uint64) error {
 	if lo <= first && hi < last && s.held() {
 		return nil
 	}
+	if lo <= first && hi >= last {
+		if hi = s.beyondBase(first, last); hi < first {
+			return nil
+		}
+	}
 	if hi >= last {
 		left := lo - 1
 		if lo <= first {
@@ -374,6 +380,57 @@ func (s *Store) DeleteRange(lo, hi uint64) error {
 		return fmt.Errorf("delete entries %d to %d of log in %s: %w", lo, hi, s.dir, err)
 	}
 	s.extents.truncate(lo, hi)
+	return nil
+}
+
+// base is the last entry of an image that the state was taken from.
+type base struct {
+	index, term uint64
+	installed   atomic.Bool // raft is about to clear the log
+}
+
+// Follow tells the log that the state is that of the entry index from now on, of an image (installed) or of the mark
+// that this node starts from. It returns false when the log cannot go on from there: it holds later entries behind
+// another entry. Raft clears the log after an install and, being told that it is monotonic, still takes the last entry
+// it had for its last (hashicorp/raft 1.7.3, installSnapshot): it would refuse all that follows and be sent the same
+// image again, until a new one is cut. So the clearing that follows leaves what goes on from the image, and GetLog
+// knows the entry before it, of which raft compares the term.
+func (s *Store) Follow(index, term uint64, installed bool) (bool, error) {
+	b := &base{index: index, term: term}
+	b.installed.Store(installed)
+	s.base.Store(b)
+	first, last, err := s.bounds()
+	if err != nil || last <= index {
+		return err == nil, err
+	}
+	return s.goesOn(b, first), nil
+}
+
+// goesOn reports whether the log, which ends behind b, continues it.
+func (s *Store) goesOn(b *base, first uint64) bool {
+	if first > b.index {
+		return first == b.index+1
+	}
+	var l raft.Log
+	return s.GetLog(b.index, &l) == nil && l.Term == b.term
+}
+
+// beyondBase returns up to where clearing the log may go.
+func (s *Store) beyondBase(first, last uint64) uint64 {
+	b := s.base.Load()
+	if b == nil || !b.installed.Swap(false) || last <= b.index || !s.goesOn(b, first) {
+		return last
+	}
+	return b.index
+}
+
+// notFound answers for an entry that the log does not hold: of the one that comes before it the term is known.
+func (s *Store) notFound(index uint64, l *raft.Log) error {
+	b := s.base.Load()
+	if b == nil || index != b.index || index < 2 { // raft reads entry 1 without asking for the one before it
+		return raft.ErrLogNotFound
+	}
+	*l = raft.Log{Index: b.index, Term: b.term, Type: raft.LogNoop}
 	return nil
 }
 

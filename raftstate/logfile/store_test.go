@@ -385,6 +385,30 @@ func TestDamagedReachIsReported(t *testing.T) {
 	}
 }
 
+func TestFormOfReach(t *testing.T) {
+	b := appendReach(300)
+	if got := fmt.Sprintf("%x", b); got != "010d71fe492c01000000000000" {
+		t.Errorf("the form changed: %s", got)
+	}
+	if index, err := readReach(b); err != nil || index != 300 {
+		t.Errorf("read back %d, %v", index, err)
+	}
+	for i := range b {
+		bad := bytes.Clone(b)
+		bad[i] ^= 4
+		if _, err := readReach(bad); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("byte %d changed: %v", i, err)
+		}
+		if _, err := readReach(b[:i]); i > 0 && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("cut to %d bytes: %v", i, err)
+		}
+	}
+	newer := binary.LittleEndian.AppendUint32([]byte{2}, reachSum(2, []byte("anything else")))
+	if _, err := readReach(append(newer, "anything else"...)); !errors.Is(err, ErrVersion) || errors.Is(err, ErrCorrupt) {
+		t.Errorf("another version: %v", err)
+	}
+}
+
 func TestHoldKeepsThePrefix(t *testing.T) {
 	s := open(t, t.TempDir(), Options{SegmentBytes: 64 << 10, HoldBytes: 150 << 10})
 	store(t, s, 1, 100, 1000)
@@ -498,6 +522,68 @@ func BenchmarkStoreLogs(b *testing.B) {
 				}
 				if err := s.StoreLogs(batch); err != nil {
 					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// After an install raft clears the log but goes on from the last entry it had: what continues the image must stay, and
+// the term of the entry before it be known.
+func TestLogThatGoesOnFromAnImage(t *testing.T) {
+	const term = 3
+	fill := func(t *testing.T, from, to uint64) *Store {
+		t.Helper()
+		s := open(t, t.TempDir(), Options{})
+		var logs []*raft.Log
+		for i := from; i <= to; i++ {
+			logs = append(logs, &raft.Log{Index: i, Term: term, Type: raft.LogCommand, Data: []byte("x")})
+		}
+		if err := s.StoreLogs(logs); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for _, c := range []struct {
+		name        string
+		from, to    uint64 // of the log
+		index, term uint64 // of the image
+		goesOn      bool
+		first, last uint64 // afterwards
+	}{
+		{"image within the log", 100, 110, 105, term, true, 106, 110},
+		{"log right behind the image", 106, 110, 105, term, true, 106, 110},
+		{"image at the end of the log", 100, 105, 105, term, true, 0, 0},
+		{"image behind the log", 100, 104, 105, term, true, 0, 0},
+		{"another entry in the image's place", 100, 110, 105, term + 1, false, 0, 0},
+		{"a gap", 107, 110, 105, term, false, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := fill(t, c.from, c.to)
+			if goesOn, err := s.Follow(c.index, c.term, true); err != nil || goesOn != c.goesOn {
+				t.Fatalf("goes on: %t, %v", goesOn, err)
+			}
+			if err := s.DeleteRange(c.from, c.to); err != nil {
+				t.Fatal(err)
+			}
+			first, _ := s.FirstIndex()
+			last, _ := s.LastIndex()
+			if first != c.first || last != c.last {
+				t.Errorf("entries %d to %d, want %d to %d", first, last, c.first, c.last)
+			}
+			var l raft.Log
+			if err := s.GetLog(c.index, &l); err != nil || l.Index != c.index || l.Term != c.term || l.Data != nil {
+				t.Errorf("the entry before the log: %+v, %v", l, err)
+			}
+			if err := s.GetLog(c.index-1, &l); !errors.Is(err, raft.ErrLogNotFound) {
+				t.Errorf("an older entry: %v", err)
+			}
+			if c.last > 0 {
+				if err := s.DeleteRange(c.first, c.last); err != nil { // any later clearing clears
+					t.Fatal(err)
+				}
+				if last, _ := s.LastIndex(); last != 0 {
+					t.Errorf("cleared up to %d", last)
 				}
 			}
 		})

@@ -21,6 +21,7 @@ import (
 
 	"github.com/triward/triward/agent"
 	"github.com/triward/triward/agent/config"
+	"github.com/triward/triward/agent/owner"
 	"github.com/triward/triward/agent/sender"
 	"github.com/triward/triward/agent/spool"
 )
@@ -29,12 +30,22 @@ import (
 // grow beyond what it is allowed on a host.
 const memoryGoal = 28 << 20
 
+// serviceUser is whom packages run the agent as.
+const serviceUser = "triward-agent"
+
 func runCommand(o *options) *cobra.Command {
-	return &cobra.Command{
+	var ask bool
+	cmd := &cobra.Command{
 		Use: "run", Short: "Collect and send until stopped", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.load()
+			if ask {
+				return askRegistered(&c, err)
+			}
 			if err != nil {
+				return err
+			}
+			if err := owner.Become(c.DataDir, serviceUser); err != nil {
 				return err
 			}
 			id, err := sender.LoadIdentity(c.IdentityPath())
@@ -57,6 +68,20 @@ func runCommand(o *options) *cobra.Command {
 			return a.Run(cmd.Context())
 		},
 	}
+	cmd.Flags().BoolVar(&ask, "registered", false, "only say whether there is an identity (exit code 0 or 10); for the unit")
+	return cmd
+}
+
+// askRegistered is the condition of the unit: an agent without an identity is not started, and is no failed unit.
+// Everything else that is wrong the start itself reports.
+func askRegistered(c *config.Config, failed error) error {
+	if failed != nil {
+		return nil
+	}
+	if _, err := sender.LoadIdentity(c.IdentityPath()); errors.Is(err, sender.ErrNotRegistered) {
+		return err
+	}
+	return nil
 }
 
 // enrollment is what the flags of enroll say.
@@ -141,6 +166,9 @@ func (e *enrollment) run(ctx context.Context, o *options, c *config.Config) erro
 	if err != nil {
 		return &configError{err}
 	}
+	if err := owner.Become(c.DataDir, serviceUser); err != nil { // before the token is used up
+		return err
+	}
 	defer t.CloseIdleConnections()
 	node := strings.TrimRight(e.node, "/")
 	id, err := sender.NewClient(t).Enroll(ctx, node, e.token, agent.DescribeHost(version))
@@ -158,8 +186,13 @@ func (e *enrollment) run(ctx context.Context, o *options, c *config.Config) erro
 	if err := id.Save(c.IdentityPath()); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(o.out, "enrolled as %s with cluster %s, identity in %s\n", id.AgentID, id.ClusterID, c.IdentityPath())
-	return err
+	fmt.Fprintf(o.out, "enrolled as %s with cluster %s, identity in %s\n", id.AgentID, id.ClusterID, c.IdentityPath())
+	if o.configPath == config.DefaultPath {
+		fmt.Fprintln(o.err, "Start the agent: systemctl start triward-agent")
+	} else {
+		fmt.Fprintln(o.err, "Start the agent: triward-agent run --config "+o.configPath)
+	}
+	return nil
 }
 
 func statusCommand(o *options) *cobra.Command {
@@ -294,6 +327,9 @@ func spoolCommand(o *options) *cobra.Command {
 			}
 			if _, err := os.Stat(filepath.Join(c.SpoolDir(), "lock")); err != nil {
 				return fmt.Errorf("there is no spool in %s", c.SpoolDir())
+			}
+			if err := owner.Become(c.DataDir, serviceUser); err != nil {
+				return err
 			}
 			sp, err := spool.Open(c.SpoolDir(), spool.Options{MaxBytes: int64(c.Spool.MaxBytes), MaxSeries: c.Spool.MaxSeries})
 			if errors.Is(err, spool.ErrLocked) {

@@ -46,6 +46,8 @@ func TestCommands(t *testing.T) {
 		{"check-config -c " + bad, exitConfig, "line 1"},
 		{"check-config -c " + bad + "x", exitConfig, "no such file"},
 		{"run -c " + good, exitNotRegistered, "enroll"},
+		{"run --registered -c " + good, exitNotRegistered, "enroll"},
+		{"run --registered -c " + bad, exitOK, ""},
 		{"enroll -c " + good + " --url http://far:1 --token x", exitConfig, "https"},
 		{"enroll -c " + good + " --url https://127.0.0.1:1", exitConfig, "--token"},
 		{"enroll -c " + good + " --url https://127.0.0.1:1 --token x", exitConfig, "--ca-sha256"},

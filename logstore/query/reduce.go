@@ -1,0 +1,108 @@
+package query
+
+import "github.com/triward/triward/agent/wire"
+
+// Reducer reduces one filter to many streams and blocks, one after the other. What settles the same leaves in the same
+// way gets the same filter, so that many streams do not mean many filters. It is not safe for concurrent use.
+type Reducer struct {
+	filter  *Filter
+	leaves  []*Filter // those that kind and labels can settle
+	streams map[string]*Filter
+	blocks  map[blockCase]*Filter
+	key     []byte
+}
+
+type blockCase struct {
+	filter  *Filter
+	present uint16
+	fields  bool
+}
+
+// maxReduced bounds the filters of each kind that a Reducer remembers; a query with very many conditions on labels may
+// have more.
+const maxReduced = 4096
+
+// Reducer returns a Reducer of the filter.
+func (f *Filter) Reducer() *Reducer {
+	r := &Reducer{filter: f, streams: map[string]*Filter{}, blocks: map[blockCase]*Filter{}}
+	f.eachLeaf(func(l *Filter) {
+		if l.op == opKind || l.op == opField {
+			r.leaves = append(r.leaves, l)
+		}
+	})
+	return r
+}
+
+func (f *Filter) eachLeaf(fn func(*Filter)) {
+	if len(f.kids) == 0 {
+		fn(f)
+	}
+	for _, k := range f.kids {
+		k.eachLeaf(fn)
+	}
+}
+
+// How a stream settles a leaf.
+const (
+	open = iota
+	yes
+	no
+)
+
+// Stream returns a filter that decides the lines of a stream as the whole one does, with all that kind and labels settle
+// taken out. label returns the value of a label, "" when the stream has none of the name.
+func (r *Reducer) Stream(kind wire.StreamKind, label func(name string) string) *Filter {
+	if len(r.leaves) == 0 {
+		return r.filter
+	}
+	r.key = r.key[:0]
+	for _, l := range r.leaves {
+		how := byte(open)
+		if l.op == opKind {
+			how = settle(l.mask == uint16(kind))
+		} else if v := label(l.field); v != "" {
+			how = settle(l.compare(v))
+		}
+		r.key = append(r.key, how)
+	}
+	if f, ok := r.streams[string(r.key)]; ok {
+		return f
+	}
+	i := 0
+	f := r.filter.rewrite(func(l *Filter) *Filter {
+		if l.op != opKind && l.op != opField {
+			return l
+		}
+		how := r.key[i] // leaves come in the same order
+		i++
+		if how == open {
+			return l
+		}
+		return constant(how == yes)
+	})
+	if len(r.streams) < maxReduced {
+		r.streams[string(r.key)] = f
+	}
+	return f
+}
+
+func settle(is bool) byte {
+	if is {
+		return yes
+	}
+	return no
+}
+
+// Block reduces a filter that Stream returned to lines whose severities are all in present (bits 1<<severity) and which
+// have no structured fields when fields is false.
+func (r *Reducer) Block(f *Filter, present uint16, fields bool) *Filter {
+	k := blockCase{f, present, fields}
+	out, ok := r.blocks[k]
+	if !ok {
+		out = f.reduceBlock(present, fields)
+		if len(r.blocks) < maxReduced {
+			r.blocks[k] = out
+		}
+	}
+	return out
+}
