@@ -60,6 +60,7 @@ type Agent struct {
 	spool    *spool.Spool
 	coder    *wire.Coder
 	sender   *sender.Sender
+	creds    *sender.Credentials // nil with a transport of the caller's
 	logs     *lines.Batcher
 	events   *lines.Batcher
 	stream   *lines.Stream // of the agent's own events
@@ -70,11 +71,14 @@ type Agent struct {
 	figures  *figures
 	listener net.Listener
 	damage   *spool.Damage
+
+	identityMu sync.Mutex
+	identity   sender.Identity // as it is on the disk
 }
 
 // New opens the spool and makes all parts; nothing runs yet. After an error nothing is left open.
 func New(opt Options) (*Agent, error) {
-	a := &Agent{opt: opt, cfg: &opt.Config, log: opt.Log, started: time.Now(), host: DescribeHost(opt.Version)}
+	a := &Agent{opt: opt, cfg: &opt.Config, log: opt.Log, started: time.Now(), host: DescribeHost(opt.Version), identity: opt.Identity}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -131,16 +135,18 @@ func (a *Agent) makeSender() error {
 			}
 			ca = string(b)
 		}
-		t, err := sender.NewTransport(ca, a.cfg.ServerName)
-		if err != nil {
+		var err error
+		if a.creds, err = sender.NewCredentials(a.opt.Identity); err != nil {
 			return err
 		}
-		rt = t
+		if rt, err = sender.NewTransport(ca, a.cfg.ServerName, a.creds); err != nil {
+			return err
+		}
 	}
 	a.sender = sender.New(sender.Config{
 		Identity: a.opt.Identity, Nodes: a.cfg.Servers, Transport: rt, Spool: a.spool,
 		Coder: a.coder, Version: a.opt.Version, Log: a.log, Heartbeat: func() any { return a.Heartbeat() },
-		Report: a.Event, OnNodes: a.learnNodes,
+		Report: a.Event, OnNodes: a.learnNodes, Credentials: a.creds, OnRenewed: a.keepCertificate,
 	})
 	return nil
 }
@@ -334,14 +340,28 @@ func (a *Agent) dropped(d spool.Drop) {
 
 // learnNodes keeps the addresses that the cluster named, for the next start.
 func (a *Agent) learnNodes(urls []string) {
-	id := a.opt.Identity
-	if id.AgentID == "" {
+	a.identityMu.Lock()
+	defer a.identityMu.Unlock()
+	if a.identity.AgentID == "" {
 		return
 	}
-	id.Nodes = urls
-	if err := id.Save(a.cfg.IdentityPath()); err != nil {
+	a.identity.Nodes = urls
+	if err := a.identity.Save(a.cfg.IdentityPath()); err != nil {
 		a.log.Warn("addresses of the nodes are not kept", "err", err)
 	}
+}
+
+// keepCertificate keeps a renewed certificate and its key.
+func (a *Agent) keepCertificate(certPEM, keyPEM string) error {
+	a.identityMu.Lock()
+	defer a.identityMu.Unlock()
+	id := a.identity
+	id.Cert, id.Key = certPEM, keyPEM
+	if err := id.Save(a.cfg.IdentityPath()); err != nil {
+		return fmt.Errorf("keep the renewed certificate: %w", err)
+	}
+	a.identity = id
+	return nil
 }
 
 // metricSink writes scrapes into the spool.

@@ -52,7 +52,7 @@ func (r *rig) start() {
 	reg.MustRegister(g)
 	a, err := New(Options{
 		Config: r.config(), Version: "v0", Gatherer: reg,
-		Identity:  sender.Identity{AgentID: gatewaytest.Agent, Key: gatewaytest.Key, Nodes: []string{"https://a", "https://b"}},
+		Identity:  sender.Identity{AgentID: gatewaytest.Agent, Nodes: []string{"https://a", "https://b"}},
 		Transport: gatewaytest.Transport{"a": r.gateway, "b": r.gateway},
 	})
 	if err != nil {
@@ -279,13 +279,13 @@ func TestOverTLS(t *testing.T) {
 	srv.StartTLS()
 	defer srv.Close()
 	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}))
-	rt, err := sender.NewTransport(ca, "")
+	rt, err := sender.NewTransport(ca, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer rt.CloseIdleConnections()
 	host := DescribeHost("v0")
-	id, err := sender.NewClient(sender.Identity{}, rt).Register(t.Context(), srv.URL, gatewaytest.Token, host)
+	id, err := sender.NewClient(rt).Enroll(t.Context(), srv.URL, gatewaytest.Token, host)
 	if err != nil || id.AgentID != gatewaytest.Agent {
 		t.Fatalf("%+v: %v", id, err)
 	}
@@ -293,20 +293,20 @@ func TestOverTLS(t *testing.T) {
 		t.Errorf("protocols %q", protos)
 	}
 	for _, bad := range []struct{ ca, name string }{{"", ""}, {ca, "other.example.org"}} {
-		rt, err := sender.NewTransport(bad.ca, bad.name)
+		rt, err := sender.NewTransport(bad.ca, bad.name, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if bad.name == "other.example.org" {
 			rt.TLSClientConfig.ServerName = "wrong.invalid"
 		}
-		if _, err := sender.NewClient(sender.Identity{}, rt).Register(t.Context(), srv.URL, gatewaytest.Token, host); err == nil ||
+		if _, err := sender.NewClient(rt).Enroll(t.Context(), srv.URL, gatewaytest.Token, host); err == nil ||
 			!strings.Contains(err.Error(), "certificate") {
 			t.Errorf("a server that cannot be trusted: %v", err)
 		}
 		rt.CloseIdleConnections()
 	}
-	if _, err := sender.NewTransport("no PEM", ""); err == nil {
+	if _, err := sender.NewTransport("no PEM", "", nil); err == nil {
 		t.Error("a CA without a certificate was taken")
 	}
 }

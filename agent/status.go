@@ -57,16 +57,18 @@ func (a *Agent) lostLines() uint64 {
 
 // Status is what `triward-agent status` shows.
 type Status struct {
-	Version     string      `json:"version"`
-	AgentID     string      `json:"agent_id"`
-	Node        string      `json:"node"`
-	Connected   bool        `json:"connected"`
-	LastFailure string      `json:"last_failure,omitempty"`
-	LastAckMS   int64       `json:"last_ack_ms"`
-	UptimeS     int64       `json:"uptime_s"`
-	Files       int64       `json:"files"`
-	Journal     bool        `json:"journal"`
-	Spool       spool.Stats `json:"spool"`
+	Version     string `json:"version"`
+	AgentID     string `json:"agent_id"`
+	Node        string `json:"node"`
+	Connected   bool   `json:"connected"`
+	LastFailure string `json:"last_failure,omitempty"`
+	LastAckMS   int64  `json:"last_ack_ms"`
+	// CertExpiresMS is when the agent's certificate ends, in milliseconds since 1970.
+	CertExpiresMS int64       `json:"cert_expires_ms,omitempty"`
+	UptimeS       int64       `json:"uptime_s"`
+	Files         int64       `json:"files"`
+	Journal       bool        `json:"journal"`
+	Spool         spool.Stats `json:"spool"`
 }
 
 // Status describes the agent now.
@@ -76,6 +78,9 @@ func (a *Agent) Status() Status {
 		Connected: a.sender.Counters.Connected.Load(), LastFailure: a.sender.LastFailure(),
 		LastAckMS: a.sender.Counters.LastAck.Load(), UptimeS: int64(time.Since(a.started).Seconds()),
 		Journal: a.follower != nil, Spool: a.spool.Stats(),
+	}
+	if a.creds != nil {
+		s.CertExpiresMS = a.creds.Expires().UnixMilli()
 	}
 	if a.tailer != nil {
 		s.Files = a.tailer.Open.Load()

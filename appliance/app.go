@@ -54,6 +54,7 @@ type App struct {
 	version  string
 	identity *pki.Identity
 	keys     *Keys
+	agentCAs *agentCAs
 	registry *prometheus.Registry
 	setup    *Setup
 
@@ -68,7 +69,7 @@ type App struct {
 	lines   *ui.LineFeed
 	alerts  *alerting.Service
 	cluster *clusterView
-	gateway *gateway.Gateway
+	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
 	hub     *ui.Hub
 	api     *api.API
 
@@ -138,6 +139,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if a.keys, err = openKeys(a.cfg.TLS.Dir); err != nil {
 		return nil, err
 	}
+	a.agentCAs = &agentCAs{app: a}
 	if a.setup, err = readSetup(a.cfg.DataDir); err != nil {
 		return nil, err
 	}
@@ -272,12 +274,14 @@ func (a *App) openServices() error {
 	if err != nil {
 		return err
 	}
-	a.gateway = gateway.New(gateway.Options{
-		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(), Log: a.part("gateway"), Metrics: a.registry,
+	gate := gateway.New(gateway.Options{
+		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
+		Certificates: a.agentCAs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
 		Problem: problemOf, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
 		BytesInFlight: int64(a.cfg.Listen.Agents.BytesInFlight), RegisterRate: rate.Limit(a.cfg.Listen.Agents.RegisterRate),
 	})
-	a.onStop("gateway", func(context.Context) error { return a.gateway.Close() })
+	a.gateway.Store(gate)
+	a.onStop("gateway", func(context.Context) error { return gate.Close() })
 	a.hub = ui.NewHub(ui.Config{
 		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query},
 		Cluster: live.Cluster{Source: a.cluster}, Tail: &tails{app: a}, Lines: a.lines,
@@ -309,9 +313,10 @@ func (a *App) Start() error {
 	if err != nil {
 		return err
 	}
-	agents := gateway.NewServer(a.gateway.Handler(), time.Duration(a.cfg.Listen.Agents.Timeout), a.part("gateway"))
-	agents.TLSConfig = agentsTLS
-	a.serve("agents server", agents, gateway.Limit(a.agentsListener, a.cfg.Listen.Agents.MaxConnections))
+	gate := a.gateway.Load()
+	agents := gateway.NewServer(gate.Handler(), time.Duration(a.cfg.Listen.Agents.Timeout), a.part("gateway"))
+	agents.TLSConfig = gate.TLS(agentsTLS)
+	a.serve("agents server", agents, gate.Listen(gateway.Limit(a.agentsListener, a.cfg.Listen.Agents.MaxConnections)))
 
 	browsers := api.NewServer(a.api, a.part("api"))
 	if !a.cfg.Listen.HTTP.PlainHTTP {

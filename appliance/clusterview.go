@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -307,7 +308,7 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 			return none, problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member already, at another address", r.ID)).WithHint("choose another node_id")
 		}
 	}
-	if err := c.app.auth.CheckJoin(auth.JoinNode, r.Token); err != nil {
+	if _, err := c.app.auth.CheckJoin(auth.JoinNode, r.Token, netip.Addr{}); err != nil {
 		return none, err
 	}
 	wrapped, err := c.ringFor(r.RingTo)

@@ -262,12 +262,14 @@ func TestSecretsAreInNoFile(t *testing.T) {
 	if err := c.Post(n, "/v1/tokens/join", map[string]any{"kind": "node"}, &join); err != nil {
 		t.Fatal(err)
 	}
-	agent := a(c, t)
+	a(c, t)
 	own, err := n.Config.ReadToken() // in a file beside the keys, which the test keeps outside the data directory
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets := map[string]string{"token of the command line": own, "password": canary, "API token": c.Token, "join token": join.Token, "agent key": agent.Key, "first password": testcluster.Password}
+	secrets := map[string]string{"token of the command line": own, "password": canary, "API token": c.Token, "join token": join.Token, "first password": testcluster.Password}
+	caKey := agentCAKey(t, n)
+	secrets["key of the agents' CA"] = caKey
 	n.Stop(t)
 	files := 0
 	err = filepath.WalkDir(n.Config.DataDir, func(path string, d fs.DirEntry, err error) error {

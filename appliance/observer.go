@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"github.com/triward/triward/appliance/alerting"
+	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/raftstate"
 )
 
@@ -18,6 +19,13 @@ var alertBuckets = func() map[string]bool {
 // goroutine: all it calls copies what it keeps and returns at once.
 type observer struct{ app *App }
 
+// agentsChanged has the gateway look whose connections it must cut.
+func (o *observer) agentsChanged() {
+	if g := o.app.gateway.Load(); g != nil {
+		g.Changed()
+	}
+}
+
 // Observe implements raftstate.Observer.
 func (o *observer) Observe(applied *raftstate.Applied) {
 	a := o.app
@@ -29,6 +37,7 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 			a.auth.Changed(bucket)
 		}
 		a.alerts.Changed("", "")
+		o.agentsChanged()
 		return
 	}
 	a.view.Observe(applied.LogTime, applied.Samples, applied.Logs)
@@ -40,6 +49,9 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 		}
 		if m.Bucket != last { // neighbours are mostly of one bucket
 			a.auth.Changed(m.Bucket)
+			if m.Bucket == auth.BucketAgents {
+				o.agentsChanged()
+			}
 			last = m.Bucket
 		}
 	}

@@ -68,6 +68,9 @@ func (a *App) settleIn(ctx context.Context) {
 		a.log.Error("this node cannot open secrets", "err", err)
 		a.work.Go(func() { a.persist(ctx, step{"take the key ring from a member", a.fetchRing}) })
 	}
+	if err := a.tryOnce(ctx, a.ensureAgentCA); err != nil {
+		a.work.Go(func() { a.persist(ctx, step{"make the agents' CA", a.ensureAgentCA}) })
+	}
 	a.settled.Store(true)
 	close(a.member)
 	a.log.Info("this node is a member", "cluster", a.identity.ClusterID())

@@ -61,16 +61,16 @@ machines_begin() {
 	ip -n "$machines_net" link add br0 type bridge && ip -n "$machines_net" link set br0 up
 }
 
-# machine_copy NAME gives a tree of its own at $machines_dir/NAME/root.
+# machine_copy NAME gives a tree of its own at $machines_dir/NAME/tree.
 machine_copy() {
 	local dir=$machines_dir/$1
 	mkdir -p "$dir"/{root,upper,work}
-	mountpoint -q "$dir/root" ||
-		mount -t overlay overlay -o "lowerdir=$machines_tree,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
+	mountpoint -q "$dir/tree" ||
+		mount -t overlay overlay -o "lowerdir=$machines_tree,upperdir=$dir/upper,workdir=$dir/work" "$dir/tree"
 }
 
 machine_boot() {
-	local name=$1 number=$2 root=$machines_dir/$1/root m leader
+	local name=$1 number=$2 root=$machines_dir/$1/tree m leader
 	machine_copy "$name" || return
 	echo "$name" >"$root/etc/hostname"
 	{
@@ -124,7 +124,7 @@ machines_end() {
 		kill "${machine_pid[$name]}" 2>/dev/null
 	done
 	for name in "${!machine_pid[@]}"; do machine_stop "$name"; done
-	[ -z "$machines_dir" ] || for mount in "$machines_dir"/*/root; do
+	[ -z "$machines_dir" ] || for mount in "$machines_dir"/*/tree; do
 		mountpoint -q "$mount" && umount -l "$mount"
 	done
 	[ -z "$machines_net" ] || ip netns del "$machines_net"

@@ -42,7 +42,7 @@ install_nodes() {
 		unit_is "$n" triward inactive
 		[ "$(on "$n" systemctl show -P NRestarts triward)" = 0 ]
 		[ "$(on "$n" stat -c '%U %a' /var/lib/triward)" = "triward 700" ]
-		echo "# an administrator's own line" >>"$machines_dir/$n/root/etc/triward/triward.yaml"
+		echo "# an administrator's own line" >>"$machines_dir/$n/tree/etc/triward/triward.yaml"
 	done
 	on node1 test -s /usr/share/bash-completion/completions/triward
 	on node1 test -s /usr/share/doc/triward/copyright
@@ -57,7 +57,7 @@ found() {
 	guide node-token node1 >"$work/join"
 	grep '^twn_' "$work/join"
 	guide ca node1
-	cp "$machines_dir/node1/root$media/ca.pem" "$work/ca.pem"
+	cp "$machines_dir/node1/tree$media/ca.pem" "$work/ca.pem"
 	# The password that was printed opens a session, from another machine that trusts the CA alone.
 	[ "$(log_in node2 "$(<"$work/password")")" = 200 ]
 	[ "$(log_in node2 wrong)" = 401 ]
@@ -147,16 +147,16 @@ confined() {
 }
 
 reload() {
-	sed -i 's/^  level: info/  level: debug/' "$machines_dir/node1/root/etc/triward/triward.yaml"
+	sed -i 's/^  level: info/  level: debug/' "$machines_dir/node1/tree/etc/triward/triward.yaml"
 	guide reload node1
 	until_true 20 logged node1 'configuration is read anew'
 	logged node1 'log.level=debug'
 	unit_is node1 triward active
 	[ "$(on node1 systemctl show -P NRestarts triward)" = 0 ]
-	echo 'colour: red' >>"$machines_dir/node1/root/etc/triward/triward.yaml"
+	echo 'colour: red' >>"$machines_dir/node1/tree/etc/triward/triward.yaml"
 	if on node1 systemctl reload triward; then return 1; fi
 	unit_is node1 triward active
-	sed -i -e '/^colour/d' -e 's/^  level: debug/  level: info/' "$machines_dir/node1/root/etc/triward/triward.yaml"
+	sed -i -e '/^colour/d' -e 's/^  level: debug/  level: info/' "$machines_dir/node1/tree/etc/triward/triward.yaml"
 	on node1 systemctl reload triward
 }
 
@@ -168,7 +168,7 @@ start_lines() {
 	(
 		for ((i = 1; i <= 12000; i++)); do
 			[ ! -e "$work/stop" ] || break
-			echo "ledger entry $i" >>"$machines_dir/host1/root$lines"
+			echo "ledger entry $i" >>"$machines_dir/host1/tree$lines"
 			sleep 0.05
 		done
 	) &
@@ -189,7 +189,7 @@ upgrade_nodes() {
 		unit_is "$n" triward active
 		until_true 60 caught_up "$n"
 		guide upgrade-wait "$n"
-		grep "^# an administrator's own line" "$machines_dir/$n/root/etc/triward/triward.yaml"
+		grep "^# an administrator's own line" "$machines_dir/$n/tree/etc/triward/triward.yaml"
 	done
 	until_true 60 whole "$newer"
 }
@@ -236,7 +236,7 @@ all_there() { # NODE WRITTEN
 
 counted() {
 	local n written
-	written=$(wc -l <"$machines_dir/host1/root$lines")
+	written=$(wc -l <"$machines_dir/host1/tree$lines")
 	[ "$written" -gt 300 ]
 	for n in "${nodes[@]}"; do
 		until_true 90 all_there "$n" "$written" || true
@@ -263,7 +263,7 @@ installed_again() {
 	guide install-node node3
 	on node3 systemctl start triward
 	until_true 60 whole "$newer"
-	all_there node3 "$(wc -l <"$machines_dir/host1/root$lines")"
+	all_there node3 "$(wc -l <"$machines_dir/host1/tree$lines")"
 }
 
 gone() { # MACHINE PACKAGE
@@ -291,7 +291,7 @@ purged() {
 # .rpm under rpm --root, in a tree that never boots. Its base is not of .rpm, so rpm knows nothing of what the packages
 # depend on.
 rpm_life() {
-	local root=$machines_dir/rpm/root
+	local root=$machines_dir/rpm/tree
 	machine_copy rpm
 	rpm_there() { timeout 120 rpm --root "$root" --dbpath /var/lib/rpm "$@"; }
 	rpm_there --initdb

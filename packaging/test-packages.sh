@@ -103,10 +103,10 @@ carry() { # FOLDER MACHINE...: what the copying of files to a machine is here
 	local from=$1 m
 	shift
 	for m in "$@"; do
-		rm -rf "$machines_dir/$m/root$media"
-		mkdir -p "$machines_dir/$m/root$media"
-		cp "$work/$from"/*.deb "$work/$from/SHA256SUMS" "$machines_dir/$m/root$media/"
-		[ ! -e "$work/ca.pem" ] || cp "$work/ca.pem" "$machines_dir/$m/root$media/"
+		rm -rf "$machines_dir/$m/tree$media"
+		mkdir -p "$machines_dir/$m/tree$media"
+		cp "$work/$from"/*.deb "$work/$from/SHA256SUMS" "$machines_dir/$m/tree$media/"
+		[ ! -e "$work/ca.pem" ] || cp "$work/ca.pem" "$machines_dir/$m/tree$media/"
 	done
 }
 

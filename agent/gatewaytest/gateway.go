@@ -7,9 +7,16 @@ package gatewaytest
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"io"
+	"math/big"
 	"net/http"
 	"strings"
 	"sync"
@@ -21,7 +28,6 @@ import (
 // Agent is the identity that the gateway accepts.
 const (
 	Agent = "agent-1"
-	Key   = "secret-key"
 	Token = "join-token"
 )
 
@@ -43,6 +49,11 @@ type Cluster struct {
 	ids     map[string]uint64
 	labels  map[uint64]map[string]string
 	samples map[uint64]map[int64]float64
+
+	CA       string        // PEM that enrollment hands out
+	CertLife time.Duration // of certificates; 30 days when 0
+	Renewed  int           // certificates
+	Strange  bool          // whoever comes is refused, as a revoked agent is
 
 	Lines      []Line
 	Applied    []wire.Identity // in order
@@ -276,13 +287,15 @@ func (g *Gateway) handle(w http.ResponseWriter, r *http.Request) {
 	c := g.Cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r.URL.Path != "/v1/agent/register" && r.Header.Get("Authorization") != "Bearer "+Agent+":"+Key {
-		problem(w, http.StatusUnauthorized, "wrong key")
+	if c.Strange {
+		problem(w, http.StatusForbidden, "the agent was revoked")
 		return
 	}
 	switch r.URL.Path {
-	case "/v1/agent/register":
-		c.register(w, body)
+	case "/v1/agent/enroll":
+		c.enroll(w, body)
+	case "/v1/agent/renew":
+		c.renew(w, body)
 	case "/v1/agent/hello":
 		c.hello(w, body)
 	case "/v1/agent/series":
@@ -302,16 +315,65 @@ func (g *Gateway) handle(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (c *Cluster) register(w http.ResponseWriter, body []byte) {
+func (c *Cluster) enroll(w http.ResponseWriter, body []byte) {
 	var in struct {
 		Token    string `json:"token"`
 		Hostname string `json:"hostname"`
+		CSR      string `json:"csr_pem"`
 	}
 	if err := json.Unmarshal(body, &in); err != nil || in.Token != Token || in.Hostname == "" {
 		problem(w, http.StatusUnauthorized, "the token is not valid")
 		return
 	}
-	answer(w, map[string]any{"agent_id": Agent, "key": Key, "cluster_id": "c1", "nodes": c.Nodes})
+	cert, err := Certificate(in.CSR, time.Now(), c.CertLife)
+	if err != nil {
+		problem(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	answer(w, map[string]any{"agent_id": Agent, "cert_pem": cert, "cluster_id": "c1", "ca_pem": c.CA, "nodes": c.Nodes})
+}
+
+func (c *Cluster) renew(w http.ResponseWriter, body []byte) {
+	var in struct {
+		CSR string `json:"csr_pem"`
+	}
+	if err := json.Unmarshal(body, &in); err != nil {
+		problem(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	cert, err := Certificate(in.CSR, time.Now(), c.CertLife)
+	if err != nil {
+		problem(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	c.Renewed++
+	answer(w, map[string]any{"cert_pem": cert})
+}
+
+// Certificate signs a request with a CA made for the moment: nobody checks it here.
+func Certificate(csrPEM string, now time.Time, life time.Duration) (string, error) {
+	block, _ := pem.Decode([]byte(csrPEM))
+	if block == nil {
+		return "", errors.New("no certificate request")
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return "", err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	if life == 0 {
+		life = 30 * 24 * time.Hour
+	}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "agents"}, NotBefore: now, NotAfter: now.Add(life)}
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: Agent}, NotBefore: now, NotAfter: now.Add(life)}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, csr.PublicKey, key)
+	if err != nil {
+		return "", err
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), nil
 }
 
 func (c *Cluster) hello(w http.ResponseWriter, body []byte) {

@@ -23,7 +23,7 @@ const (
 	maxAnswer      = 4 << 20
 )
 
-// Host describes the machine at registration.
+// Host describes the machine at enrollment.
 type Host struct {
 	Hostname  string   `json:"hostname"`
 	OS        string   `json:"os"`
@@ -46,6 +46,9 @@ type StatusError struct {
 // TypeContent is the type of a problem whose cause is what the one batch sent holds: any node would answer the same.
 const TypeContent = "urn:triward:problem:batch-content"
 
+// TypeExpired is the type of a problem of an agent whose certificate is over and may be renewed.
+const TypeExpired = "urn:triward:problem:certificate-expired"
+
 // Error says what the gateway said.
 func (e *StatusError) Error() string {
 	s := fmt.Sprintf("gateway answered %d", e.Code)
@@ -59,9 +62,12 @@ func (e *StatusError) Error() string {
 
 // NewTransport makes the connections to the gateway: TLS with the given roots (PEM, empty for the system's),
 // HTTP/2 where the server has it. A server is checked against the name in its address, or against serverName
-// when that is not empty.
-func NewTransport(caPEM, serverName string) (*http.Transport, error) {
+// when that is not empty. It is shown the certificate of creds, which may be nil for none.
+func NewTransport(caPEM, serverName string, creds *Credentials) (*http.Transport, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: serverName}
+	if creds != nil {
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return creds.cert.Load(), nil }
+	}
 	if caPEM != "" {
 		cfg.RootCAs = x509.NewCertPool()
 		if !cfg.RootCAs.AppendCertsFromPEM([]byte(caPEM)) {
@@ -106,35 +112,14 @@ func CheckURL(u string) error {
 // Client speaks the agent protocol with one node at a time. It is safe for concurrent use.
 type Client struct {
 	http *http.Client
-	auth string
 	now  func() time.Time
 }
 
-// NewClient makes a client that authenticates as id. id may be empty for registration.
-func NewClient(id Identity, rt http.RoundTripper) *Client {
-	c := &Client{http: &http.Client{Transport: rt, CheckRedirect: func(*http.Request, []*http.Request) error {
+// NewClient makes a client. What it proves itself by is the transport's certificate; enrollment needs none.
+func NewClient(rt http.RoundTripper) *Client {
+	return &Client{http: &http.Client{Transport: rt, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return errors.New("a gateway does not redirect: check the address")
 	}}, now: time.Now}
-	if id.AgentID != "" {
-		c.auth = "Bearer " + id.AgentID + ":" + id.Key
-	}
-	return c
-}
-
-// Register redeems a join token and returns the new identity (without CA).
-func (c *Client) Register(ctx context.Context, node, token string, h Host) (Identity, error) {
-	var id Identity
-	in := struct {
-		Token string `json:"token"`
-		Host
-	}{token, h}
-	if err := c.post(ctx, node, "/v1/agent/register", in, &id); err != nil {
-		return id, fmt.Errorf("register at %s: %w", node, err)
-	}
-	if id.AgentID == "" || id.Key == "" {
-		return id, fmt.Errorf("register at %s: the answer lacks agent_id or key: is this the agents' port?", node)
-	}
-	return id, nil
 }
 
 // helloAnswer is what the cluster knows of our epoch.
@@ -245,12 +230,9 @@ func (c *Client) do(ctx context.Context, node, path, contentType string, body []
 		return fmt.Errorf("make request: %w", err)
 	}
 	req.Header.Set("Content-Type", contentType)
-	if c.auth != "" {
-		req.Header.Set("Authorization", c.auth)
-	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return err
+		return explained(err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))

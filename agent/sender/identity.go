@@ -9,25 +9,26 @@ import (
 	"path/filepath"
 )
 
-// Identity is what registration gives an agent. It is kept in a file that only the agent may read: the key is a
-// secret.
+// Identity is what enrollment gives an agent. It is kept in one file that only the agent may read: the key is a
+// secret, and certificate and key change together.
 type Identity struct {
 	AgentID   string   `json:"agent_id"`
-	Key       string   `json:"key"`
 	ClusterID string   `json:"cluster_id"`
 	Nodes     []string `json:"nodes"`
-	CA        string   `json:"ca,omitempty"` // PEM; empty means the roots of the system
+	CA        string   `json:"ca_pem,omitempty"`  // that nodes are checked by; empty means the roots of the system
+	Cert      string   `json:"cert_pem"`          // the agent's own
+	Key       string   `json:"key_pem,omitempty"` // of the certificate; made here, never sent
 }
 
 // ErrNotRegistered says that there is no identity file yet.
-var ErrNotRegistered = errors.New("agent is not registered")
+var ErrNotRegistered = errors.New("agent is not enrolled")
 
 // LoadIdentity reads the identity file.
 func LoadIdentity(path string) (Identity, error) {
 	var id Identity
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return id, fmt.Errorf("%w: %s does not exist; run `triward-agent register` first", ErrNotRegistered, path)
+		return id, fmt.Errorf("%w: %s does not exist; run `triward-agent enroll` first", ErrNotRegistered, path)
 	}
 	if err != nil {
 		return id, fmt.Errorf("read identity: %w", err)
@@ -36,8 +37,11 @@ func LoadIdentity(path string) (Identity, error) {
 	if err := dec.Decode(&id); err != nil {
 		return id, fmt.Errorf("identity file %s: %w", path, err)
 	}
-	if id.AgentID == "" || id.Key == "" {
-		return id, fmt.Errorf("identity file %s lacks agent_id or key; remove it and register again", path)
+	if id.AgentID == "" || id.Key == "" || id.Cert == "" {
+		return id, fmt.Errorf("%w: identity file %s lacks agent_id, cert_pem or key_pem; run `triward-agent enroll --force`", ErrNotRegistered, path)
+	}
+	if _, err := NewCredentials(id); err != nil {
+		return id, fmt.Errorf("identity file %s: %w; run `triward-agent enroll --force`", path, err)
 	}
 	return id, nil
 }

@@ -28,14 +28,17 @@ type Config struct {
 	Identity  Identity
 	Nodes     []string // tried besides those of the identity
 	Transport http.RoundTripper
-	Spool     *spool.Spool
-	Coder     *wire.Coder
-	Version   string
-	Log       *slog.Logger
-	Heartbeat func() any                 // the status sent every 10 s; nil sends none
-	Report    func(kind, text string)    // tells of things an operator should know; may be nil
-	OnNodes   func([]string)             // called when the cluster named new nodes; may be nil
-	OnConfig  func(configVersion uint64) // called with each heartbeat's answer; may be nil
+	// Credentials, when set, are renewed at two thirds of their life; OnRenewed keeps what came, before it is used.
+	Credentials *Credentials
+	OnRenewed   func(certPEM, keyPEM string) error
+	Spool       *spool.Spool
+	Coder       *wire.Coder
+	Version     string
+	Log         *slog.Logger
+	Heartbeat   func() any                 // the status sent every 10 s; nil sends none
+	Report      func(kind, text string)    // tells of things an operator should know; may be nil
+	OnNodes     func([]string)             // called when the cluster named new nodes; may be nil
+	OnConfig    func(configVersion uint64) // called with each heartbeat's answer; may be nil
 }
 
 // Counters of a Sender, for its owner to publish. All only grow, except Clock and Connected.
@@ -64,8 +67,11 @@ type Sender struct {
 	ceilingUntil    time.Time
 	suspects        [len(wire.Lanes) + 1]*suspect // by lane
 
-	renewals   int
+	epochsMade int
 	renewAfter time.Time // no new epoch before
+
+	expired   atomic.Bool // a gateway said so of the certificate
+	renewSoon chan struct{}
 
 	Counters Counters
 }
@@ -82,10 +88,11 @@ func New(cfg Config) *Sender {
 		cfg.Report = func(string, string) {}
 	}
 	s := &Sender{
-		cfg: cfg, client: NewClient(cfg.Identity, cfg.Transport), ids: newIDTable(cfg.Spool),
-		nodes:  newNodeSet(append(append([]string{}, cfg.Nodes...), cfg.Identity.Nodes...)),
-		asides: rate.NewLimiter(rate.Every(asideEvery), asideBurst),
-		limit:  requestBytes, budget: requestBytes, maxCount: wire.MaxBatchesPerCall, count: wire.MaxBatchesPerCall,
+		cfg: cfg, client: NewClient(cfg.Transport), ids: newIDTable(cfg.Spool),
+		nodes:     newNodeSet(append(append([]string{}, cfg.Nodes...), cfg.Identity.Nodes...)),
+		asides:    rate.NewLimiter(rate.Every(asideEvery), asideBurst),
+		renewSoon: make(chan struct{}, 1),
+		limit:     requestBytes, budget: requestBytes, maxCount: wire.MaxBatchesPerCall, count: wire.MaxBatchesPerCall,
 	}
 	s.last.Store("")
 	return s
@@ -105,6 +112,9 @@ func (s *Sender) Run(ctx context.Context) error {
 	defer cancel()
 	if s.cfg.Heartbeat != nil {
 		wg.Go(func() { s.beat(ctx) })
+	}
+	if s.cfg.Credentials != nil {
+		wg.Go(func() { s.renewals(ctx) })
 	}
 	again := 0
 	for ctx.Err() == nil {
@@ -148,6 +158,9 @@ func (s *Sender) failed(node string, err error) {
 	case http.StatusTooManyRequests, http.StatusInsufficientStorage:
 		s.nodes.failed(node, time.Now(), se.RetryAfter, true)
 	case http.StatusUnauthorized, http.StatusForbidden:
+		if se.Type == TypeExpired {
+			s.noteExpired()
+		}
 		s.nodes.failed(node, time.Now(), maxBackoff, true)
 	default:
 		s.nodes.failed(node, time.Now(), se.RetryAfter, false)
@@ -278,10 +291,10 @@ func (s *Sender) newEpoch(why string) error {
 		return fmt.Errorf("a new epoch is needed in %s: %s", wait.Round(time.Second), why)
 	}
 	if now.Sub(s.renewAfter) > time.Hour {
-		s.renewals = 0
+		s.epochsMade = 0
 	}
-	s.renewals = min(s.renewals+1, 9)
-	s.renewAfter = now.Add(time.Second << s.renewals / 2)
+	s.epochsMade = min(s.epochsMade+1, 9)
+	s.renewAfter = now.Add(time.Second << s.epochsMade / 2)
 	old := s.cfg.Spool.Epoch()
 	e, err := s.cfg.Spool.NewEpoch()
 	if err != nil {

@@ -63,7 +63,7 @@ func (r *rig) run(urls ...string) {
 		urls = []string{"https://a"}
 	}
 	r.s = New(Config{
-		Identity: Identity{AgentID: gatewaytest.Agent, Key: gatewaytest.Key}, Nodes: urls,
+		Identity: Identity{AgentID: gatewaytest.Agent}, Nodes: urls,
 		Transport: gatewaytest.Transport{"a": r.a, "b": r.b}, Spool: r.sp, Coder: r.coder,
 		Report: func(kind, text string) { r.reports = append(r.reports, kind+": "+text) },
 	})
@@ -510,10 +510,11 @@ func TestSeriesLimit(t *testing.T) {
 	})
 }
 
-func TestWrongKeyIsSaid(t *testing.T) {
+func TestRefusalIsSaid(t *testing.T) {
 	virtual(t, func(t *testing.T, r *rig) {
+		r.cluster.Strange = true
 		s := New(Config{
-			Identity: Identity{AgentID: "x", Key: "y"}, Nodes: []string{"https://a"},
+			Identity: Identity{AgentID: gatewaytest.Agent}, Nodes: []string{"https://a"},
 			Transport: gatewaytest.Transport{"a": r.a}, Spool: r.sp, Coder: r.coder,
 		})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -521,7 +522,7 @@ func TestWrongKeyIsSaid(t *testing.T) {
 		if err := s.Run(ctx); err != nil {
 			t.Error(err)
 		}
-		if !strings.Contains(s.LastFailure(), "401") {
+		if !strings.Contains(s.LastFailure(), "revoked") {
 			t.Errorf("last failure %q", s.LastFailure())
 		}
 	})
@@ -532,7 +533,7 @@ func TestHeartbeat(t *testing.T) {
 		r.run()
 		r.stop()
 		s := New(Config{
-			Identity: Identity{AgentID: gatewaytest.Agent, Key: gatewaytest.Key}, Nodes: []string{"https://a"},
+			Identity: Identity{AgentID: gatewaytest.Agent}, Nodes: []string{"https://a"},
 			Transport: gatewaytest.Transport{"a": r.a}, Spool: r.sp, Coder: r.coder,
 			Heartbeat: func() any { return map[string]any{"version": "v1"} },
 		})
@@ -571,10 +572,10 @@ func TestCheckURL(t *testing.T) {
 	}
 }
 
-func TestRegister(t *testing.T) {
+func TestEnroll(t *testing.T) {
 	g := &gatewaytest.Gateway{Cluster: gatewaytest.New()}
-	c := NewClient(Identity{}, gatewaytest.Transport{"a": g})
-	id, err := c.Register(t.Context(), "https://a", gatewaytest.Token, Host{Hostname: "h"})
+	c := NewClient(gatewaytest.Transport{"a": g})
+	id, err := c.Enroll(t.Context(), "https://a", gatewaytest.Token, Host{Hostname: "h"})
 	if err != nil || id.AgentID != gatewaytest.Agent {
 		t.Fatalf("%+v, %v", id, err)
 	}
@@ -587,7 +588,7 @@ func TestRegister(t *testing.T) {
 		t.Errorf("%+v, %v", again, err)
 	}
 	var se *StatusError
-	if _, err := c.Register(t.Context(), "https://a", "wrong", Host{Hostname: "h"}); !errors.As(err, &se) || se.Code != 401 {
+	if _, err := c.Enroll(t.Context(), "https://a", "wrong", Host{Hostname: "h"}); !errors.As(err, &se) || se.Code != 401 {
 		t.Errorf("wrong token: %v", err)
 	}
 	if _, err := LoadIdentity(path + "x"); !errors.Is(err, ErrNotRegistered) {

@@ -17,6 +17,8 @@ type joinTokenBody struct {
 	Uses  int           `json:"uses,omitempty"`   // 1 when absent
 	LifeS int64         `json:"life_s,omitempty"` // an hour when absent
 	Note  string        `json:"note,omitempty"`
+	CIDRs []string      `json:"cidrs,omitempty"` // where from agents may use it; anywhere when absent
+	Group string        `json:"group,omitempty"` // of the agents that it lets in
 }
 
 type joinTokenAnswer struct {
@@ -129,7 +131,7 @@ func (a *API) createJoinToken(q *request) error {
 	}
 	text, t, err := a.cfg.Auth.CreateJoinToken(q.ctx(), auth.JoinOptions{
 		Kind: b.Kind, Uses: b.Uses, Life: seconds(b.LifeS),
-		By: q.p.Name, Owner: q.p.Owner, Name: b.Note, Pin: a.cfg.Cluster.Pin(),
+		By: q.p.Name, Owner: q.p.Owner, Name: b.Note, CIDRs: b.CIDRs, Group: b.Group, Pin: a.cfg.Cluster.Pin(),
 	})
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -633,7 +634,7 @@ func TestTokensAndUsers(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &tok); err != nil || w.Code != 201 || auth.Pin(tok.Token) != "pin" || tok.UsesLeft != 3 {
 		t.Fatal(w.Code, w.Body)
 	}
-	if err := s.auth.CheckJoin(auth.JoinAgent, tok.Token); err != nil {
+	if _, err := s.auth.CheckJoin(auth.JoinAgent, tok.Token, netip.Addr{}); err != nil {
 		t.Fatal(err)
 	}
 	w = s.do(call{method: "GET", path: "/v1/tokens/join", token: admin})

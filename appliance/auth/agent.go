@@ -1,16 +1,14 @@
 package auth
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"sync"
 )
-
-// NewAgentKey makes the key of an agent and the form in which its record keeps it.
-func NewAgentKey() (key, hash string) {
-	key = newSecret(prefixAgentKey)
-	return key, hashSecret(key)
-}
 
 // Agent is the record of an agent in the bucket `agents`, under its id.
 type Agent struct {
@@ -21,9 +19,23 @@ type Agent struct {
 	Arch      string   `json:"arch,omitempty"`
 	Version   string   `json:"version,omitempty"`
 	MachineID string   `json:"machine_id,omitempty"`
-	CreatedAt int64    `json:"created_at"` // log time, milliseconds
-	KeyHash   string   `json:"key_hash"`   // as NewAgentKey makes it
-	Revoked   bool     `json:"revoked,omitempty"`
+	Group     string   `json:"group,omitempty"` // of the token that it enrolled with
+	CreatedAt int64    `json:"created_at"`      // log time, milliseconds
+
+	// Serial is that of the newest certificate, Renewed that of the one with which it was asked for: an agent that
+	// did not get the answer goes on with it. No other certificate of the agent is accepted.
+	Serial      string `json:"cert_serial,omitempty"`
+	Renewed     string `json:"cert_renewed,omitempty"`
+	CertExpires int64  `json:"cert_expires,omitempty"` // of the newest, milliseconds since 1970
+
+	Revoked   bool   `json:"revoked,omitempty"`
+	RevokedAt int64  `json:"revoked_at,omitempty"` // log time, milliseconds
+	RevokedBy string `json:"revoked_by,omitempty"`
+}
+
+// Accepts reports whether the agent may use the certificate with this serial number.
+func (a *Agent) Accepts(serial string) bool {
+	return !a.Revoked && serial != "" && (serial == a.Serial || serial == a.Renewed)
 }
 
 // agentCacheSize bounds how many decoded records are kept: all of a large fleet.
@@ -62,26 +74,90 @@ func (c *agentCache) put(id string, mod uint64, rec *Agent) {
 	c.byID[id] = cachedAgent{mod, rec}
 }
 
-// VerifyAgent returns the record of the agent when the key is the agent's. A revoked or unknown agent and a wrong key
-// are all ErrUnauthenticated. The record is shared and must not be changed.
-func (s *Service) VerifyAgent(id, key string) (*Agent, error) {
-	if id == "" || len(id) > 64 || key == "" || len(key) > maxSecretLen {
-		return nil, ErrUnauthenticated
+// maxAgentID bounds the ids that are looked up for an unknown sender.
+const maxAgentID = 64
+
+// Agent returns the record of an agent as this node has applied it and the index that wrote it, or ErrNotFound. The
+// record is shared and must not be changed.
+func (s *Service) Agent(id string) (rec *Agent, mod uint64, err error) {
+	if id == "" || len(id) > maxAgentID {
+		return nil, 0, ErrNotFound
 	}
 	v, ok := s.meta.Get(BucketAgents, id)
 	if !ok {
-		return nil, ErrUnauthenticated
+		return nil, 0, ErrNotFound
 	}
-	rec, ok := s.agents.get(id, v.ModIndex)
+	rec, ok = s.agents.get(id, v.ModIndex)
 	if !ok {
 		rec = new(Agent)
 		if err := json.Unmarshal(v.Data, rec); err != nil {
-			return nil, fmt.Errorf("read record of agent %s: %w", id, err)
+			return nil, 0, fmt.Errorf("read record of agent %s: %w", id, err)
 		}
 		s.agents.put(id, v.ModIndex, rec)
 	}
-	if rec.Revoked || rec.KeyHash == "" || !equalHash(rec.KeyHash, hashSecret(key)) {
-		return nil, ErrUnauthenticated
+	return rec, v.ModIndex, nil
+}
+
+// RenewAgent makes serial the agent's newest certificate; the one that it showed (shown) stays good beside it until it
+// expires. It returns ErrUnauthenticated when the agent may not use the one that it showed (any more).
+func (s *Service) RenewAgent(ctx context.Context, id, shown, serial string, expires int64) error {
+	return s.changeAgent(ctx, id, func(a *Agent) (*AuditRecord, error) {
+		if !a.Accepts(shown) {
+			return nil, ErrUnauthenticated
+		}
+		a.Serial, a.Renewed, a.CertExpires = serial, shown, expires
+		return nil, nil
+	})
+}
+
+// RevokeAgent takes an agent's access away for good. To revoke again is no error.
+func (s *Service) RevokeAgent(ctx context.Context, id, by string, from netip.Addr) error {
+	return s.changeAgent(ctx, id, func(a *Agent) (*AuditRecord, error) {
+		if a.Revoked {
+			return nil, nil
+		}
+		a.Revoked, a.RevokedAt, a.RevokedBy = true, s.meta.LogTime(), by
+		return &AuditRecord{Actor: by, Address: addressText(from), Action: "agent.revoke", Target: id,
+			Detail: encode(map[string]string{"hostname": a.Hostname, "cert_serial": a.Serial})}, nil
+	})
+}
+
+// addressText is an address in an audit record; empty for none.
+func addressText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
 	}
-	return rec, nil
+	return a.String()
+}
+
+// changeAgent reads, changes and writes the record of an agent, again when somebody else was faster.
+func (s *Service) changeAgent(ctx context.Context, id string, change func(*Agent) (*AuditRecord, error)) error {
+	for range casRetries {
+		held, mod, err := s.Agent(id)
+		if err != nil {
+			return fmt.Errorf("agent %.64s: %w", id, err)
+		}
+		rec := *held
+		rec.IPs = slices.Clone(held.IPs)
+		said, err := change(&rec)
+		if err != nil {
+			return err
+		}
+		txn := Txn{
+			Compares: []Compare{{Bucket: BucketAgents, Key: id, ModIndex: mod}},
+			Ops:      []Op{{Bucket: BucketAgents, Key: id, Value: encode(&rec)}},
+		}
+		if said != nil {
+			txn.Audit = []AuditRecord{*said}
+		}
+		_, err = s.meta.Commit(ctx, txn)
+		if errors.Is(err, ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("change agent %s: %w", id, err)
+		}
+		return nil
+	}
+	return fmt.Errorf("change agent %s: %w", id, ErrConflict)
 }

@@ -313,7 +313,7 @@ func TestJoinTokenExpiresAndIsRevoked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.CheckJoin(auth.JoinNode, token); err != nil {
+	if _, err := s.CheckJoin(auth.JoinNode, token, netip.Addr{}); err != nil {
 		t.Fatal(err)
 	}
 	if list := s.JoinTokens(); len(list) != 1 || list[0].ID != rec.ID {
@@ -322,7 +322,7 @@ func TestJoinTokenExpiresAndIsRevoked(t *testing.T) {
 	if err := s.RevokeJoinToken(t.Context(), rec.ID); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.CheckJoin(auth.JoinNode, token); !errors.Is(err, auth.ErrToken) {
+	if _, err := s.CheckJoin(auth.JoinNode, token, netip.Addr{}); !errors.Is(err, auth.ErrToken) {
 		t.Fatalf("revoked: %v", err)
 	}
 	token, _, err = s.CreateJoinToken(t.Context(), auth.JoinOptions{Kind: auth.JoinNode, Life: time.Minute})
@@ -330,7 +330,7 @@ func TestJoinTokenExpiresAndIsRevoked(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Advance(60_000)
-	if err := s.CheckJoin(auth.JoinNode, token); !errors.Is(err, auth.ErrToken) {
+	if _, err := s.CheckJoin(auth.JoinNode, token, netip.Addr{}); !errors.Is(err, auth.ErrToken) {
 		t.Fatalf("expired: %v", err)
 	}
 }
@@ -487,7 +487,7 @@ func TestTokensAreBoundByTheirMaker(t *testing.T) {
 		for role, want := range step.want {
 			is(string(role), tokens[role], want)
 		}
-		if err := s.CheckJoin(auth.JoinNode, join); (err == nil) != step.join {
+		if _, err := s.CheckJoin(auth.JoinNode, join, netip.Addr{}); (err == nil) != step.join {
 			t.Errorf("join token while she is %s: %v", step.now, err)
 		}
 	}
@@ -503,7 +503,7 @@ func TestTokensAreBoundByTheirMaker(t *testing.T) {
 	}
 	is("made with a token", second, "")
 	is("nobody's", free, auth.RoleOperator)
-	if err := s.CheckJoin(auth.JoinNode, join); !errors.Is(err, auth.ErrToken) {
+	if _, err := s.CheckJoin(auth.JoinNode, join, netip.Addr{}); !errors.Is(err, auth.ErrToken) {
 		t.Errorf("join token of a deleted user: %v", err)
 	}
 }
@@ -541,26 +541,38 @@ func TestWhatADeletedUserLeavesIsVoidAtOnce(t *testing.T) {
 	}
 }
 
-func TestVerifyAgent(t *testing.T) {
+func TestAgentRecord(t *testing.T) {
 	s, m := service(t)
-	key, hash := auth.NewAgentKey()
 	put := func(value string) {
 		must[uint64](t)(m.Commit(t.Context(), auth.Txn{Ops: []auth.Op{{Bucket: auth.BucketAgents, Key: "a1", Value: []byte(value)}}}))
 	}
-	put(`{"key_hash":"` + hash + `"}`)
-	for range 2 {
-		if a, err := s.VerifyAgent("a1", key); err != nil || a.KeyHash != hash {
-			t.Fatal(a, err)
+	put(`{"agent_id":"a1","cert_serial":"01"}`)
+	accepts := func(serial string) bool {
+		a, _, err := s.Agent("a1")
+		return err == nil && a.Accepts(serial)
+	}
+	if !accepts("01") || accepts("02") || accepts("") {
+		t.Error("a certificate that is not the agent's is accepted, or its own is not")
+	}
+	for _, id := range []string{"a2", "", strings.Repeat("a", 1000)} {
+		if _, _, err := s.Agent(id); !errors.Is(err, auth.ErrNotFound) {
+			t.Errorf("%.20q: %v", id, err)
 		}
 	}
-	for _, c := range [][2]string{{"a1", key + "x"}, {"a2", key}, {"", ""}, {"a1", ""}, {"a1", strings.Repeat("k", 1000)}} {
-		if _, err := s.VerifyAgent(c[0], c[1]); !errors.Is(err, auth.ErrUnauthenticated) {
-			t.Errorf("%.20q: %v", c, err)
-		}
+	if err := s.RenewAgent(t.Context(), "a1", "01", "02", 5); err != nil || !accepts("01") || !accepts("02") {
+		t.Errorf("renewed: %v", err)
 	}
-	put(`{"key_hash":"` + hash + `","revoked":true}`)
-	if _, err := s.VerifyAgent("a1", key); !errors.Is(err, auth.ErrUnauthenticated) {
-		t.Fatalf("revoked: %v", err)
+	if err := s.RenewAgent(t.Context(), "a1", "02", "03", 6); err != nil || accepts("01") || !accepts("02") || !accepts("03") {
+		t.Errorf("renewed again: %v", err)
+	}
+	if err := s.RenewAgent(t.Context(), "a1", "01", "04", 7); !errors.Is(err, auth.ErrUnauthenticated) {
+		t.Errorf("renewed with a certificate that was replaced: %v", err)
+	}
+	if err := s.RevokeAgent(t.Context(), "a1", "ada", netip.Addr{}); err != nil || accepts("02") || accepts("03") {
+		t.Errorf("revoked: %v", err)
+	}
+	if err := s.RenewAgent(t.Context(), "a1", "03", "05", 8); !errors.Is(err, auth.ErrUnauthenticated) {
+		t.Errorf("a revoked agent renews: %v", err)
 	}
 }
 

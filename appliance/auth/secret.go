@@ -14,7 +14,6 @@ const (
 	prefixAPIToken  = "twt_"
 	prefixAgentJoin = "twa_"
 	prefixNodeJoin  = "twn_"
-	prefixAgentKey  = "twk_"
 )
 
 // secretBytes is the strength of every secret made here: 256 bits.

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -41,7 +43,10 @@ type JoinToken struct {
 	Created  int64    `json:"created,omitempty"`
 	Expires  int64    `json:"expires,omitempty"` // log time, ms
 	By       string   `json:"by,omitempty"`
-	Owner    Owner    `json:"owner,omitzero"` // the user who must be an administrator still
+	// CIDRs are the addresses from which it may be used, all when absent; Group is that of the agents it lets in.
+	CIDRs []string `json:"cidrs,omitempty"`
+	Group string   `json:"group,omitempty"`
+	Owner Owner    `json:"owner,omitzero"` // the user who must be an administrator still
 }
 
 // Bounds of join tokens.
@@ -49,8 +54,13 @@ const (
 	MaxJoinUses = 10000
 	MaxJoinLife = 30 * 24 * time.Hour
 	maxJoinName = 200
+	maxCIDRs    = 32
+	// tokenMemory is how long it is remembered that a token was used up or expired, to say so to whoever shows it.
+	tokenMemory = 24 * time.Hour
 	idLen       = 16
 )
+
+var groupName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 var tokenName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$`)
 
@@ -192,6 +202,9 @@ type JoinOptions struct {
 	// Owner, when set, must be an administrator when the token is used.
 	Owner Owner
 	Name  string
+	// CIDRs bound where from an agent may use it; Group is given to the agents it lets in.
+	CIDRs []string
+	Group string
 	Pin   string // hash of the CA's public key; travels in the token so that the joiner knows whom it talks to
 }
 
@@ -217,6 +230,9 @@ func (s *Service) CreateJoinToken(ctx context.Context, o JoinOptions) (token str
 		return "", t, fmt.Errorf("token name of %d bytes, pin of %d: at most %d and %d: %w", len(o.Name), len(o.Pin),
 			maxJoinName, maxSecretLen, ErrInvalid)
 	}
+	if err := o.checkAgents(); err != nil {
+		return "", t, err
+	}
 	if s.count(BucketTokens) >= s.cfg.MaxTokens {
 		return "", t, fmt.Errorf("create join token: %d tokens: %w", s.cfg.MaxTokens, ErrLimit)
 	}
@@ -228,11 +244,11 @@ func (s *Service) CreateJoinToken(ctx context.Context, o JoinOptions) (token str
 	now := s.meta.LogTime()
 	t = JoinToken{
 		ID: key[:idLen], Kind: o.Kind, UsesLeft: o.Uses, Created: now, Expires: now + o.Life.Milliseconds(),
-		By: o.By, Owner: o.Owner, Name: o.Name,
+		By: o.By, Owner: o.Owner, Name: o.Name, CIDRs: o.CIDRs, Group: o.Group,
 	}
 	_, err = s.meta.Commit(ctx, Txn{
 		Compares: []Compare{{Bucket: BucketTokens, Key: key}},
-		Ops:      []Op{{Bucket: BucketTokens, Key: key, Value: encode(t), Expires: t.Expires}},
+		Ops:      []Op{{Bucket: BucketTokens, Key: key, Value: encode(t), Expires: t.Expires + tokenMemory.Milliseconds()}},
 	})
 	if err != nil {
 		return "", t, fmt.Errorf("create join token: %w", err)
@@ -245,7 +261,7 @@ func (s *Service) JoinTokens() []JoinToken {
 	var list []JoinToken
 	s.meta.Scan(BucketTokens, "", func(key string, v Value) bool {
 		var t JoinToken
-		if json.Unmarshal(v.Data, &t) == nil && !s.past(t.Expires) && len(key) >= idLen {
+		if json.Unmarshal(v.Data, &t) == nil && t.UsesLeft > 0 && !s.past(t.Expires) && len(key) >= idLen {
 			t.ID = key[:idLen]
 			list = append(list, t)
 		}
@@ -257,10 +273,50 @@ func (s *Service) JoinTokens() []JoinToken {
 // past reports whether a time of expiry was reached by log time; 0 never is.
 func (s *Service) past(expires int64) bool { return expires != 0 && expires <= s.meta.LogTime() }
 
-// CheckJoin reports whether the token could be redeemed now, without using it.
-func (s *Service) CheckJoin(kind JoinKind, token string) error {
-	_, _, _, err := s.joinToken(kind, token)
-	return err
+// checkAgents looks at what is for agents' tokens only.
+func (o *JoinOptions) checkAgents() error {
+	if o.Kind != JoinAgent && (len(o.CIDRs) > 0 || o.Group != "") {
+		return fmt.Errorf("token: cidrs and group are for tokens of agents: %w", ErrInvalid)
+	}
+	if len(o.CIDRs) > maxCIDRs {
+		return fmt.Errorf("token cidrs: %d, at most %d: %w", len(o.CIDRs), maxCIDRs, ErrInvalid)
+	}
+	for _, c := range o.CIDRs {
+		if _, err := netip.ParsePrefix(c); err != nil {
+			return fmt.Errorf("token cidr %.60q: want an address range such as 10.1.0.0/16: %w", c, ErrInvalid)
+		}
+	}
+	if o.Group != "" && !groupName.MatchString(o.Group) {
+		return fmt.Errorf("token group %.70q: want 1 to 64 of letters, digits, . _ -: %w", o.Group, ErrInvalid)
+	}
+	return nil
+}
+
+// tokenError says why a token is refused to somebody who holds its whole text. It is ErrToken.
+type tokenError struct{ text string }
+
+func (e *tokenError) Error() string        { return e.text }
+func (e *tokenError) Is(target error) bool { return target == ErrToken }
+
+// CheckJoin returns the token when it could be redeemed now, without using it. from is the sender's address; the zero
+// Addr is that of a sender whose address does not matter.
+func (s *Service) CheckJoin(kind JoinKind, token string, from netip.Addr) (JoinToken, error) {
+	key, t, _, err := s.joinToken(kind, token)
+	if err != nil {
+		return t, err
+	}
+	t.ID = key[:idLen]
+	if len(t.CIDRs) > 0 && from.IsValid() {
+		from = from.Unmap().WithZone("")
+		inside := slices.ContainsFunc(t.CIDRs, func(c string) bool {
+			p, err := netip.ParsePrefix(c)
+			return err == nil && p.Contains(from)
+		})
+		if !inside {
+			return t, &tokenError{fmt.Sprintf("the token may not be used from %s, only from %s", from, strings.Join(t.CIDRs, ", "))}
+		}
+	}
+	return t, nil
 }
 
 func (s *Service) joinToken(kind JoinKind, token string) (key string, t JoinToken, mod uint64, err error) {
@@ -275,8 +331,13 @@ func (s *Service) joinToken(kind JoinKind, token string) (key string, t JoinToke
 	if err := json.Unmarshal(v.Data, &t); err != nil {
 		return "", t, 0, fmt.Errorf("read join token: %w", ErrToken)
 	}
-	if t.Kind != kind || t.UsesLeft < 1 || s.past(t.Expires) {
-		return "", t, 0, ErrToken
+	switch {
+	case t.Kind != kind:
+		return "", t, 0, &tokenError{fmt.Sprintf("the token is for a new %s, not for a new %s", t.Kind, kind)}
+	case t.UsesLeft < 1:
+		return "", t, 0, &tokenError{"the token was used already"}
+	case s.past(t.Expires):
+		return "", t, 0, &tokenError{fmt.Sprintf("the token expired at %s", time.UnixMilli(t.Expires).UTC().Format(time.RFC3339))}
 	}
 	if role, ok := s.bound(RoleAdministrator, t.Owner); !ok || role != RoleAdministrator {
 		return "", t, 0, ErrToken
@@ -300,13 +361,11 @@ func (s *Service) Redeem(ctx context.Context, kind JoinKind, token string, with 
 			}
 		}
 		t.UsesLeft--
-		count := Op{Bucket: BucketTokens, Key: key, Value: encode(t), Expires: t.Expires}
-		if t.UsesLeft == 0 {
-			count = Op{Delete: true, Bucket: BucketTokens, Key: key}
-		}
+		count := Op{Bucket: BucketTokens, Key: key, Value: encode(t), Expires: t.Expires + tokenMemory.Milliseconds()}
 		_, err = s.meta.Commit(ctx, Txn{
 			Compares: append([]Compare{{Bucket: BucketTokens, Key: key, ModIndex: mod}}, with.Compares...),
 			Ops:      append([]Op{count}, with.Ops...),
+			Audit:    with.Audit,
 		})
 		if errors.Is(err, ErrConflict) {
 			continue // somebody used it meanwhile: look again

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,13 +20,37 @@ type agentAnswer struct {
 	IPs      []string `json:"ips"`
 	LastBeat int64    `json:"heartbeat_at"`
 	LastData int64    `json:"last_sample"`
+	Group    string   `json:"group"`
+	Created  int64    `json:"created_at"`
+
+	CertExpires int64  `json:"cert_expires"`
+	CertSerial  string `json:"cert_serial"`
+	Revoked     bool   `json:"revoked"`
+	RevokedAt   int64  `json:"revoked_at"`
+	RevokedBy   string `json:"revoked_by"`
+}
+
+// state is the agent's state as a word; revoked comes before all others.
+func (a *agentAnswer) state() string {
+	if a.Revoked {
+		return "revoked"
+	}
+	return a.State
+}
+
+// timeText is a time in milliseconds since 1970; "" for 0.
+func timeText(ms int64) string {
+	if ms == 0 {
+		return ""
+	}
+	return time.UnixMilli(ms).Format("2006-01-02 15:04:05")
 }
 
 func newAgents(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "agents", Short: "See the agents and let new ones in", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newAgentsList(s, &t), newTokenGroup(s, &t, "agent"))
+	c.AddCommand(newAgentsList(s, &t), newAgentsShow(s, &t), newAgentsRevoke(s, &t), newTokenGroup(s, &t, "agent"))
 	return c
 }
 
@@ -52,19 +78,76 @@ func newAgentsList(s streams, t *target) *cobra.Command {
 			if err := json.Unmarshal(raw, &answer); err != nil {
 				return fmt.Errorf("answer of /v1/agents: %w", err)
 			}
-			tab := newTable(s.out, "agent", "host", "state", "os", "version", "last seen")
+			tab := newTable(s.out, "agent", "host", "state", "os", "version", "last seen", "certificate until")
 			for _, a := range answer.Agents {
-				seen := ""
-				if last := max(a.LastBeat, a.LastData); last > 0 {
-					seen = time.UnixMilli(last).Format("2006-01-02 15:04:05")
-				}
-				tab.row(a.ID, a.Hostname, a.State, a.OS, a.Version, seen)
+				tab.row(a.ID, a.Hostname, a.state(), a.OS, a.Version, timeText(max(a.LastBeat, a.LastData)), timeText(a.CertExpires))
 			}
 			return tab.flush()
 		},
 	}
 	form.flag(c)
 	return c
+}
+
+func newAgentsShow(s streams, t *target) *cobra.Command {
+	var form outputForm
+	c := &cobra.Command{
+		Use: "show AGENT", Short: "Show all that is known of an agent", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			var raw json.RawMessage
+			if err := cl.get(c.Context(), "/v1/agents/"+url.PathEscape(args[0]), nil, &raw); err != nil {
+				return err
+			}
+			if form.json() {
+				return writeJSON(s.out, raw)
+			}
+			var a agentAnswer
+			if err := json.Unmarshal(raw, &a); err != nil {
+				return fmt.Errorf("answer of /v1/agents/%s: %w", args[0], err)
+			}
+			rows := [][2]string{
+				{"agent", a.ID}, {"host", a.Hostname}, {"state", a.state()}, {"group", a.Group}, {"version", a.Version}, {"os", a.OS},
+				{"addresses", strings.Join(a.IPs, " ")}, {"enrolled", timeText(a.Created)}, {"last heartbeat", timeText(a.LastBeat)},
+				{"last sample", timeText(a.LastData)}, {"certificate", a.CertSerial}, {"good until", timeText(a.CertExpires)},
+			}
+			if a.Revoked {
+				rows = append(rows, [2]string{"revoked", timeText(a.RevokedAt) + " by " + a.RevokedBy})
+			}
+			for _, r := range rows {
+				if r[1] != "" {
+					fmt.Fprintf(s.out, "%-15s %s\n", r[0], r[1])
+				}
+			}
+			return nil
+		},
+	}
+	form.flag(c)
+	return c
+}
+
+func newAgentsRevoke(s streams, t *target) *cobra.Command {
+	return &cobra.Command{
+		Use:   "revoke AGENT",
+		Short: "Take an agent's access away for good",
+		Long: `Its certificate is refused from now on and its connections end within five seconds on every node. What it sent stays.
+The host may be enrolled anew with a new token, as a new agent.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			if err := cl.post(c.Context(), "/v1/agents/"+url.PathEscape(args[0])+"/revoke", struct{}{}, nil); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(s.out, "agent %s is revoked\n", args[0])
+			return err
+		},
+	}
 }
 
 // tokenAnswer is a new join token; its text is shown this once.
@@ -91,17 +174,17 @@ func (c *client) useOf(ctx context.Context, kind string) string {
 	if kind == "node" {
 		return "on the new node: TRIWARD_JOIN_TOKEN=... triward cluster join --addr " + node.URL
 	}
-	return "on the host, with the ca.pem that `triward cluster ca` prints on a node: " +
-		"triward-agent register --url " + node.AgentURL + " --ca ca.pem --token ..."
+	return "on the host: TRIWARD_TOKEN=... triward-agent enroll --url " + node.AgentURL
 }
 
 // newTokenGroup is `token create` for agents or nodes.
 func newTokenGroup(s streams, t *target, kind string) *cobra.Command {
-	group := &cobra.Command{Use: "token", Short: "Tokens with which a new " + kind + " joins", Args: cobra.NoArgs, RunE: needSubcommand}
+	tokens := &cobra.Command{Use: "token", Short: "Tokens with which a new " + kind + " joins", Args: cobra.NoArgs, RunE: needSubcommand}
 	var form outputForm
 	var uses int
 	var life time.Duration
-	var note string
+	var note, group string
+	var cidrs []string
 	create := &cobra.Command{
 		Use:   "create",
 		Short: "Make a token and print it once",
@@ -113,6 +196,12 @@ func newTokenGroup(s streams, t *target, kind string) *cobra.Command {
 			}
 			var raw json.RawMessage
 			body := map[string]any{"kind": kind, "uses": uses, "life_s": int64(life.Seconds()), "note": note}
+			if len(cidrs) > 0 {
+				body["cidrs"] = cidrs
+			}
+			if group != "" {
+				body["group"] = group
+			}
 			if err := cl.post(c.Context(), "/v1/tokens/join", body, &raw); err != nil {
 				return err
 			}
@@ -131,8 +220,12 @@ func newTokenGroup(s streams, t *target, kind string) *cobra.Command {
 	}
 	form.flag(create)
 	create.Flags().IntVar(&uses, "uses", 1, "how many may join with it")
-	create.Flags().DurationVar(&life, "life", time.Hour, "how long it is good for")
+	create.Flags().DurationVar(&life, "ttl", time.Hour, "how long it is good for")
 	create.Flags().StringVar(&note, "note", "", "what it is for")
-	group.AddCommand(create)
-	return group
+	if kind == "agent" {
+		create.Flags().StringSliceVar(&cidrs, "cidr", nil, "where from it may be used, such as 10.1.0.0/16; may be repeated")
+		create.Flags().StringVar(&group, "group", "", "group of the agents that it lets in")
+	}
+	tokens.AddCommand(create)
+	return tokens
 }

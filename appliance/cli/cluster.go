@@ -125,13 +125,12 @@ the nodes: with it a backup is opened when no node is left. What comes next:
       TRIWARD_JOIN_TOKEN=... triward cluster join --addr %s
       %s
   here, for each host
-      %striward cluster ca > ca.pem
       %striward agents token create
-  on the host, with that ca.pem
-      triward-agent register --url %s --ca ca.pem --token ...
+  on the host
+      TRIWARD_TOKEN=... triward-agent enroll --url %s
 
 While the node runs, commands on this machine find it by themselves for whoever may read %s.
-`, startCommand(path), with.env, cfg.Listen.HTTP.URL, startCommand(configPath()), with.env, with.env, cfg.Listen.Agents.Advertise, cfg.TokenPath())
+`, startCommand(path), with.env, cfg.Listen.HTTP.URL, startCommand(configPath()), with.env, cfg.Listen.Agents.Advertise, cfg.TokenPath())
 }
 
 // withConfig is how a command is told of a configuration that it would not look for by itself.
@@ -238,10 +237,9 @@ as the user that owns data_dir.`,
 func newClusterCA(s streams, t *target) *cobra.Command {
 	return &cobra.Command{
 		Use:   "ca",
-		Short: "Print the certificate of the cluster's CA, which agents and browsers check the nodes by",
-		Long: `Prints the CA of the cluster as this machine holds it: run it on a node, as root. It is no secret. Agents take it
-with --ca, the command line on other machines with TRIWARD_CA, browsers import it.`,
-		Args: cobra.NoArgs,
+		Short: "Print the certificate of the cluster's CA, which browsers and agents check the nodes by",
+		Long:  `Prints the CA of the cluster as this machine holds it: run it on a node, as root. It is no secret. The command line on other machines takes it with TRIWARD_CA, browsers import it.`,
+		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if err := t.normalize(); err != nil {
 				return err

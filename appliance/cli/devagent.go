@@ -31,7 +31,7 @@ func agentBinary() (string, error) {
 // devPeriod is how often the agent of `triward dev` collects: people look at it while it runs.
 const devPeriod = "5s"
 
-// startDevAgent runs the agent of this machine. It registers the first time.
+// startDevAgent runs the agent of this machine. It enrolls the first time.
 func startDevAgent(ctx context.Context, s streams, o devOptions, dir string, line *devLine, kids *children) (*devAgentLine, error) {
 	program, err := agentBinary()
 	if err != nil {
@@ -40,7 +40,7 @@ func startDevAgent(ctx context.Context, s streams, o devOptions, dir string, lin
 	home := filepath.Join(dir, "agent")
 	config := filepath.Join(home, "agent.yaml")
 	if _, err := os.Stat(config); errors.Is(err, os.ErrNotExist) {
-		if err := registerDevAgent(ctx, program, home, config, line); err != nil {
+		if err := enrollDevAgent(ctx, program, home, config, line); err != nil {
 			return nil, err
 		}
 	}
@@ -55,8 +55,8 @@ func startDevAgent(ctx context.Context, s streams, o devOptions, dir string, lin
 	return &devAgentLine{PID: pid, Config: config}, nil
 }
 
-// registerDevAgent writes the agent's configuration, last of all, and redeems a token for its identity.
-func registerDevAgent(ctx context.Context, program, home, config string, line *devLine) error {
+// enrollDevAgent writes the agent's configuration, last of all, and redeems a token for its identity.
+func enrollDevAgent(ctx context.Context, program, home, config string, line *devLine) error {
 	t := target{addr: line.Nodes[0].URL, ca: line.CA, token: line.Token, timeout: 10 * time.Second}
 	cl, err := t.client()
 	if err != nil {
@@ -88,7 +88,7 @@ func registerDevAgent(ctx context.Context, program, home, config string, line *d
 		{"include": []string{filepath.Join(filepath.Dir(home), "*", "node.log")}}, // what our own nodes log
 	}
 	text, err := yaml.Marshal(map[string]any{
-		"data_dir": filepath.Join(home, "data"), "servers": urls, "ca": line.CA,
+		"data_dir": filepath.Join(home, "data"), "servers": urls,
 		"metrics": map[string]any{"period": devPeriod}, "logs": map[string]any{"files": files}, "status": map[string]any{"listen": net.JoinHostPort(devHost, portText(port))},
 	})
 	if err != nil {
@@ -98,10 +98,10 @@ func registerDevAgent(ctx context.Context, program, home, config string, line *d
 	if err := pki.WriteSecret(fresh, text); err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, program, "register", "--force", "--config", fresh,
-		"--url", line.Nodes[0].AgentURL, "--ca", line.CA, "--token-file", tokenFile).CombinedOutput()
+	out, err := exec.CommandContext(ctx, program, "enroll", "--force", "--config", fresh,
+		"--url", line.Nodes[0].AgentURL, "--token-file", tokenFile).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("register the agent: %w\n%s", err, out)
+		return fmt.Errorf("enroll the agent: %w\n%s", err, out)
 	}
 	return os.Rename(fresh, config)
 }

@@ -62,7 +62,13 @@ type Agent struct {
 	Version   string            `json:"version,omitempty"`
 	Tags      map[string]string `json:"tags,omitempty"`
 	CreatedAt int64             `json:"created_at"`
+	Group     string            `json:"group,omitempty"`
 	Revoked   bool              `json:"revoked,omitempty"`
+	RevokedAt int64             `json:"revoked_at,omitempty"` // log time in ms
+	RevokedBy string            `json:"revoked_by,omitempty"`
+	// CertExpires is when the agent's newest certificate ends, in ms; CertSerial is its number.
+	CertExpires int64  `json:"cert_expires,omitempty"`
+	CertSerial  string `json:"cert_serial,omitempty"`
 	// Heartbeat is the newest one, as the agent sent it, and HeartbeatAt its log time in ms (0 for none).
 	HeartbeatAt int64           `json:"heartbeat_at,omitempty"`
 	Heartbeat   json.RawMessage `json:"heartbeat,omitempty"`

@@ -49,10 +49,9 @@ func TestBodiesUnderWayPushBack(t *testing.T) {
 	}
 	req.ContentLength = 200 << 10 // unfolded it is more than all there is
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+r.agent)
 	answered := make(chan int, 1)
 	go func() {
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := r.client().Do(req)
 		if err != nil {
 			answered <- 0
 			return
@@ -67,8 +66,8 @@ func TestBodiesUnderWayPushBack(t *testing.T) {
 	})
 	for path, send := range map[string][]byte{
 		"/v1/agent/hello": hello, "/v1/agent/series": []byte(slow), "/v1/agent/heartbeat": []byte(`{}`),
-		"/v1/agent/register": []byte(`{"token":"x","hostname":"h"}`),
-		"/v1/agent/batches":  wire.AppendRequest(nil, epoch, []wire.Batch{r.batch(wire.LaneLogs, epoch, 1, logsBody("x"))}),
+		"/v1/agent/enroll":  []byte(`{"token":"x","hostname":"h","csr_pem":"x"}`),
+		"/v1/agent/batches": wire.AppendRequest(nil, epoch, []wire.Batch{r.batch(wire.LaneLogs, epoch, 1, logsBody("x"))}),
 	} {
 		kind := "application/json"
 		if strings.HasSuffix(path, "batches") {
@@ -110,7 +109,7 @@ func TestStrangersAreRefusedUnread(t *testing.T) {
 	r := newRigWith(t, func(o *Options) { o.RegisterRate = 1e-9 })
 	var last int
 	for range 3 {
-		last, _, _ = r.post("/v1/agent/register", "application/json", []byte("garbage"))
+		last, _, _ = r.post("/v1/agent/enroll", "application/json", []byte("garbage"))
 	}
 	if last != http.StatusTooManyRequests {
 		t.Errorf("%d", last)
@@ -209,7 +208,7 @@ func TestFailuresAreLogged(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	id, _, _ := strings.Cut(r.agent, ":")
+	id := r.agent
 	text := log.String()
 	if !strings.Contains(text, "the disk said ENOTSUP") || !strings.Contains(text, "route=hello") || !strings.Contains(text, "agent="+id) {
 		t.Errorf("%s", text)
@@ -245,10 +244,7 @@ func TestTooManyEpochs(t *testing.T) {
 func TestSlowBodiesTimeOut(t *testing.T) {
 	r := newRig(t)
 	r.register(wire.Epoch{1})
-	srv := httptest.NewUnstartedServer(r.handler)
-	srv.Config.ReadTimeout = 200 * time.Millisecond
-	srv.Start()
-	defer srv.Close()
+	srv := r.server(r.handler, func(s *http.Server) { s.ReadTimeout = 200 * time.Millisecond })
 	for path, kind := range map[string]string{"/v1/agent/batches": wire.ContentType, "/v1/agent/hello": "application/json", "/v1/agent/series": "application/json"} {
 		body, feed := io.Pipe()
 		go func() { _, _ = io.WriteString(feed, `{"s`) }()
@@ -258,8 +254,7 @@ func TestSlowBodiesTimeOut(t *testing.T) {
 		}
 		req.ContentLength = 1000
 		req.Header.Set("Content-Type", kind)
-		req.Header.Set("Authorization", "Bearer "+r.agent)
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := r.client().Do(req)
 		if err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}

@@ -8,6 +8,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -50,13 +52,24 @@ type State interface {
 	LogTime() int64
 }
 
-// Auth redeems tokens and checks keys.
+// Auth redeems tokens and keeps the records of agents.
 type Auth interface {
+	// CheckJoin returns the token when it could be redeemed now from that address, else an auth.ErrToken that says why.
+	CheckJoin(kind auth.JoinKind, token string, from netip.Addr) (auth.JoinToken, error)
 	// Redeem counts one use of the token and applies the changes with it, or neither (auth.ErrToken).
 	Redeem(ctx context.Context, kind auth.JoinKind, token string, with auth.Txn) error
-	// VerifyAgent returns the agent's record when the key is the agent's, else auth.ErrUnauthenticated. The record
-	// must not be changed.
-	VerifyAgent(id, key string) (*auth.Agent, error)
+	// Agent returns the agent's record as this node has applied it, or auth.ErrNotFound. It must not be changed.
+	Agent(id string) (rec *auth.Agent, mod uint64, err error)
+	// RenewAgent makes serial the agent's newest certificate; auth.ErrUnauthenticated when the one shown is not good.
+	RenewAgent(ctx context.Context, id, shown, serial string, expires int64) error
+}
+
+// Certificates are the CAs of agents.
+type Certificates interface {
+	// Pool holds the CAs whose certificates agents may show; during a rotation two.
+	Pool() *x509.CertPool
+	// Sign makes a certificate for the key of the request that names id. A bad request is pki.ErrBadRequest.
+	Sign(csrPEM []byte, id string, now time.Time) (certPEM []byte, leaf *x509.Certificate, err error)
 }
 
 // Options are the gateway's limits and parts. All fields are needed.
@@ -66,8 +79,11 @@ type Options struct {
 	Auth      Auth
 	Coder     *wire.Coder
 	ClusterID string
-	Log       *slog.Logger
-	Metrics   prometheus.Registerer
+	// Certificates are what agents prove themselves by, NodeCA the PEM of what they check the nodes by.
+	Certificates Certificates
+	NodeCA       []byte
+	Log          *slog.Logger
+	Metrics      prometheus.Registerer
 	// Problem turns an error of the cluster into an answer.
 	Problem func(error) *problem.Problem
 
@@ -82,12 +98,13 @@ type Gateway struct {
 	inFlight *byteBudget
 	strange  *rate.Limiter // look-ups on behalf of senders that are not known yet
 	beats    *heartbeats
+	sessions *sessions
 	failures *failureLog
 	met      gatewayMetrics
 	buffers  sync.Pool
 }
 
-// New makes a gateway and starts the goroutine that passes heartbeats on.
+// New makes a gateway and starts the goroutines that pass heartbeats on and watch connections.
 func New(opts Options) *Gateway {
 	g := &Gateway{
 		opts:     opts,
@@ -98,17 +115,22 @@ func New(opts Options) *Gateway {
 	}
 	g.buffers.New = func() any { b := make([]byte, 0, 64<<10); return &b }
 	g.beats = newHeartbeats(opts.Cluster, opts.Log)
+	g.sessions = newSessions(g)
 	return g
 }
 
-// Close passes the last heartbeats on and ends the gateway's goroutine. The HTTP server must be shut before.
-func (g *Gateway) Close() error { return g.beats.close() }
+// Close passes the last heartbeats on and ends the gateway's goroutines. The HTTP server must be shut before.
+func (g *Gateway) Close() error {
+	g.sessions.close()
+	return g.beats.close()
+}
 
 // Handler returns the routes of the agents' protocol.
 func (g *Gateway) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/agent/register", g.handle("register", g.register))
-	mux.HandleFunc("POST /agent/register", g.handle("register", g.register))
+	mux.HandleFunc("POST /v1/agent/enroll", g.handle("enroll", g.enroll))
+	mux.HandleFunc("POST /agent/register", g.handle("enroll", g.enroll))
+	mux.HandleFunc("POST /v1/agent/renew", g.handle("renew", g.renew))
 	beat := g.handle("heartbeat", g.asAgent(bodyCost{maxHeartbeatSize, jsonUnfolds}, g.heartbeat))
 	mux.HandleFunc("POST /v1/agent/hello", g.handle("hello", g.asAgent(bodyCost{maxHello, jsonUnfolds}, g.hello)))
 	mux.HandleFunc("POST /v1/agent/series", g.handle("series", g.asAgent(bodyCost{wire.MaxRequestBody, seriesUnfolds}, g.series)))

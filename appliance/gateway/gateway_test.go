@@ -3,15 +3,14 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -112,7 +111,11 @@ type rig struct {
 	cluster *direct
 	auth    *auth.Service
 	url     string
-	agent   string // credentials
+	agent   string // id
+	certs   *agentCA
+	gateway *Gateway
+	pool    *x509.CertPool
+	cert    tls.Certificate // of the agent
 	coder   *wire.Coder
 	handler http.Handler
 }
@@ -154,13 +157,16 @@ func newRigWith(t *testing.T, change func(*Options)) *rig {
 			return problem.From(err)
 		},
 	}
+	certs := newAgentCA(t)
+	opts.Certificates, opts.NodeCA = certs, []byte("PEM of the nodes' CA")
 	change(&opts)
 	g := New(opts)
 	t.Cleanup(func() { _ = g.Close() })
 	handler := g.Handler()
-	srv := httptest.NewServer(handler)
-	t.Cleanup(srv.Close)
-	return &rig{t: t, cluster: d, auth: svc, url: srv.URL, coder: coder, handler: handler}
+	r := &rig{t: t, cluster: d, auth: svc, coder: coder, handler: handler, gateway: g, certs: certs}
+	srv := r.server(handler)
+	r.url, r.pool = srv.URL, srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	return r
 }
 
 func (r *rig) post(path, contentType string, body []byte) (int, http.Header, []byte) {
@@ -170,10 +176,7 @@ func (r *rig) post(path, contentType string, body []byte) (int, http.Header, []b
 		r.t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", contentType)
-	if r.agent != "" {
-		req.Header.Set("Authorization", "Bearer "+r.agent)
-	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := r.client().Do(req)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -212,12 +215,7 @@ func (r *rig) token(uses int) string {
 // register makes the rig an agent with an open epoch.
 func (r *rig) register(epoch wire.Epoch) {
 	r.t.Helper()
-	var reg struct {
-		AgentID string `json:"agent_id"`
-		Key     string `json:"key"`
-	}
-	r.json("/v1/agent/register", map[string]any{"token": r.token(1), "hostname": "h1", "ips": []string{"10.0.0.1", "fe80::1"}}, &reg)
-	r.agent = reg.AgentID + ":" + reg.Key
+	r.enroll(r.token(1))
 	var hello struct {
 		State string            `json:"epoch_state"`
 		Last  map[string]uint64 `json:"last"`
@@ -269,7 +267,7 @@ func TestAgentLife(t *testing.T) {
 	if len(ids.IDs) != 2 {
 		t.Fatalf("ids %v", ids.IDs)
 	}
-	id, _, _ := strings.Cut(r.agent, ":")
+	id := r.agent
 	labels, ok := r.cluster.store.SeriesLabels(ids.IDs[0])
 	if !ok || labels.Get("agent") != id || labels.Get("host") != "h1" || labels.Get("job") != "node" {
 		t.Errorf("labels %v", labels)
@@ -311,11 +309,13 @@ func TestAgentLife(t *testing.T) {
 func TestTokenForOneMakesOne(t *testing.T) {
 	r := newRig(t)
 	token := r.token(1)
-	body := fmt.Appendf(nil, `{"token":%q,"hostname":"h"}`, token)
+	csr, _ := newRequest(t)
+	body, _ := json.Marshal(map[string]string{"token": token, "hostname": "h", "csr_pem": csr})
+	client := r.client()
 	codes := make(chan int, 20)
 	for range cap(codes) {
 		go func() {
-			resp, err := http.Post(r.url+"/agent/register", "application/json", bytes.NewReader(body))
+			resp, err := client.Post(r.url+"/agent/register", "application/json", bytes.NewReader(body))
 			if err != nil {
 				codes <- 0
 				return
@@ -338,11 +338,11 @@ func TestHostileRequests(t *testing.T) {
 	epoch := wire.Epoch{1}
 	const jsonType = "application/json"
 	for _, path := range []string{"/v1/agent/hello", "/v1/agent/series", "/v1/agent/batches", "/v1/agent/heartbeat", "/agent/heartbeat"} {
-		if code, h, body := r.post(path, jsonType, []byte(`{}`)); code != http.StatusUnauthorized || h.Get("WWW-Authenticate") == "" {
+		if code, _, body := r.post(path, jsonType, []byte(`{}`)); code != http.StatusUnauthorized {
 			t.Errorf("%s without credentials: %d %s", path, code, body)
 		}
 	}
-	if code, _, _ := r.post("/v1/agent/register", jsonType, []byte(`{"token":"wrong","hostname":"h"}`)); code != http.StatusUnauthorized {
+	if code, _, _ := r.post("/v1/agent/enroll", jsonType, []byte(`{"token":"wrong","hostname":"h","csr_pem":"x"}`)); code != http.StatusUnauthorized {
 		t.Errorf("wrong token: %d", code)
 	}
 	r.register(epoch)
@@ -371,8 +371,8 @@ func TestHostileRequests(t *testing.T) {
 		{"nameless series", "/v1/agent/series", jsonType, []byte(`{"series":[{"a":"b"}]}`), 400},
 		{"array heartbeat", "/v1/agent/heartbeat", jsonType, []byte(`[]`), 400},
 		{"oversized heartbeat", "/v1/agent/heartbeat", jsonType, append([]byte(`{"a":"`), huge...), 413},
-		{"oversized registration", "/v1/agent/register", jsonType, append([]byte(`{"token":"`), huge...), 413},
-		{"bad address", "/v1/agent/register", jsonType, []byte(`{"token":"t","hostname":"h","ips":["nowhere"]}`), 400},
+		{"oversized registration", "/v1/agent/enroll", jsonType, append([]byte(`{"token":"`), huge...), 413},
+		{"bad address", "/v1/agent/enroll", jsonType, []byte(`{"token":"t","hostname":"h","csr_pem":"x","ips":["nowhere"]}`), 400},
 		{"browser", "/", jsonType, nil, 404},
 	} {
 		code, h, body := r.post(c.path, c.contentType, c.body)

@@ -27,6 +27,7 @@ type Identity struct {
 	// clusterID is the part of the CA's name that says which cluster it is of.
 	clusterID string
 	pool      *x509.CertPool
+	caPEM     []byte
 	ca        *CA // nil on a node that was not given the CA's key: its certificate is renewed by hand
 	cert      atomic.Pointer[tls.Certificate]
 
@@ -48,7 +49,7 @@ func Load(dir string) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", filepath.Join(dir, FileCert), ErrUnusable, err)
 	}
-	id := &Identity{dir: dir, id: pair.Leaf.Subject.CommonName, pool: x509.NewCertPool()}
+	id := &Identity{dir: dir, id: pair.Leaf.Subject.CommonName, pool: x509.NewCertPool(), caPEM: caPEM}
 	if !id.pool.AppendCertsFromPEM(caPEM) {
 		return nil, fmt.Errorf("%s holds no certificate", filepath.Join(dir, FileCA))
 	}
@@ -70,6 +71,9 @@ func (i *Identity) ID() string { return i.id }
 
 // CA returns the cluster's CA, or nil when this node has not its key.
 func (i *Identity) CA() *CA { return i.ca }
+
+// CAPEM is the certificate of the cluster's CA.
+func (i *Identity) CAPEM() []byte { return i.caPEM }
 
 // Pool holds the cluster's CA alone.
 func (i *Identity) Pool() *x509.CertPool { return i.pool }

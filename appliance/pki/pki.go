@@ -63,7 +63,9 @@ type CA struct {
 }
 
 // NewCA makes the CA of a new cluster.
-func NewCA(cluster string, now time.Time) (*CA, error) {
+func NewCA(cluster string, now time.Time) (*CA, error) { return newCA(caName+cluster, now) }
+
+func newCA(name string, now time.Time) (*CA, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make CA key: %w", err)
@@ -74,7 +76,7 @@ func NewCA(cluster string, now time.Time) (*CA, error) {
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: caName + cluster},
+		Subject:               pkix.Name{CommonName: name},
 		NotBefore:             now.Add(-time.Hour),
 		NotAfter:              now.Add(CALife),
 		IsCA:                  true,
@@ -124,6 +126,15 @@ func (ca *CA) Issue(id string, hosts []string, now time.Time) (certPEM, keyPEM [
 
 // SignRequest signs a node's request. Its name is id, whatever the request says: identity is set by the cluster.
 func (ca *CA) SignRequest(csrPEM []byte, id string, hosts []string, now time.Time) ([]byte, error) {
+	pub, err := requestKey(csrPEM)
+	if err != nil {
+		return nil, err
+	}
+	return ca.sign(pub, id, hosts, now)
+}
+
+// requestKey returns the public key of a request whose sender holds the private one.
+func requestKey(csrPEM []byte) (*ecdsa.PublicKey, error) {
 	block, rest := pem.Decode(csrPEM)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(bytes.TrimSpace(rest)) > 0 {
 		return nil, fmt.Errorf("%w: not one PEM block CERTIFICATE REQUEST", ErrBadRequest)
@@ -135,11 +146,7 @@ func (ca *CA) SignRequest(csrPEM []byte, id string, hosts []string, now time.Tim
 	if err := csr.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
-	pub, ok := csr.PublicKey.(*ecdsa.PublicKey)
-	if !ok || pub.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%w: the key must be ECDSA P-256", ErrBadRequest)
-	}
-	return ca.sign(pub, id, hosts, now)
+	return p256(csr.PublicKey)
 }
 
 func (ca *CA) sign(pub crypto.PublicKey, id string, hosts []string, now time.Time) ([]byte, error) {

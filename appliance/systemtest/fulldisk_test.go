@@ -187,7 +187,6 @@ func (c *cluster) refuses(ctx context.Context, n *devNode, s *sender, batches []
 		return err
 	}
 	batch.Header.Set("Content-Type", wire.ContentType)
-	batch.Header.Set("Authorization", "Bearer "+s.agent+":"+s.key)
 	token, err := http.NewRequestWithContext(ctx, http.MethodPost, n.URL+"/v1/tokens/join", strings.NewReader(`{"kind":"agent"}`))
 	if err != nil {
 		return err

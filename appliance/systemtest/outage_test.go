@@ -43,7 +43,7 @@ func newHostAgent(ctx context.Context, c *cluster, dir, file string) (*hostAgent
 		return nil, err
 	}
 	text, err := yaml.Marshal(map[string]any{
-		"data_dir": filepath.Join(dir, "agent"), "ca": c.CA, "status": map[string]any{"listen": a.status},
+		"data_dir": filepath.Join(dir, "agent"), "status": map[string]any{"listen": a.status},
 		"metrics": map[string]any{"period": "1s"}, "journal": map[string]any{"enabled": "false"},
 		"logs": map[string]any{"files": []map[string]any{{"include": []string{file}}}},
 	})
@@ -61,10 +61,10 @@ func newHostAgent(ctx context.Context, c *cluster, dir, file string) (*hostAgent
 	if err := os.WriteFile(tokenFile, []byte(token), 0o600); err != nil {
 		return nil, err
 	}
-	out, err := exec.CommandContext(ctx, a.bin, "register", "--config", a.config, "--url", c.Nodes[0].AgentURL,
-		"--ca", c.CA, "--token-file", tokenFile).CombinedOutput()
+	out, err := exec.CommandContext(ctx, a.bin, "enroll", "--config", a.config, "--url", c.Nodes[0].AgentURL,
+		"--token-file", tokenFile).CombinedOutput()
 	if err != nil {
-		return nil, fmt.Errorf("register the agent: %w\n%s", err, out)
+		return nil, fmt.Errorf("enroll the agent: %w\n%s", err, out)
 	}
 	return a, a.start()
 }

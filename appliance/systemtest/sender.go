@@ -3,10 +3,14 @@ package systemtest
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -27,7 +31,7 @@ type sender struct {
 	http    *http.Client
 	coder   *wire.Coder
 	agent   string
-	key     string
+	tls     *tls.Config
 	epoch   wire.Epoch
 	series  []uint64
 	base    int64 // milliseconds; batch seq has the time base + seq*stepMs
@@ -56,24 +60,52 @@ func newSender(name string, nodes []string, tlsConf *tls.Config, l *ledger) (*se
 		return nil, err
 	}
 	s := &sender{
-		name: name, nodes: nodes, coder: coder, ledger: l,
+		name: name, nodes: nodes, coder: coder, ledger: l, tls: tlsConf,
 		base: time.Now().Add(-time.Hour).UnixMilli() / 1000 * 1000,
-		http: &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: tlsConf, ForceAttemptHTTP2: true}},
 	}
+	s.useTLS(tlsConf)
 	_, _ = rand.Read(s.epoch[:]) // never fails
 	return s, nil
 }
 
-// register redeems the token, opens the epoch and registers that many series.
-func (s *sender) register(ctx context.Context, token string, columns int) error {
-	var reg struct {
-		AgentID string `json:"agent_id"`
-		Key     string `json:"key"`
-	}
-	if err := s.retry(ctx, "/v1/agent/register", map[string]any{"token": token, "hostname": s.name}, &reg); err != nil {
+func (s *sender) useTLS(conf *tls.Config) {
+	s.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}
+}
+
+// enroll redeems the token for a certificate and shows it from then on.
+func (s *sender) enroll(ctx context.Context, token string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
 		return err
 	}
-	s.agent, s.key = reg.AgentID, reg.Key
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return err
+	}
+	csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+	var got struct {
+		AgentID string `json:"agent_id"`
+		Cert    string `json:"cert_pem"`
+	}
+	if err := s.retry(ctx, "/v1/agent/enroll", map[string]any{"token": token, "hostname": s.name, "csr_pem": string(csr)}, &got); err != nil {
+		return err
+	}
+	block, _ := pem.Decode([]byte(got.Cert))
+	if block == nil {
+		return fmt.Errorf("enroll %s: the answer holds no certificate", s.name)
+	}
+	conf := s.tls.Clone()
+	conf.Certificates = []tls.Certificate{{Certificate: [][]byte{block.Bytes}, PrivateKey: key}}
+	s.agent = got.AgentID
+	s.useTLS(conf)
+	return nil
+}
+
+// register redeems the token, opens the epoch and registers that many series.
+func (s *sender) register(ctx context.Context, token string, columns int) error {
+	if err := s.enroll(ctx, token); err != nil {
+		return err
+	}
 	var hello struct {
 		EpochState string `json:"epoch_state"`
 	}
@@ -268,9 +300,6 @@ func (s *sender) call(ctx context.Context, path, contentType string, body []byte
 		return err
 	}
 	r.Header.Set("Content-Type", contentType)
-	if s.agent != "" {
-		r.Header.Set("Authorization", "Bearer "+s.agent+":"+s.key)
-	}
 	resp, err := s.http.Do(r)
 	if err != nil {
 		return err

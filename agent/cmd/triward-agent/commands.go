@@ -84,58 +84,85 @@ func askRegistered(c *config.Config, failed error) error {
 	return nil
 }
 
-func registerCommand(o *options) *cobra.Command {
-	var node, token, ca, tokenFile string
-	var force bool
+// enrollment is what the flags of enroll say.
+type enrollment struct {
+	node, token, tokenFile, ca, pin string
+	force                           bool
+}
+
+func enrollCommand(o *options) *cobra.Command {
+	var e enrollment
 	cmd := &cobra.Command{
-		Use: "register", Aliases: []string{"enroll"}, Short: "Redeem a token for an identity",
-		Args: cobra.NoArgs,
+		Use: "enroll", Short: "Redeem a token for an identity and a certificate",
+		Long: `Makes a key, which never leaves this machine, and redeems a token of ` + "`triward agents token create`" + ` for a
+certificate. The token names the cluster's CA by its hash, so that nothing else need be trusted; --ca-sha256 overrides
+it, --ca is for a listener that has a certificate of another CA.`,
+		Example: "  TRIWARD_TOKEN=twa_... triward-agent enroll --url https://node1:8001",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.load()
 			if err != nil {
 				return err
 			}
 			path := c.IdentityPath()
-			if _, err := os.Stat(path); err == nil && !force {
-				return fmt.Errorf("this machine is registered already (%s): use --force to register anew", path)
+			if _, err := os.Stat(path); err == nil && !e.force {
+				return fmt.Errorf("this machine is enrolled already (%s): use --force to enroll anew", path)
 			}
-			if err := sender.CheckURL(node); err != nil {
+			if err := sender.CheckURL(e.node); err != nil {
 				return &configError{err}
 			}
-			if tokenFile != "" {
-				b, err := os.ReadFile(tokenFile)
+			if e.tokenFile != "" {
+				b, err := os.ReadFile(e.tokenFile)
 				if err != nil {
 					return fmt.Errorf("read token: %w", err)
 				}
-				token = strings.TrimSpace(string(b))
+				e.token = string(b)
 			}
-			if token == "" {
-				return &configError{errors.New("give --token or --token-file")}
+			if e.token == "" {
+				e.token = os.Getenv("TRIWARD_TOKEN")
 			}
-			return register(cmd.Context(), o, &c, strings.TrimRight(node, "/"), token, ca)
+			if e.token = strings.TrimSpace(e.token); e.token == "" {
+				return &configError{errors.New("give --token, --token-file or TRIWARD_TOKEN")}
+			}
+			return e.run(cmd.Context(), o, &c)
 		},
 	}
-	cmd.Flags().StringVar(&node, "url", "", "address of a node for agents, https://host:8001")
-	cmd.Flags().StringVar(&token, "token", "", "token from `triward agents token create`")
-	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file that holds the token")
-	cmd.Flags().StringVar(&ca, "ca", "", "PEM file of the cluster's CA (otherwise the roots of the system)")
-	cmd.Flags().BoolVar(&force, "force", false, "replace an identity that is there")
+	f := cmd.Flags()
+	f.StringVar(&e.node, "url", "", "address of a node for agents, https://host:8001")
+	f.StringVar(&e.token, "token", "", "token from `triward agents token create`; better in a file or the environment (TRIWARD_TOKEN)")
+	f.StringVar(&e.tokenFile, "token-file", "", "file that holds the token")
+	f.StringVar(&e.pin, "ca-sha256", "", "hash of the public key of the cluster's CA; otherwise the one in the token")
+	f.StringVar(&e.ca, "ca", "", "PEM file of the CA of the node's listener, when that is not the cluster's")
+	f.BoolVar(&e.force, "force", false, "replace an identity that is there")
 	cobra.CheckErr(cmd.MarkFlagRequired("url"))
 	return cmd
 }
 
-func register(ctx context.Context, o *options, c *config.Config, node, token, ca string) error {
-	var pem []byte
-	if ca == "" {
-		ca = c.CA
+// transport is the connection to a node that is not known yet, and the PEM of the CA where a file was given.
+func (e *enrollment) transport(c *config.Config) (t *http.Transport, pem string, err error) {
+	if e.ca == "" {
+		e.ca = c.CA
 	}
-	if ca != "" {
-		var err error
-		if pem, err = os.ReadFile(ca); err != nil {
-			return &configError{fmt.Errorf("read CA: %w", err)}
+	if e.pin == "" {
+		e.pin = sender.TokenPin(e.token)
+	}
+	if e.ca != "" {
+		b, err := os.ReadFile(e.ca)
+		if err != nil {
+			return nil, "", fmt.Errorf("read CA: %w", err)
 		}
+		t, err := sender.NewTransport(string(b), c.ServerName, nil)
+		return t, string(b), err
 	}
-	t, err := sender.NewTransport(string(pem), c.ServerName)
+	if e.pin == "" {
+		return nil, "", errors.New("the token names no CA: give --ca-sha256 or --ca")
+	}
+	t, err = sender.NewPinnedTransport(e.pin)
+	return t, "", err
+}
+
+func (e *enrollment) run(ctx context.Context, o *options, c *config.Config) error {
+	t, pem, err := e.transport(c)
 	if err != nil {
 		return &configError{err}
 	}
@@ -143,18 +170,23 @@ func register(ctx context.Context, o *options, c *config.Config, node, token, ca
 		return err
 	}
 	defer t.CloseIdleConnections()
-	id, err := sender.NewClient(sender.Identity{}, t).Register(ctx, node, token, agent.DescribeHost(version))
+	node := strings.TrimRight(e.node, "/")
+	id, err := sender.NewClient(t).Enroll(ctx, node, e.token, agent.DescribeHost(version))
 	if err != nil {
 		return err
 	}
-	id.CA = string(pem)
+	if pem != "" {
+		id.CA = pem
+	} else if err := sender.CheckPin(id.CA, e.pin); err != nil {
+		return fmt.Errorf("enroll at %s: %w", node, err)
+	}
 	if !slices.Contains(id.Nodes, node) {
 		id.Nodes = append([]string{node}, id.Nodes...)
 	}
 	if err := id.Save(c.IdentityPath()); err != nil {
 		return err
 	}
-	fmt.Fprintf(o.out, "registered as %s with cluster %s, identity in %s\n", id.AgentID, id.ClusterID, c.IdentityPath())
+	fmt.Fprintf(o.out, "enrolled as %s with cluster %s, identity in %s\n", id.AgentID, id.ClusterID, c.IdentityPath())
 	if o.configPath == config.DefaultPath {
 		fmt.Fprintln(o.err, "Start the agent: systemctl start triward-agent")
 	} else {
@@ -218,6 +250,9 @@ func printStatus(w io.Writer, s *agent.Status) {
 	}
 	if s.LastAckMS > 0 {
 		fmt.Fprintf(w, "last ack  %s ago\n", time.Since(time.UnixMilli(s.LastAckMS)).Round(time.Second))
+	}
+	if s.CertExpiresMS > 0 {
+		fmt.Fprintf(w, "cert      until %s\n", time.UnixMilli(s.CertExpiresMS).UTC().Format(time.RFC3339))
 	}
 	fmt.Fprintf(w, "sources   %d files, journal %v\n", s.Files, s.Journal)
 	printSpool(w, &s.Spool)

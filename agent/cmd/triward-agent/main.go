@@ -111,7 +111,7 @@ func command(out, errw io.Writer) *cobra.Command {
 	root.SetOut(out)
 	root.SetErr(errw)
 	root.PersistentFlags().StringVarP(&o.configPath, "config", "c", config.DefaultPath, "configuration file")
-	root.AddCommand(runCommand(o), registerCommand(o), statusCommand(o), checkCommand(o), testCommand(o),
+	root.AddCommand(runCommand(o), enrollCommand(o), statusCommand(o), checkCommand(o), testCommand(o),
 		spoolCommand(o), versionCommand(o))
 	return root
 }

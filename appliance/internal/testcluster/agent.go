@@ -3,6 +3,7 @@ package testcluster
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,17 +11,19 @@ import (
 	"testing"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/pki"
 )
 
 // Agent speaks the agents' protocol. It numbers its batches and sends each once, to the node it is told.
 type Agent struct {
 	ID     string
-	Key    string
+	Cert   tls.Certificate
 	Host   string
 	Epoch  wire.Epoch
 	Series []uint64
 
 	cluster *Cluster
+	http    *http.Client // shows the certificate
 	coder   *wire.Coder
 	seq     map[wire.Lane]uint64
 }
@@ -34,23 +37,19 @@ type BatchResult struct {
 	Rejected   int    `json:"rejected"`
 }
 
-// NewAgent registers an agent of that host with a fresh token, opens its epoch and registers the series.
+// NewAgent enrolls an agent of that host with a fresh token, opens its epoch and registers the series.
 func (c *Cluster) NewAgent(t testing.TB, host string, series ...map[string]string) *Agent {
 	t.Helper()
 	coder, err := wire.NewCoder()
 	must(t, err)
-	a := &Agent{Host: host, cluster: c, coder: coder, seq: make(map[wire.Lane]uint64)}
+	a := c.Stranger(host)
+	a.coder = coder
 	_, _ = rand.Read(a.Epoch[:]) // never fails
 	var token struct {
 		Token string `json:"token"`
 	}
 	must(t, c.Post(c.Nodes[0], "/v1/tokens/join", map[string]any{"kind": "agent"}, &token))
-	var reg struct {
-		ID  string `json:"agent_id"`
-		Key string `json:"key"`
-	}
-	must(t, a.call(c.Nodes[0], "/v1/agent/register", map[string]any{"token": token.Token, "hostname": host}, &reg))
-	a.ID, a.Key = reg.ID, reg.Key
+	must(t, a.Enroll(t, c.Nodes[0], token.Token))
 	must(t, a.call(c.Nodes[0], "/v1/agent/hello", map[string]any{"epoch": a.Epoch.String(), "open": true}, nil))
 	if len(series) > 0 {
 		var ids struct {
@@ -61,6 +60,59 @@ func (c *Cluster) NewAgent(t testing.TB, host string, series ...map[string]strin
 	}
 	return a
 }
+
+// Stranger is an agent that is not enrolled yet and sends no batches.
+func (c *Cluster) Stranger(host string) *Agent {
+	return &Agent{Host: host, cluster: c, http: c.HTTP, seq: make(map[wire.Lane]uint64)}
+}
+
+// Enroll redeems a token at a node for the agent's identity and certificate.
+func (a *Agent) Enroll(t testing.TB, n *Node, token string) error {
+	t.Helper()
+	csr, key, err := pki.NewRequest("agent")
+	must(t, err)
+	var got struct {
+		ID   string `json:"agent_id"`
+		Cert string `json:"cert_pem"`
+	}
+	if err := a.call(n, "/v1/agent/enroll", map[string]any{"token": token, "hostname": a.Host, "csr_pem": string(csr)}, &got); err != nil {
+		return err
+	}
+	pair, err := tls.X509KeyPair([]byte(got.Cert), key)
+	must(t, err)
+	a.ID = got.ID
+	a.Use(t, pair)
+	return nil
+}
+
+// Use has the agent show another certificate from now on, over new connections.
+func (a *Agent) Use(t testing.TB, cert tls.Certificate) {
+	conf := a.cluster.TLS.Clone()
+	conf.Certificates = []tls.Certificate{cert}
+	transport := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	a.Cert, a.http = cert, &http.Client{Timeout: Patience, Transport: transport}
+}
+
+// Renew asks a node for a new certificate and uses it.
+func (a *Agent) Renew(t testing.TB, n *Node) error {
+	t.Helper()
+	csr, key, err := pki.NewRequest("agent")
+	must(t, err)
+	var got struct {
+		Cert string `json:"cert_pem"`
+	}
+	if err := a.call(n, "/v1/agent/renew", map[string]any{"csr_pem": string(csr)}, &got); err != nil {
+		return err
+	}
+	pair, err := tls.X509KeyPair([]byte(got.Cert), key)
+	must(t, err)
+	a.Use(t, pair)
+	return nil
+}
+
+// Beat sends a heartbeat.
+func (a *Agent) Beat(n *Node) error { return a.call(n, "/v1/agent/heartbeat", struct{}{}, nil) }
 
 // Metrics makes the next batch of metrics.
 func (a *Agent) Metrics(scrapes ...wire.Scrape) wire.Batch {
@@ -109,10 +161,7 @@ func (a *Agent) post(n *Node, path, kind string, body []byte, v any) error {
 		return err
 	}
 	req.Header.Set("Content-Type", kind)
-	if a.ID != "" {
-		req.Header.Set("Authorization", "Bearer "+a.ID+":"+a.Key)
-	}
-	resp, err := a.cluster.HTTP.Do(req)
+	resp, err := a.http.Do(req)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,158 @@
+package appliance_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/triward/triward/appliance/internal/testcluster"
+)
+
+// agentCAKey opens the key of the agents' CA as a node holds it sealed.
+func agentCAKey(t *testing.T, n *testcluster.Node) string {
+	t.Helper()
+	v, ok := n.App.Node().State().Get("pki", "agents")
+	var rec struct {
+		CAs []struct {
+			Key string `json:"key_sealed"`
+		} `json:"cas"`
+	}
+	if !ok || json.Unmarshal(v.Data, &rec) != nil || len(rec.CAs) != 1 {
+		t.Fatalf("the CAs of agents: %v %s", ok, v.Data)
+	}
+	key, err := n.App.Keys().Open("pki/agents", rec.CAs[0].Key)
+	if err != nil || !strings.Contains(string(key), "PRIVATE KEY") {
+		t.Fatalf("the key of the agents' CA: %v", err)
+	}
+	return strings.Split(string(key), "\n")[1] // a line of the key itself
+}
+
+func agentToken(t *testing.T, c *testcluster.Cluster) string {
+	t.Helper()
+	var token struct {
+		Token string `json:"token"`
+	}
+	if err := c.Post(c.Nodes[0], "/v1/tokens/join", map[string]any{"kind": "agent", "group": "web"}, &token); err != nil {
+		t.Fatal(err)
+	}
+	return token.Token
+}
+
+// A token shown a hundred times at once to three nodes gives one certificate.
+func TestHundredRedemptionsGiveOneCertificate(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 3)
+	token := agentToken(t, c)
+	var good, used atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 100 {
+		a := c.Stranger("host")
+		wg.Go(func() {
+			switch err := a.Enroll(t, c.Nodes[i%3], token); {
+			case err == nil:
+				good.Add(1)
+			case strings.Contains(err.Error(), "used already"):
+				used.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if good.Load() != 1 || used.Load() != 99 {
+		t.Errorf("%d certificates, %d told that it was used", good.Load(), used.Load())
+	}
+	var list struct {
+		Agents []struct {
+			Group   string `json:"group"`
+			Expires int64  `json:"cert_expires"`
+		} `json:"agents"`
+	}
+	if err := c.Get(c.Nodes[0], "/v1/agents?consistency=linearizable", &list); err != nil || len(list.Agents) != 1 ||
+		list.Agents[0].Group != "web" || list.Agents[0].Expires < time.Now().Add(29*24*time.Hour).UnixMilli() {
+		t.Errorf("%+v %v", list, err)
+	}
+}
+
+// A revoked agent's open connections end on every node within five seconds and no new one is taken; another agent's
+// goes on. The agents' CA outlives an install, and an agent's certificate is nobody between nodes.
+func TestRevocationEndsSessionsEverywhere(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 3)
+	bad, good := c.NewAgent(t, "bad"), c.NewAgent(t, "good")
+	for _, n := range c.Nodes {
+		for _, a := range []*testcluster.Agent{bad, good} {
+			testcluster.Until(t, "a heartbeat at "+n.Config.NodeID, func() error { return a.Beat(n) })
+		}
+	}
+	if err := bad.Renew(t, c.Nodes[1]); err != nil {
+		t.Fatal(err)
+	}
+	conns := make([]*tls.Conn, len(c.Nodes))
+	for i, n := range c.Nodes {
+		conf := c.TLS.Clone()
+		conf.Certificates = []tls.Certificate{bad.Cert}
+		conn, err := tls.Dial("tcp", n.Config.Listen.Agents.Address, conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns[i] = conn
+	}
+	start := time.Now()
+	if err := c.Post(c.Nodes[2], "/v1/agents/"+bad.ID+"/revoke", map[string]any{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for i, conn := range conns {
+		_ = conn.SetReadDeadline(start.Add(5 * time.Second))
+		if _, err := io.Copy(io.Discard, conn); os.IsTimeout(err) {
+			t.Errorf("%s: the connection of a revoked agent is open after %s: %v", c.Nodes[i].Config.NodeID, time.Since(start), err)
+		}
+	}
+	for _, n := range c.Nodes {
+		testcluster.Until(t, "refused", func() error {
+			if err := bad.Beat(n); err == nil {
+				return os.ErrExist
+			}
+			return nil
+		})
+		if err := good.Beat(n); err != nil {
+			t.Errorf("another agent at %s: %v", n.Config.NodeID, err)
+		}
+	}
+
+	conf := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{good.Cert}, MinVersion: tls.VersionTLS13}
+	peer := &http.Client{Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}, Timeout: testcluster.Patience}
+	defer peer.CloseIdleConnections()
+	if resp, err := peer.Get("https://" + c.Nodes[0].Config.Listen.Peer.Address + "/appliance/node"); err == nil {
+		resp.Body.Close()
+		t.Errorf("an agent's certificate is answered %s on the port of the nodes", resp.Status)
+	}
+
+	wiped := c.Nodes[1]
+	if c.Leader(t) == wiped {
+		wiped = c.Nodes[0]
+	}
+	wiped.Stop(t)
+	wiped.Wipe(t)
+	wiped.Start(t)
+	wiped.WaitReady(t)
+	testcluster.Until(t, "the agent is known after an install", func() error { return good.Beat(wiped) })
+	if err := bad.Beat(wiped); err == nil {
+		t.Error("a revoked agent is taken by a node that was installed anew")
+	}
+	if err := good.Renew(t, wiped); err != nil {
+		t.Errorf("a node that was installed anew cannot sign: %v", err)
+	}
+	if leaf, err := x509.ParseCertificate(good.Cert.Certificate[0]); err != nil || leaf.Subject.CommonName != good.ID {
+		t.Errorf("renewed for %v: %v", leaf.Subject, err)
+	}
+}
