@@ -64,7 +64,7 @@ machines_begin() {
 # machine_copy NAME gives a tree of its own at $machines_dir/NAME/tree.
 machine_copy() {
 	local dir=$machines_dir/$1
-	mkdir -p "$dir"/{root,upper,work}
+	mkdir -p "$dir"/{tree,upper,work}
 	mountpoint -q "$dir/tree" ||
 		mount -t overlay overlay -o "lowerdir=$machines_tree,upperdir=$dir/upper,workdir=$dir/work" "$dir/tree"
 }
