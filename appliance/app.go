@@ -274,8 +274,11 @@ func (a *App) openServices() error {
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
+	saves := newSnapshots(a)
+	a.onStop("snapshots", saves.close)
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Checks: a.checks(),
+		Snapshots: saves,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.cfg.Metrics.Retention.String,

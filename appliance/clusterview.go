@@ -3,7 +3,6 @@ package appliance
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +18,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
@@ -141,15 +139,7 @@ func (c *clusterView) own() nodeStatus {
 // digest folds the running digests into one text, the same on every node at one index.
 func (c *clusterView) digest() (uint64, string) {
 	index, sums := c.app.node.Digest()
-	slices.SortFunc(sums, func(x, y meta.Digest) int {
-		return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Day, y.Day))
-	})
-	var b []byte
-	for _, d := range sums {
-		b = fmt.Appendf(b, "%d %d %d %x %x\n", d.Kind, d.Day, d.Count, d.Sum.Hi, d.Sum.Lo)
-	}
-	h := wire.HashContent(b)
-	return index, hex.EncodeToString([]byte{byte(h >> 56), byte(h >> 48), byte(h >> 40), byte(h >> 32), byte(h >> 24), byte(h >> 16), byte(h >> 8), byte(h)})
+	return index, meta.FoldDigests(sums)
 }
 
 // Status implements api.Cluster.

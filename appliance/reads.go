@@ -9,6 +9,7 @@ import (
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/raftstate/meta"
 	"github.com/triward/triward/tsdb"
 	"github.com/triward/triward/ui"
 )
@@ -76,17 +77,12 @@ func (w *warmer) idsByLabels(ctx context.Context) (map[string]uint64, error) {
 	total := min(st.SeriesCount(), maxWarmSeries)
 	ids := make(map[string]uint64, total)
 	var key []byte
-	// Ids are given out from 1 and never again; those that were collected leave holes, so some are asked in vain.
-	for id := uint64(1); len(ids) < total && id < uint64(4*total+100_000); id++ {
-		if id%4096 == 0 && ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if ls, ok := st.SeriesLabels(id); ok {
-			key = ls.AppendKey(key[:0])
-			ids[string(key)] = id
-		}
-	}
-	return ids, nil
+	st.EachSeries(func(id uint64, se meta.Series) bool {
+		key = se.Labels.AppendKey(key[:0])
+		ids[string(key)] = id
+		return len(ids) < total && ctx.Err() == nil
+	})
+	return ids, ctx.Err()
 }
 
 // QueryRange implements fleet.Warmer.

@@ -32,6 +32,8 @@ type Setup struct {
 	Password string `json:"password,omitempty"`
 	// Peers, when set, are members that take this node into their cluster.
 	Peers []raftstate.Server `json:"peers,omitempty"`
+	// Restored, when set, is the backup that the node's state was restored from.
+	Restored *restoredFrom `json:"restored,omitempty"`
 }
 
 const setupFile = "setup.json"

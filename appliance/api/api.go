@@ -33,7 +33,9 @@ type Config struct {
 	Logs    Logs
 	Fleet   Fleet
 	Cluster Cluster
-	Checks  []Check // parts of the node for /-/healthy and /-/ready
+	// Snapshots makes backups; without it their routes answer 404.
+	Snapshots Snapshots
+	Checks    []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
 	Live       http.Handler // /v1/live
@@ -277,9 +279,13 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 	if t := q.v.int("timeout"); t > 0 {
 		timeout = time.Duration(t)
 	}
-	ctx, cancel := context.WithTimeout(q.r.Context(), timeout)
-	defer cancel()
-	q.r = q.r.WithContext(ctx)
+	ctx := q.r.Context()
+	if !route.Long {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+		q.r = q.r.WithContext(ctx)
+	}
 	q.w.Header().Set("Cache-Control", "no-store")
 	if route.Fresh {
 		if err := a.freshen(ctx, q); err != nil {

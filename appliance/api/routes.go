@@ -21,6 +21,7 @@ type Route struct {
 	Answer     any    // a value of the type of the answer; nil for none
 	Status     int    // of success; 200 when 0
 	Type       string // media type of the answer; JSON when ""
+	Long       bool   // the answer is a stream that takes as long as it takes
 
 	serve func(a *API, q *request) error
 	mount func(a *API) http.Handler // a handler that reads its own parameters, for every path below Path
@@ -63,6 +64,7 @@ func Routes() []Route {
 	all = append(all, sessionRoutes()...)
 	all = append(all, dataRoutes()...)
 	all = append(all, adminRoutes()...)
+	all = append(all, snapshotRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/triward/triward/appliance"
+	"github.com/triward/triward/appliance/backup"
+	"github.com/triward/triward/appliance/backup/container"
 	"github.com/triward/triward/appliance/pki"
 )
 
@@ -52,7 +54,7 @@ func Main(args []string, in io.Reader, out, errs io.Writer) int {
 		return ExitOK
 	}
 	code := exitCode(ctx, err)
-	if code != ExitInterrupted {
+	if code != ExitInterrupted && code != ExitWarnings {
 		fmt.Fprintf(errs, "triward: %v\n", err)
 		if hint := hintOf(err); hint != "" {
 			fmt.Fprintf(errs, "hint: %s\n", hint)
@@ -60,6 +62,9 @@ func Main(args []string, in io.Reader, out, errs io.Writer) int {
 	}
 	return code
 }
+
+// errWarnings says that the command did what it could and has told what it could not.
+var errWarnings = errors.New("done with warnings")
 
 // exitCode is the one table from errors to exit codes.
 func exitCode(ctx context.Context, err error) int {
@@ -72,8 +77,13 @@ func exitCode(ctx context.Context, err error) int {
 		return ExitConfig
 	case errors.Is(err, pki.ErrNotInitialised):
 		return ExitNotInitialised
+	case errors.Is(err, errWarnings):
+		return ExitWarnings
 	case errors.Is(err, appliance.ErrLocked):
 		return ExitLocked
+	case errors.Is(err, container.ErrNotBackup), errors.Is(err, container.ErrVersion), errors.Is(err, container.ErrDamaged),
+		errors.Is(err, backup.ErrContent), errors.Is(err, backup.ErrNewer):
+		return ExitCorrupt
 	case errors.Is(err, appliance.ErrDamaged), errors.Is(err, appliance.ErrNewerFormat):
 		return ExitCorrupt
 	case errors.As(err, &answer) && answer.noQuorum():
@@ -98,6 +108,12 @@ func hintOf(err error) string {
 		return "move the node's TLS directory aside and run `triward cluster join` with a new token"
 	case errors.Is(err, appliance.ErrLocked):
 		return "another triward server uses this data directory; stop it first"
+	case errors.Is(err, backup.ErrKey):
+		return "give --identity with the private key that belongs to one of its recipients, or --passphrase"
+	case errors.Is(err, backup.ErrNewer), errors.Is(err, container.ErrVersion):
+		return "use a triward at least as new as the one that made the backup"
+	case errors.Is(err, appliance.ErrNotEmpty):
+		return "restore on a machine without a node, or move its data away first"
 	case errors.Is(err, appliance.ErrDamaged):
 		return "move the data directory aside and start again: the node takes everything anew from its peers"
 	}
@@ -123,7 +139,7 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 	root.SetErr(s.err)
 	root.SetVersionTemplate("triward {{.Version}}\n")
 	root.AddCommand(
-		newServer(s), newDev(s), newCluster(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newConfig(s),
+		newServer(s), newDev(s), newCluster(s), newSnapshot(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newConfig(s),
 		newVersion(s),
 	)
 	root.InitDefaultCompletionCmd()

@@ -57,8 +57,9 @@ const caName = "Triward cluster "
 
 // CA signs the certificates of nodes.
 type CA struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	cert        *x509.Certificate
+	key         *ecdsa.PrivateKey
+	incarnation string // carried by every certificate that it signs; see InIncarnation
 }
 
 // NewCA makes the CA of a new cluster.
@@ -146,9 +147,13 @@ func (ca *CA) sign(pub crypto.PublicKey, id string, hosts []string, now time.Tim
 	if err != nil {
 		return nil, err
 	}
+	units := []string{"node"}
+	if ca.incarnation != "" {
+		units = append(units, incarnationUnit+ca.incarnation)
+	}
 	tmpl := &x509.Certificate{
 		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: id, OrganizationalUnit: []string{"node"}},
+		Subject:      pkix.Name{CommonName: id, OrganizationalUnit: units},
 		NotBefore:    now.Add(-time.Hour),
 		NotAfter:     now.Add(NodeLife),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
