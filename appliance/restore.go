@@ -212,12 +212,13 @@ var storeDirs = []string{"raft", "meta", "tsdb", "logs"}
 // claimEmpty takes the data directory for a restore when it and the TLS directory hold no node. What an interrupted
 // restore left is removed.
 func claimEmpty(cfg *Config) (release func() error, err error) {
-	if release, err = lockDir(cfg.DataDir); err != nil {
+	unlock, err := lockDir(cfg.DataDir)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, release())
+			err = errors.Join(err, unlock())
 		}
 	}()
 	if _, err := os.Lstat(filepath.Join(cfg.DataDir, restoreMark)); err == nil {
@@ -236,7 +237,7 @@ func claimEmpty(cfg *Config) (release func() error, err error) {
 	if err := pki.WriteSecret(filepath.Join(cfg.DataDir, restoreMark), []byte("a restore is under way\n")); err != nil {
 		return nil, err
 	}
-	return release, nil
+	return unlock, nil
 }
 
 // firstEntry returns something in the data directory that makes it no empty one.

@@ -66,17 +66,7 @@ func Start(t testing.TB, n int) *Cluster {
 	t.Cleanup(c.HTTP.CloseIdleConnections)
 	setup := appliance.Setup{ClusterID: id, User: user, Password: Password}
 	for i := range n {
-		cfg := appliance.DefaultConfig()
-		cfg.NodeID = fmt.Sprintf("n%d", i+1)
-		cfg.DataDir = filepath.Join(dir, cfg.NodeID, "data")
-		cfg.TLS.Dir = filepath.Join(dir, cfg.NodeID, "tls")
-		cfg.Queue.MarkInterval = appliance.Duration(time.Second)
-		for _, address := range []*string{&cfg.Listen.Peer.Address, &cfg.Listen.Agents.Address, &cfg.Listen.HTTP.Address} {
-			*address = freeAddress(t)
-		}
-		cfg.Listen.Peer.Advertise = cfg.Listen.Peer.Address
-		cfg.Listen.Agents.Advertise = "https://" + cfg.Listen.Agents.Address
-		cfg.Listen.HTTP.URL = "https://" + cfg.Listen.HTTP.Address
+		cfg := nodeConfig(t, dir, fmt.Sprintf("n%d", i+1))
 		must(t, cfg.IssueIdentity(ca))
 		setup.Members = append(setup.Members, raftstate.Server{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise})
 		c.Nodes = append(c.Nodes, &Node{Config: cfg, cluster: c, log: logTo(t, dir)})
@@ -99,6 +89,23 @@ func Start(t testing.TB, n int) *Cluster {
 	}
 	c.login(t)
 	return c
+}
+
+// nodeConfig is the configuration of a node whose directories lie below dir.
+func nodeConfig(t testing.TB, dir, id string) appliance.Config {
+	t.Helper()
+	cfg := appliance.DefaultConfig()
+	cfg.NodeID = id
+	cfg.DataDir = filepath.Join(dir, id, "data")
+	cfg.TLS.Dir = filepath.Join(dir, id, "tls")
+	cfg.Queue.MarkInterval = appliance.Duration(time.Second)
+	for _, address := range []*string{&cfg.Listen.Peer.Address, &cfg.Listen.Agents.Address, &cfg.Listen.HTTP.Address} {
+		*address = freeAddress(t)
+	}
+	cfg.Listen.Peer.Advertise = cfg.Listen.Peer.Address
+	cfg.Listen.Agents.Advertise = "https://" + cfg.Listen.Agents.Address
+	cfg.Listen.HTTP.URL = "https://" + cfg.Listen.HTTP.Address
+	return cfg
 }
 
 // freeAddress is a port of this machine that is free now and, but for bad luck, stays so until it is listened on.
