@@ -1,0 +1,133 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Folder keeps backups as files of a folder, which is made when absent.
+type Folder struct{ Dir string }
+
+// String implements Target.
+func (f *Folder) String() string { return f.Dir }
+
+// Put implements Target.
+func (f *Folder) Put(ctx context.Context, name string, _ int64, write func(io.Writer) error) (size int64, err error) {
+	if err := CheckName(name); err != nil {
+		return 0, err
+	}
+	if err := os.MkdirAll(f.Dir, 0o700); err != nil {
+		return 0, fmt.Errorf("make folder for backups: %w", err)
+	}
+	path := filepath.Join(f.Dir, name)
+	if _, err := os.Lstat(path); err == nil {
+		return 0, fmt.Errorf("%s: %w", path, ErrExists)
+	}
+	tmp, err := os.CreateTemp(f.Dir, "."+name+".partial-*") // mode 0600
+	if err != nil {
+		return 0, fmt.Errorf("write backup: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = tmp.Close()
+			err = errors.Join(err, os.Remove(tmp.Name()))
+		}
+	}()
+	c := &counter{w: tmp}
+	if err := write(c); err != nil {
+		return 0, err
+	}
+	if err := errors.Join(ctx.Err(), tmp.Sync(), tmp.Close()); err != nil {
+		return 0, fmt.Errorf("write backup %s: %w", path, err)
+	}
+	if err := os.Link(tmp.Name(), path); err != nil { // unlike a rename it replaces nothing
+		if errors.Is(err, fs.ErrExist) {
+			err = ErrExists
+		}
+		return 0, fmt.Errorf("write backup %s: %w", path, err)
+	}
+	if err := os.Remove(tmp.Name()); err != nil {
+		return c.n, fmt.Errorf("write backup %s: %w", path, err)
+	}
+	return c.n, syncFolder(f.Dir)
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync folder: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync folder %s: %w", dir, err)
+	}
+	return nil
+}
+
+// Open implements Target.
+func (f *Folder) Open(_ context.Context, name string) (io.ReadCloser, int64, error) {
+	if err := CheckName(name); err != nil {
+		return nil, 0, err
+	}
+	file, err := os.Open(filepath.Join(f.Dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, fmt.Errorf("%s in %s: %w", name, f.Dir, ErrAbsent)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("open backup: %w", err)
+	}
+	st, err := file.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("open backup: %w", err), file.Close())
+	}
+	return file, st.Size(), nil
+}
+
+// Remove implements Target.
+func (f *Folder) Remove(_ context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	err := os.Remove(filepath.Join(f.Dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s in %s: %w", name, f.Dir, ErrAbsent)
+	}
+	if err != nil {
+		return fmt.Errorf("remove backup: %w", err)
+	}
+	return syncFolder(f.Dir)
+}
+
+// Check implements Target.
+func (f *Folder) Check(ctx context.Context) error { return check(ctx, f) }
+
+func check(ctx context.Context, t Target) error {
+	if err := t.Remove(ctx, probeName); err != nil && !errors.Is(err, ErrAbsent) {
+		return err
+	}
+	_, err := t.Put(ctx, probeName, 0, func(w io.Writer) error {
+		_, err := io.WriteString(w, "written to find out whether backups can be stored here\n")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return t.Remove(ctx, probeName)
+}
+
+// CleanPartial removes what an interrupted Put left in the folder. It must not be called while one is under way.
+func (f *Folder) CleanPartial() error {
+	left, err := filepath.Glob(filepath.Join(f.Dir, ".*.partial-*"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, path := range left {
+		errs = append(errs, os.Remove(path))
+	}
+	return errors.Join(errs...)
+}
