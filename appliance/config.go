@@ -28,6 +28,7 @@ type Config struct {
 	Metrics MetricsConfig `yaml:"metrics"`
 	Logs    LogsConfig    `yaml:"logs"`
 	Access  AccessConfig  `yaml:"access"`
+	Backup  BackupConfig  `yaml:"backup"`
 }
 
 // LogConfig says what the node itself logs to standard error.
@@ -121,6 +122,11 @@ type AccessConfig struct {
 	SessionMax  Duration `yaml:"session_max"`
 }
 
+// BackupConfig is about backups that this node makes by schedule.
+type BackupConfig struct {
+	Dir string `yaml:"dir"` // where those of the kind "folder" go
+}
+
 const day = 24 * time.Hour
 
 // DefaultConfig returns the documented defaults. NodeID and the advertised addresses are empty: Resolve fills
@@ -151,6 +157,7 @@ func DefaultConfig() Config {
 		Metrics: MetricsConfig{Retention: Duration(90 * day)},
 		Logs:    LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20},
 		Access:  AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
+		Backup:  BackupConfig{Dir: "/var/backups/triward"},
 	}
 }
 
@@ -249,6 +256,9 @@ func (c *Config) validate(bad func(path, format string, args ...any)) {
 	}
 	if c.TLS.Dir != "" && !filepath.IsAbs(c.TLS.Dir) {
 		bad("tls.dir", "%q is no absolute path", c.TLS.Dir)
+	}
+	if !filepath.IsAbs(c.Backup.Dir) {
+		bad("backup.dir", "%q is no absolute path", c.Backup.Dir)
 	}
 	var level slog.Level
 	if level.UnmarshalText([]byte(c.Log.Level)) != nil {

@@ -18,10 +18,13 @@ import (
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/container"
+	"github.com/triward/triward/appliance/backup/schedule"
+	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
 	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/raftstate/snapshot"
 )
 
 // ErrNotEmpty says that a restore was refused because the node has data already.
@@ -76,8 +79,11 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opts RestoreOptions) 
 		staged, err = raftstate.RestoreImage(ctx, cfg.DataDir, image)
 		return err
 	})
+	if err == nil {
+		err = report.OpenKeys(opts.Identities)
+	}
 	if err != nil {
-		return nil, err
+		return nil, imageError(err)
 	}
 	if !report.Manifest.MatchesState(&staged.About) {
 		return nil, fmt.Errorf("%w: the metadata in the image is not that of the manifest", backup.ErrContent)
@@ -96,6 +102,17 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opts RestoreOptions) 
 	return report, found(&cfg, staged, report)
 }
 
+// imageError names what is wrong with an image as the errors of backups do.
+func imageError(err error) error {
+	switch {
+	case errors.Is(err, snapshot.ErrNewer), errors.Is(err, meta.ErrVersion):
+		return fmt.Errorf("%w: %w", backup.ErrNewer, err)
+	case errors.Is(err, snapshot.ErrImage):
+		return fmt.Errorf("%w: %w", backup.ErrContent, err)
+	}
+	return err
+}
+
 // found makes the staged state this node's own and gives it a certificate. The certificate comes last: without it no
 // server starts.
 func found(cfg *Config, staged *raftstate.Restored, report *RestoreReport) error {
@@ -111,6 +128,9 @@ func found(cfg *Config, staged *raftstate.Restored, report *RestoreReport) error
 		return beginAnew(tx, note)
 	})
 	if err != nil {
+		return err
+	}
+	if err := restoreRing(cfg, report); err != nil {
 		return err
 	}
 	setup := Setup{ClusterID: m.Cluster, Restored: &note}
@@ -145,6 +165,20 @@ func restoredCA(report *RestoreReport) (*pki.CA, error) {
 	return ca, nil
 }
 
+// restoreRing puts the key ring of the backup in place, with which the secrets in the metadata are sealed.
+func restoreRing(cfg *Config, report *RestoreReport) error {
+	for _, k := range report.Keys {
+		if k.Name != keyring.File {
+			continue
+		}
+		if err := os.MkdirAll(cfg.TLS.Dir, 0o700); err != nil {
+			return fmt.Errorf("make TLS directory: %w", err)
+		}
+		return pki.WriteSecret(filepath.Join(cfg.TLS.Dir, keyring.File), k.Body)
+	}
+	return nil
+}
+
 // restoredFrom is what a restored cluster remembers of it.
 type restoredFrom struct {
 	Index       uint64 `json:"index"`
@@ -165,6 +199,21 @@ func beginAnew(tx *meta.Tx, note restoredFrom) error {
 			tx.Delete(bucket, key)
 		}
 	}
+	for _, key := range tx.Keys(auth.BucketAPITokens) {
+		var t auth.APIToken
+		if v, _ := tx.Get(auth.BucketAPITokens, key); json.Unmarshal(v.Data, &t) == nil && t.Node != "" {
+			tx.Delete(auth.BucketAPITokens, key) // of the command line on a node that was lost
+		}
+	}
+	schedule.PauseAll(tx.Keys(schedule.Bucket),
+		func(key string) []byte { v, _ := tx.Get(schedule.Bucket, key); return v.Data },
+		func(key string, value []byte) {
+			if value == nil {
+				tx.Delete(schedule.Bucket, key)
+				return
+			}
+			tx.Put(schedule.Bucket, key, value, 0)
+		})
 	body, err := json.Marshal(note)
 	if err != nil {
 		return fmt.Errorf("encode note of the restore: %w", err)
@@ -270,7 +319,7 @@ func firstEntry(cfg *Config) (string, error) {
 // belongs to it, and ends with the mark.
 func unclaim(cfg *Config) error {
 	var errs []error
-	for _, name := range []string{pki.FileCert, pki.FileCertKey, pki.FileCAKey, pki.FileCA} {
+	for _, name := range []string{pki.FileCert, pki.FileCAKey, pki.FileCA, keyring.File} {
 		errs = append(errs, removeFile(filepath.Join(cfg.TLS.Dir, name)))
 	}
 	// The state in use first, so that nothing is taken for one when this is interrupted too.

@@ -33,7 +33,7 @@ type Config struct {
 	Logs    Logs
 	Fleet   Fleet
 	Cluster Cluster
-	// Snapshots makes backups; without it their routes answer 404.
+	// Snapshots makes backups.
 	Snapshots Snapshots
 	Checks    []Check // parts of the node for /-/healthy and /-/ready
 

@@ -146,7 +146,9 @@ func must(t testing.TB, err error) {
 }
 
 // Object is the file in which the service keeps an object of the bucket.
-func (s *Service) Object(key string) string { return filepath.Join(s.Dir, Bucket, filepath.FromSlash(key)) }
+func (s *Service) Object(key string) string {
+	return filepath.Join(s.Dir, Bucket, filepath.FromSlash(key))
+}
 
 // URL is the address of a prefix in the bucket.
 func (s *Service) URL(prefix string) string { return fmt.Sprintf("s3://%s/%s", Bucket, prefix) }
