@@ -73,6 +73,8 @@ type App struct {
 	hub     *ui.Hub
 	api     *api.API
 
+	snapshots *snapshots
+
 	agentsListener, httpListener net.Listener
 
 	opened   chan struct{}   // closed once node is set or will never be
@@ -288,12 +290,15 @@ func (a *App) openServices() error {
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
-	saves := newSnapshots(a)
-	a.onStop("snapshots", saves.close)
 	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry})
+	a.snapshots = newSnapshots(a)
+	a.onStop("snapshots", a.snapshots.close)
+	if err := a.registry.Register(a.snapshots); err != nil {
+		return fmt.Errorf("register metrics of backups: %w", err)
+	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
-		Snapshots: saves,
+		Snapshots: a.snapshots,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.cfg.Metrics.Retention.String, Rules: a.promRules,
@@ -331,6 +336,7 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { a.snapshots.Run(background) })
 	a.work.Go(func() { a.guard.run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })
 	a.log.Info("serving", "url", a.cfg.Listen.HTTP.URL, "agents", a.cfg.Listen.Agents.Advertise, "peers", a.cfg.Listen.Peer.Advertise)

@@ -29,6 +29,7 @@ type Config struct {
 	Logs     LogsConfig     `yaml:"logs"`
 	Access   AccessConfig   `yaml:"access"`
 	Alerting AlertingConfig `yaml:"alerting"`
+	Backup   BackupConfig   `yaml:"backup"`
 }
 
 // LogConfig says what the node itself logs to standard error.
@@ -129,6 +130,11 @@ type AccessConfig struct {
 	SessionMax  Duration `yaml:"session_max"`
 }
 
+// BackupConfig is about backups that this node makes by schedule.
+type BackupConfig struct {
+	Dir string `yaml:"dir"` // where those of the kind "folder" go
+}
+
 const day = 24 * time.Hour
 
 // DefaultConfig returns the documented defaults. NodeID and the advertised addresses are empty: Resolve fills
@@ -160,6 +166,7 @@ func DefaultConfig() Config {
 		Logs:     LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20},
 		Access:   AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
 		Alerting: AlertingConfig{Interval: Duration(15 * time.Second)},
+		Backup:   BackupConfig{Dir: "/var/backups/triward"},
 	}
 }
 
@@ -258,6 +265,9 @@ func (c *Config) validate(bad func(path, format string, args ...any)) {
 	}
 	if c.TLS.Dir != "" && !filepath.IsAbs(c.TLS.Dir) {
 		bad("tls.dir", "%q is no absolute path", c.TLS.Dir)
+	}
+	if !filepath.IsAbs(c.Backup.Dir) {
+		bad("backup.dir", "%q is no absolute path", c.Backup.Dir)
 	}
 	var level slog.Level
 	if level.UnmarshalText([]byte(c.Log.Level)) != nil {

@@ -6,6 +6,9 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/triward/triward/appliance/backup"
+	"github.com/triward/triward/appliance/backup/schedule"
+	"github.com/triward/triward/appliance/backup/target"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate"
@@ -31,6 +34,12 @@ func errorRules() []problem.Rule {
 		{Is: raftstate.ErrBusy, Status: http.StatusTooManyRequests, RetryAfter: time.Second},
 		{Is: raftstate.ErrDiskFull, Status: http.StatusInsufficientStorage, RetryAfter: 10 * time.Second, Hint: "free space on the nodes; it resumes by itself"},
 		{Is: raftstate.ErrTooLarge, Status: http.StatusRequestEntityTooLarge},
+		{Is: schedule.ErrInvalid, Status: http.StatusBadRequest},
+		{Is: target.ErrInvalid, Status: http.StatusBadRequest},
+		{Is: backup.ErrRecipient, Status: http.StatusBadRequest},
+		{Is: schedule.ErrRunning, Status: http.StatusConflict, Hint: "wait for it, or cancel it"},
+		{Is: schedule.ErrNotFound, Status: http.StatusNotFound},
+		{Is: schedule.ErrUnsealed, Status: http.StatusConflict, Hint: "use a folder, or make the key ring first"},
 		{Is: raftstate.ErrQuorum, Status: http.StatusConflict, Hint: "bring the other members up first"},
 		{Is: raftstate.ErrNoLeader, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: quorum, Code: problem.CodeNoQuorum},
 		{Is: raftstate.ErrClocks, Status: http.StatusServiceUnavailable, RetryAfter: 10 * time.Second, Hint: "set the clocks of the nodes"},

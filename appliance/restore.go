@@ -18,11 +18,13 @@ import (
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/container"
+	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
 	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/raftstate/snapshot"
 )
 
 // ErrNotEmpty says that a restore was refused because the node has data already.
@@ -45,10 +47,10 @@ type RestoreOptions struct {
 type RestoreReport struct {
 	*backup.Backup
 	NewCA bool // the backup has no keys: agents must be registered again
-	// RecoveryKey of a ring that was made because the backup has none: it must be shown once. Secrets that were sealed
+	Pin   string
+	// RecoveryKey of a ring that was made because the backup gave none: it must be shown once. Secrets that were sealed
 	// with the ring of the lost cluster are lost.
 	RecoveryKey string
-	Pin         string
 	Warnings    []string
 	Deep        *backup.DeepReport // with RestoreOptions.Deep
 }
@@ -80,8 +82,11 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opts RestoreOptions) 
 		staged, err = raftstate.RestoreImage(ctx, cfg.DataDir, image)
 		return err
 	})
+	if err == nil {
+		err = report.OpenKeys(opts.Identities)
+	}
 	if err != nil {
-		return nil, err
+		return nil, imageError(err)
 	}
 	if !report.Manifest.MatchesState(&staged.About) {
 		return nil, fmt.Errorf("%w: the metadata in the image is not that of the manifest", backup.ErrContent)
@@ -100,6 +105,17 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opts RestoreOptions) 
 	return report, found(&cfg, staged, report)
 }
 
+// imageError names what is wrong with an image as the errors of backups do.
+func imageError(err error) error {
+	switch {
+	case errors.Is(err, snapshot.ErrNewer), errors.Is(err, meta.ErrVersion):
+		return fmt.Errorf("%w: %w", backup.ErrNewer, err)
+	case errors.Is(err, snapshot.ErrImage):
+		return fmt.Errorf("%w: %w", backup.ErrContent, err)
+	}
+	return err
+}
+
 // found makes the staged state this node's own and gives it a certificate. The certificate comes last: without it no
 // server starts.
 func found(cfg *Config, staged *raftstate.Restored, report *RestoreReport) error {
@@ -109,15 +125,15 @@ func found(cfg *Config, staged *raftstate.Restored, report *RestoreReport) error
 		return err
 	}
 	report.Pin = ca.Fingerprint()
-	if err := restoreRing(cfg, report); err != nil {
-		return err
-	}
 	incarnation := pki.NewIncarnation()
 	note := restoredFrom{Index: m.Index, Created: m.Created, Node: m.Node, Digest: m.Digest, Image: m.Image.SHA256, Incarnation: incarnation}
 	err = staged.Found(raftstate.Server{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise}, func(tx *meta.Tx) error {
 		return beginAnew(tx, note)
 	})
 	if err != nil {
+		return err
+	}
+	if err := restoreRing(cfg, report); err != nil {
 		return err
 	}
 	setup := Setup{ClusterID: m.Cluster, Restored: &note}
@@ -152,16 +168,16 @@ func restoredCA(report *RestoreReport) (*pki.CA, error) {
 	return ca, nil
 }
 
-// restoreRing puts the key ring of the backup, or a new one, into its place.
+// restoreRing puts the key ring of the backup in place, with which the secrets in the metadata are sealed, or a new one.
 func restoreRing(cfg *Config, report *RestoreReport) error {
 	for _, k := range report.Keys {
-		if k.Name == keyring.File {
-			ring, err := keyring.Parse(k.Body)
-			if err != nil {
-				return fmt.Errorf("key ring in the backup: %w", err)
-			}
-			return ring.Save(cfg.TLS.Dir)
+		if k.Name != keyring.File {
+			continue
 		}
+		if err := os.MkdirAll(cfg.TLS.Dir, 0o700); err != nil {
+			return fmt.Errorf("make TLS directory: %w", err)
+		}
+		return pki.WriteSecret(filepath.Join(cfg.TLS.Dir, keyring.File), k.Body)
 	}
 	ring, recovery, err := keyring.New()
 	if err != nil {
@@ -191,6 +207,21 @@ func beginAnew(tx *meta.Tx, note restoredFrom) error {
 			tx.Delete(bucket, key)
 		}
 	}
+	for _, key := range tx.Keys(auth.BucketAPITokens) {
+		var t auth.APIToken
+		if v, _ := tx.Get(auth.BucketAPITokens, key); json.Unmarshal(v.Data, &t) == nil && t.Node != "" {
+			tx.Delete(auth.BucketAPITokens, key) // of the command line on a node that was lost
+		}
+	}
+	schedule.PauseAll(tx.Keys(schedule.Bucket),
+		func(key string) []byte { v, _ := tx.Get(schedule.Bucket, key); return v.Data },
+		func(key string, value []byte) {
+			if value == nil {
+				tx.Delete(schedule.Bucket, key)
+				return
+			}
+			tx.Put(schedule.Bucket, key, value, 0)
+		})
 	body, err := json.Marshal(note)
 	if err != nil {
 		return fmt.Errorf("encode note of the restore: %w", err)

@@ -55,6 +55,7 @@ func (a *App) settleIn(ctx context.Context) {
 	for _, s := range []step{
 		{"join the cluster", a.joinPeers},
 		{"found the cluster", a.found},
+		{"note the restore", a.noteRestore},
 		{"write the record of the node", a.writeRecord},
 		{"finish setup", a.finishSetup},
 	} {
@@ -139,6 +140,29 @@ func (a *App) found(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// noteRestore writes into the audit log that the cluster goes on from a backup.
+func (a *App) noteRestore(ctx context.Context) error {
+	if a.setup == nil || a.setup.Restored == nil {
+		return nil
+	}
+	detail, err := json.Marshal(a.setup.Restored)
+	if err != nil {
+		return fmt.Errorf("encode note of the restore: %w", err)
+	}
+	const noted = "restored_noted"
+	_, err = a.commit(ctx, command.Txn{
+		Compares: []command.Compare{{Bucket: bucketSettings, Key: noted + "/" + a.setup.Restored.Incarnation}},
+		Ops:      []command.Op{{Bucket: bucketSettings, Key: noted + "/" + a.setup.Restored.Incarnation, Value: []byte("true")}},
+		Audit: []command.AuditRecord{{
+			Actor: "node " + a.cfg.NodeID, Action: "snapshot.restore", Target: a.identity.ClusterID(), Detail: detail,
+		}},
+	})
+	if errors.Is(err, auth.ErrConflict) { // noted before this start
+		return nil
+	}
+	return err
 }
 
 // writeRecord makes the record of this node say how it is reached now.

@@ -8,25 +8,56 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
+
+	"filippo.io/age"
 
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/backup"
+	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/raftstate/command"
 )
 
 // snapshots makes backups of this node's state.
 type snapshots struct {
+	*schedule.Runner
 	app  *App
 	busy chan struct{} // one at a time: a cut holds the space of what the stores replace meanwhile
 }
 
-func newSnapshots(a *App) *snapshots { return &snapshots{app: a, busy: make(chan struct{}, 1)} }
+func newSnapshots(a *App) *snapshots {
+	s := &snapshots{app: a, busy: make(chan struct{}, 1)}
+	s.Runner = schedule.New(schedule.Config{
+		Meta: &metadata{app: a}, Node: a.cfg.NodeID, Incarnation: a.identity.Incarnation(), Folder: a.cfg.Backup.Dir,
+		Leading: func() bool { _, self := a.node.Leader(); return self },
+		Prepare: s.Prepare, Sealer: s.sealer, Log: a.part("snapshots"),
+	})
+	return s
+}
+
+// Folder implements api.Snapshots.
+func (s *snapshots) Folder() string { return s.app.cfg.Backup.Dir }
+
+// Recovery implements api.Snapshots.
+func (s *snapshots) Recovery() string {
+	ring, err := keyring.Load(s.app.cfg.TLS.Dir)
+	if err != nil {
+		return ""
+	}
+	return ring.Recovery()
+}
 
 // close waits until no backup is being made; the node's context must have ended.
 func (s *snapshots) close(ctx context.Context) error {
+	if err := s.Runner.Close(); err != nil {
+		return err
+	}
 	select {
 	case s.busy <- struct{}{}: // and no other begins
 		return nil
@@ -44,65 +75,151 @@ var errSnapshotRuns = problem.New(http.StatusConflict, "this node is making a ba
 const snapshotCatchUp = 5 * time.Second
 
 // Stream implements api.Snapshots.
-func (s *snapshots) Stream(ctx context.Context, req api.SnapshotRequest, begin func(api.SnapshotStart) io.Writer) error {
-	_, err := s.write(ctx, req.Recipients, req.Passphrase, nil, func(start api.SnapshotStart) (io.Writer, error) {
-		return begin(start), nil
-	})
+func (s *snapshots) Stream(ctx context.Context, req api.SnapshotRequest, by schedule.Actor, begin func(api.SnapshotStart) io.Writer) error {
+	ring, err := keyring.Load(s.app.cfg.TLS.Dir)
+	if req.Recovery && err != nil {
+		return problem.Wrap(http.StatusBadRequest, err).WithHint("name public keys in recipients instead")
+	}
+	recipients := req.Recipients
+	if req.Recovery {
+		recipients = append(slices.Clone(recipients), ring.Recovery())
+	}
+	to, err := backup.Recipients(recipients, req.Passphrase)
+	if err != nil {
+		return err
+	}
+	complete := s.note(ctx, by, len(to) > 0)
+	p, err := s.prepare(to)
+	if err != nil {
+		return err
+	}
+	defer p.closeLogged()
+	p.start.Complete = complete
+	_, _, err = p.Write(ctx, begin(p.start), nil)
 	return err
 }
 
-// write makes a backup; begin is called once the state is cut and says where it goes.
-func (s *snapshots) write(
-	ctx context.Context, recipients []string, passphrase string, progress func(done, total int64),
-	begin func(api.SnapshotStart) (io.Writer, error),
-) (*backup.Manifest, error) {
-	to, err := backup.Recipients(recipients, passphrase)
+// note writes into the audit log that somebody takes a backup away, and reports whether this node then holds all that
+// was committed. Without a majority there is no audit log, but a backup of what is left may be all that helps.
+func (s *snapshots) note(ctx context.Context, by schedule.Actor, encrypted bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, snapshotCatchUp)
+	defer cancel()
+	detail := fmt.Sprintf(`{"encrypted":%t,"node":%q}`, encrypted, s.app.cfg.NodeID)
+	_, err := s.app.commit(ctx, command.Txn{Audit: []command.AuditRecord{
+		{Actor: by.Name, Address: by.Address, Action: "snapshot.download", Detail: []byte(detail)},
+	}})
 	if err != nil {
-		return nil, problem.Wrap(http.StatusBadRequest, err)
+		s.app.log.Warn("a backup is made that could not be noted in the audit log", "by", by.Name, "address", by.Address, "err", err)
 	}
+	return err == nil
+}
+
+// Prepare is schedule.Config.Prepare.
+func (s *snapshots) Prepare(ctx context.Context, p schedule.Protection) (schedule.Prepared, error) {
+	keys := p.Recipients
+	if p.Recovery {
+		ring, err := keyring.Load(s.app.cfg.TLS.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("encrypt for the recovery key: %w", err)
+		}
+		keys = append(slices.Clone(keys), ring.Recovery())
+	}
+	to, err := backup.Recipients(keys, "")
+	if err != nil {
+		return nil, err
+	}
+	if len(to) == 0 && !p.Plain {
+		return nil, errors.New("nobody is named to encrypt the backup for")
+	}
+	_ = s.catchUp(ctx) // the claim was committed, so there is a majority; what it has we have, or nearly so
+	return s.prepare(to)
+}
+
+// sealer is schedule.Config.Sealer.
+func (s *snapshots) sealer() (schedule.Sealer, error) { return keyring.Load(s.app.cfg.TLS.Dir) }
+
+// prepared is a state that was cut, and how it is to be written.
+type prepared struct {
+	s      *snapshots
+	export *raftstate.Export
+	req    backup.Request
+	start  api.SnapshotStart
+	once   sync.Once
+	err    error
+}
+
+// prepare cuts the state. It is refused while this node makes another backup.
+func (s *snapshots) prepare(to []age.Recipient) (*prepared, error) {
 	select {
 	case s.busy <- struct{}{}:
-		defer func() { <-s.busy }()
 	default:
 		return nil, errSnapshotRuns
 	}
+	p, err := s.cut(to)
+	if err != nil {
+		<-s.busy
+		return nil, err
+	}
+	return p, nil
+}
+
+func (s *snapshots) cut(to []age.Recipient) (_ *prepared, err error) {
 	a := s.app
+	p := &prepared{s: s, req: backup.Request{Recipients: to}}
+	if p.req.Keys, err = keyFiles(a.cfg.TLS.Dir); err != nil {
+		return nil, err
+	}
+	if ring, err := keyring.Load(a.cfg.TLS.Dir); err == nil {
+		if p.req.Recovery, err = age.ParseX25519Recipient(ring.Recovery()); err != nil {
+			return nil, fmt.Errorf("recovery key: %w", err)
+		}
+	}
+	if p.export, err = a.node.Export(); err != nil {
+		return nil, err
+	}
+	p.req.About = backup.About{
+		Cluster: a.identity.ClusterID(), Node: a.cfg.NodeID, Program: a.version, Created: time.Now().UnixMilli(), State: p.export.About,
+	}
+	p.start = api.SnapshotStart{
+		Cluster: p.req.About.Cluster, Node: a.cfg.NodeID, Index: p.export.About.Mark.Index, LogTime: p.export.About.LogTime,
+		ImageBytes: p.export.Size(),
+	}
+	return p, nil
+}
+
+// Name implements schedule.Prepared.
+func (p *prepared) Name() string { return p.start.FileName() }
+
+// ImageBytes implements schedule.Prepared.
+func (p *prepared) ImageBytes() int64 { return p.export.Size() }
+
+// Write implements schedule.Prepared.
+func (p *prepared) Write(ctx context.Context, w io.Writer, progress func(done, total int64)) (*backup.Manifest, int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(a.ctx, cancel)() // a node that stops makes no more of it
-	complete := s.catchUp(ctx) == nil
-	req := backup.Request{Recipients: to, Progress: progress}
-	if len(to) > 0 {
-		if req.Keys, err = keyFiles(a.cfg.TLS.Dir); err != nil {
-			return nil, err
-		}
-	}
-	export, err := a.node.Export()
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err := export.Close(); err != nil {
-			a.log.Warn("remove what a backup was made of", "err", err)
-		}
-	}()
-	req.About = backup.About{
-		Cluster: a.identity.ClusterID(), Node: a.cfg.NodeID, Program: a.version, Created: time.Now().UnixMilli(), State: export.About,
-	}
-	w, err := begin(api.SnapshotStart{
-		Cluster: req.About.Cluster, Node: req.About.Node, Index: export.About.Mark.Index, LogTime: export.About.LogTime,
-		ImageBytes: export.Size(), Encrypted: len(to) > 0, Keys: len(req.Keys) > 0, Complete: complete,
-	})
-	if err != nil {
-		return nil, err
-	}
+	defer context.AfterFunc(p.s.app.ctx, cancel)() // a node that stops makes no more of it
+	p.req.Progress = progress
 	began := time.Now()
-	m, size, err := backup.Write(ctx, w, export, req)
-	if err != nil {
-		return nil, err
+	m, size, err := backup.Write(ctx, w, p.export, p.req)
+	if err == nil {
+		p.s.app.log.Info("backup made", "index", m.Index, "bytes", size, "image_bytes", p.export.Size(), "encrypted", len(p.req.Recipients) > 0, "took", time.Since(began))
 	}
-	a.log.Info("backup made", "index", m.Index, "bytes", size, "image_bytes", export.Size(), "encrypted", len(to) > 0, "took", time.Since(began))
-	return m, nil
+	return m, size, err
+}
+
+// Close implements schedule.Prepared.
+func (p *prepared) Close() error {
+	p.once.Do(func() {
+		p.err = p.export.Close()
+		<-p.s.busy
+	})
+	return p.err
+}
+
+func (p *prepared) closeLogged() {
+	if err := p.Close(); err != nil {
+		p.s.app.log.Warn("remove what a backup was made of", "err", err)
+	}
 }
 
 func (s *snapshots) catchUp(ctx context.Context) error {
@@ -115,13 +232,13 @@ func (s *snapshots) catchUp(ctx context.Context) error {
 	return s.app.node.WaitApplied(ctx, index)
 }
 
-// keyFiles reads the private keys of the cluster that this node has.
+// keyFiles reads the private keys of the cluster that this node has: those of the CA and the ring that seals secrets.
 func keyFiles(dir string) ([]backup.KeyFile, error) {
 	var out []backup.KeyFile
 	for _, name := range []string{pki.FileCA, pki.FileCAKey, keyring.File} {
 		body, err := os.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, os.ErrNotExist) {
-			return nil, nil // a node without the CA's key or without the ring
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read keys for the backup: %w", err)

@@ -35,7 +35,7 @@ type Config struct {
 	Fleet   Fleet
 	Cluster Cluster
 	Alerts  *alerting.Service
-	// Snapshots makes backups; without it their routes answer 404.
+	// Snapshots makes backups.
 	Snapshots Snapshots
 	Checks    []Check // parts of the node for /-/healthy and /-/ready
 

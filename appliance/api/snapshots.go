@@ -11,12 +11,15 @@ import (
 	"time"
 
 	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/problem"
 )
 
-// SnapshotRequest says for whom a backup is encrypted. With neither it is not, and then has no private keys.
+// SnapshotRequest says for whom a backup is encrypted. With none of it it is not, and then has private keys only as
+// the recovery key opens them.
 type SnapshotRequest struct {
 	Recipients []string `json:"recipients,omitempty"` // public keys of age
+	Recovery   bool     `json:"recovery,omitempty"`   // the cluster's recovery key
 	Passphrase string   `json:"passphrase,omitempty"`
 }
 
@@ -26,41 +29,82 @@ type SnapshotStart struct {
 	Index         uint64
 	LogTime       int64 // milliseconds since 1970
 	ImageBytes    int64 // before compression
-	Encrypted     bool
-	Keys          bool // the cluster's private keys are in it
-	Complete      bool // the node was known to hold all that was committed
+	Complete      bool  // the node was known to hold all that was committed
 }
 
 // FileName is the name under which a backup is kept when nobody says otherwise.
 func (s *SnapshotStart) FileName() string {
-	return fmt.Sprintf("triward-%s-%s-%d.triward", s.Cluster, time.UnixMilli(s.LogTime).UTC().Format("20060102T150405Z"), s.Index)
+	return fmt.Sprintf("triward-%s-%s-%d%s", s.Cluster, time.UnixMilli(s.LogTime).UTC().Format("20060102T150405Z"), s.Index, schedule.Suffix)
 }
 
-// Snapshots makes backups of the node's state.
+// Snapshots makes backups of the node's state and knows of those that the cluster makes.
 type Snapshots interface {
 	// Stream calls begin once the state is cut and writes the backup to what that returns. When it fails after that,
 	// what was written is no backup.
-	Stream(ctx context.Context, req SnapshotRequest, begin func(SnapshotStart) io.Writer) error
+	Stream(ctx context.Context, req SnapshotRequest, by schedule.Actor, begin func(SnapshotStart) io.Writer) error
+
+	Overview(runs int) schedule.Overview
+	Put(ctx context.Context, s schedule.Schedule, by schedule.Actor) error
+	Delete(ctx context.Context, name string, by schedule.Actor) error
+	// Start and StartSchedule return once the backup has begun on this node.
+	Start(ctx context.Context, j schedule.Job, by schedule.Actor) (schedule.Run, error)
+	StartSchedule(ctx context.Context, name string, by schedule.Actor) (schedule.Run, error)
+	Cancel(ctx context.Context, run string, by schedule.Actor) error
+	// Check stores something small in a place and removes it.
+	Check(ctx context.Context, w schedule.Where, name string) error
+	// Folder is where backups of the kind folder go on this node, Recovery the public part of the cluster's recovery
+	// key, "" when it has none.
+	Folder() string
+	Recovery() string
 }
 
 // Headers of a streamed backup.
 const (
 	SnapshotIndexHeader = "X-Triward-Snapshot-Index"
 	SnapshotBytesHeader = "X-Triward-Snapshot-Image-Bytes"
-	SnapshotKeysHeader  = "X-Triward-Snapshot-Keys"
 	WarningHeader       = "X-Triward-Warning"
 	snapshotType        = "application/vnd.triward.backup"
 )
+
+type snapshotsAnswer struct {
+	schedule.Overview
+	Node     string `json:"node"`     // that answers
+	Folder   string `json:"folder"`   // of this node
+	Recovery string `json:"recovery"` // public part of the cluster's recovery key, "" for none
+}
+
+type scheduleBody struct {
+	Enabled    bool           `json:"enabled"`
+	Target     schedule.Where `json:"target"`
+	Recipients []string       `json:"recipients,omitempty"`
+	Recovery   bool           `json:"recovery,omitempty"`
+	Plain      bool           `json:"plain,omitempty"`
+	Node       string         `json:"node,omitempty"`
+	At         string         `json:"at"`
+	Every      int            `json:"every_h,omitempty"` // 24 when absent
+	Weekdays   []string       `json:"weekdays,omitempty"`
+	Zone       string         `json:"zone,omitempty"`
+	KeepLast   int            `json:"keep_last,omitempty"`
+	KeepDays   int            `json:"keep_days,omitempty"`
+}
+
+type checkTargetBody struct {
+	Target   schedule.Where `json:"target"`
+	Schedule string         `json:"schedule,omitempty"` // whose secret key is used when the target has none
+}
 
 func snapshotRoutes() []Route {
 	return []Route{
 		{
 			Method: "GET", Path: "/v1/snapshot", Permission: auth.Administer, Long: true, Type: snapshotType,
 			Summary: "A backup of this node's state as a file",
-			Params: []Param{{
-				Name: "recipients", Kind: paramText, MaxLen: 32 << 10,
-				Doc: "public keys of age for whom it is encrypted, separated by commas; not encrypted and without private keys when absent",
-			}},
+			Params: []Param{
+				{
+					Name: "recipients", Kind: paramText, MaxLen: 32 << 10,
+					Doc: "public keys of age for whom it is encrypted, separated by commas; not encrypted when absent",
+				},
+				{Name: "recovery", Kind: paramChoice, Choices: []string{"true", "false"}, Doc: "encrypt for the cluster's recovery key"},
+			},
 			serve: (*API).downloadSnapshot,
 		},
 		{
@@ -68,7 +112,41 @@ func snapshotRoutes() []Route {
 			Summary: "A backup of this node's state as a file, encrypted for public keys or a passphrase",
 			Body:    SnapshotRequest{}, MaxBody: 128 << 10, serve: (*API).makeSnapshot,
 		},
+		{
+			Method: "GET", Path: "/v1/snapshots", Permission: auth.Read, Summary: "Schedules of backups, and what became of their runs",
+			Fresh: true, Params: []Param{limitParam(100, 500)}, Answer: snapshotsAnswer{}, serve: (*API).snapshots,
+		},
+		{
+			Method: "POST", Path: "/v1/snapshots", Permission: auth.Administer, Status: http.StatusAccepted,
+			Summary: "Make a backup on this node and store it in a folder of the node or in S3", Body: schedule.Job{}, MaxBody: 256 << 10,
+			Answer: schedule.Run{}, serve: (*API).startSnapshot,
+		},
+		{
+			Method: "DELETE", Path: "/v1/snapshots/runs/{id}", Permission: auth.Administer, Summary: "Cancel the backup under way",
+			Status: http.StatusNoContent, serve: (*API).cancelSnapshot,
+		},
+		{
+			Method: "PUT", Path: "/v1/snapshots/schedules/{name}", Permission: auth.Administer, Summary: "Make or change a schedule",
+			Body: scheduleBody{}, MaxBody: 256 << 10, Status: http.StatusNoContent, serve: (*API).putSchedule,
+		},
+		{
+			Method: "DELETE", Path: "/v1/snapshots/schedules/{name}", Permission: auth.Administer,
+			Summary: "Remove a schedule; its backups stay", Status: http.StatusNoContent, serve: (*API).deleteSchedule,
+		},
+		{
+			Method: "POST", Path: "/v1/snapshots/schedules/{name}/run", Permission: auth.Administer, Status: http.StatusAccepted,
+			Summary: "Make the backup of a schedule now, on this node", Answer: schedule.Run{}, serve: (*API).runSchedule,
+		},
+		{
+			Method: "POST", Path: "/v1/snapshots/check", Permission: auth.Administer, Status: http.StatusNoContent,
+			Summary: "Find out whether this node can store backups in a place", Body: checkTargetBody{}, MaxBody: 128 << 10,
+			serve: (*API).checkTarget,
+		},
 	}
+}
+
+func (q *request) actor() schedule.Actor {
+	return schedule.Actor{Name: q.p.Name, Address: auth.RemoteAddr(q.r).String()}
 }
 
 func (a *API) downloadSnapshot(q *request) error {
@@ -77,7 +155,7 @@ func (a *API) downloadSnapshot(q *request) error {
 	if site := q.r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
 		return problem.New(http.StatusForbidden, "the request comes from a page of another origin")
 	}
-	var req SnapshotRequest
+	req := SnapshotRequest{Recovery: q.v.str("recovery") == "true"}
 	if list := q.v.str("recipients"); list != "" {
 		req.Recipients = strings.Split(list, ",")
 	}
@@ -97,18 +175,14 @@ func (a *API) makeSnapshot(q *request) error {
 }
 
 func (a *API) streamSnapshot(q *request, req SnapshotRequest) error {
-	if a.cfg.Snapshots == nil {
-		return problem.New(http.StatusNotFound, "this node makes no backups")
-	}
 	begun := false
-	err := a.cfg.Snapshots.Stream(q.ctx(), req, func(s SnapshotStart) io.Writer {
+	err := a.cfg.Snapshots.Stream(q.ctx(), req, q.actor(), func(s SnapshotStart) io.Writer {
 		begun = true
 		h := q.w.Header()
 		h.Set("Content-Type", snapshotType)
 		h.Set("Content-Disposition", `attachment; filename="`+s.FileName()+`"`)
 		h.Set(SnapshotIndexHeader, strconv.FormatUint(s.Index, 10))
 		h.Set(SnapshotBytesHeader, strconv.FormatInt(s.ImageBytes, 10))
-		h.Set(SnapshotKeysHeader, strconv.FormatBool(s.Keys))
 		if !s.Complete {
 			h.Set(WarningHeader, "no majority answered: the backup is of what this node has, which may lack what others acknowledged")
 		}
@@ -137,4 +211,69 @@ func (p *patientWriter) Write(b []byte) (int, error) {
 		return 0, fmt.Errorf("set deadline of a long answer: %w", err)
 	}
 	return p.w.Write(b)
+}
+
+func (a *API) snapshots(q *request) error {
+	s := a.cfg.Snapshots
+	return q.answer(http.StatusOK, snapshotsAnswer{
+		Overview: s.Overview(int(q.v.int("limit"))), Node: a.cfg.Cluster.Identity().Node, Folder: s.Folder(), Recovery: s.Recovery(),
+	})
+}
+
+func (a *API) startSnapshot(q *request) error {
+	var j schedule.Job
+	if err := q.body(&j); err != nil {
+		return err
+	}
+	run, err := a.cfg.Snapshots.Start(q.ctx(), j, q.actor())
+	if err != nil {
+		return err
+	}
+	return q.answer(http.StatusAccepted, run)
+}
+
+func (a *API) cancelSnapshot(q *request) error {
+	return q.done(a.cfg.Snapshots.Cancel(q.ctx(), q.r.PathValue("id"), q.actor()))
+}
+
+func (a *API) putSchedule(q *request) error {
+	var b scheduleBody
+	if err := q.body(&b); err != nil {
+		return err
+	}
+	if b.Every == 0 {
+		b.Every = 24
+	}
+	return q.done(a.cfg.Snapshots.Put(q.ctx(), schedule.Schedule{
+		Name: q.r.PathValue("name"), Enabled: b.Enabled, At: b.At, Every: b.Every, Weekdays: b.Weekdays, Zone: b.Zone,
+		KeepLast: b.KeepLast, KeepDays: b.KeepDays,
+		Job: schedule.Job{
+			Target: b.Target, Node: b.Node,
+			Protection: schedule.Protection{Recipients: b.Recipients, Recovery: b.Recovery, Plain: b.Plain},
+		},
+	}, q.actor()))
+}
+
+func (a *API) deleteSchedule(q *request) error {
+	return q.done(a.cfg.Snapshots.Delete(q.ctx(), q.r.PathValue("name"), q.actor()))
+}
+
+func (a *API) runSchedule(q *request) error {
+	run, err := a.cfg.Snapshots.StartSchedule(q.ctx(), q.r.PathValue("name"), q.actor())
+	if err != nil {
+		return err
+	}
+	return q.answer(http.StatusAccepted, run)
+}
+
+func (a *API) checkTarget(q *request) error {
+	var b checkTargetBody
+	if err := q.body(&b); err != nil {
+		return err
+	}
+	err := a.cfg.Snapshots.Check(q.ctx(), b.Target, b.Schedule)
+	if err != nil && !errors.Is(err, schedule.ErrInvalid) {
+		err = problem.Wrap(http.StatusConflict, err) // with its text: it is about the operator's own place
+	}
+	return q.done(err)
 }

@@ -108,13 +108,43 @@ func TestRoundTrip(t *testing.T) {
 			if got.Manifest.Count("logs") != 2 || got.Manifest.Files[2].Name != "logs/2" || got.Manifest.State.Keys["users"] != 2 {
 				t.Errorf("manifest %+v", got.Manifest)
 			}
-			if encrypted != (len(got.Keys) == 2) || encrypted != got.Header.Keys {
+			if encrypted != (len(got.Keys) == 2) || encrypted != (got.Header.Keys == container.KeysInside) {
 				t.Errorf("keys %v, header says %v", got.Keys, got.Header.Keys)
 			}
 			if bytes.Contains(b, someKeys[1].Body) {
 				t.Error("the private key stands in the backup in clear")
 			}
 		})
+	}
+}
+
+// TestRecoveryKeyOpensTheKeysOfAPlainBackup writes a backup that is not encrypted: its private keys open with the
+// recovery key alone.
+func TestRecoveryKeyOpensTheKeysOfAPlainBackup(t *testing.T) {
+	recovery, _ := identity(t)
+	other, _ := identity(t)
+	var b bytes.Buffer
+	_, _, err := Write(t.Context(), &b, someState(t), Request{About: someAbout(), Keys: someKeys, Recovery: recovery.Recipient()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(b.Bytes(), someKeys[1].Body) {
+		t.Error("the private key stands in the backup in clear")
+	}
+	for name, c := range map[string]struct {
+		ids  []age.Identity
+		keys int
+		want error
+	}{
+		"no key": {nil, 0, nil}, "another": {[]age.Identity{other}, 0, ErrKey}, "the recovery key": {[]age.Identity{other, recovery}, 2, nil},
+	} {
+		got, err := Read(bytes.NewReader(b.Bytes()), c.ids, into(new(bytes.Buffer)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := got.OpenKeys(c.ids); !errors.Is(err, c.want) || len(got.Keys) != c.keys || got.Header.Keys != container.KeysSealed {
+			t.Errorf("%s: %d keys, header %q, %v", name, len(got.Keys), got.Header.Keys, err)
+		}
 	}
 }
 

@@ -38,6 +38,7 @@ var (
 // Names within the content.
 const (
 	keysFolder   = "keys/"
+	sealedKeys   = "keys.age" // a JSON list of KeyFile, encrypted by age
 	imageName    = "image.tar"
 	manifestName = "manifest.json"
 )
@@ -67,7 +68,7 @@ type Manifest struct {
 	State   StateManifest `json:"state"`
 	Files   []File        `json:"files"` // of the image
 	Image   File          `json:"image"`
-	Keys    []string      `json:"keys"` // names of the key files in the backup
+	Keys    []string      `json:"keys"` // names of the key files in the backup, sealed or not
 }
 
 // Digest is the running digest of a kind and day.
@@ -102,8 +103,8 @@ type File struct {
 
 // KeyFile is a private key, or what belongs to one, as it lies in a node's TLS directory.
 type KeyFile struct {
-	Name string
-	Body []byte
+	Name string `json:"name"`
+	Body []byte `json:"body"`
 }
 
 // About is what Write is told of the state.

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"archive/tar"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,39 @@ type Backup struct {
 	Manifest *Manifest
 	Keys     []KeyFile
 	Size     int64 // of the container in bytes
+
+	sealed []byte // keys encrypted to the recovery key
+}
+
+// OpenKeys opens private keys that are sealed to the recovery key with it, so that Keys has them. Without any identity
+// they stay closed and nothing is wrong; one that does not fit is ErrKey.
+func (b *Backup) OpenKeys(identities []age.Identity) error {
+	if b.sealed == nil || len(identities) == 0 {
+		return nil
+	}
+	plain, err := age.Decrypt(bytes.NewReader(b.sealed), identities...)
+	if err != nil {
+		return fmt.Errorf("private keys in it: %w", ErrKey)
+	}
+	body, err := io.ReadAll(io.LimitReader(plain, maxKeyFile*maxKeyFiles))
+	if err == nil {
+		err = json.Unmarshal(body, &b.Keys)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: its private keys: %w", ErrContent, err)
+	}
+	if !slices.Equal(keyNames(b.Keys), b.Manifest.Keys) {
+		return fmt.Errorf("%w: its private keys are not those that the manifest names", ErrContent)
+	}
+	return nil
+}
+
+func keyNames(keys []KeyFile) []string {
+	names := []string{}
+	for _, k := range keys {
+		names = append(names, k.Name)
+	}
+	return names
 }
 
 // CheckContainer reads a backup to its end and checks what can be checked without a key: that it is, byte for byte,
@@ -161,6 +195,10 @@ func (r *contentReader) member(th *tar.Header) error {
 		body, err := io.ReadAll(r.tr)
 		r.out.Keys = append(r.out.Keys, KeyFile{Name: name, Body: body})
 		return err
+	case th.Name == sealedKeys && !r.seen && r.out.sealed == nil && th.Size > 0 && th.Size <= 2*maxKeyFile*maxKeyFiles:
+		body, err := io.ReadAll(r.tr)
+		r.out.sealed = body
+		return err
 	case th.Name == imageName && !r.seen && th.Size == r.c.Header.ImageBytes:
 		r.seen = true
 		return r.readImage()
@@ -225,11 +263,7 @@ func (r *contentReader) readManifest() error {
 	if m.Image != r.whole || !slices.Equal(m.Files, r.files) {
 		return fmt.Errorf("%w: %s", ErrContent, firstDifference(m.Files, r.files))
 	}
-	var names []string
-	for _, k := range r.out.Keys {
-		names = append(names, k.Name)
-	}
-	if !slices.Equal(m.Keys, names) && len(m.Keys)+len(names) > 0 {
+	if names := keyNames(r.out.Keys); r.out.sealed == nil && !slices.Equal(m.Keys, names) && len(m.Keys)+len(names) > 0 {
 		return fmt.Errorf("%w: its keys are %q, the manifest names %q", ErrContent, names, m.Keys)
 	}
 	r.out.Manifest = m

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,8 +21,9 @@ type Request struct {
 	About About
 	// Recipients can read the backup, and nobody else can. Without any it is not encrypted and has no keys.
 	Recipients []age.Recipient
-	// Keys go into an encrypted backup.
-	Keys []KeyFile
+	// Keys go into an encrypted backup as they are, into another encrypted to Recovery, or not at all without it.
+	Keys     []KeyFile
+	Recovery age.Recipient
 	// Progress, when set, is told the bytes of the image that went in so far.
 	Progress func(done, total int64)
 }
@@ -34,7 +36,7 @@ func Write(ctx context.Context, w io.Writer, state State, req Request) (_ *Manif
 	h := container.Header{
 		Cluster: m.Cluster, Node: m.Node, Index: m.Index, Term: m.Term, LogTime: m.LogTime, Format: m.Format,
 		Created: m.Created, Program: m.Program, Digest: m.Digest, Content: container.ContentV1, ImageBytes: state.Size(),
-		Keys: encrypted && len(req.Keys) > 0,
+		Keys: req.keys(),
 	}
 	if encrypted {
 		h.Encryption = container.EncryptionAge
@@ -54,7 +56,7 @@ func Write(ctx context.Context, w io.Writer, state State, req Request) (_ *Manif
 	if err != nil {
 		return nil, 0, fmt.Errorf("compress backup: %w", err)
 	}
-	err = writeContent(ctx, z, state, &req, &m, encrypted)
+	err = writeContent(ctx, z, state, &req, &m)
 	// Only a whole content gets an end.
 	if e := z.Close(); err == nil {
 		err = e
@@ -76,15 +78,57 @@ type nopCloser struct{ io.Writer }
 // Close implements io.Closer.
 func (nopCloser) Close() error { return nil }
 
-func writeContent(ctx context.Context, w io.Writer, state State, req *Request, m *Manifest, encrypted bool) error {
-	tw := tar.NewWriter(w)
-	if encrypted {
-		for _, k := range req.Keys {
+// keys says where the private keys are in the backup.
+func (r *Request) keys() string {
+	switch {
+	case len(r.Keys) == 0:
+		return ""
+	case len(r.Recipients) > 0:
+		return container.KeysInside
+	case r.Recovery != nil:
+		return container.KeysSealed
+	}
+	return ""
+}
+
+func writeKeys(tw *tar.Writer, req *Request, m *Manifest) error {
+	where := req.keys()
+	if where == "" {
+		return nil
+	}
+	for _, k := range req.Keys {
+		m.Keys = append(m.Keys, k.Name)
+		if where == container.KeysInside {
 			if err := writeFile(tw, keysFolder+k.Name, k.Body); err != nil {
 				return err
 			}
-			m.Keys = append(m.Keys, k.Name)
 		}
+	}
+	if where == container.KeysInside {
+		return nil
+	}
+	body, err := json.Marshal(req.Keys)
+	if err != nil {
+		return fmt.Errorf("encode keys: %w", err)
+	}
+	var sealed bytes.Buffer
+	w, err := age.Encrypt(&sealed, req.Recovery)
+	if err == nil {
+		_, err = w.Write(body)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("encrypt keys: %w", err)
+	}
+	return writeFile(tw, sealedKeys, sealed.Bytes())
+}
+
+func writeContent(ctx context.Context, w io.Writer, state State, req *Request, m *Manifest) error {
+	tw := tar.NewWriter(w)
+	if err := writeKeys(tw, req, m); err != nil {
+		return err
 	}
 	if err := writeImage(ctx, tw, state, req.Progress, m); err != nil {
 		return err

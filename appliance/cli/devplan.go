@@ -129,6 +129,7 @@ func devConfig(dir string, i int, o devOptions, ports []devPortSet) appliance.Co
 	cfg := appliance.DefaultConfig()
 	cfg.NodeID = fmt.Sprintf("n%d", i+1)
 	cfg.DataDir = filepath.Join(dir, cfg.NodeID, "data")
+	cfg.Backup.Dir = filepath.Join(dir, cfg.NodeID, "backups")
 	cfg.TLS.Dir = filepath.Join(dir, cfg.NodeID, "tls")
 	cfg.Logs.Retention = appliance.Duration(devLogRetention) // the files of this machine may be old
 	at := func(port int) string { return net.JoinHostPort(devHost, portText(port)) }

@@ -61,6 +61,16 @@ func (p *progress) add(n int64) {
 	}
 }
 
+// at shows how far somebody else is.
+func (p *progress) at(phase string, done, total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.phase, p.done, p.total = phase, done, total
+	if p.show {
+		p.draw(time.Now())
+	}
+}
+
 // enter begins another phase.
 func (p *progress) enter(phase string) {
 	p.mu.Lock()

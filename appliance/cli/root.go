@@ -111,6 +111,8 @@ func hintOf(err error) string {
 		return "move the node's TLS directory aside and run `triward cluster join` with a new token"
 	case errors.Is(err, appliance.ErrLocked):
 		return "another triward server uses this data directory; stop it first"
+	case errors.Is(err, container.ErrNotBackup):
+		return "name a file that `triward snapshot save` wrote"
 	case errors.Is(err, backup.ErrKey):
 		return "give --identity with the private key that belongs to one of its recipients, or --passphrase"
 	case errors.Is(err, backup.ErrNewer), errors.Is(err, container.ErrVersion):

@@ -18,19 +18,23 @@ import (
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/container"
+	"github.com/triward/triward/appliance/backup/schedule"
 )
 
 func newSnapshot(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "snapshot", Short: "Back a cluster up, look at backups, restore one", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newSnapshotSave(s, &t), newSnapshotInspect(s), newSnapshotVerify(s), newSnapshotRestore(s))
+	c.AddCommand(newSnapshotSave(s, &t), newSnapshotInspect(s), newSnapshotVerify(s), newSnapshotRestore(s),
+		newSnapshotList(s, &t), newSnapshotCancel(s, &t), newSnapshotSchedule(s, &t))
 	return c
 }
 
 // saveFlags are those of `snapshot save`.
 type saveFlags struct {
 	encrypt encryptFlags
+	s3      s3Flags
+	to      string
 	force   bool
 	form    outputForm
 }
@@ -38,16 +42,26 @@ type saveFlags struct {
 func newSnapshotSave(s streams, t *target) *cobra.Command {
 	var f saveFlags
 	c := &cobra.Command{
-		Use:   "save FILE|-",
+		Use:   "save FILE|-|s3://bucket/prefix/name",
 		Short: "Back up the whole cluster into a file while it goes on working",
 		Long: `Writes metrics, logs, events, users, agents, rules, alerts and the audit log, all as of one moment, into FILE or to
 standard output. The node that is asked makes the backup; any node can. FILE appears only when it is complete.
 
 With --recipient or --passphrase the backup is encrypted and holds the private keys of the cluster's CA, so that agents
-go on working after a restore. Without, it holds none, and agents must be registered again.`,
-		Example: "  triward snapshot save /backup/site.triward --recipient age1...\n  triward snapshot save - | ssh host 'cat > site.triward'",
-		Args:    cobra.ExactArgs(1),
+go on working after a restore. Without, it holds none, and agents must be registered again.
+
+With --to instead of FILE the node stores the backup itself, in the folder of its configuration or in S3.`,
+		Example: `  triward snapshot save /backup/site.triward --recipient age1...
+  triward snapshot save - --recovery | ssh host 'cat > site.triward'
+  triward snapshot save --to s3://backups/site --recovery`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if (f.to == "") == (len(args) == 0) {
+				return errors.New("name a file, - or s3://bucket/prefix/name, or a place with --to; one of them")
+			}
+			if f.to != "" {
+				return saveOnServer(c.Context(), s, t, &f)
+			}
 			cl, err := t.client()
 			if err != nil {
 				return err
@@ -60,8 +74,10 @@ go on working after a restore. Without, it holds none, and agents must be regist
 		},
 	}
 	f.encrypt.flags(c)
+	f.s3.flags(c)
 	f.form.flag(c)
 	c.Flags().BoolVar(&f.force, "force", false, "replace FILE when it exists")
+	c.Flags().StringVar(&f.to, "to", "", "let the node store it: folder (its backup.dir) or s3://bucket/prefix")
 	return c
 }
 
@@ -74,46 +90,73 @@ type savedAnswer struct {
 }
 
 func saveTo(ctx context.Context, s streams, cl *client, req api.SnapshotRequest, file string, f *saveFlags) error {
+	began := time.Now()
+	var a savedAnswer
+	receive := func(w io.Writer) error {
+		h, n, err := receiveBackup(ctx, s, cl, req, w)
+		a = savedAnswer{File: file, Bytes: n, Header: h}
+		return err
+	}
+	if err := store(ctx, s, file, f, receive); err != nil {
+		return err
+	}
+	a.TookS = time.Since(began).Seconds()
+	return printSaved(s, f, a)
+}
+
+// store keeps what receive writes under a name: whole or not at all.
+func store(ctx context.Context, s streams, file string, f *saveFlags, receive func(io.Writer) error) error {
+	if isS3(file) {
+		place, name, err := f.s3.object(file)
+		if err != nil {
+			return err
+		}
+		_, err = place.Put(ctx, name, 0, receive)
+		return err
+	}
 	out, err := createTarget(s, file, f.force)
 	if err != nil {
 		return err
 	}
 	defer out.abandon()
+	if err := receive(out); err != nil {
+		return err
+	}
+	return out.commit()
+}
+
+// receiveBackup asks for a backup and writes it to w. What arrives is checked as it passes, so that one which was cut
+// off is an error.
+func receiveBackup(ctx context.Context, s streams, cl *client, req api.SnapshotRequest, w io.Writer) (h container.Header, n int64, err error) {
 	body, err := json.Marshal(req)
 	if err != nil {
-		return fmt.Errorf("encode request: %w", err)
+		return h, 0, fmt.Errorf("encode request: %w", err)
 	}
-	began := time.Now()
 	resp, err := cl.reach(ctx, http.MethodPost, "/v1/snapshot", body)
 	if err != nil {
-		return err
+		return h, 0, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
 		answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 		if err != nil {
-			return fmt.Errorf("read answer of %s: %w", resp.Request.URL.Host, err)
+			return h, 0, fmt.Errorf("read answer of %s: %w", resp.Request.URL.Host, err)
 		}
-		return newAPIError(resp, answer)
+		return h, 0, newAPIError(resp, answer)
 	}
-	if w := resp.Header.Get(api.WarningHeader); w != "" {
-		fmt.Fprintf(s.err, "warning: %s\n", printable(w))
+	if warning := resp.Header.Get(api.WarningHeader); warning != "" {
+		fmt.Fprintf(s.err, "warning: %s\n", printable(warning))
 	}
-	image, _ := strconv.ParseInt(resp.Header.Get(api.SnapshotBytesHeader), 10, 64)
 	p := newProgress(s.err, "receiving", 0)
-	if image > 0 {
+	defer p.end()
+	if image, _ := strconv.ParseInt(resp.Header.Get(api.SnapshotBytesHeader), 10, 64); image > 0 {
 		p.note = " of a state of " + bytesText(image)
 	}
-	// What arrives is checked as it passes, so that a connection which was cut leaves no file.
-	h, n, err := backup.CheckContainer(io.TeeReader(p.reader(resp.Body), out))
-	p.end()
+	h, n, err = backup.CheckContainer(io.TeeReader(p.reader(resp.Body), w))
 	if err != nil {
-		return fmt.Errorf("receive backup: %w", err)
+		return h, n, fmt.Errorf("receive backup: %w", err)
 	}
-	if err := out.commit(); err != nil {
-		return err
-	}
-	return printSaved(s, f, savedAnswer{File: file, Bytes: n, TookS: time.Since(began).Seconds(), Header: h})
+	return h, n, nil
 }
 
 func printSaved(s streams, f *saveFlags, a savedAnswer) error {
@@ -126,19 +169,28 @@ func printSaved(s streams, f *saveFlags, a savedAnswer) error {
 	}
 	fmt.Fprintf(out, "file       %s (%s in %s)\n", a.File, bytesText(a.Bytes), time.Duration(a.TookS*float64(time.Second)).Round(time.Millisecond))
 	printHeader(out, &a.Header)
-	if a.Header.Encryption == "" {
+	switch {
+	case a.Header.Encryption != "":
+	case a.Header.Keys == container.KeysSealed:
+		fmt.Fprintln(s.err, "Not encrypted: whoever has the file reads what is in it. The private keys in it open with the recovery key only.")
+	default:
 		fmt.Fprintln(s.err, "Not encrypted, so without the cluster's private keys: after a restore agents must be registered again.")
 	}
 	return nil
 }
 
 func printHeader(w io.Writer, h *container.Header) {
-	how := "not encrypted, without the cluster's private keys"
-	switch {
-	case h.Encryption != "" && h.Keys:
-		how = "encrypted (" + h.Encryption + "), with the cluster's private keys"
-	case h.Encryption != "":
-		how = "encrypted (" + h.Encryption + "), without the cluster's private keys"
+	how := "not encrypted"
+	if h.Encryption != "" {
+		how = "encrypted (" + printable(h.Encryption) + ")"
+	}
+	switch h.Keys {
+	case container.KeysInside:
+		how += ", with the cluster's private keys"
+	case container.KeysSealed:
+		how += ", with the cluster's private keys sealed to its recovery key"
+	default:
+		how += ", without the cluster's private keys"
 	}
 	fmt.Fprintf(w, "cluster    %s, by node %s, triward %s\n", printable(h.Cluster), printable(h.Node), printable(h.Program))
 	fmt.Fprintf(w, "made       %s\n", time.UnixMilli(h.Created).Format(time.RFC3339))
@@ -151,12 +203,13 @@ func printHeader(w io.Writer, h *container.Header) {
 
 func newSnapshotInspect(s streams) *cobra.Command {
 	var form outputForm
+	var s3 s3Flags
 	c := &cobra.Command{
-		Use:   "inspect FILE|-",
+		Use:   "inspect FILE|-|s3://bucket/prefix/name",
 		Short: "Show what a backup is of, without a key",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			in, _, err := openBackup(s, args[0])
+			in, _, err := openBackup(c.Context(), s, &s3, args[0])
 			if err != nil {
 				return err
 			}
@@ -173,26 +226,8 @@ func newSnapshotInspect(s streams) *cobra.Command {
 		},
 	}
 	form.flag(c)
+	s3.flags(c)
 	return c
-}
-
-// openBackup opens a file for reading; size is 0 when it is not known.
-func openBackup(s streams, name string) (in io.ReadCloser, size int64, err error) {
-	if name == "-" {
-		return io.NopCloser(s.in), 0, nil
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, 0, fmt.Errorf("open backup: %w", err)
-	}
-	st, err := f.Stat()
-	if err == nil && st.IsDir() {
-		err = fmt.Errorf("open backup: %s is a directory", name)
-	}
-	if err != nil {
-		return nil, 0, errors.Join(err, f.Close())
-	}
-	return f, st.Size(), nil
 }
 
 // saveTarget is where a backup goes: it appears whole or not at all.
@@ -258,17 +293,21 @@ func syncFolder(dir string) error {
 type encryptFlags struct {
 	recipients []string
 	files      []string
+	recovery   bool
+	plain      bool // with --to and in schedules
 	passphrase passphraseFlags
 }
 
 func (e *encryptFlags) flags(c *cobra.Command) {
 	c.Flags().StringArrayVar(&e.recipients, "recipient", nil, "encrypt for this public key (age1...); may be given again")
 	c.Flags().StringArrayVar(&e.files, "recipients-file", nil, "encrypt for the public keys in this file, one a line")
+	c.Flags().BoolVar(&e.recovery, "recovery", false, "encrypt for the cluster's recovery key")
+	c.Flags().BoolVar(&e.plain, "plain", false, "do not encrypt; must be said when the node stores the backup")
 	e.passphrase.flags(c, "encrypt with")
 }
 
 func (e *encryptFlags) request(s streams) (api.SnapshotRequest, error) {
-	req := api.SnapshotRequest{Recipients: e.recipients}
+	req := api.SnapshotRequest{Recipients: e.recipients, Recovery: e.recovery}
 	for _, name := range e.files {
 		body, err := os.ReadFile(name)
 		if err != nil {
@@ -289,4 +328,20 @@ func (e *encryptFlags) request(s streams) (api.SnapshotRequest, error) {
 	}
 	_, err = backup.Recipients(req.Recipients, req.Passphrase)
 	return req, err
+}
+
+// protection is what the cluster is told: to encrypt for nobody must be said.
+func (e *encryptFlags) protection(s streams) (schedule.Protection, error) {
+	if e.passphrase.ask || e.passphrase.file != "" {
+		return schedule.Protection{}, errors.New("a passphrase cannot be kept by the cluster; use --recipient or --recovery")
+	}
+	req, err := e.request(s)
+	if err != nil {
+		return schedule.Protection{}, err
+	}
+	p := schedule.Protection{Recipients: req.Recipients, Recovery: req.Recovery, Plain: e.plain}
+	if !p.Plain && !p.Recovery && len(p.Recipients) == 0 {
+		return p, errors.New("give --recipient or --recovery, or --plain for a backup that is not encrypted")
+	}
+	return p, nil
 }

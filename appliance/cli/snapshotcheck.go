@@ -72,6 +72,7 @@ func askSecret(s streams, prompt string) (string, error) {
 
 // openFlags say what opens an encrypted backup.
 type openFlags struct {
+	s3         s3Flags
 	identities []string
 	passphrase passphraseFlags
 }
@@ -79,6 +80,7 @@ type openFlags struct {
 func (o *openFlags) flags(c *cobra.Command) {
 	c.Flags().StringArrayVar(&o.identities, "identity", nil, "file with the private key that opens the backup; may be given again")
 	o.passphrase.flags(c, "open with")
+	o.s3.flags(c)
 }
 
 func (o *openFlags) read(s streams) ([]age.Identity, error) {
@@ -113,7 +115,7 @@ func newSnapshotVerify(s streams) *cobra.Command {
 	var quick, files bool
 	var stage string
 	c := &cobra.Command{
-		Use:   "verify FILE|-",
+		Use:   "verify FILE|-|s3://bucket/prefix/name",
 		Short: "Check a backup by reading all of it, down to every sample and line",
 		Long: `Checks that the file is, byte for byte, what was written; that every file in it has the SHA-256 of the manifest; and,
 unless --quick, unpacks it beside (--stage), opens the stores and compares every sample and line with the digests that
@@ -127,7 +129,7 @@ Without the key of an encrypted backup only the first can be checked: the exit c
 				return err
 			}
 			a := checkedAnswer{File: args[0]}
-			if err := verifyFile(c.Context(), s, &a, ids, quick, stage); err != nil {
+			if err := verifyFile(c.Context(), s, &a, &open.s3, ids, quick, stage); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			if a.Manifest != nil && !files {
@@ -150,8 +152,8 @@ Without the key of an encrypted backup only the first can be checked: the exit c
 	return c
 }
 
-func verifyFile(ctx context.Context, s streams, a *checkedAnswer, ids []age.Identity, quick bool, stage string) error {
-	in, size, err := openBackup(s, a.File)
+func verifyFile(ctx context.Context, s streams, a *checkedAnswer, s3 *s3Flags, ids []age.Identity, quick bool, stage string) error {
+	in, size, err := openBackup(ctx, s, s3, a.File)
 	if err != nil {
 		return err
 	}
@@ -231,7 +233,7 @@ func newSnapshotRestore(s streams) *cobra.Command {
 	var form outputForm
 	var verifyOnly, deep bool
 	c := &cobra.Command{
-		Use:   "restore FILE|-",
+		Use:   "restore FILE|-|s3://bucket/prefix/name",
 		Short: "Make this machine the first node of a cluster that goes on from a backup",
 		Long: `Reads and checks the whole backup, then makes it the state of this node, which must have no data yet. Other nodes join
 afterwards with a token, as into any cluster. Users, API tokens, agents and rules are those of the backup; sessions and
@@ -253,7 +255,7 @@ that reach both would send to either: stop what is left of the old cluster first
 			if err != nil {
 				return err
 			}
-			in, size, err := openBackup(s, args[0])
+			in, size, err := openBackup(c.Context(), s, &open.s3, args[0])
 			if err != nil {
 				return err
 			}
@@ -284,7 +286,7 @@ that reach both would send to either: stop what is left of the old cluster first
 func printRestored(s streams, form *outputForm, cfg *appliance.Config, r *appliance.RestoreReport, verifyOnly bool, took time.Duration) error {
 	if form.json() {
 		return writeJSON(s.out, map[string]any{
-			"node": cfg.NodeID, "data_dir": cfg.DataDir, "restored": !verifyOnly, "manifest": r.Manifest, "new_ca": r.NewCA, "recovery_key": r.RecoveryKey,
+			"node": cfg.NodeID, "data_dir": cfg.DataDir, "restored": !verifyOnly, "manifest": r.Manifest, "new_ca": r.NewCA,
 			"ca_sha256": r.Pin, "warnings": r.Warnings, "deep": r.Deep, "took_s": took.Seconds(),
 		})
 	}
@@ -298,12 +300,19 @@ func printRestored(s streams, form *outputForm, cfg *appliance.Config, r *applia
 		fmt.Fprintf(s.err, "warning: %s\n", w)
 	}
 	if r.NewCA {
-		fmt.Fprintf(s.err, "The backup has no private keys: the cluster has a new CA (%s), and every agent must be registered again.\n", r.Pin)
+		fmt.Fprintf(s.err, "%s: the cluster has a new CA (%s), every agent must be registered again, and passwords that were sealed (of receivers and backup targets) must be entered again.\n", whyNewCA(r), r.Pin)
 	}
 	if r.RecoveryKey != "" {
 		fmt.Fprintf(s.out, "recovery   %s\n", r.RecoveryKey)
-		fmt.Fprintln(s.err, "The backup has no key ring: a new one was made, whose recovery key is shown this once. Secrets that the lost cluster\nhad sealed (of receivers and of backup targets) must be entered again.")
+		fmt.Fprintln(s.err, "The backup gave no key ring: a new one was made, whose recovery key is shown this once. Secrets that the lost cluster\nhad sealed (of receivers and of backup targets) must be entered again.")
 	}
 	fmt.Fprintln(s.err, "Start the node with `triward server`. Further nodes join with a token of `triward cluster token create`.")
 	return nil
+}
+
+func whyNewCA(r *appliance.RestoreReport) string {
+	if r.Header.Keys == container.KeysSealed {
+		return "The private keys in the backup open with the cluster's recovery key (--identity), which was not given"
+	}
+	return "The backup has no private keys"
 }

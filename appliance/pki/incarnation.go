@@ -32,9 +32,12 @@ func Incarnation(cert *x509.Certificate) string {
 	return ""
 }
 
+// Incarnation of the cluster that the node belongs to; "" for its first.
+func (i *Identity) Incarnation() string { return Incarnation(i.cert.Load().Leaf) }
+
 // CheckPeer refuses the certificate of a node of another incarnation.
 func (i *Identity) CheckPeer(cert *x509.Certificate) error {
-	if own, other := Incarnation(i.cert.Load().Leaf), Incarnation(cert); own != other {
+	if own, other := i.Incarnation(), Incarnation(cert); own != other {
 		return fmt.Errorf("it belongs to another incarnation of the cluster (%q, this is %q): one of the two was restored from a backup", other, own)
 	}
 	return nil

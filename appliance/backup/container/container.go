@@ -63,14 +63,18 @@ type Header struct {
 	Digest     string `json:"digest"`     // of samples, lines and events, as `triward cluster status` shows it
 	Encryption string `json:"encryption"` // "age", or "" for none
 	Content    string `json:"content"`    // ContentV1
-	Keys       bool   `json:"keys"`       // whether the content has the cluster's private keys
+	Keys       string `json:"keys"`       // where the cluster's private keys are: "", KeysInside or KeysSealed
 	ImageBytes int64  `json:"image_bytes"`
 }
 
 // Values of Header.
 const (
 	EncryptionAge = "age"
-	// ContentV1 is zstd of a tar: files below keys/, image.tar, manifest.json.
+	// KeysInside: an encrypted content has them as it has everything else. KeysSealed: a content that is not encrypted
+	// has them encrypted to the cluster's recovery key.
+	KeysInside = "inside"
+	KeysSealed = "sealed"
+	// ContentV1 is zstd of a tar: files below keys/ or keys.age, image.tar, manifest.json.
 	ContentV1 = "tar+zstd/1"
 )
 

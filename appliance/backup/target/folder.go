@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // Folder keeps backups as files of a folder, which is made when absent.
@@ -119,15 +120,17 @@ func check(ctx context.Context, t Target) error {
 	return t.Remove(ctx, probeName)
 }
 
-// CleanPartial removes what an interrupted Put left in the folder. It must not be called while one is under way.
-func (f *Folder) CleanPartial() error {
+// CleanPartial removes what a Put that was interrupted before the given time left in the folder.
+func (f *Folder) CleanPartial(before time.Time) error {
 	left, err := filepath.Glob(filepath.Join(f.Dir, ".*.partial-*"))
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, path := range left {
-		errs = append(errs, os.Remove(path))
+		if st, err := os.Lstat(path); err == nil && st.ModTime().Before(before) {
+			errs = append(errs, os.Remove(path))
+		}
 	}
 	return errors.Join(errs...)
 }

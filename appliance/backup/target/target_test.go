@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/triward/triward/appliance/backup/target/s3test"
 )
@@ -122,7 +123,10 @@ func TestFolder(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, ".x.partial-1"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.CleanPartial(); err != nil {
+	if err := f.CleanPartial(time.Now().Add(-time.Hour)); err != nil || len(below(t, dir)()) != 3 {
+		t.Errorf("what may be under way was touched: %v", err)
+	}
+	if err := f.CleanPartial(time.Now().Add(time.Hour)); err != nil {
 		t.Error(err)
 	}
 	if got := below(t, dir)(); len(got) != 2 {

@@ -104,6 +104,7 @@ func nodeConfig(t testing.TB, dir, id string) appliance.Config {
 	cfg.NodeID = id
 	cfg.DataDir = filepath.Join(dir, id, "data")
 	cfg.TLS.Dir = filepath.Join(dir, id, "tls")
+	cfg.Backup.Dir = filepath.Join(dir, id, "backups")
 	cfg.Queue.MarkInterval = appliance.Duration(time.Second)
 	for _, address := range []*string{&cfg.Listen.Peer.Address, &cfg.Listen.Agents.Address, &cfg.Listen.HTTP.Address} {
 		*address = freeAddress(t)

@@ -1,0 +1,532 @@
+package schedule
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/backup"
+	"github.com/triward/triward/appliance/backup/target"
+)
+
+// Prepared is a state that was cut and waits to be written as a backup.
+type Prepared interface {
+	// Name is what the backup is to be called; it ends with Suffix.
+	Name() string
+	// ImageBytes is how long it is before compression.
+	ImageBytes() int64
+	// Write writes the backup. progress is told the bytes of the image that went in.
+	Write(ctx context.Context, w io.Writer, progress func(done, total int64)) (*backup.Manifest, int64, error)
+	// Close lets go of the state.
+	Close() error
+}
+
+// Suffix ends the names of backups.
+const Suffix = ".triward"
+
+// Config of a Runner.
+type Config struct {
+	Meta auth.Meta
+	Node string // this node's id
+	// Leading reports whether this node leads the cluster: it makes the backups of schedules that name no node.
+	Leading func() bool
+	// Incarnation of the cluster.
+	Incarnation string
+	// Prepare cuts the state for a backup protected so.
+	Prepare func(ctx context.Context, p Protection) (Prepared, error)
+	// Sealer returns the cluster's key ring, or an error when it has none.
+	Sealer func() (Sealer, error)
+	// Folder is where backups of the kind folder go on this node.
+	Folder string
+	// LookEvery is how often the schedules are looked at; 5 s.
+	LookEvery time.Duration
+	Log       *slog.Logger
+}
+
+const (
+	renewEvery = 5 * time.Second  // of the claim
+	claimLife  = 60 * time.Second // of log time, without a renewal
+	// claimFear is when a maker that could not renew its claim gives up: before it ends for the others.
+	claimFear   = 40 * time.Second
+	lostAfter   = 2 * claimLife
+	recordFor   = 10 * time.Minute // trying to record what became of a run
+	recordAtEnd = 3 * time.Second  // when the node is stopping
+	commitLimit = 10 * time.Second
+	keepAtLeast = 1
+)
+
+// Runner makes the backups of this node. Make it with New, run Run, and Close it.
+type Runner struct {
+	cfg    Config
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	born   time.Time
+}
+
+// New makes a runner. It makes nothing before Run.
+func New(cfg Config) *Runner {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.LookEvery == 0 {
+		cfg.LookEvery = 5 * time.Second
+	}
+	r := &Runner{cfg: cfg, born: time.Now()}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+// Close ends runs under way and waits for them.
+func (r *Runner) Close() error {
+	r.cancel()
+	r.wg.Wait()
+	return nil
+}
+
+// Run makes what is due until ctx ends.
+func (r *Runner) Run(ctx context.Context) {
+	if err := (&target.Folder{Dir: r.cfg.Folder}).CleanPartial(r.born); err != nil {
+		r.cfg.Log.Warn("remove what an interrupted backup left", "err", err)
+	}
+	tick := time.NewTicker(r.cfg.LookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := r.look(ctx); err != nil && ctx.Err() == nil {
+			r.cfg.Log.Warn("backups by schedule", "err", err)
+		}
+		r.prune(ctx)
+	}
+}
+
+// look makes what is due here and now.
+func (r *Runner) look(ctx context.Context) error {
+	now := r.cfg.Meta.LogTime()
+	for _, s := range list[Schedule](r.cfg.Meta, prefixSchedule, MaxSchedules) {
+		if !s.Enabled || s.Paused != "" || !r.mine(s.Node) {
+			continue
+		}
+		st, mod, _ := get[state](r.cfg.Meta, prefixState+s.Name)
+		slot := s.last(now)
+		switch {
+		case slot > st.Slot:
+			st = state{Slot: slot}
+		case st.Retry == 0 || st.Retry > now:
+			continue
+		}
+		st.Attempts++
+		st.Retry = now + lostAfter.Milliseconds() // should this node go down in the middle of it
+		err := r.run(ctx, &s.Job, s.Name, Actor{}, []auth.Compare{{Bucket: Bucket, Key: prefixState + s.Name, ModIndex: mod}}, &st)
+		if errors.Is(err, ErrRunning) || errors.Is(err, auth.ErrConflict) {
+			continue // somebody else is at it; we look again soon
+		}
+		if err != nil {
+			return fmt.Errorf("schedule %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+func (r *Runner) mine(node string) bool { return node == r.cfg.Node || node == "" && r.cfg.Leading() }
+
+// claimEnd is when a claim made now ends.
+func (r *Runner) claimEnd() int64 { return r.cfg.Meta.LogTime() + claimLife.Milliseconds() }
+
+// Start makes a backup now, here, for an operator, and returns its run once it has begun.
+func (r *Runner) Start(ctx context.Context, j Job, by Actor) (Run, error) {
+	if j.Node != "" && j.Node != r.cfg.Node {
+		return Run{}, fmt.Errorf("%w: ask node %s itself to make it", ErrInvalid, j.Node)
+	}
+	if err := j.check(); err != nil {
+		return Run{}, err
+	}
+	if j.Target.Kind == KindS3 && j.Target.SecretKey == "" {
+		return Run{}, fmt.Errorf("%w: target: secret_key is missing", ErrInvalid)
+	}
+	if err := r.seal(&j.Target, nil); err != nil {
+		return Run{}, err
+	}
+	return r.begin(ctx, &j, "", by)
+}
+
+// StartSchedule makes the backup of a schedule now, besides its times.
+func (r *Runner) StartSchedule(ctx context.Context, name string, by Actor) (Run, error) {
+	s, _, ok := get[Schedule](r.cfg.Meta, prefixSchedule+name)
+	if !ok {
+		return Run{}, fmt.Errorf("schedule %.60q: %w", name, ErrNotFound)
+	}
+	if s.Paused != "" {
+		return Run{}, fmt.Errorf("%w: schedule %s: %s", ErrInvalid, name, s.Paused)
+	}
+	return r.begin(ctx, &s.Job, name, by)
+}
+
+// begin claims and goes on in the background.
+func (r *Runner) begin(ctx context.Context, j *Job, schedule string, by Actor) (Run, error) {
+	if r.ctx.Err() != nil {
+		return Run{}, errStopping
+	}
+	h, err := r.claim(ctx, j, schedule, by, nil, nil)
+	if err != nil {
+		return Run{}, err
+	}
+	shown := h.claim.Run
+	shown.Target = shown.Target.shown()
+	r.wg.Go(func() {
+		if err := r.make(r.ctx, h, j, nil); err != nil {
+			r.cfg.Log.Warn("backup failed", "run", h.claim.ID, "err", err)
+		}
+	})
+	return shown, nil
+}
+
+// run claims and makes, and returns when all is recorded. An error of the backup itself is in the record, and nil here.
+func (r *Runner) run(ctx context.Context, j *Job, schedule string, by Actor, also []auth.Compare, st *state) error {
+	h, err := r.claim(ctx, j, schedule, by, also, st)
+	if err != nil {
+		return err
+	}
+	if err := r.make(ctx, h, j, st); err != nil {
+		r.cfg.Log.Warn("backup failed", "schedule", schedule, "run", h.claim.ID, "attempt", st.Attempts, "err", err)
+	}
+	return nil
+}
+
+// hold is a claim that this node has.
+type hold struct {
+	r      *Runner
+	cancel context.CancelCauseFunc
+
+	mu      sync.Mutex
+	claim   Claim
+	renewed time.Time
+}
+
+var (
+	errLost      = errors.New("the claim to make the backup was lost: this node could not reach the others in time")
+	errCancelled = errors.New("cancelled by an operator")
+	errStopping  = errors.New("the node was stopped")
+)
+
+func (r *Runner) claim(ctx context.Context, j *Job, schedule string, by Actor, also []auth.Compare, st *state) (*hold, error) {
+	if c, _, ok := get[Claim](r.cfg.Meta, keyRunning); ok {
+		return nil, fmt.Errorf("%w: on node %s", ErrRunning, c.Node)
+	}
+	c := Claim{Phase: "waiting", Run: Run{
+		ID: strings.ToLower(rand.Text()[:10]), Schedule: schedule, By: by.Name, Node: r.cfg.Node, Started: r.cfg.Meta.LogTime(),
+		Target: j.Target, Incarnation: r.cfg.Incarnation,
+	}}
+	txn := auth.Txn{
+		Compares: append([]auth.Compare{{Bucket: Bucket, Key: keyRunning}}, also...),
+		Ops:      []auth.Op{{Bucket: Bucket, Key: keyRunning, Value: encode(c), Expires: r.claimEnd()}},
+	}
+	if st != nil {
+		txn.Ops = append(txn.Ops, auth.Op{Bucket: Bucket, Key: prefixState + schedule, Value: encode(st)})
+	}
+	if by.Name != "" {
+		shown := *j
+		shown.Target = j.Target.shown()
+		txn.Audit = []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: "snapshot.start", Target: cmp.Or(schedule, j.Target.String()), Detail: bounded(shown)}}
+	}
+	ctx, cancel := context.WithTimeout(ctx, commitLimit)
+	defer cancel()
+	_, err := r.cfg.Meta.Commit(ctx, txn)
+	if errors.Is(err, auth.ErrConflict) && also == nil {
+		return nil, ErrRunning
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &hold{r: r, claim: c, renewed: time.Now()}, nil
+}
+
+// keep renews the claim until ctx ends, and ends the work when it cannot.
+func (h *hold) keep(ctx context.Context) {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		switch err := h.renew(ctx); {
+		case err == nil, ctx.Err() != nil:
+		case errors.Is(err, errCancelled), errors.Is(err, errLost):
+			h.cancel(err)
+			return
+		case time.Since(h.renewed) > claimFear:
+			h.cancel(fmt.Errorf("%w: %w", errLost, err))
+			return
+		}
+	}
+}
+
+func (h *hold) renew(ctx context.Context) error {
+	held, mod, ok := get[Claim](h.r.cfg.Meta, keyRunning)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case !ok || held.ID != h.claim.ID:
+		return errLost
+	case held.Cancel:
+		return errCancelled
+	}
+	ctx, cancel := context.WithTimeout(ctx, renewEvery)
+	defer cancel()
+	_, err := h.r.cfg.Meta.Commit(ctx, auth.Txn{
+		Compares: []auth.Compare{{Bucket: Bucket, Key: keyRunning, ModIndex: mod}},
+		Ops:      []auth.Op{{Bucket: Bucket, Key: keyRunning, Value: encode(h.claim), Expires: h.r.claimEnd()}},
+	})
+	if err == nil {
+		h.renewed = time.Now()
+	}
+	return err
+}
+
+func (h *hold) enter(phase string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.claim.Phase = phase
+}
+
+func (h *hold) progress(done, total int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.claim.Done, h.claim.Total = done, total
+}
+
+// make makes the backup that was claimed and records what became of it. The error is of the backup.
+func (r *Runner) make(ctx context.Context, h *hold, j *Job, st *state) error {
+	work, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(r.ctx, func() { cancel(errStopping) })
+	defer stop()
+	h.cancel = cancel
+	var keeping sync.WaitGroup
+	keeping.Go(func() { h.keep(work) })
+	run, err := r.store(work, h, j)
+	if cause := context.Cause(work); err != nil && cause != nil {
+		err = cause
+	}
+	cancel(nil)
+	keeping.Wait()
+	if err != nil {
+		run.OK, run.Error = false, clip(err.Error())
+	}
+	r.record(h, run, st)
+	return err
+}
+
+// maxError bounds what is kept of an error.
+const maxError = 500
+
+func clip(s string) string { return s[:min(len(s), maxError)] }
+
+// store writes the backup to its target and returns the record of it.
+func (r *Runner) store(ctx context.Context, h *hold, j *Job) (run Run, err error) {
+	run = h.claim.Run
+	to, err := r.target(&j.Target)
+	if err != nil {
+		return run, err
+	}
+	h.enter("cutting")
+	p, err := r.cfg.Prepare(ctx, j.Protection)
+	if err != nil {
+		return run, err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	// With the run's id no other backup has the name, so that what this run leaves can be removed by it.
+	run.Name = strings.TrimSuffix(p.Name(), Suffix) + "-" + run.ID + Suffix
+	run.ImageBytes = p.ImageBytes()
+	// From here on something may lie in the target: should this node go down, the record says what.
+	if err := r.note(ctx, &run); err != nil {
+		return run, fmt.Errorf("record the backup: %w", err)
+	}
+	h.enter("writing")
+	var m *backup.Manifest
+	run.Bytes, err = to.Put(ctx, run.Name, run.ImageBytes, func(w io.Writer) (err error) {
+		m, _, err = p.Write(ctx, w, h.progress)
+		return err
+	})
+	if err != nil {
+		return run, err
+	}
+	run.Index, run.Digest = m.Index, m.Digest
+	h.enter("reading back")
+	if err := r.readBack(ctx, to, &run); err != nil {
+		return run, fmt.Errorf("read back: %w", err)
+	}
+	run.OK, run.ReadBack = true, true
+	return run, nil
+}
+
+// readBack makes sure that what is stored is whole.
+func (r *Runner) readBack(ctx context.Context, to target.Target, run *Run) error {
+	in, _, err := to.Open(ctx, run.Name)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = in.Close() })
+	defer stop()
+	h, n, err := backup.CheckContainer(in)
+	if err = errors.Join(err, ignoreClosed(ctx, in.Close())); err != nil {
+		return err
+	}
+	if n != run.Bytes || h.Index != run.Index {
+		return fmt.Errorf("%d bytes of entry %d are there, %d of %d were stored", n, h.Index, run.Bytes, run.Index)
+	}
+	run.Encryption, run.Keys = h.Encryption, h.Keys
+	return nil
+}
+
+func ignoreClosed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// target opens the place that a job names.
+func (r *Runner) target(w *Where) (target.Target, error) {
+	if w.Kind == KindFolder {
+		return &target.Folder{Dir: r.cfg.Folder}, nil
+	}
+	s, err := r.cfg.Sealer()
+	if err != nil {
+		return nil, fmt.Errorf("open the sealed secret key: %w", err)
+	}
+	secret, err := s.Open(purpose, w.SecretKey)
+	if err != nil {
+		return nil, fmt.Errorf("open the sealed secret key: %w", err)
+	}
+	return target.NewS3(w.s3(string(secret)))
+}
+
+// Check finds out whether backups can be stored in a place. A secret key that is left out is the one of the schedule.
+func (r *Runner) Check(ctx context.Context, w Where, schedule string) error {
+	if err := w.check(); err != nil {
+		return err
+	}
+	if w.Kind == KindFolder {
+		return (&target.Folder{Dir: r.cfg.Folder}).Check(ctx)
+	}
+	if w.SecretKey == "" {
+		held, _, ok := get[Schedule](r.cfg.Meta, prefixSchedule+schedule)
+		if !ok {
+			return fmt.Errorf("%w: target: secret_key is missing", ErrInvalid)
+		}
+		if err := r.seal(&w, &held.Target); err != nil {
+			return err
+		}
+		to, err := r.target(&w)
+		if err != nil {
+			return err
+		}
+		return to.Check(ctx)
+	}
+	to, err := target.NewS3(w.s3(w.SecretKey))
+	if err != nil {
+		return err
+	}
+	return to.Check(ctx)
+}
+
+// note writes the record of a run whose backup is about to be stored.
+func (r *Runner) note(ctx context.Context, run *Run) error {
+	ctx, cancel := context.WithTimeout(ctx, commitLimit)
+	defer cancel()
+	_, err := r.cfg.Meta.Commit(ctx, auth.Txn{Ops: []auth.Op{{Bucket: Bucket, Key: runKey(run), Value: encode(run)}}})
+	return err
+}
+
+// record writes what became of a run and ends its claim, however often that takes; a claim that cannot be ended ends by
+// itself.
+func (r *Runner) record(h *hold, run Run, st *state) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), recordFor)
+	defer cancel()
+	defer context.AfterFunc(r.ctx, func() { // the node is stopping: not for long
+		hurry := time.NewTimer(recordAtEnd)
+		defer hurry.Stop()
+		select {
+		case <-ctx.Done():
+		case <-hurry.C:
+			cancel()
+		}
+	})()
+	for ctx.Err() == nil {
+		run.Ended = r.cfg.Meta.LogTime()
+		txn := auth.Txn{Ops: []auth.Op{{Bucket: Bucket, Key: runKey(&run), Value: encode(run)}}}
+		held, mod, ok := get[Claim](r.cfg.Meta, keyRunning)
+		if ok && held.ID == run.ID {
+			txn.Compares = append(txn.Compares, auth.Compare{Bucket: Bucket, Key: keyRunning, ModIndex: mod})
+			txn.Ops = append(txn.Ops, auth.Op{Delete: true, Bucket: Bucket, Key: keyRunning})
+		}
+		r.recordState(&txn, &run, st)
+		r.trim(&txn)
+		_, err := r.cfg.Meta.Commit(ctx, txn)
+		if err == nil {
+			return
+		}
+		r.cfg.Log.Warn("what became of a backup is not recorded yet", "run", run.ID, "err", err)
+		wait := time.NewTimer(time.Second)
+		select {
+		case <-ctx.Done():
+		case <-wait.C:
+		}
+		wait.Stop()
+	}
+}
+
+// recordState notes when a schedule whose run failed is tried again.
+func (r *Runner) recordState(txn *auth.Txn, run *Run, st *state) {
+	if st == nil {
+		return
+	}
+	held, mod, ok := get[state](r.cfg.Meta, prefixState+run.Schedule)
+	if !ok || held.Slot != st.Slot { // the schedule was saved anew or removed meanwhile
+		return
+	}
+	held.Retry = 0
+	if !run.OK && st.Attempts <= len(retryAfter) && run.Error != errCancelled.Error() {
+		held.Retry = run.Ended + retryAfter[st.Attempts-1].Milliseconds()
+	}
+	txn.Compares = append(txn.Compares, auth.Compare{Bucket: Bucket, Key: prefixState + run.Schedule, ModIndex: mod})
+	txn.Ops = append(txn.Ops, auth.Op{Bucket: Bucket, Key: prefixState + run.Schedule, Value: encode(held)})
+}
+
+// trim keeps the record of runs within its bound: what failed or was removed goes first.
+func (r *Runner) trim(txn *auth.Txn) {
+	all := list[Run](r.cfg.Meta, prefixRun, maxRuns+64)
+	over := len(all) + 1 - maxRuns
+	if over <= 0 {
+		return
+	}
+	slices.SortStableFunc(all, func(x, y Run) int {
+		return cmp.Or(cmp.Compare(rank(&x), rank(&y)), cmp.Compare(x.Started, y.Started))
+	})
+	for i := range all[:min(over, 32)] {
+		txn.Ops = append(txn.Ops, auth.Op{Delete: true, Bucket: Bucket, Key: runKey(&all[i])})
+	}
+}
+
+func rank(r *Run) int {
+	if r.OK && !r.Removed {
+		return 1
+	}
+	return 0
+}
