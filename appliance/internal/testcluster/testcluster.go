@@ -71,6 +71,7 @@ func Start(t testing.TB, n int) *Cluster {
 		cfg.DataDir = filepath.Join(dir, cfg.NodeID, "data")
 		cfg.TLS.Dir = filepath.Join(dir, cfg.NodeID, "tls")
 		cfg.Queue.MarkInterval = appliance.Duration(time.Second)
+		cfg.Alerting = appliance.AlertingConfig{Interval: appliance.Duration(time.Second), AllowLoopbackReceivers: true}
 		for _, address := range []*string{&cfg.Listen.Peer.Address, &cfg.Listen.Agents.Address, &cfg.Listen.HTTP.Address} {
 			*address = freeAddress(t)
 		}
