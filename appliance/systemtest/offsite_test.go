@@ -68,12 +68,13 @@ func TestNothingLeavesTheMachine(t *testing.T) {
 	}
 	ctx := t.Context()
 	dir := t.TempDir()
+	bin := binaries(t, "") // with the caches that are where they always are
 	for _, name := range []string{"HOME", "XDG_STATE_HOME"} { // where the command line finds the cluster
 		t.Setenv(name, dir)
 	}
 	boot, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	c, err := start(boot, binaries(t, ""), dir, "--http-port", "0")
+	c, err := start(boot, bin, dir, "--http-port", "0")
 	if err != nil {
 		t.Fatal(err)
 	}
