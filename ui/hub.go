@@ -22,6 +22,7 @@ type Config struct {
 	Hosts   HostsSource
 	Ranges  RangeQuerier
 	Cluster ClusterSource
+	Alerts  AlertsSource
 	Tail    TailSource
 	Lines   *LineFeed // where tails get new lines from; fed by the App's observer
 
@@ -38,6 +39,7 @@ type Config struct {
 	Tick           time.Duration // 5 s: the application's tick
 	HostsEvery     time.Duration // 5 s
 	ClusterEvery   time.Duration // 2 s
+	AlertsEvery    time.Duration // 1 s
 	TailEvery      time.Duration // 200 ms: how long lines are gathered into one message
 	TailRate       int           // 200 rows a second for a client
 	WriteTimeout   time.Duration // 5 s
@@ -57,6 +59,7 @@ func (c *Config) defaults() {
 	setDefault(&c.Tick, 5*time.Second)
 	setDefault(&c.HostsEvery, 5*time.Second)
 	setDefault(&c.ClusterEvery, 2*time.Second)
+	setDefault(&c.AlertsEvery, time.Second)
 	setDefault(&c.TailEvery, 200*time.Millisecond)
 	setDefault(&c.TailRate, 200)
 	setDefault(&c.WriteTimeout, 5*time.Second)

@@ -17,10 +17,11 @@ const (
 	KindPromQL  = "promql"
 	KindTail    = "logs.tail"
 	KindCluster = "cluster"
+	KindAlerts  = "alerts"
 )
 
 // Kinds lists the kinds of subscriptions.
-func Kinds() []string { return []string{KindHosts, KindPromQL, KindTail, KindCluster} }
+func Kinds() []string { return []string{KindHosts, KindPromQL, KindTail, KindCluster, KindAlerts} }
 
 // Viewer is who holds a connection. Equal viewers are the same session of the same user with the same role.
 type Viewer struct {
@@ -76,6 +77,12 @@ type RangeQuerier interface {
 type ClusterSource interface {
 	// Cluster returns the body of GET /v1/cluster.
 	Cluster(ctx context.Context) (json.RawMessage, error)
+}
+
+// AlertsSource gives the alerts that are not over.
+type AlertsSource interface {
+	// Alerts returns a row for each alert, the worst first. The rows are not changed any more.
+	Alerts(ctx context.Context) ([]Host, error)
 }
 
 // QueryError says where in a query an error is.

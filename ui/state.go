@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // stateTopic shows a list of rows as it is now: a client that was slow or away gets what changed since, which is
@@ -22,6 +24,8 @@ type stateTopic struct {
 	read func(ctx context.Context, full bool) ([]Host, error)
 	// single says that there is one row, whose value is sent bare and each tick.
 	single bool
+	// strict says that nothing may be left out: who is too slow to be told of everything is closed, to begin anew.
+	strict bool
 
 	mu     sync.Mutex
 	subs   map[*stateSub]struct{}
@@ -81,6 +85,18 @@ func (h *Hub) startCluster(ctx context.Context, c *conn, req *request) (stream, 
 				body, err := h.cfg.Cluster.Cluster(ctx)
 				return []Host{{Row: body}}, err
 			},
+		}
+	})
+}
+
+func (h *Hub) startAlerts(ctx context.Context, c *conn, req *request) (stream, error) {
+	if h.cfg.Alerts == nil {
+		return nil, errUnavailable
+	}
+	return h.startState(ctx, c, req, func() *stateTopic {
+		return &stateTopic{
+			hub: h, kind: KindAlerts, every: h.cfg.AlertsEvery, strict: true,
+			read: func(ctx context.Context, _ bool) ([]Host, error) { return h.cfg.Alerts.Alerts(ctx) },
 		}
 	})
 }
@@ -203,7 +219,11 @@ func (s *stateSub) next() []frame {
 	if s.last >= t.seq {
 		return out
 	}
-	if left := t.seq - s.last - 1; left > 0 {
+	if t.strict && s.last+ringTicks < t.seq { // rows that are gone since are no longer known
+		s.conn.stop(websocket.CloseTryAgainLater, "the client was not told of all alerts; it begins anew")
+		return nil
+	}
+	if left := t.seq - s.last - 1; left > 0 && !t.strict {
 		t.hub.metrics.dropped.WithLabelValues(t.kind).Add(float64(left))
 	}
 	var changed []Host
@@ -219,7 +239,7 @@ func (s *stateSub) next() []frame {
 		}
 	}
 	s.last = t.seq
-	if len(changed) == 0 && len(msg.Gone) == 0 && t.single {
+	if len(changed) == 0 && len(msg.Gone) == 0 && (t.single || t.strict) {
 		return out
 	}
 	head, _ := json.Marshal(msg)

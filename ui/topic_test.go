@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // inBubble runs a hub in virtual time, without sockets: connections are made by hand and streams asked directly.
@@ -329,4 +331,20 @@ func TestControlMessagesAreBounded(t *testing.T) {
 			t.Fatalf("%d messages wait", len(c.control))
 		}
 	})
+}
+
+// Who is too slow to be told which alerts are gone is closed and begins anew, instead of showing them for ever.
+func TestAlertsAreNeverLeftOut(t *testing.T) {
+	h := NewHub(Config{Gate: newGate()})
+	defer h.Close()
+	c := newConn(h, Viewer{})
+	top := &stateTopic{hub: h, kind: KindAlerts, strict: true, seq: ringTicks + 1, rows: map[string]*stateRow{"a": {json: []byte(`{}`), changed: 2}}, order: []string{"a"}}
+	slow := &stateSub{topic: top, conn: c, id: "x", started: true, last: 1}
+	if f := slow.next(); len(f) != 1 || c.closing != nil {
+		t.Fatalf("%d messages, %+v", len(f), c.closing)
+	}
+	slow.last, top.seq = 1, ringTicks+2
+	if f := slow.next(); f != nil || c.closing == nil || c.closing.code != websocket.CloseTryAgainLater {
+		t.Fatalf("%d messages, %+v", len(f), c.closing)
+	}
 }

@@ -200,5 +200,4 @@ const (
 	stepEvery      = 1_000   // ms
 	txnBytes       = 384 << 10
 	txnChanges     = 60
-	maxAlertLabels = 64
 )

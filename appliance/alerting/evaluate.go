@@ -133,7 +133,9 @@ func (s *Service) evaluateGroup(ctx context.Context, e *evaluation, resumed int6
 		case recovering && (r.Kind == rules.SilentAgent || r.Kind == rules.SilentStream):
 			res.err = errRecovering
 		default:
-			found, res.err = s.condition(ctx, e.group, r, e.at, resumed)
+			limited, cancel := context.WithTimeout(ctx, ruleTime)
+			found, res.err = s.condition(limited, e.group, r, e.at, resumed)
+			cancel()
 		}
 		if res.err == nil && e.group.Limit > 0 && len(found) > e.group.Limit {
 			res.err = fmt.Errorf("the condition gave %d alerts, the group's limit is %d", len(found), e.group.Limit)
@@ -146,6 +148,9 @@ func (s *Service) evaluateGroup(ctx context.Context, e *evaluation, resumed int6
 	e.took = time.Since(start)
 	s.metrics.evaluated(e)
 }
+
+// ruleTime is how long the condition of one rule may take.
+const ruleTime = 30 * time.Second
 
 var errRecovering = errors.New("the cluster has just come back")
 
@@ -177,8 +182,8 @@ func (s *Service) results(ctx context.Context, r *rules.Rule, at int64, found []
 	for i := range found {
 		x := rules.NewExpander(ctx, r, at, found[i].Labels, found[i].V, s.templateQuery, external)
 		ls := x.Labels()
-		if len(ls) > maxAlertLabels {
-			return nil, fmt.Errorf("an alert would have %d labels, at most %d are possible", len(ls), maxAlertLabels)
+		if err := rules.CheckLabels(ls); err != nil {
+			return nil, err
 		}
 		id := state.ID(r.ID, ls)
 		if seen[id] {

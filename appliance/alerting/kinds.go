@@ -3,8 +3,10 @@ package alerting
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/triward/triward/appliance/alerting/rules"
 	"github.com/triward/triward/appliance/alerting/state"
@@ -95,27 +97,27 @@ func (s *Service) silentStreams(ctx context.Context, r *rules.Rule, at, resumed 
 // futureLines is how far before log time a line may be, in ms.
 const futureLines = 10 * 60_000
 
-// eventCursor is how far events were read: every event is looked at once, however late it came.
+// eventCursor is how far events were read: every event is looked at once, however late it came. Each rule has its own
+// place, so that one whose search fails holds no other up; what is stored is the last of them.
 type eventCursor struct {
-	index   uint64
+	at      map[string]uint64 // by rule
+	mod     uint64            // of the record
+	saved   uint64            // what the record says
 	known   bool
-	mod     uint64 // of the record
-	saved   uint64 // what the record says
-	savedAt int64  // log time
+	savedAt int64 // log time
 }
 
 func (c *eventCursor) read(meta Meta) {
 	v, ok := meta.Get(BucketLease, keyEvents)
-	c.mod, c.known = v.ModIndex, false
 	var rec cursor
-	if ok && json.Unmarshal(v.Data, &rec) == nil {
-		c.index, c.saved, c.known = rec.Index, rec.Index, true
-	}
+	known := ok && json.Unmarshal(v.Data, &rec) == nil
+	*c = eventCursor{at: make(map[string]uint64), mod: v.ModIndex, saved: rec.Index, known: known, savedAt: c.savedAt}
 }
 
 const (
 	eventsAtOnce = 500
-	saveEvents   = 60_000 // ms between notes of a cursor that found nothing
+	eventTime    = 5 * time.Second // for the search of one rule
+	saveEvents   = 60_000          // ms between notes of a cursor that found nothing
 )
 
 // readEvents raises alerts for events that came since the last look, and ends those whose time is over.
@@ -123,62 +125,85 @@ func (l *leader) readEvents(ctx context.Context) error {
 	c := &l.events
 	through := l.s.cfg.Logs.Applied()
 	if !c.known { // the first leader of a cluster begins with what comes
-		c.index, c.known = through, true
+		c.saved, c.known = through, true
 	}
-	found := make(map[string][]state.Result)
-	var all []*rules.Rule
-	if err := l.s.board.eachEventRule(func(r *rules.Rule) error {
-		all = append(all, r)
-		if through <= c.index {
-			return nil
+	last, matched := through, false
+	live := make(map[string]bool)
+	for _, r := range l.s.board.eventRules() {
+		live[r.ID] = true
+		at, ok := c.at[r.ID]
+		if !ok {
+			at = c.saved
 		}
-		results, last, err := l.s.eventResults(ctx, r, c.index, through, l.now)
-		if err != nil {
-			return fmt.Errorf("rule %s: %w", r.ID, err)
-		}
-		through = min(through, last)
-		found[r.ID] = results
-		return nil
-	}); err != nil {
-		return err
-	}
-	matched := false
-	for _, r := range all {
-		results := found[r.ID]
-		matched = matched || len(results) > 0
-		b := l.s.board
-		b.mu.RLock()
-		none := len(b.byRule[r.ID]) == 0 && len(results) == 0
-		b.mu.RUnlock()
-		if none {
-			continue
-		}
-		if err := l.takeResults(ctx, r, results, Txn{}); err != nil {
+		next, found, err := l.readEventRule(ctx, r, at, through)
+		if errors.Is(err, errDeposed) || errors.Is(err, ErrConflict) {
 			c.read(l.s.cfg.Meta)
 			return err
 		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			l.s.metrics.failures.Inc()
+			if err := l.setHealth(ctx, r.ID, err.Error()); err != nil {
+				return err
+			}
+		}
+		c.at[r.ID] = next
+		last, matched = min(last, next), matched || found
 	}
-	c.index = max(c.index, through)
+	for id := range c.at {
+		if !live[id] {
+			delete(c.at, id)
+		}
+	}
 	// All that matched is committed: only now may the record move on. An event looked at twice fires nothing twice.
-	if c.index == c.saved || !matched && l.now-c.savedAt < saveEvents {
+	if last <= c.saved || !matched && l.now-c.savedAt < saveEvents {
 		return nil
 	}
 	err := l.commit(ctx, Txn{
 		Compares: []Compare{{BucketLease, keyEvents, c.mod}},
-		Ops:      []Op{{Bucket: BucketLease, Key: keyEvents, Value: encode(cursor{c.index})}},
+		Ops:      []Op{{Bucket: BucketLease, Key: keyEvents, Value: encode(cursor{last})}},
 	})
 	if err != nil {
 		c.read(l.s.cfg.Meta)
 		return err
 	}
 	v, _ := l.s.cfg.Meta.Get(BucketLease, keyEvents)
-	c.mod, c.saved, c.savedAt = v.ModIndex, c.index, l.now
+	c.mod, c.saved, c.savedAt = v.ModIndex, last, l.now
 	return nil
 }
 
-// eachEventRule calls fn for the rules of events that are evaluated.
-func (b *board) eachEventRule(fn func(r *rules.Rule) error) error {
+// readEventRule looks at the events of one rule behind `at` and commits what they change. next is how far it came.
+func (l *leader) readEventRule(ctx context.Context, r *rules.Rule, at, through uint64) (next uint64, found bool, err error) {
+	var results []state.Result
+	next = at
+	if through > at {
+		search, cancel := context.WithTimeout(ctx, eventTime)
+		results, next, err = l.s.eventResults(search, r, at, through, l.now)
+		cancel()
+		if err != nil {
+			return at, false, err
+		}
+	}
+	b := l.s.board
 	b.mu.RLock()
+	nothing := len(b.byRule[r.ID]) == 0 && len(results) == 0
+	_, sick := b.health[r.ID]
+	b.mu.RUnlock()
+	if nothing && !sick {
+		return next, false, nil
+	}
+	if err := l.takeResults(ctx, r, results, Txn{}); err != nil {
+		return at, false, err
+	}
+	return next, len(results) > 0, nil
+}
+
+// eventRules are the rules of events that are evaluated, in order.
+func (b *board) eventRules() []*rules.Rule {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
 	var list []*rules.Rule
 	for _, name := range b.fileNames() {
 		f := b.files[name]
@@ -194,13 +219,7 @@ func (b *board) eachEventRule(fn func(r *rules.Rule) error) error {
 			}
 		}
 	}
-	b.mu.RUnlock()
-	for _, r := range list {
-		if err := fn(r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return list
 }
 
 // eventResults are the alerts of the events of entries behind `after` up to `through`. last is the entry up to which
@@ -244,6 +263,10 @@ func (s *Service) eventResults(ctx context.Context, r *rules.Rule, after, throug
 		}
 		// Templates see all that the event has; the alert is told apart by the label alone.
 		labels := rules.NewExpander(ctx, r, now, ls, 1, s.templateQuery, external).Labels()
+		if err := rules.CheckLabels(labels); err != nil {
+			s.log.Warn("an event raises no alert", "rule", r.ID, "err", err)
+			continue
+		}
 		id := state.ID(r.ID, labels)
 		n, ok := at[id]
 		if !ok {

@@ -126,27 +126,33 @@ func (l *leader) step(ctx context.Context) error {
 		return errDeposed
 	}
 	l.now = max(l.s.cfg.Meta.LogTime(), l.now+1)
+	var failed error
 	for _, part := range []struct {
-		name string
-		do   func(context.Context) error
+		name  string
+		alone bool // what comes after does not need it: it goes on when this fails
+		do    func(context.Context) error
 	}{
-		{"note that alerts are evaluated", l.noteSeen},
-		{"install the shipped rules", l.installShipped},
-		{"results of messages", l.settle},
-		{"end alerts of rules that are gone", l.retire},
-		{"evaluate", l.evaluate},
-		{"events", l.readEvents},
-		{"silences and inhibition", l.mute},
-		{"escalate", l.escalate},
-		{"messages", l.flush},
-		{"tidy", l.tidy},
+		{"note that alerts are evaluated", true, l.noteSeen},
+		{"install the shipped rules", true, l.installShipped},
+		{"results of messages", true, l.settle},
+		{"end alerts of rules that are gone", true, l.retire},
+		{"evaluate", true, l.evaluate},
+		{"events", true, l.readEvents},
+		{"silences and inhibition", false, l.mute}, // before anybody is told
+		{"escalate", true, l.escalate},
+		{"messages", true, l.flush},
+		{"tidy", true, l.tidy},
 	} {
 		if err := part.do(ctx); err != nil {
-			return fmt.Errorf("%s: %w", part.name, err)
+			err = fmt.Errorf("%s: %w", part.name, err)
+			if errors.Is(err, errDeposed) || !part.alone || ctx.Err() != nil {
+				return err
+			}
+			failed = errors.Join(failed, err)
 		}
 		l.s.board.refresh()
 	}
-	return nil
+	return failed
 }
 
 // commit commits a transaction under the lease.

@@ -132,7 +132,7 @@ func (l *leader) escalate(ctx context.Context) error {
 	b.mu.RLock()
 	cfg := b.routes.cfg
 	b.mu.RUnlock()
-	if cfg == nil {
+	if cfg == nil || !cfg.Escalates() {
 		return nil
 	}
 	alerts := b.snapshot()

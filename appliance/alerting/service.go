@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,8 +47,7 @@ type Service struct {
 	stop    context.CancelFunc
 	work    sync.WaitGroup
 
-	subsMu sync.Mutex
-	subs   map[chan struct{}]struct{}
+	changes atomic.Uint64
 
 	openedMu sync.Mutex
 	opened   *route.Config // routes with their secrets
@@ -67,7 +67,6 @@ func New(cfg Config) *Service {
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), leading: make(chan bool, 1), stop: func() {},
-		subs: make(map[chan struct{}]struct{}),
 	}
 	s.board = newBoard(cfg.Meta, s.parse, cfg.Log)
 	s.metrics = newServiceMetrics(cfg.Registerer, s)
@@ -113,26 +112,12 @@ func (s *Service) Lead(leading bool) {
 // blocks.
 func (s *Service) Changed(bucket, key string) {
 	s.board.note(bucket, key)
+	s.changes.Add(1)
 	poke(s.wake)
-	s.subsMu.Lock()
-	defer s.subsMu.Unlock()
-	for ch := range s.subs {
-		poke(ch)
-	}
 }
 
-// Watch returns a channel that gets something after alerts, silences or rules changed, and what ends it.
-func (s *Service) Watch() (<-chan struct{}, func()) {
-	ch := make(chan struct{}, 1)
-	s.subsMu.Lock()
-	s.subs[ch] = struct{}{}
-	s.subsMu.Unlock()
-	return ch, func() {
-		s.subsMu.Lock()
-		delete(s.subs, ch)
-		s.subsMu.Unlock()
-	}
-}
+// Generation counts what may have changed: while it stands, so does every answer about alerts.
+func (s *Service) Generation() uint64 { return s.changes.Load() }
 
 func poke(ch chan struct{}) {
 	select {

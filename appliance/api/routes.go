@@ -38,6 +38,7 @@ func SocketKinds() map[string]auth.Permission {
 		"promql":    auth.Read,
 		"logs.tail": auth.Read,
 		"cluster":   auth.Read,
+		"alerts":    auth.Read,
 	}
 }
 

@@ -353,6 +353,13 @@ func (c *Config) Receiver(name string) *Receiver {
 	return nil
 }
 
+// Escalates reports whether any route has a second step.
+func (c *Config) Escalates() bool {
+	found := false
+	c.All(func(r *Route, _ int) { found = found || r.Escalate != nil })
+	return found
+}
+
 // All calls fn for every route, parents first, with its depth.
 func (c *Config) All(fn func(r *Route, depth int)) { c.Route.each(fn, 0) }
 

@@ -3,6 +3,7 @@ package rules
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -22,8 +23,12 @@ func fieldError(n *yaml.Node, names []string) error {
 
 const templateHead = "{{$labels := .Labels}}{{$externalLabels := .ExternalLabels}}{{$externalURL := .ExternalURL}}{{$value := .Value}}"
 
-// MaxExpanded bounds an expanded label or annotation, in bytes.
-const MaxExpanded = 4 << 10
+// Bounds of what templates give, in bytes: one label or annotation, all annotations of an alert, all its labels.
+const (
+	MaxExpanded    = 4 << 10
+	MaxAnnotations = 32 << 10
+	MaxLabels      = 16 << 10
+)
 
 // QueryFunc answers queries of templates.
 type QueryFunc func(ctx context.Context, query string, t time.Time) (promql.Vector, error)
@@ -97,11 +102,30 @@ func (e *Expander) Labels() map[string]string {
 	return out
 }
 
-// Annotations returns the annotations of the alert.
+// Annotations returns the annotations of the alert. Those beyond MaxAnnotations are left out, the last by name first.
 func (e *Expander) Annotations() map[string]string {
 	out := make(map[string]string, len(e.rule.Annotations))
-	for name, text := range e.rule.Annotations {
-		out[name] = e.expand(text)
+	room := MaxAnnotations
+	for _, name := range slices.Sorted(maps.Keys(e.rule.Annotations)) {
+		v := e.expand(e.rule.Annotations[name])
+		if room -= len(name) + len(v); room < 0 {
+			break
+		}
+		out[name] = v
 	}
 	return out
 }
+
+// CheckLabels refuses labels that are too many or too long to keep.
+func CheckLabels(ls map[string]string) error {
+	size := 0
+	for name, v := range ls {
+		size += len(name) + len(v)
+	}
+	if len(ls) > maxLabels || size > MaxLabels {
+		return fmt.Errorf("an alert would have %d labels of %d bytes, at most %d of %d are possible; aggregate the condition", len(ls), size, maxLabels, MaxLabels)
+	}
+	return nil
+}
+
+const maxLabels = 64

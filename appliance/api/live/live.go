@@ -6,8 +6,11 @@ package live
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"sync"
 
+	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/fleet"
@@ -77,3 +80,36 @@ type Cluster struct{ Source api.Cluster }
 
 // Cluster returns the body of GET /v1/cluster.
 func (c Cluster) Cluster(ctx context.Context) (json.RawMessage, error) { return c.Source.Status(ctx) }
+
+// Alerts is the ui.AlertsSource over the alerting of a node.
+type Alerts struct {
+	Source *alerting.Service
+
+	mu   sync.Mutex
+	of   uint64
+	rows []ui.Host
+}
+
+// maxAlerts bounds the alerts that are shown live; others are found by the API.
+const maxAlerts = 5000
+
+// Alerts returns all rows. As long as nothing changes they are made once.
+func (a *Alerts) Alerts(context.Context) ([]ui.Host, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.Source.Generation()
+	if a.rows != nil && now == a.of {
+		return a.rows, nil
+	}
+	list := a.Source.Alerts(alerting.AlertFilter{Limit: maxAlerts})
+	rows := make([]ui.Host, len(list.Alerts))
+	for i := range list.Alerts {
+		row, err := json.Marshal(&list.Alerts[i])
+		if err != nil {
+			return nil, fmt.Errorf("encode alert: %w", err)
+		}
+		rows[i] = ui.Host{ID: list.Alerts[i].ID, Row: row}
+	}
+	a.rows, a.of = rows, now
+	return rows, nil
+}

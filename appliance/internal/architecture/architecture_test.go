@@ -94,6 +94,7 @@ var importRules = []importRule{
 	{from: "appliance/intake", not: []string{"tsdb", "logstore", "ui", "appliance/api"}, why: "what senders push reaches the stores through the log alone"},
 	{from: "appliance/auth", not: []string{"raftstate", "tsdb", "logstore", "ui", "appliance/api"}, why: "access works over any metadata"},
 	{from: "appliance/fleet", not: []string{"raftstate", "tsdb", "logstore", "ui", "appliance/api"}, why: "the view is fed through its own interfaces"},
+	{from: "appliance/alerting", not: []string{""}, except: []string{"appliance/alerting"}, why: "alerting works over any metadata and stores"},
 	{from: "appliance/problem", not: []string{""}, except: []string{"appliance/problem"}, why: "a leaf"},
 	{from: "appliance/pki", not: []string{""}, except: []string{"appliance/pki"}, why: "a leaf"},
 	{from: "appliance/systemtest", not: []string{""}, except: []string{"appliance/systemtest", "agent/wire"}, why: "system tests see what a user sees"},

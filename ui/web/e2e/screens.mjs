@@ -52,6 +52,18 @@ const PAGES = {
     },
   },
   'logs-tail': { path: '/logs?tail=1', ready: (p) => p.waitForTimeout(1500) },
+  alerts: { path: '/alerts', ready: settled },
+  'alerts-history': { path: '/alerts/history', ready: settled },
+  'alerts-silence': {
+    path: '/alerts/silences',
+    ready: async (p) => {
+      await p.click('[data-testid=add-silence]');
+      await p.waitForSelector('[data-testid=silence-form]');
+    },
+  },
+  'alerts-rules': { path: '/alerts/rules', ready: (p) => p.waitForSelector('[data-rules=hosts]') },
+  'alerts-rules-edit': { path: '/alerts/rules?file=triward', ready: (p) => p.waitForSelector('[data-testid=rule-editor]') },
+  'alerts-routes': { path: '/alerts/routes', ready: (p) => p.waitForSelector('[data-testid=routes]') },
   cluster: { path: '/cluster', ready: (p) => p.waitForSelector('[data-testid=queue]') },
   'not-found': { path: '/nothing/here', ready: settled },
   'menu-time': { path: '/', ready: (p) => p.click('[data-testid=range]') },

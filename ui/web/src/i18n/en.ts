@@ -1,5 +1,7 @@
 // The English dictionary; its type is what every other language must satisfy.
 
+import { alerts } from './alerts.en';
+
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
 
 export const en = {
@@ -27,6 +29,7 @@ export const en = {
     ask: 'Ask',
     run: 'Run',
     overview: 'Overview',
+    alerts: 'Alerts',
     metrics: 'Metrics',
     logs: 'Logs',
     cluster: 'Cluster',
@@ -365,6 +368,7 @@ export const en = {
     noConsumers: 'No consumer is registered',
     unavailable: 'The state of the cluster cannot be read',
   },
+  alerts,
   notFound: {
     title: 'There is no such page',
     hint: 'The address may be mistyped, or the thing it named is gone.',
@@ -375,6 +379,9 @@ export const en = {
     enabled: 'Single-key shortcuts',
     overview: 'Overview',
     hosts: 'Find a host',
+    alerts: 'Alerts',
+    ack: 'Acknowledge the alert',
+    silence: 'Silence the alert',
     logs: 'Logs',
     metrics: 'Metrics',
     cluster: 'Cluster',

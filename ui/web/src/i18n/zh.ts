@@ -1,4 +1,5 @@
 // 中文词典；类型与英文词典一致，缺一项则无法通过类型检查。
+import { alerts } from './alerts.zh';
 import type { Dictionary } from './en';
 
 export const zh: Dictionary = {
@@ -26,6 +27,7 @@ export const zh: Dictionary = {
     ask: '查询',
     run: '运维',
     overview: '总览',
+    alerts: '告警',
     metrics: '指标',
     logs: '日志',
     cluster: '集群',
@@ -358,6 +360,7 @@ export const zh: Dictionary = {
     noConsumers: '没有已注册的消费者',
     unavailable: '无法读取集群状态',
   },
+  alerts,
   notFound: {
     title: '没有这个页面',
     hint: '地址可能有误，或所指的对象已不存在。',
@@ -368,6 +371,9 @@ export const zh: Dictionary = {
     enabled: '启用单键快捷键',
     overview: '总览',
     hosts: '查找主机',
+    alerts: '告警',
+    ack: '确认告警',
+    silence: '静默告警',
     logs: '日志',
     metrics: '指标',
     cluster: '集群',

@@ -31,7 +31,7 @@ class Keys {
       return;
     if (performance.now() - this.#chordAt < CHORD_MS) {
       this.#chordAt = 0;
-      const to = { o: '/', h: '/?find=1', l: '/logs', m: '/explore', c: '/cluster' }[e.key];
+      const to = { o: '/', h: '/?find=1', a: '/alerts', l: '/logs', m: '/explore', c: '/cluster' }[e.key];
       if (to) {
         e.preventDefault();
         if (e.key === 'h') router.go(link('/', { find: '1' }));

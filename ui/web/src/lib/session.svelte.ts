@@ -72,3 +72,9 @@ class SessionStore {
 }
 
 export const session = new SessionStore();
+
+const RANK: Record<string, number> = { viewer: 1, operator: 2, administrator: 3 };
+/** Whether the role lets its bearer change things; the server decides, this only hides what it would refuse. */
+export function may(what: 'operate' | 'administer'): boolean {
+  return (RANK[session.current?.role ?? ''] ?? 0) >= (what === 'operate' ? 2 : 3);
+}

@@ -1,6 +1,7 @@
 // The page's live connection as reactive state, and the hosts table that several pages share.
 import { session } from '../lib/session.svelte';
 import type { ClusterState, HostRow } from '../lib/types';
+import { alerts } from './alerts.svelte';
 import { type LinkStatus, LiveClient, type Subscription } from './client';
 import { Failover } from './failover';
 import { applyHosts } from './hosts';
@@ -52,6 +53,7 @@ class Live {
         },
       },
     );
+    alerts.follow(this.#client);
     this.#members = setInterval(() => {
       if (this.status.state === 'live') void session.check();
     }, MEMBERS_EVERY_MS);
