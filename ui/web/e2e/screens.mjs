@@ -62,7 +62,10 @@ const PAGES = {
     },
   },
   'alerts-rules': { path: '/alerts/rules', ready: (p) => p.waitForSelector('[data-rules=hosts]') },
-  'alerts-rules-edit': { path: '/alerts/rules?file=triward', ready: (p) => p.waitForSelector('[data-testid=rule-editor]') },
+  'alerts-rules-edit': {
+    path: '/alerts/rules?file=triward',
+    ready: (p) => p.waitForSelector('[data-testid=rule-editor]'),
+  },
   'alerts-routes': { path: '/alerts/routes', ready: (p) => p.waitForSelector('[data-testid=routes]') },
   cluster: { path: '/cluster', ready: (p) => p.waitForSelector('[data-testid=queue]') },
   'not-found': { path: '/nothing/here', ready: settled },

@@ -84,7 +84,13 @@ export const alerts = {
   openLogs: 'Logs of the host',
   openHost: 'Open the host',
   copyLink: 'Copy link',
-  done: { ack: 'Acknowledged', unack: 'Given back', silence: 'Silenced', expire: 'Silence ended', saved: 'Saved' },
+  done: {
+    ack: 'Acknowledged',
+    unack: 'Given back',
+    silence: 'Silenced',
+    expire: 'Silence ended',
+    saved: 'Saved',
+  },
   noRole: 'Your role may look and not change',
   historyNone: 'Nothing happened yet',
   messageTo: (n: number) => plural(n, 'alert', 'alerts'),
@@ -96,7 +102,10 @@ export const alerts = {
   expire: 'End now',
   matcherHint: 'One a line: host="web1", with =, !=, =~ or !~',
   duration: 'For how long',
-  durations: { '3600': '1 hour', '14400': '4 hours', '86400': '1 day', '604800': '1 week' } as Record<string, string>,
+  durations: { '3600': '1 hour', '14400': '4 hours', '86400': '1 day', '604800': '1 week' } as Record<
+    string,
+    string
+  >,
   comment: 'Why',
   create: 'Silence',
   cancel: 'Cancel',
@@ -112,7 +121,8 @@ export const alerts = {
   removeSure: (name: string) => `Remove ${name}? Its alerts end.`,
   checkOk: (n: number) => `${plural(n, 'rule', 'rules')}, nothing wrong`,
   line: (n: number) => `Line ${n}`,
-  previewFired: (n: number) => (n === 0 ? 'would not have fired' : `would have fired ${plural(n, 'time', 'times')}`),
+  previewFired: (n: number) =>
+    n === 0 ? 'would not have fired' : `would have fired ${plural(n, 'time', 'times')}`,
   previewing: 'Looking at the past…',
   edit: 'Edit',
   enable: 'Turn on',

@@ -131,7 +131,11 @@ export function filterAlerts(list: Alert[], f: Filter): Alert[] {
     if (a.state === 'resolved' || (a.state === 'pending' && !f.pending)) return false;
     if ((a.state === 'silenced' || a.state === 'inhibited') && !f.muted) return false;
     if (words.length === 0) return true;
-    const hay = [a.name, a.annotations.summary ?? '', ...Object.entries(a.labels).map(([k, v]) => `${k}=${v}`)]
+    const hay = [
+      a.name,
+      a.annotations.summary ?? '',
+      ...Object.entries(a.labels).map(([k, v]) => `${k}=${v}`),
+    ]
       .join(' ')
       .toLowerCase();
     return words.every((w) => hay.includes(w));
