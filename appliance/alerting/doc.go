@@ -186,18 +186,18 @@ var (
 
 // Bounds of the whole cluster.
 const (
-	MaxRules       = 5000
-	MaxFiles       = 200
-	MaxAlerts      = 50_000
-	MaxSilences    = 2000
-	MaxHistory     = 20_000
-	HistoryAge     = 90 * 24 * 3600 * 1000 // ms
-	keptSilences   = 5 * 24 * 3600 * 1000  // ms after their end
-	keptResolved   = 15 * 60 * 1000        // ms after their end, when everybody was told
-	keptVersions   = 10
-	seenEvery      = 60_000  // ms: how often the leader notes that it evaluates
-	outage         = 150_000 // ms without such a note are an outage
-	stepEvery      = 1_000   // ms
-	txnBytes       = 384 << 10
-	txnChanges     = 60
+	MaxRules     = 5000
+	MaxFiles     = 200
+	MaxAlerts    = 50_000
+	MaxSilences  = 2000
+	MaxHistory   = 20_000
+	HistoryAge   = 90 * 24 * 3600 * 1000 // ms
+	keptSilences = 5 * 24 * 3600 * 1000  // ms after their end
+	keptResolved = 15 * 60 * 1000        // ms after their end, when everybody was told
+	keptVersions = 10
+	seenEvery    = 60_000  // ms: how often the leader notes that it evaluates
+	outage       = 150_000 // ms without such a note are an outage
+	stepEvery    = 1_000   // ms
+	txnBytes     = 384 << 10
+	txnChanges   = 60
 )

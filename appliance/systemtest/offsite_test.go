@@ -68,7 +68,7 @@ func TestNothingLeavesTheMachine(t *testing.T) {
 	}
 	ctx := t.Context()
 	dir := t.TempDir()
-	bin := binaries(t, "") // with the caches that are where they always are
+	bin := binaries(t, "")                                    // with the caches that are where they always are
 	for _, name := range []string{"HOME", "XDG_STATE_HOME"} { // where the command line finds the cluster
 		t.Setenv(name, dir)
 	}

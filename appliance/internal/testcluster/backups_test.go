@@ -53,6 +53,16 @@ func TestScheduledBackupsInS3(t *testing.T) {
 	if err := put(c.Nodes[1], "bad", map[string]any{"enabled": true, "target": where, "at": "02:00"}); err == nil || !strings.Contains(err.Error(), "recipients") {
 		t.Errorf("a schedule that does not say for whom: %v", err)
 	}
+	Until(t, "the schedule on another node", func() error {
+		var o schedule.Overview
+		if err := c.Get(c.Nodes[2], "/v1/snapshots", &o); err != nil {
+			return err
+		}
+		if len(o.Schedules) != 1 {
+			return fmt.Errorf("%d schedules", len(o.Schedules))
+		}
+		return nil
+	})
 	must(t, c.Post(c.Nodes[2], "/v1/snapshots/check", map[string]any{"target": map[string]any{
 		"kind": "s3", "url": service.URL("site"), "endpoint": service.Endpoint, "access_key": service.AccessKey, "ca_pem": string(service.CA),
 	}, "schedule": "nightly"}, nil))

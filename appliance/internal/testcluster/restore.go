@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/triward/triward/appliance"
+	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
 )
@@ -70,7 +71,10 @@ func (c *Cluster) Join(t testing.TB, id string) *Node {
 	must(t, c.Post(c.Nodes[0], "/v1/tokens/join", map[string]any{"kind": "node"}, &token))
 	csr, key, err := pki.NewRequest(id)
 	must(t, err)
+	identity, recipient, err := keyring.NewJoiner()
+	must(t, err)
 	var answer struct {
+		Ring      []byte `json:"key_ring"`
 		Cert      string `json:"cert_pem"`
 		CA        string `json:"ca_pem"`
 		CAKey     string `json:"ca_key_pem"`
@@ -83,7 +87,11 @@ func (c *Cluster) Join(t testing.TB, id string) *Node {
 	must(t, c.Post(c.Nodes[0], "/v1/cluster/join", map[string]any{
 		"token": token.Token, "id": id, "csr_pem": string(csr), "peer_addr": cfg.Listen.Peer.Advertise,
 		"url": cfg.Listen.HTTP.URL, "agent_url": cfg.Listen.Agents.Advertise,
+		"ring_to": recipient,
 	}, &answer))
+	ring, err := keyring.Unwrap(answer.Ring, identity)
+	must(t, err)
+	must(t, ring.Save(cfg.TLS.Dir))
 	setup := appliance.Setup{ClusterID: answer.ClusterID}
 	for _, p := range answer.Peers {
 		setup.Peers = append(setup.Peers, raftstate.Server{ID: p.ID, Addr: p.PeerAddr})

@@ -288,8 +288,7 @@ func TestABackupWithoutKeysMakesANewCA(t *testing.T) {
 		t.Error("the restored cluster has the old CA's certificate without its key")
 	}
 	fresh := Adopt(t, cfg, old.Token)
-	a := &Agent{cluster: fresh}
-	if err := a.call(fresh.Nodes[0], "/v1/agent/register", map[string]any{"token": token.Token, "hostname": "x"}, nil); err == nil {
+	if err := fresh.Stranger("x").Enroll(t, fresh.Nodes[0], token.Token); err == nil {
 		t.Error("a join token of the old cluster still works")
 	}
 }
