@@ -158,8 +158,13 @@ func TestAlertingByTheAPI(t *testing.T) {
 	ask("DELETE", "/v1/silences/"+sil.ID, operator, nil, 204, "")
 	ask("GET", "/v1/silences", operator, nil, 200, `"state":"expired"`)
 	for i, b := range []silenceBody{
-		{DurationS: 60}, {Matchers: []string{`a=~".*"`}, DurationS: 60}, {Matchers: []string{`a="b"`}}, {Matchers: []string{"("}, DurationS: 60},
-		{Matchers: []string{`a="b"`}, EndsAt: 5}, {Matchers: []string{`a="b"`}, DurationS: 1e12}, {Matchers: []string{`a=~"("`}, DurationS: 60},
+		{DurationS: 60},
+		{Matchers: []string{`a=~".*"`}, DurationS: 60},
+		{Matchers: []string{`a="b"`}},
+		{Matchers: []string{"("}, DurationS: 60},
+		{Matchers: []string{`a="b"`}, EndsAt: 5},
+		{Matchers: []string{`a="b"`}, DurationS: 1e12},
+		{Matchers: []string{`a=~"("`}, DurationS: 60},
 	} {
 		if w := s.do(call{method: "POST", path: "/v1/silences", token: operator, body: quoted(b)}); w.Code != 400 {
 			t.Errorf("silence %d: %d %s", i, w.Code, w.Body)

@@ -117,8 +117,10 @@ func (s *Service) RevokeAgent(ctx context.Context, id, by string, from netip.Add
 			return nil, nil
 		}
 		a.Revoked, a.RevokedAt, a.RevokedBy = true, s.meta.LogTime(), by
-		return &AuditRecord{Actor: by, Address: addressText(from), Action: "agent.revoke", Target: id,
-			Detail: encode(map[string]string{"hostname": a.Hostname, "cert_serial": a.Serial})}, nil
+		return &AuditRecord{
+			Actor: by, Address: addressText(from), Action: "agent.revoke", Target: id,
+			Detail: encode(map[string]string{"hostname": a.Hostname, "cert_serial": a.Serial}),
+		}, nil
 	})
 }
 

@@ -110,9 +110,18 @@ func newAgentsShow(s streams, t *target) *cobra.Command {
 				return fmt.Errorf("answer of /v1/agents/%s: %w", args[0], err)
 			}
 			rows := [][2]string{
-				{"agent", a.ID}, {"host", a.Hostname}, {"state", a.state()}, {"group", a.Group}, {"version", a.Version}, {"os", a.OS},
-				{"addresses", strings.Join(a.IPs, " ")}, {"enrolled", timeText(a.Created)}, {"last heartbeat", timeText(a.LastBeat)},
-				{"last sample", timeText(a.LastData)}, {"certificate", a.CertSerial}, {"good until", timeText(a.CertExpires)},
+				{"agent", a.ID},
+				{"host", a.Hostname},
+				{"state", a.state()},
+				{"group", a.Group},
+				{"version", a.Version},
+				{"os", a.OS},
+				{"addresses", strings.Join(a.IPs, " ")},
+				{"enrolled", timeText(a.Created)},
+				{"last heartbeat", timeText(a.LastBeat)},
+				{"last sample", timeText(a.LastData)},
+				{"certificate", a.CertSerial},
+				{"good until", timeText(a.CertExpires)},
 			}
 			if a.Revoked {
 				rows = append(rows, [2]string{"revoked", timeText(a.RevokedAt) + " by " + a.RevokedBy})

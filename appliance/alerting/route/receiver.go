@@ -1,12 +1,11 @@
 package route
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/mail"
 	"strings"
-
-	"crypto/x509"
 
 	"github.com/prometheus/common/model"
 )
