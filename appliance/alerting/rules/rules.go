@@ -14,6 +14,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -197,13 +198,21 @@ func yamlProblems(err error) []Problem {
 	for _, text := range texts {
 		p := Problem{Message: strings.TrimPrefix(text, "yaml: ")}
 		if m := yamlLine.FindStringSubmatch(text); m != nil {
-			fmt.Sscan(m[1], &p.Line)
-			p.Message = m[2]
+			p.Line, p.Message = number(m[1]), m[2]
 		}
 		p.Message = goType.ReplaceAllString(p.Message, "here")
 		out = append(out, p)
 	}
 	return out
+}
+
+// number reads digits that a pattern found; too many of them are no place.
+func number(digits string) int {
+	n, err := strconv.Atoi(digits)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 var goType = regexp.MustCompile(`in type [\w.*\[\]]+`)
@@ -214,8 +223,7 @@ var promPlace = regexp.MustCompile(`^(\d+):(\d+): `)
 func promProblem(err error) Problem {
 	p := Problem{Message: err.Error()}
 	if m := promPlace.FindStringSubmatch(p.Message); m != nil {
-		fmt.Sscan(m[1], &p.Line)
-		fmt.Sscan(m[2], &p.Column)
+		p.Line, p.Column = number(m[1]), number(m[2])
 		p.Message = p.Message[len(m[0]):]
 	}
 	return p
