@@ -22,7 +22,7 @@ func inBubble(t *testing.T, run func(t *testing.T, b *bench)) {
 		}
 		b.hub = NewHub(Config{
 			Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines,
-			Lines: b.feed, Node: "node1",
+			Alerts: noAlerts{}, Lines: b.feed, Node: "node1",
 		})
 		run(t, b)
 		if err := b.hub.Close(); err != nil {
@@ -30,6 +30,11 @@ func inBubble(t *testing.T, run func(t *testing.T, b *bench)) {
 		}
 	})
 }
+
+// noAlerts is a cluster where all is well.
+type noAlerts struct{}
+
+func (noAlerts) Alerts(context.Context) ([]Host, error) { return nil, nil }
 
 // sub subscribes a connection made by hand.
 func (b *bench) sub(kind, params, cursor string) stream {
