@@ -17,7 +17,7 @@ packaging/packages.sh "$version" "$work/first" "$@"
 
 copy=$work/elsewhere/tree
 mkdir -p "$copy"
-git ls-files -z --cached --others --exclude-standard | tar -c --null --files-from=- --ignore-failed-read 2>/dev/null | tar -x -C "$copy" --touch
+git ls-files -z | tar -cf - --null --files-from=- | tar -xf - -C "$copy" --touch
 cp -r ui/web/dist "$copy/ui/web/"
 export GOCACHE=$work/gocache
 echo "test-reproducible: from a copy, compiling everything"
