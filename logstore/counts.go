@@ -190,7 +190,7 @@ func (c *scan) countDay(d int64, through uint64, out map[KindDay]int64) (err err
 		}
 		lines := h.Lines
 		if h.MaxIndex > through {
-			if lines, err = c.linesThrough(d, id, &h, through); err != nil {
+			if lines, err = c.linesThrough(d, kind, id, &h, through); err != nil {
 				return err
 			}
 		}
@@ -202,16 +202,13 @@ func (c *scan) countDay(d int64, through uint64, out map[KindDay]int64) (err err
 }
 
 // linesThrough counts the lines of a block that came with entries up to through.
-func (c *scan) linesThrough(d int64, id uint64, h *block.Header, through uint64) (n int, err error) {
+func (c *scan) linesThrough(d int64, kind wire.StreamKind, id uint64, h *block.Header, through uint64) (n int, err error) {
 	if h.MinIndex > through {
 		return 0, nil
 	}
 	v, closer, err := c.snap.Get(blockKey(prefixColumns, d, id))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return 0, fmt.Errorf("%w: its columns are missing", block.ErrDamaged)
-	}
 	if err != nil {
-		return 0, err
+		return 0, c.missing(d, kind, err)
 	}
 	err = c.e.store.codec.DecodeColumns(&c.cols, v, h.Lines, block.What{Positions: true})
 	if err = errors.Join(err, closer.Close()); err != nil {

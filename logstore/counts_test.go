@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
 	"github.com/triward/triward/logstore/query"
 )
 
@@ -213,5 +214,33 @@ func TestSearchGoesOnBesideADamagedDay(t *testing.T) {
 	}
 	if len(s.Damaged()) != 1 {
 		t.Errorf("known are %v", s.Damaged())
+	}
+}
+
+// A day that retention takes away while its lines are counted is not damaged. Excise reaches into snapshots.
+func TestDayDroppedWhileCountedIsNotDamaged(t *testing.T) {
+	m := newModel(34)
+	s := testStore(t, t.TempDir(), Options{})
+	m.apply(t, s, 30)
+	work(t, s, true)
+	c, done, err := s.scan(t.Context(), nil, minTime, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	var id uint64
+	var h block.Header
+	err = c.e.rows(c.snap, dayPrefix(prefixHeader, testDay), func(key, value []byte) (err error) {
+		_, _, id = parseHeaderKey(key)
+		h, err = block.ParseHeader(value)
+		return err
+	})
+	if err != nil || h.MinIndex == h.MaxIndex {
+		t.Fatalf("%+v: %v", h, err)
+	}
+	s.SetFloor((testDay + 1) * DayNs)
+	work(t, s, false)
+	if n, err := c.linesThrough(testDay, wire.StreamLog, id, &h, h.MinIndex); err != nil || n != 0 {
+		t.Errorf("%d lines: %v", n, err)
 	}
 }

@@ -308,3 +308,47 @@ func TestDroppedDayLeavesNothingOnDisk(t *testing.T) {
 		t.Errorf("%d KiB are on disk, a day has %d KiB", sum>>10, day>>10)
 	}
 }
+
+// Pebble begins to flush a large batch before its commit returns. What that flush took must not be taken for being in
+// memory still: Apply would wait for the next flush, and the next mark for Apply.
+func TestFlushDuringACommitCountsIt(t *testing.T) {
+	var p pressure
+	var l pebble.EventListener
+	p.listen(&l)
+	err := p.counted(64<<20, func() error {
+		l.FlushBegin(pebble.FlushInfo{})
+		l.FlushEnd(pebble.FlushInfo{})
+		return nil
+	})
+	if n := p.written.Load() - p.flushed.Load(); err != nil || n != 0 {
+		t.Errorf("%d bytes are waited for: %v", n, err)
+	}
+	if err := p.counted(5, func() error { return errStop }); !errors.Is(err, errStop) || p.written.Load() != 64<<20 {
+		t.Errorf("a write that failed is counted: %d, %v", p.written.Load(), err)
+	}
+}
+
+// Neither the name of its index nor anything else that is damaged in a day keeps it from being dropped.
+func TestDamagedDayIsDropped(t *testing.T) {
+	m := newModel(29)
+	s := testStore(t, t.TempDir(), Options{})
+	m.apply(t, s, 30)
+	work(t, s, true)
+	e, release, err := s.acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if err := e.db.Set(dayPrefix(prefixIndex, testDay), []byte("no name of an index"), pebble.NoSync); err != nil {
+		t.Fatal(err)
+	}
+	floor := (testDay + 1) * DayNs
+	s.SetFloor(floor)
+	work(t, s, false)
+	for _, p := range []byte("hcxfmsd") {
+		if days, err := e.days(e.db, p, false); err != nil || len(days) > 0 && days[0] == testDay {
+			t.Errorf("days of %c: %v %v", p, days, err)
+		}
+	}
+	m.check(t, s, 10, floor)
+}

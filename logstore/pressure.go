@@ -117,12 +117,18 @@ func (e *engine) commit(batch *pebble.Batch) error {
 	if err := e.room(e.ctx); err != nil {
 		return err
 	}
-	n := int64(batch.Len())
-	if err := batch.Commit(pebble.NoSync); err != nil {
-		return err
+	return e.pressure.counted(int64(batch.Len()), func() error { return batch.Commit(pebble.NoSync) })
+}
+
+// counted counts n bytes and writes them, in this order: a flush that takes them may begin before the write returns, and
+// bytes that it took without their being counted would be waited for by writers when no other flush is due.
+func (p *pressure) counted(n int64, write func() error) error {
+	p.written.Add(n)
+	err := write()
+	if err != nil {
+		p.written.Add(-n)
 	}
-	e.pressure.written.Add(n)
-	return nil
+	return err
 }
 
 // flush hands all that was applied before to the file system.

@@ -76,7 +76,7 @@ func (e *engine) daysBefore(floor int64) ([]int64, error) {
 
 func (e *engine) dropDay(d int64, full bool) error {
 	name, ok, err := e.indexName(e.db, d)
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrDamaged) { // an index whose name is lost goes at the next start
 		return err
 	}
 	dropIndex := func() error {

@@ -443,7 +443,7 @@ func (c *scan) inRange(start int64) query.Bits {
 func (c *scan) columns(d int64, k *candidate, what block.What) (ok bool, err error) {
 	v, closer, err := c.snap.Get(blockKey(prefixColumns, d, k.id))
 	if err != nil {
-		return false, c.missing(d, k.st, err)
+		return false, c.missing(d, k.st.kind, err)
 	}
 	err = c.e.store.codec.DecodeColumns(&c.cols, v, k.head.Lines, what)
 	return err == nil, errors.Join(err, closer.Close())
@@ -452,7 +452,7 @@ func (c *scan) columns(d int64, k *candidate, what block.What) (ok bool, err err
 func (c *scan) texts(d int64, k *candidate) (ok bool, err error) {
 	v, closer, err := c.snap.Get(blockKey(prefixText, d, k.id))
 	if err != nil {
-		return false, c.missing(d, k.st, err)
+		return false, c.missing(d, k.st.kind, err)
 	}
 	err = c.e.store.codec.DecodeText(&c.text, v, k.head.Lines)
 	c.stats.Bytes += int64(len(c.text.Bytes))
@@ -460,9 +460,9 @@ func (c *scan) texts(d int64, k *candidate) (ok bool, err error) {
 }
 
 // missing tells a block of a day that retention took away from a block that is lost.
-func (c *scan) missing(d int64, st *stream, err error) error {
+func (c *scan) missing(d int64, kind wire.StreamKind, err error) error {
 	if errors.Is(err, pebble.ErrNotFound) {
-		if now := c.e.store.floorsNow(); d < Day(now.of(st.kind)) {
+		if now := c.e.store.floorsNow(); d < Day(now.of(kind)) {
 			return nil
 		}
 		return fmt.Errorf("%w: its row is missing", block.ErrDamaged)

@@ -116,7 +116,7 @@ func (w *walker) stream() (more bool, err error) {
 	prefix := append(dayPrefix(prefixHeader, w.d), w.st.id[:]...)
 	if bytes.Compare(w.headers.Key(), prefix) < 0 {
 		if !w.jumped {
-			err = c.spoiled(fmt.Sprintf("header %x", w.headers.Key()), c.missing(w.d, &w.st, pebble.ErrNotFound))
+			err = c.spoiled(fmt.Sprintf("header %x", w.headers.Key()), c.missing(w.d, w.st.kind, pebble.ErrNotFound))
 		}
 		w.there = w.headers.SeekGE(prefix)
 	}
