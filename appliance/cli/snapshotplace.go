@@ -18,7 +18,6 @@ import (
 // line.
 type s3Flags struct {
 	endpoint, region, ca string
-	secretFile           string
 }
 
 func (f *s3Flags) flags(c *cobra.Command) {
@@ -64,6 +63,19 @@ func (f *s3Flags) object(url string) (*place.S3, string, error) {
 	bucket, err := place.NewS3(cfg)
 	return bucket, url[at+1:], err
 }
+
+// s3Object is a backup to be stored in S3.
+type s3Object struct {
+	bucket *place.S3
+	name   string
+}
+
+func (o *s3Object) put(ctx context.Context, expected int64, write func(io.Writer) error) error {
+	_, err := o.bucket.Put(ctx, o.name, expected, write)
+	return err
+}
+
+func (o *s3Object) abandon() {}
 
 // where is the place as the cluster is told it: "folder" or s3://bucket/prefix with the keys.
 func (f *s3Flags) where(to string) (schedule.Where, error) {
