@@ -54,10 +54,10 @@ func (b *backups) Start(_ context.Context, j schedule.Job, by schedule.Actor) (s
 func (b *backups) StartSchedule(context.Context, string, schedule.Actor) (schedule.Run, error) {
 	return schedule.Run{ID: "r1"}, b.err
 }
-func (b *backups) Cancel(context.Context, string, schedule.Actor) error        { return b.err }
-func (b *backups) Check(context.Context, schedule.Where, string) error         { return b.err }
-func (b *backups) Folder() string                                              { return "/backups" }
-func (b *backups) Recovery() string                                            { return "age1x" }
+func (b *backups) Cancel(context.Context, string, schedule.Actor) error { return b.err }
+func (b *backups) Check(context.Context, schedule.Where, string) error  { return b.err }
+func (b *backups) Folder() string                                       { return "/backups" }
+func (b *backups) Recovery() string                                     { return "age1x" }
 
 func TestABackupIsStreamed(t *testing.T) {
 	made := &backups{}

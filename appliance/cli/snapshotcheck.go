@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/triward/triward/agent/owner"
 	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/container"
@@ -260,6 +261,9 @@ that reach both would send to either: stop what is left of the old cluster first
 				return err
 			}
 			defer in.Close()
+			if err := owner.Become(cfg.DataDir, serviceUser); err != nil { // with what only root may read open
+				return err
+			}
 			p := newProgress(s.err, "restoring", size)
 			stop := context.AfterFunc(c.Context(), func() { _ = in.Close() })
 			defer stop()

@@ -56,7 +56,7 @@ func TestSummarize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range []int{len(b) / 2, filePageSize - 1, 0} {
+	for _, n := range []int{5 * filePageSize, filePageSize - 1, 0} {
 		if err := os.WriteFile(path, b[:n], 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,8 @@ import {
   lastGood,
   nextAt,
   outcome,
+  type Protection,
+  protects,
   type Run,
   type Schedule,
   trend,
