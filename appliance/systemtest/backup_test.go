@@ -127,11 +127,8 @@ func (s *site) found(ctx context.Context) {
 	step(s.run(ctx, node, "triward cluster init"))
 	s.start(node, "triward server")
 	step("", until(ctx, time.Minute, func(ctx context.Context) error { return s.status(ctx, node, 1) }))
-	ca, err := s.run(ctx, node, "triward cluster ca")
-	step(ca, err)
-	step("", os.WriteFile(filepath.Join(s.dir, "ca.pem"), []byte(ca), 0o600))
 	step(s.run(ctx, node, "triward agents token create"))
-	step(s.run(ctx, host, "triward-agent register --url https://node1:8001 --ca ca.pem --token twa_..."))
+	step(s.run(ctx, host, "TRIWARD_TOKEN=twa_... triward-agent enroll --url https://node1:8001"))
 	s.start(host, "triward-agent run")
 	step("", until(ctx, time.Minute, func(ctx context.Context) error {
 		d, err := s.digests(ctx, node)
