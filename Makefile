@@ -46,9 +46,14 @@ run: build ## a throw-away cluster of three nodes and an agent of this machine
 test: build test-go test-web test-e2e ## every test but long faults
 	@echo 'make test: passed'
 
+# An S3 service for the tests of backups; its module has nothing to do with ours.
+$(CACHE)/versitygw: packaging/s3.mod
+	@mkdir -p $(CACHE)
+	go build -modfile=packaging/s3.mod -o $@ github.com/versity/versitygw/cmd/versitygw
+
 .PHONY: test-go
-test-go: ## tests of the Go packages
-	TRIWARD_BIN=$(BIN) go test -timeout 20m ./...
+test-go: $(CACHE)/versitygw ## tests of the Go packages
+	TRIWARD_BIN=$(BIN) TRIWARD_VERSITYGW=$(CACHE)/versitygw go test -timeout 20m ./...
 	@echo 'test-go: passed'
 
 .PHONY: test-web

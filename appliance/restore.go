@@ -46,7 +46,7 @@ type RestoreOptions struct {
 // RestoreReport says what was restored.
 type RestoreReport struct {
 	*backup.Backup
-	NewCA bool // the backup has no keys: agents must be registered again
+	NewCA bool // the backup has no keys: agents must be enrolled again
 	Pin   string
 	// RecoveryKey of a ring that was made because the backup gave none: it must be shown once. Secrets that were sealed
 	// with the ring of the lost cluster are lost.
@@ -128,6 +128,9 @@ func found(cfg *Config, staged *raftstate.Restored, report *RestoreReport) error
 	incarnation := pki.NewIncarnation()
 	note := restoredFrom{Index: m.Index, Created: m.Created, Node: m.Node, Digest: m.Digest, Image: m.Image.SHA256, Incarnation: incarnation}
 	err = staged.Found(raftstate.Server{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise}, func(tx *meta.Tx) error {
+		if report.NewCA { // with the keys the ring was lost that opens this one's
+			tx.Delete(bucketPKI, keyAgentCAs)
+		}
 		return beginAnew(tx, note)
 	})
 	if err != nil {
@@ -278,13 +281,14 @@ func claimEmpty(cfg *Config) (release func() error, err error) {
 			err = errors.Join(err, unlock())
 		}
 	}()
+	// The certificate is the last that a restore writes: with it the directory holds a node, whatever the mark says.
+	if _, err := os.Lstat(filepath.Join(cfg.TLS.Dir, pki.FileCert)); err == nil {
+		return nil, fmt.Errorf("%w: %s holds its certificate", ErrNotEmpty, cfg.TLS.Dir)
+	}
 	if _, err := os.Lstat(filepath.Join(cfg.DataDir, restoreMark)); err == nil {
 		if err := unclaim(cfg); err != nil {
 			return nil, fmt.Errorf("remove what an interrupted restore left: %w", err)
 		}
-	}
-	if _, err := os.Lstat(filepath.Join(cfg.TLS.Dir, pki.FileCert)); err == nil {
-		return nil, fmt.Errorf("%w: %s holds its certificate", ErrNotEmpty, cfg.TLS.Dir)
 	}
 	if found, err := firstEntry(cfg); err != nil {
 		return nil, err

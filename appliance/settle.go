@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -198,6 +199,9 @@ func (a *App) writeRecord(ctx context.Context) error {
 func (a *App) finishSetup(context.Context) error {
 	if a.setup == nil {
 		return nil
+	}
+	if err := removeFile(filepath.Join(a.cfg.DataDir, restoreMark)); err != nil { // a power loss can bring it back
+		return fmt.Errorf("remove mark of the restore: %w", err)
 	}
 	return removeSetup(a.cfg.DataDir)
 }

@@ -215,8 +215,14 @@ func (p *patientWriter) Write(b []byte) (int, error) {
 
 func (a *API) snapshots(q *request) error {
 	s := a.cfg.Snapshots
+	o := s.Overview(int(q.v.int("limit")))
+	if !q.p.Role.Allows(auth.Administer) { // who may not change the places need not know how they are opened
+		for i := range o.Schedules {
+			o.Schedules[i].Target.AccessKey = ""
+		}
+	}
 	return q.answer(http.StatusOK, snapshotsAnswer{
-		Overview: s.Overview(int(q.v.int("limit"))), Node: a.cfg.Cluster.Identity().Node, Folder: s.Folder(), Recovery: s.Recovery(),
+		Overview: o, Node: a.cfg.Cluster.Identity().Node, Folder: s.Folder(), Recovery: s.Recovery(),
 	})
 }
 

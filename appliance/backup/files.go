@@ -15,15 +15,17 @@ type fileSums struct {
 	pipe  *io.PipeWriter
 	whole hash.Hash
 	size  int64
+	limit int64 // of what the files may have together
 	done  chan struct{}
 
 	files []File // and err: valid once done is closed
 	err   error
 }
 
-func newFileSums() *fileSums {
+// newFileSums is for a tar of the given length.
+func newFileSums(length int64) *fileSums {
 	pr, pw := io.Pipe()
-	s := &fileSums{pipe: pw, whole: sha256.New(), done: make(chan struct{}), files: []File{}}
+	s := &fileSums{pipe: pw, limit: length, whole: sha256.New(), done: make(chan struct{}), files: []File{}}
 	go func() {
 		defer close(s.done)
 		s.err = s.run(pr)
@@ -48,6 +50,10 @@ func (s *fileSums) run(r io.Reader) error {
 		}
 		if th.Typeflag != tar.TypeReg {
 			continue
+		}
+		// A file with holes could claim any length.
+		if s.limit -= th.Size; s.limit < 0 {
+			return fmt.Errorf("file %q is longer than the tar around it", th.Name)
 		}
 		h := sha256.New()
 		n, err := io.Copy(h, tr)

@@ -209,7 +209,7 @@ func (r *contentReader) member(th *tar.Header) error {
 }
 
 func (r *contentReader) readImage() error {
-	sums := newFileSums()
+	sums := newFileSums(r.c.Header.ImageBytes)
 	stream := &source{r: io.TeeReader(r.tr, sums)}
 	err := r.image(r.c.Header, stream)
 	if err == nil {

@@ -165,7 +165,7 @@ func writeImage(ctx context.Context, tw *tar.Writer, state State, progress func(
 	if err := tw.WriteHeader(memberHeader(imageName, state.Size())); err != nil {
 		return fmt.Errorf("write image: %w", err)
 	}
-	sums := newFileSums()
+	sums := newFileSums(state.Size())
 	p := &counting{total: state.Size(), report: progress}
 	if err := state.WriteTo(ctx, io.MultiWriter(tw, sums, p)); err != nil {
 		sums.abandon(err)

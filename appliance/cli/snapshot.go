@@ -26,7 +26,7 @@ func newSnapshot(s streams) *cobra.Command {
 	c := &cobra.Command{Use: "snapshot", Short: "Back a cluster up, look at backups, restore one", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
 	c.AddCommand(newSnapshotSave(s, &t), newSnapshotInspect(s), newSnapshotVerify(s), newSnapshotRestore(s),
-		newSnapshotList(s, &t), newSnapshotCancel(s, &t), newSnapshotSchedule(s, &t))
+		newSnapshotKeygen(s), newSnapshotList(s, &t), newSnapshotCancel(s, &t), newSnapshotSchedule(s, &t))
 	return c
 }
 
@@ -48,7 +48,7 @@ func newSnapshotSave(s streams, t *target) *cobra.Command {
 standard output. The node that is asked makes the backup; any node can. FILE appears only when it is complete.
 
 With --recipient or --passphrase the backup is encrypted and holds the private keys of the cluster's CA, so that agents
-go on working after a restore. Without, it holds none, and agents must be registered again.
+go on working after a restore. Without, it holds none, and agents must be enrolled again.
 
 With --to instead of FILE the node stores the backup itself, in the folder of its configuration or in S3.`,
 		Example: `  triward snapshot save /backup/site.triward --recipient age1...
@@ -90,73 +90,66 @@ type savedAnswer struct {
 }
 
 func saveTo(ctx context.Context, s streams, cl *client, req api.SnapshotRequest, file string, f *saveFlags) error {
-	began := time.Now()
-	var a savedAnswer
-	receive := func(w io.Writer) error {
-		h, n, err := receiveBackup(ctx, s, cl, req, w)
-		a = savedAnswer{File: file, Bytes: n, Header: h}
-		return err
-	}
-	if err := store(ctx, s, file, f, receive); err != nil {
-		return err
-	}
-	a.TookS = time.Since(began).Seconds()
-	return printSaved(s, f, a)
-}
-
-// store keeps what receive writes under a name: whole or not at all.
-func store(ctx context.Context, s streams, file string, f *saveFlags, receive func(io.Writer) error) error {
-	if isS3(file) {
-		place, name, err := f.s3.object(file)
-		if err != nil {
-			return err
-		}
-		_, err = place.Put(ctx, name, 0, receive)
-		return err
-	}
-	out, err := createTarget(s, file, f.force)
+	to, err := f.destination(s, file)
 	if err != nil {
 		return err
 	}
-	defer out.abandon()
-	if err := receive(out); err != nil {
-		return err
-	}
-	return out.commit()
-}
-
-// receiveBackup asks for a backup and writes it to w. What arrives is checked as it passes, so that one which was cut
-// off is an error.
-func receiveBackup(ctx context.Context, s streams, cl *client, req api.SnapshotRequest, w io.Writer) (h container.Header, n int64, err error) {
+	defer to.abandon()
+	began := time.Now()
 	body, err := json.Marshal(req)
 	if err != nil {
-		return h, 0, fmt.Errorf("encode request: %w", err)
+		return fmt.Errorf("encode request: %w", err)
 	}
 	resp, err := cl.reach(ctx, http.MethodPost, "/v1/snapshot", body)
 	if err != nil {
-		return h, 0, err
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
 		answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 		if err != nil {
-			return h, 0, fmt.Errorf("read answer of %s: %w", resp.Request.URL.Host, err)
+			return fmt.Errorf("read answer of %s: %w", resp.Request.URL.Host, err)
 		}
-		return h, 0, newAPIError(resp, answer)
+		return newAPIError(resp, answer)
 	}
 	if warning := resp.Header.Get(api.WarningHeader); warning != "" {
 		fmt.Fprintf(s.err, "warning: %s\n", printable(warning))
 	}
 	p := newProgress(s.err, "receiving", 0)
 	defer p.end()
-	if image, _ := strconv.ParseInt(resp.Header.Get(api.SnapshotBytesHeader), 10, 64); image > 0 {
+	image, _ := strconv.ParseInt(resp.Header.Get(api.SnapshotBytesHeader), 10, 64)
+	if image > 0 {
 		p.note = " of a state of " + bytesText(image)
 	}
-	h, n, err = backup.CheckContainer(io.TeeReader(p.reader(resp.Body), w))
+	a := savedAnswer{File: file}
+	err = to.put(ctx, image, func(w io.Writer) (err error) {
+		// What arrives is checked as it passes, so that a connection which was cut leaves nothing.
+		a.Header, a.Bytes, err = backup.CheckContainer(io.TeeReader(p.reader(resp.Body), w))
+		if err != nil {
+			return fmt.Errorf("receive backup: %w", err)
+		}
+		return nil
+	})
+	p.end()
 	if err != nil {
-		return h, n, fmt.Errorf("receive backup: %w", err)
+		return err
 	}
-	return h, n, nil
+	a.TookS = time.Since(began).Seconds()
+	return printSaved(s, f, a)
+}
+
+// destination is where a backup is put: whole or not at all.
+type destination interface {
+	put(ctx context.Context, expected int64, write func(io.Writer) error) error
+	abandon() // when put was not called
+}
+
+func (f *saveFlags) destination(s streams, file string) (destination, error) {
+	if !isS3(file) {
+		return createTarget(s, file, f.force)
+	}
+	bucket, name, err := f.s3.object(file)
+	return &s3Object{bucket, name}, err
 }
 
 func printSaved(s streams, f *saveFlags, a savedAnswer) error {
@@ -174,7 +167,7 @@ func printSaved(s streams, f *saveFlags, a savedAnswer) error {
 	case a.Header.Keys == container.KeysSealed:
 		fmt.Fprintln(s.err, "Not encrypted: whoever has the file reads what is in it. The private keys in it open with the recovery key only.")
 	default:
-		fmt.Fprintln(s.err, "Not encrypted, so without the cluster's private keys: after a restore agents must be registered again.")
+		fmt.Fprintln(s.err, "Not encrypted, so without the cluster's private keys: after a restore agents must be enrolled again.")
 	}
 	return nil
 }
@@ -230,7 +223,7 @@ func newSnapshotInspect(s streams) *cobra.Command {
 	return c
 }
 
-// saveTarget is where a backup goes: it appears whole or not at all.
+// saveTarget is a file, or standard output, where nothing can be taken back.
 type saveTarget struct {
 	io.Writer
 	file   *os.File // nil for standard output
@@ -255,10 +248,10 @@ func createTarget(s streams, path string, force bool) (*saveTarget, error) {
 	return &saveTarget{Writer: f, file: f, path: path}, nil
 }
 
-// commit makes the file durable under its name.
-func (t *saveTarget) commit() error {
-	if t.file == nil {
-		return nil
+// put makes what is written durable under the file's name.
+func (t *saveTarget) put(_ context.Context, _ int64, write func(io.Writer) error) error {
+	if err := write(t.Writer); err != nil || t.file == nil {
+		return err
 	}
 	t.closed = true
 	err := t.file.Sync()

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/triward/triward/agent/owner"
 	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/container"
@@ -260,6 +261,9 @@ that reach both would send to either: stop what is left of the old cluster first
 				return err
 			}
 			defer in.Close()
+			if err := owner.Become(cfg.DataDir, serviceUser); err != nil { // with what only root may read open
+				return err
+			}
 			p := newProgress(s.err, "restoring", size)
 			stop := context.AfterFunc(c.Context(), func() { _ = in.Close() })
 			defer stop()
@@ -300,7 +304,7 @@ func printRestored(s streams, form *outputForm, cfg *appliance.Config, r *applia
 		fmt.Fprintf(s.err, "warning: %s\n", w)
 	}
 	if r.NewCA {
-		fmt.Fprintf(s.err, "%s: the cluster has a new CA (%s), every agent must be registered again, and passwords that were sealed (of receivers and backup targets) must be entered again.\n", whyNewCA(r), r.Pin)
+		fmt.Fprintf(s.err, "%s: the cluster has a new CA (%s), every agent must be enrolled again, and passwords that were sealed (of receivers and backup targets) must be entered again.\n", whyNewCA(r), r.Pin)
 	}
 	if r.RecoveryKey != "" {
 		fmt.Fprintf(s.out, "recovery   %s\n", r.RecoveryKey)
@@ -315,4 +319,30 @@ func whyNewCA(r *appliance.RestoreReport) string {
 		return "The private keys in the backup open with the cluster's recovery key (--identity), which was not given"
 	}
 	return "The backup has no private keys"
+}
+
+func newSnapshotKeygen(s streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "keygen FILE",
+		Short: "Make a key for backups: the private part goes into FILE, the public one is printed",
+		Long: `Makes a key in the format of age. FILE opens every backup that is encrypted for the public key printed (--recipient):
+keep it away from the cluster and from the backups. It is not kept anywhere else.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			id, err := age.GenerateX25519Identity()
+			if err != nil {
+				return fmt.Errorf("make key: %w", err)
+			}
+			f, err := os.OpenFile(args[0], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+			if err != nil {
+				return fmt.Errorf("write key: %w", err)
+			}
+			_, err = fmt.Fprintf(f, "# public key: %s\n%s\n", id.Recipient(), id)
+			if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+				return fmt.Errorf("write key %s: %w", args[0], err)
+			}
+			fmt.Fprintln(s.out, id.Recipient())
+			return nil
+		},
+	}
 }

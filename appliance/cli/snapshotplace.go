@@ -18,13 +18,12 @@ import (
 // line.
 type s3Flags struct {
 	endpoint, region, ca string
-	secretFile           string
 }
 
 func (f *s3Flags) flags(c *cobra.Command) {
 	c.Flags().StringVar(&f.endpoint, "s3-endpoint", os.Getenv("AWS_ENDPOINT_URL"), "address of the S3 service, https://host:port (AWS_ENDPOINT_URL); its keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 	c.Flags().StringVar(&f.region, "s3-region", os.Getenv("AWS_REGION"), "region of the S3 service (AWS_REGION)")
-	c.Flags().StringVar(&f.ca, "s3-ca", os.Getenv("AWS_CA_BUNDLE"), "PEM file of the CA that signed the S3 service's certificate (AWS_CA_BUNDLE)")
+	c.Flags().StringVar(&f.ca, "s3-ca", "", "PEM file of the CA that signed the S3 service's certificate (AWS_CA_BUNDLE, when this program itself asks the service)")
 }
 
 func isS3(name string) bool { return strings.HasPrefix(name, "s3://") }
@@ -41,14 +40,20 @@ func (f *s3Flags) config(url string) (place.S3Config, error) {
 	if cfg.AccessKey == "" || cfg.SecretKey == "" {
 		return cfg, errors.New("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to the keys of the S3 service")
 	}
-	if f.ca != "" {
-		pem, err := os.ReadFile(f.ca)
-		if err != nil {
-			return cfg, fmt.Errorf("read CA of the S3 service: %w", err)
-		}
-		cfg.CA = pem
+	return cfg, f.trust(&cfg, f.ca)
+}
+
+// trust reads the CA of the service.
+func (f *s3Flags) trust(cfg *place.S3Config, file string) error {
+	if file == "" {
+		return nil
 	}
-	return cfg, nil
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read CA of the S3 service: %w", err)
+	}
+	cfg.CA = pem
+	return nil
 }
 
 // object is the place and the name of one backup in S3, s3://bucket/prefix/name.
@@ -58,12 +63,28 @@ func (f *s3Flags) object(url string) (*place.S3, string, error) {
 		return nil, "", fmt.Errorf("%s: want s3://bucket/prefix/name", url)
 	}
 	cfg, err := f.config(url[:at])
+	if err == nil && f.ca == "" {
+		err = f.trust(&cfg, os.Getenv("AWS_CA_BUNDLE"))
+	}
 	if err != nil {
 		return nil, "", err
 	}
 	bucket, err := place.NewS3(cfg)
 	return bucket, url[at+1:], err
 }
+
+// s3Object is a backup to be stored in S3.
+type s3Object struct {
+	bucket *place.S3
+	name   string
+}
+
+func (o *s3Object) put(ctx context.Context, expected int64, write func(io.Writer) error) error {
+	_, err := o.bucket.Put(ctx, o.name, expected, write)
+	return err
+}
+
+func (o *s3Object) abandon() {}
 
 // where is the place as the cluster is told it: "folder" or s3://bucket/prefix with the keys.
 func (f *s3Flags) where(to string) (schedule.Where, error) {

@@ -108,7 +108,7 @@ func (u *unpacker) member(th *tar.Header) error {
 	switch {
 	case isDir:
 		return os.MkdirAll(target, 0o700)
-	case th.Typeflag != tar.TypeReg:
+	case th.Typeflag != tar.TypeReg, sparse(th):
 		return fmt.Errorf("member %q is no regular file: %w", th.Name, ErrImage)
 	}
 	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -125,6 +125,16 @@ func (u *unpacker) member(th *tar.Header) error {
 	}
 	u.sums[th.Name] = manifestLine(sum.Sum32(), member{name: th.Name, size: n})
 	return nil
+}
+
+// sparse reports whether a file has holes, which a few bytes can make of any length: no image of ours has any.
+func sparse(th *tar.Header) bool {
+	for key := range th.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 func (u *unpacker) manifest(size int64) error {

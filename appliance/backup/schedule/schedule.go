@@ -70,6 +70,9 @@ func (w *Where) check() error {
 		}
 		return nil
 	case KindS3:
+		if len(w.CA) > maxCA || len(w.URL) > maxURL || len(w.Endpoint) > maxURL {
+			return fmt.Errorf("%w: target: url, endpoint or ca_pem is longer than %d, %d and %d bytes", ErrInvalid, maxURL, maxURL, maxCA)
+		}
 		cfg := w.s3(w.SecretKey)
 		return target.CheckS3(&cfg)
 	}
@@ -136,6 +139,8 @@ const (
 	MaxSchedules = 16
 	maxKeep      = 400
 	maxKeepDays  = 3660
+	maxCA        = 64 << 10
+	maxURL       = 1000
 )
 
 var (

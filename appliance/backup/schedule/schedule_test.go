@@ -64,7 +64,7 @@ type site struct {
 	leader  atomic.Value // string
 	made    atomic.Int64
 	fail    atomic.Pointer[error]
-	hold    chan struct{} // when set, writing waits until it is closed or its context ends
+	hold    atomic.Pointer[chan struct{}] // when set, writing waits until it is closed or its context ends
 	runners map[string]*Runner
 	dirs    map[string]string
 }
@@ -127,9 +127,9 @@ func (p *state1) Close() error      { return nil }
 func (p *state1) Write(ctx context.Context, w io.Writer, progress func(done, total int64)) (*backup.Manifest, int64, error) {
 	n := p.s.made.Add(1)
 	progress(100, 1<<20)
-	if p.s.hold != nil {
+	if hold := p.s.hold.Load(); hold != nil {
 		select {
-		case <-p.s.hold:
+		case <-*hold:
 		case <-ctx.Done():
 			return nil, 0, ctx.Err()
 		}
@@ -145,6 +145,13 @@ func (p *state1) Write(ctx context.Context, w io.Writer, progress func(done, tot
 		return nil, 0, err
 	}
 	return &backup.Manifest{Index: uint64(n), Digest: "d"}, c.Written(), c.Close()
+}
+
+// block makes writing wait until release is called.
+func (s *site) block() (release func()) {
+	hold := make(chan struct{})
+	s.hold.Store(&hold)
+	return func() { close(hold) }
 }
 
 func (s *site) put(sc Schedule) {
@@ -254,7 +261,7 @@ func TestAFailedRunIsTriedAgain(t *testing.T) {
 func TestOneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, "n1", "n2")
-		s.hold = make(chan struct{})
+		release := s.block()
 		var began, refused atomic.Int64
 		for _, r := range s.runners {
 			for range 10 {
@@ -279,7 +286,7 @@ func TestOneAtATime(t *testing.T) {
 		if c == nil || c.Phase != "writing" || c.Done != 100 {
 			t.Errorf("running: %+v", c)
 		}
-		close(s.hold)
+		release()
 		time.Sleep(10 * time.Second)
 		if runs := s.runs(); len(runs) != 1 || !runs[0].OK || s.any().Overview(0).Running != nil {
 			t.Errorf("runs: %+v", runs)
@@ -293,7 +300,7 @@ func TestOneAtATime(t *testing.T) {
 func TestAClaimThatIsLostEndsTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, "n1")
-		s.hold = make(chan struct{})
+		s.block()
 		if _, err := s.any().Start(t.Context(), nightly().Job, Actor{Name: "ada"}); err != nil {
 			t.Fatal(err)
 		}
@@ -313,7 +320,7 @@ func TestANodeThatGoesDownInTheMiddleIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, "n1", "n2")
 		s.put(nightly())
-		s.hold = make(chan struct{})
+		release := s.block()
 		time.Sleep(2*time.Hour + time.Minute)
 		// It dies: nothing of it is written any more, and a file is left that nobody knows to be whole.
 		first := s.any().Overview(0).Running
@@ -324,7 +331,7 @@ func TestANodeThatGoesDownInTheMiddleIsReplaced(t *testing.T) {
 		s.meta.Fail(errors.New("down"))
 		_ = s.runners["n1"].Close()
 		s.meta.Fail(nil)
-		close(s.hold)
+		release()
 		time.Sleep(5 * time.Minute)
 		runs := s.runs()
 		if len(runs) < 1 || !runs[0].OK || runs[0].Node != "n2" {
@@ -336,7 +343,7 @@ func TestANodeThatGoesDownInTheMiddleIsReplaced(t *testing.T) {
 func TestCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, "n1", "n2")
-		s.hold = make(chan struct{})
+		s.block()
 		s.put(nightly())
 		time.Sleep(2*time.Hour + time.Minute)
 		c := s.any().Overview(0).Running

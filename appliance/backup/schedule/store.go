@@ -95,13 +95,13 @@ func (r *Runner) Overview(runs int) Overview {
 	m := r.cfg.Meta
 	out := Overview{Schedules: []ScheduleStatus{}, Runs: []Run{}, LogTime: m.LogTime()}
 	if c, _, ok := get[Claim](m, keyRunning); ok {
-		c.Target = c.Target.shown()
+		c.Target = Where{Kind: c.Target.Kind, URL: c.Target.URL}
 		out.Running = &c
 	}
 	all := list[Run](m, prefixRun, maxRuns+1)
 	slices.Reverse(all)
-	for i := range all {
-		all[i].Target = all[i].Target.shown()
+	for i := range all { // of a run the place matters, not how it was opened
+		all[i].Target = Where{Kind: all[i].Target.Kind, URL: all[i].Target.URL}
 	}
 	for _, s := range list[Schedule](m, prefixSchedule, MaxSchedules) {
 		st := ScheduleStatus{Schedule: s, SecretSet: s.Target.SecretKey != "", Next: s.Next(out.LogTime)}

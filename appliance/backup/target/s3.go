@@ -55,8 +55,8 @@ func CheckS3(cfg *S3Config) error {
 		return fmt.Errorf("%w: endpoint %.200q: want https://host:port", ErrInvalid, cfg.Endpoint)
 	case cfg.AccessKey == "" || len(cfg.AccessKey) > 200 || len(cfg.SecretKey) > 500:
 		return fmt.Errorf("%w: access_key and secret_key: want those that the service gave out", ErrInvalid)
-	case len(cfg.Region) > 64 || len(cfg.CA) > 64<<10:
-		return fmt.Errorf("%w: region or CA is too long", ErrInvalid)
+	case len(cfg.Region) > 64:
+		return fmt.Errorf("%w: region %.80q", ErrInvalid, cfg.Region)
 	case len(cfg.CA) > 0 && !x509.NewCertPool().AppendCertsFromPEM(cfg.CA):
 		return fmt.Errorf("%w: ca_pem holds no certificate", ErrInvalid)
 	}

@@ -3,6 +3,7 @@ package main
 
 import (
 	"os"
+	_ "time/tzdata" // schedules name time zones, and a small machine may have none
 
 	"github.com/triward/triward/appliance/cli"
 )

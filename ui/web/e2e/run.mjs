@@ -3,6 +3,7 @@
 // itself when absent); TRIWARD_LOG_COMMAND is run with the test's own word as $WORD and should make a monitored
 // host log a line with it.
 import { exec } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
 import { assert, env, launch, logIn, newContext, newPage, requireServer, Steps, until } from './lib.mjs';
 
 requireServer();
@@ -198,6 +199,37 @@ await steps.step('cluster: one leader, queue moves', async () => {
   const first = await applied();
   await until('the applied index moves', async () => (await applied()) !== first, 60_000);
 });
+
+await steps.step(
+  'backups: a schedule is made, run, changed and deleted; a backup is downloaded',
+  async () => {
+    await page.goto(`${env.url}/backups`);
+    await page.getByTestId('schedule-add').click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByTestId('schedule-name').fill('e2e');
+    await dialog.getByRole('button', { name: 'Try the place' }).click();
+    await dialog.getByText('Backups can be stored there').waitFor();
+    await dialog.getByTestId('schedule-save').click();
+    const row = page.locator('[data-schedule=e2e]');
+    await row.getByRole('button', { name: 'Run now' }).click();
+    await until('the backup is good', async () => (await row.textContent())?.includes('Good'), 60_000);
+    await row.getByRole('button', { name: 'Edit' }).click();
+    await dialog.getByLabel('Keep the last').fill('3');
+    await dialog.getByTestId('schedule-save').click();
+    await row.getByText('last 3').waitFor();
+    await page.getByTestId('save-now').click();
+    const [download] = await Promise.all([
+      page.waitForEvent('download'),
+      page.getByTestId('download').click(),
+    ]);
+    const head = await readFile(await download.path());
+    assert(head.subarray(0, 8).toString() === 'TRIWARDB', `downloaded ${head.subarray(0, 20)}`);
+    assert(/^triward-.*\.triward$/.test(download.suggestedFilename()), download.suggestedFilename());
+    page.once('dialog', (d) => d.accept());
+    await row.getByRole('button', { name: 'Delete' }).click();
+    await row.waitFor({ state: 'detached' });
+  },
+);
 
 await steps.step('keyboard: g l, g o, ?, and what is unknown is a 404', async () => {
   await page.goto(`${env.url}/cluster`);

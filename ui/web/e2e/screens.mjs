@@ -68,6 +68,14 @@ const PAGES = {
   },
   'alerts-routes': { path: '/alerts/routes', ready: (p) => p.waitForSelector('[data-testid=routes]') },
   cluster: { path: '/cluster', ready: (p) => p.waitForSelector('[data-testid=queue]') },
+  backups: { path: '/backups', ready: (p) => p.waitForSelector('[data-testid=backups]') },
+  'backups-edit': {
+    path: '/backups',
+    ready: async (p) => {
+      await p.click('[data-testid=schedule-add]');
+      await p.waitForSelector('[role=dialog]');
+    },
+  },
   'not-found': { path: '/nothing/here', ready: settled },
   'menu-time': { path: '/', ready: (p) => p.click('[data-testid=range]') },
   'menu-link': { path: '/', ready: (p) => p.click('[data-testid=link]') },

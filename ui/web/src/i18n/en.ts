@@ -1,6 +1,6 @@
 // The English dictionary; its type is what every other language must satisfy.
-
 import { alerts } from './alerts.en';
+import { backups } from './backups.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
 
@@ -33,6 +33,7 @@ export const en = {
     metrics: 'Metrics',
     logs: 'Logs',
     cluster: 'Cluster',
+    backups: 'Backups',
     collapse: 'Collapse the navigation',
     expand: 'Expand the navigation',
   },
@@ -369,6 +370,7 @@ export const en = {
     unavailable: 'The state of the cluster cannot be read',
   },
   alerts,
+  backups,
   notFound: {
     title: 'There is no such page',
     hint: 'The address may be mistyped, or the thing it named is gone.',

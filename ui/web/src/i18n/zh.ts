@@ -1,5 +1,6 @@
 // 中文词典；类型与英文词典一致，缺一项则无法通过类型检查。
 import { alerts } from './alerts.zh';
+import { backups } from './backups.zh';
 import type { Dictionary } from './en';
 
 export const zh: Dictionary = {
@@ -31,6 +32,7 @@ export const zh: Dictionary = {
     metrics: '指标',
     logs: '日志',
     cluster: '集群',
+    backups: '备份',
     collapse: '收起导航',
     expand: '展开导航',
   },
@@ -361,6 +363,7 @@ export const zh: Dictionary = {
     unavailable: '无法读取集群状态',
   },
   alerts,
+  backups,
   notFound: {
     title: '没有这个页面',
     hint: '地址可能有误，或所指的对象已不存在。',

@@ -1,0 +1,165 @@
+// What GET /v1/snapshots tells, and what the page makes of it.
+import type { Level } from '../live/hosts';
+
+export interface Where {
+  kind: 'folder' | 's3';
+  url?: string;
+  endpoint?: string;
+  region?: string;
+  access_key?: string;
+  secret_key?: string;
+  ca_pem?: string;
+}
+export interface Run {
+  id: string;
+  schedule?: string;
+  by?: string;
+  node: string;
+  started: number;
+  ended?: number;
+  ok: boolean;
+  error?: string;
+  target: Where;
+  name?: string;
+  index?: number;
+  bytes?: number;
+  image_bytes?: number;
+  digest?: string;
+  encryption?: string;
+  keys?: string;
+  read_back?: boolean;
+  removed?: boolean;
+}
+export interface Claim extends Run {
+  phase: string;
+  done: number;
+  total: number;
+  cancel?: boolean;
+}
+export interface Schedule {
+  name: string;
+  enabled: boolean;
+  target: Where;
+  recipients?: string[];
+  recovery?: boolean;
+  plain?: boolean;
+  node?: string;
+  at: string;
+  every_h: number;
+  weekdays?: string[];
+  zone: string;
+  keep_last: number;
+  keep_days: number;
+  paused?: string;
+  secret_set?: boolean;
+  next?: number;
+  retry?: number;
+  last?: Run;
+  last_good?: Run;
+}
+export interface Backups {
+  schedules: Schedule[];
+  running?: Claim;
+  runs: Run[];
+  log_time: number;
+  node: string;
+  folder: string;
+  recovery: string;
+}
+
+export type Outcome = 'good' | 'failed' | 'interrupted' | 'removed' | 'underWay';
+export function outcome(r: Run, running?: Claim): Outcome {
+  if (r.ok) return r.removed ? 'removed' : 'good';
+  if (r.ended) return 'failed';
+  return running?.id === r.id ? 'underWay' : 'interrupted';
+}
+export const outcomeLevel: Record<Outcome, Level | 'info'> = {
+  good: 'ok',
+  failed: 'critical',
+  interrupted: 'critical',
+  removed: 'unknown',
+  underWay: 'info',
+};
+
+/** The newest good backup that is still there. */
+export function lastGood(b: Backups): Run | undefined {
+  return b.runs.find((r) => r.ok && !r.removed);
+}
+
+export type Verdict = 'fine' | 'none' | 'old' | 'lastFailed';
+/** How the cluster stands: a schedule whose newest good backup lies two of its periods back is late. */
+export function verdict(b: Backups): Verdict {
+  if (!lastGood(b)) return 'none';
+  for (const s of b.schedules) {
+    if (!s.enabled || s.paused) continue;
+    const period = s.weekdays?.length ? 7 * 24 : s.every_h;
+    const good = s.last_good?.started ?? 0;
+    if (good > 0 && b.log_time - good > 2 * period * 3600e3) return 'old';
+    if (s.last && !s.last.ok && s.last.ended) return 'lastFailed';
+  }
+  return 'fine';
+}
+export const verdictLevel: Record<Verdict, Level> = {
+  fine: 'ok',
+  none: 'warning',
+  old: 'critical',
+  lastFailed: 'warning',
+};
+
+/** The first time at which a schedule makes a backup; 0 for none. */
+export function nextAt(b: Backups): number {
+  const all = b.schedules.map((s) => s.next ?? 0).filter((t) => t > 0);
+  return all.length ? Math.min(...all) : 0;
+}
+
+/** Good backups, oldest first, for the picture of their sizes. */
+export function trend(b: Backups, most = 40): Run[] {
+  return b.runs
+    .filter((r) => r.ok && (r.bytes ?? 0) > 0)
+    .slice(0, most)
+    .reverse();
+}
+
+/** For whom a backup is encrypted, as the fields of the page hold it. */
+export interface Protection {
+  plain: boolean;
+  recovery: boolean;
+  /** Public keys, one a line. */
+  keys: string;
+}
+export function protects(p: Protection): boolean {
+  return p.plain || p.recovery || keyList(p.keys).length > 0;
+}
+/** The address of a download, encrypted as chosen. */
+export function downloadURL(p: Protection): string {
+  const query = new URLSearchParams();
+  if (!p.plain && p.recovery) query.set('recovery', 'true');
+  const keys = p.plain ? [] : keyList(p.keys);
+  if (keys.length > 0) query.set('recipients', keys.join(','));
+  const qs = query.toString();
+  return qs ? `/v1/snapshot?${qs}` : '/v1/snapshot';
+}
+export function keyList(text: string): string[] {
+  return text
+    .split('\n')
+    .map((l) => l.trim())
+    .filter((l) => l !== '' && !l.startsWith('#'));
+}
+
+export const WEEKDAYS = ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'];
+export const EVERY = [24, 12, 8, 6, 4, 3, 2, 1];
+
+export function emptySchedule(recovery: boolean): Schedule {
+  return {
+    name: '',
+    enabled: true,
+    target: { kind: 'folder' },
+    recovery,
+    plain: false,
+    at: '02:00',
+    every_h: 24,
+    zone: Intl.DateTimeFormat().resolvedOptions().timeZone ?? '',
+    keep_last: 14,
+    keep_days: 0,
+  };
+}
