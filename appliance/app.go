@@ -22,6 +22,7 @@ import (
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/api/live"
 	"github.com/triward/triward/appliance/api/promapi"
+	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/appliance/gateway"
@@ -298,7 +299,7 @@ func (a *App) openServices() error {
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
-		Snapshots: a.snapshots,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state),
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.cfg.Metrics.Retention.String, Rules: a.promRules,

@@ -308,7 +308,8 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 			return none, problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member already, at another address", r.ID)).WithHint("choose another node_id")
 		}
 	}
-	if _, err := c.app.auth.CheckJoin(auth.JoinNode, r.Token, netip.Addr{}); err != nil {
+	token, err := c.app.auth.CheckJoin(auth.JoinNode, r.Token, netip.Addr{})
+	if err != nil {
 		return none, err
 	}
 	wrapped, err := c.ringFor(r.RingTo)
@@ -323,9 +324,14 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 	if err != nil {
 		return none, fmt.Errorf("encode record: %w", err)
 	}
+	detail, err := json.Marshal(map[string]any{"token": token.ID, "peer_addr": r.PeerAddr, "url": r.URL, "again": known})
+	if err != nil {
+		return none, fmt.Errorf("encode audit record: %w", err)
+	}
 	err = c.app.auth.Redeem(ctx, auth.JoinNode, r.Token, auth.Txn{
 		Compares: []auth.Compare{{Bucket: bucketNodes, Key: r.ID, ModIndex: held.ModIndex}},
 		Ops:      []auth.Op{{Bucket: bucketNodes, Key: r.ID, Value: record}},
+		Audit:    []auth.AuditRecord{{Actor: "token " + token.ID, Address: r.From, Action: "node.join", Target: r.ID, Detail: detail}},
 	})
 	if err != nil {
 		return none, err

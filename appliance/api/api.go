@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/triward/triward/appliance/alerting"
+	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 )
@@ -37,7 +38,9 @@ type Config struct {
 	Alerts  *alerting.Service
 	// Snapshots makes backups.
 	Snapshots Snapshots
-	Checks    []Check // parts of the node for /-/healthy and /-/ready
+	// Audit is the audit log as this node holds it.
+	Audit  *auditlog.Log
+	Checks []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
 	Live       http.Handler // /v1/live
@@ -320,6 +323,7 @@ func (a *API) identify(route *Route, q *request) error {
 	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
 		return err
 	}
+	p.Address = addressOf(q.r)
 	q.p = p
 	if p.Role.Allows(route.Permission) {
 		if p.Kind == auth.KindSession {
@@ -331,6 +335,7 @@ func (a *API) identify(route *Route, q *request) error {
 		q.w.Header().Set("WWW-Authenticate", `Bearer realm="triward"`)
 		return auth.ErrUnauthenticated
 	}
+	a.cfg.Auth.Refused(p, route.Method+" "+route.Path)
 	return fmt.Errorf("role %s, %s wanted: %w", p.Role, route.Permission, auth.ErrForbidden)
 }
 
