@@ -40,7 +40,7 @@ func NewInvite() (secret, hash string) {
 // InviteFirst makes the first administrator of a new cluster with the set-up link whose stored form is hash. It returns
 // ErrExists when there is a user of the name.
 func (s *Service) InviteFirst(ctx context.Context, name, hash string, life time.Duration, by Principal) error {
-	if err := checkUser(name, RoleAdministrator); err != nil {
+	if err := CheckUser(name, RoleAdministrator); err != nil {
 		return err
 	}
 	if _, _, ok := s.user(name); ok {
@@ -76,7 +76,7 @@ func (s *Service) invite(ctx context.Context, name string, role Role, hash strin
 				return Invite{}, fmt.Errorf("user %s is disabled; enable them first: %w", name, ErrInvalid)
 			}
 		} else {
-			if err := checkUser(name, role); err != nil {
+			if err := CheckUser(name, role); err != nil {
 				return Invite{}, err
 			}
 			if s.count(BucketUsers) >= s.cfg.MaxUsers {

@@ -46,7 +46,8 @@ func (u *userRecord) principal(session string, expires int64) Principal {
 
 var userName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
 
-func checkUser(name string, role Role) error {
+// CheckUser returns ErrInvalid when nobody can be named so, or no person can have the role.
+func CheckUser(name string, role Role) error {
 	if !userName.MatchString(name) {
 		return fmt.Errorf("user name %.70q: 1 to 64 of letters, digits, . _ @ -, a letter or digit first: %w", name, ErrInvalid)
 	}
@@ -79,7 +80,7 @@ func (s *Service) user(name string) (userRecord, uint64, bool) {
 
 // CreateUser adds a user. It returns ErrExists when the name is taken.
 func (s *Service) CreateUser(ctx context.Context, name, password string, role Role, by Principal) error {
-	if err := errors.Join(checkUser(name, role), checkPassword(password)); err != nil {
+	if err := errors.Join(CheckUser(name, role), checkPassword(password)); err != nil {
 		return err
 	}
 	if s.count(BucketUsers) >= s.cfg.MaxUsers {
@@ -166,7 +167,7 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, from netip.Ad
 // SetRole gives the user another role; it holds at once for the user's open sessions and bounds the tokens that the user
 // has made. It returns ErrLastAdministrator when nobody else could administer.
 func (s *Service) SetRole(ctx context.Context, name string, role Role, by Principal) error {
-	if err := checkUser(name, role); err != nil {
+	if err := CheckUser(name, role); err != nil {
 		return err
 	}
 	err := s.changeUser(ctx, name, func(u *userRecord) (Txn, error) {

@@ -85,7 +85,7 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.Is(err, container.ErrNotBackup), errors.Is(err, container.ErrVersion), errors.Is(err, container.ErrDamaged),
 		errors.Is(err, backup.ErrContent), errors.Is(err, backup.ErrNewer):
 		return ExitCorrupt
-	case errors.Is(err, appliance.ErrDamaged), errors.Is(err, appliance.ErrNewerFormat):
+	case errors.Is(err, appliance.ErrDamaged), errors.Is(err, appliance.ErrNewerFormat), errors.Is(err, errChain):
 		return ExitCorrupt
 	case errors.As(err, &answer) && answer.noQuorum():
 		return ExitNoQuorum
@@ -148,6 +148,7 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 		newVersion(s),
 	)
 	root.AddCommand(alertCommands(s)...)
+	root.AddCommand(accessCommands(s)...)
 	root.InitDefaultCompletionCmd()
 	return root
 }
