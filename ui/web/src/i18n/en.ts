@@ -1,4 +1,5 @@
 // The English dictionary; its type is what every other language must satisfy.
+import { access } from './access.en';
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
 
@@ -34,6 +35,7 @@ export const en = {
     logs: 'Logs',
     cluster: 'Cluster',
     backups: 'Backups',
+    access: 'Access',
     collapse: 'Collapse the navigation',
     expand: 'Expand the navigation',
   },
@@ -371,6 +373,7 @@ export const en = {
   },
   alerts,
   backups,
+  access,
   notFound: {
     title: 'There is no such page',
     hint: 'The address may be mistyped, or the thing it named is gone.',

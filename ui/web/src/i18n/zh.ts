@@ -1,4 +1,5 @@
 // 中文词典；类型与英文词典一致，缺一项则无法通过类型检查。
+import { access } from './access.zh';
 import { alerts } from './alerts.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
@@ -33,6 +34,7 @@ export const zh: Dictionary = {
     logs: '日志',
     cluster: '集群',
     backups: '备份',
+    access: '访问控制',
     collapse: '收起导航',
     expand: '展开导航',
   },
@@ -364,6 +366,7 @@ export const zh: Dictionary = {
   },
   alerts,
   backups,
+  access,
   notFound: {
     title: '没有这个页面',
     hint: '地址可能有误，或所指的对象已不存在。',
