@@ -36,6 +36,7 @@ export const en = {
     cluster: 'Cluster',
     backups: 'Backups',
     access: 'Access',
+    more: 'More',
     collapse: 'Collapse the navigation',
     expand: 'Expand the navigation',
   },
