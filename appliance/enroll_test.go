@@ -3,7 +3,6 @@ package appliance_test
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"io"
 	"net/http"
 	"os"
@@ -15,25 +14,6 @@ import (
 
 	"github.com/triward/triward/appliance/internal/testcluster"
 )
-
-// agentCAKey opens the key of the agents' CA as a node holds it sealed.
-func agentCAKey(t *testing.T, n *testcluster.Node) string {
-	t.Helper()
-	v, ok := n.App.Node().State().Get("pki", "agents")
-	var rec struct {
-		CAs []struct {
-			Key string `json:"key_sealed"`
-		} `json:"cas"`
-	}
-	if !ok || json.Unmarshal(v.Data, &rec) != nil || len(rec.CAs) != 1 {
-		t.Fatalf("the CAs of agents: %v %s", ok, v.Data)
-	}
-	key, err := n.App.Keys().Open("pki/agents", rec.CAs[0].Key)
-	if err != nil || !strings.Contains(string(key), "PRIVATE KEY") {
-		t.Fatalf("the key of the agents' CA: %v", err)
-	}
-	return strings.Split(string(key), "\n")[1] // a line of the key itself
-}
 
 func agentToken(t *testing.T, c *testcluster.Cluster) string {
 	t.Helper()
