@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/triward/triward/appliance/internal/testcluster"
+	"github.com/triward/triward/raftstate/meta"
 )
 
 func agentToken(t *testing.T, c *testcluster.Cluster) string {
@@ -59,6 +60,20 @@ func TestHundredRedemptionsGiveOneCertificate(t *testing.T) {
 	if err := c.Get(c.Nodes[0], "/v1/agents?consistency=linearizable", &list); err != nil || len(list.Agents) != 1 ||
 		list.Agents[0].Group != "web" || list.Agents[0].Expires < time.Now().Add(29*24*time.Hour).UnixMilli() {
 		t.Errorf("%+v %v", list, err)
+	}
+	c.WaitEqual(t)
+	for _, n := range c.Nodes {
+		keys, records := 0, 0
+		n.App.Node().State().Scan("agents", "", func(string, meta.Value) bool { keys++; return true })
+		n.App.Node().State().Scan("audit", "", func(_ string, v meta.Value) bool {
+			if strings.Contains(string(v.Data), `"action":"agent.enroll"`) {
+				records++
+			}
+			return true
+		})
+		if keys != 1 || records != 1 {
+			t.Errorf("%s: %d records of agents, %d enrollments in the audit log", n.Config.NodeID, keys, records)
+		}
 	}
 }
 

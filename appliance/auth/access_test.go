@@ -83,7 +83,7 @@ func TestSetupLinkWorksOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(name, err)
 		}
-		if _, err := s.CheckInvite(here, link); err != nil {
+		if _, err := s.CheckInvite(link); err != nil {
 			t.Errorf("%s: %v before", name, err)
 		}
 		if err := void(); err != nil {
