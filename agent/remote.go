@@ -95,10 +95,16 @@ func (r *remote) set(now ConfigReport) {
 func (r *remote) settled(n *sender.ConfigNotice) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.now.State == configRefused && n.Hash == r.now.WantedHash && n.Version == r.now.WantedVersion {
-		return true
+	now := &r.now
+	switch now.State {
+	case configRefused:
+		return n.Hash == now.WantedHash && n.Version == now.WantedVersion
+	case configApplied:
+		return n.Hash == now.Hash && n.Version == now.Version && n.Group == now.Group
+	case configNone:
+		return n.Version == 0
 	}
-	return (r.now.State == configApplied || r.now.State == configNone) && n.Hash == r.now.Hash && n.Version == r.now.Version
+	return false
 }
 
 // remembered is the configuration to start with: that of agent.yaml with what the cluster set last. What cannot be used

@@ -323,7 +323,7 @@ func (g *Gateway) handle(w http.ResponseWriter, r *http.Request) {
 		}
 		said := map[string]any{"server_time_ms": time.Now().UnixMilli(), "config_version": 0}
 		if c.Config != nil {
-			said["config"], said["config_version"], said["config_hash"] = true, c.Config.Version, c.Config.Hash
+			said["config"], said["config_version"], said["config_hash"], said["config_group"] = true, c.Config.Version, c.Config.Hash, c.Config.Group
 		}
 		answer(w, said)
 	case "/agent/config":

@@ -211,7 +211,8 @@ type heartbeatAnswer struct {
 // ConfigNotice says which configuration the cluster has for the agent's group, as far as the node that answered knows.
 type ConfigNotice struct {
 	Version uint64 `json:"config_version"` // 0: none
-	Hash    string `json:"config_hash"`    // of its text; "" for none, or from a gateway that has no configurations
+	Hash    string `json:"config_hash"`    // of its text; "" for none
+	Group   string `json:"config_group"`   // that it is of: the agent's, or the default group when that has none
 	Known   bool   `json:"config"`         // false from such a gateway
 }
 
