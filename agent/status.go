@@ -70,8 +70,8 @@ func (a *Agent) lostLines() uint64 {
 	return n
 }
 
-// lag is the age of the oldest scrape that waits for the cluster, in milliseconds; when only lines wait, how long the
-// cluster has acknowledged nothing.
+// lag is the age of the oldest scrape that waits for the cluster, in milliseconds; when only lines wait, how long some
+// have.
 func (a *Agent) lag() int64 {
 	now := time.Now().UnixMilli()
 	if t, ok := a.oldestScrape(); ok {
@@ -80,7 +80,7 @@ func (a *Agent) lag() int64 {
 	if !a.spool.Pending() {
 		return 0
 	}
-	return max(0, now-max(a.sender.Counters.LastAck.Load(), a.started.UnixMilli()))
+	return max(0, now-max(a.sender.Counters.Since.Load(), a.started.UnixMilli()))
 }
 
 // oldestScrape is the time of the oldest scrape that waits, in milliseconds.

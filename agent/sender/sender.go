@@ -50,6 +50,7 @@ type Counters struct {
 	Connected                           atomic.Bool
 	Heard                               atomic.Bool  // a node has answered, so ClockOffsetMS means something
 	LastAck                             atomic.Int64 // unix milliseconds
+	Since                               atomic.Int64 // when something began to wait for the cluster, unix milliseconds
 }
 
 // Sender sends batches until its context ends.
@@ -219,6 +220,9 @@ func (s *Sender) idle(ctx context.Context, node string) error {
 		return ctx.Err()
 	case <-s.cfg.Spool.Notify():
 	case <-wake:
+	}
+	if wake == nil { // nothing waited until now
+		s.Counters.Since.Store(time.Now().UnixMilli())
 	}
 	return nil
 }
