@@ -1,4 +1,5 @@
 // The English dictionary; its type is what every other language must satisfy.
+import { agents } from './agents.en';
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
 
@@ -32,6 +33,7 @@ export const en = {
     alerts: 'Alerts',
     metrics: 'Metrics',
     logs: 'Logs',
+    agents: 'Agents',
     cluster: 'Cluster',
     backups: 'Backups',
     collapse: 'Collapse the navigation',
@@ -369,6 +371,7 @@ export const en = {
     noConsumers: 'No consumer is registered',
     unavailable: 'The state of the cluster cannot be read',
   },
+  agents,
   alerts,
   backups,
   notFound: {

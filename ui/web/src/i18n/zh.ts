@@ -1,4 +1,5 @@
 // 中文词典；类型与英文词典一致，缺一项则无法通过类型检查。
+import { agents } from './agents.zh';
 import { alerts } from './alerts.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
@@ -33,6 +34,7 @@ export const zh: Dictionary = {
     logs: '日志',
     cluster: '集群',
     backups: '备份',
+    agents: '代理',
     collapse: '收起导航',
     expand: '展开导航',
   },
@@ -362,6 +364,7 @@ export const zh: Dictionary = {
     noConsumers: '没有已注册的消费者',
     unavailable: '无法读取集群状态',
   },
+  agents,
   alerts,
   backups,
   notFound: {
