@@ -18,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/api/live"
@@ -69,6 +70,7 @@ type App struct {
 	view    *fleet.View
 	lines   *ui.LineFeed
 	alerts  *alerting.Service
+	configs *agentconfig.Service
 	cluster *clusterView
 	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
 	hub     *ui.Hub
@@ -159,7 +161,10 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 		SessionIdle: time.Duration(a.cfg.Access.SessionIdle), SessionMax: time.Duration(a.cfg.Access.SessionMax),
 	})
 	a.onStop("auth", func(context.Context) error { return a.auth.Close() })
-	a.view = fleet.New(fleet.Config{Directory: a.state, Registry: a.state.registry(), Warmer: &warmer{app: a}, Log: a.part("fleet")})
+	a.configs = agentconfig.New(&metadata{app: a})
+	a.view = fleet.New(fleet.Config{
+		Directory: a.state, Registry: a.state.registry(), Wanted: a.configs.Wanted, Warmer: &warmer{app: a}, Log: a.part("fleet"),
+	})
 	a.lines = ui.NewLineFeed()
 	a.cluster = &clusterView{app: a}
 	a.alerts = a.newAlerts()
@@ -279,7 +284,7 @@ func (a *App) openServices() error {
 	}
 	gate := gateway.New(gateway.Options{
 		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
-		Certificates: a.agentCAs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
+		Certificates: a.agentCAs, Configs: a.configs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
 		Problem: problemOf, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
 		BytesInFlight: int64(a.cfg.Listen.Agents.BytesInFlight), RegisterRate: rate.Limit(a.cfg.Listen.Agents.RegisterRate),
 	})
@@ -287,7 +292,7 @@ func (a *App) openServices() error {
 	a.onStop("gateway", func(context.Context) error { return gate.Close() })
 	a.hub = ui.NewHub(ui.Config{
 		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query},
-		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Tail: &tails{app: a}, Lines: a.lines,
+		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Agents: live.Agents{View: a.view}, Tail: &tails{app: a}, Lines: a.lines,
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
@@ -299,7 +304,7 @@ func (a *App) openServices() error {
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state),
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.cfg.Metrics.Retention.String, Rules: a.promRules,

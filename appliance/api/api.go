@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
@@ -36,6 +37,8 @@ type Config struct {
 	Fleet   Fleet
 	Cluster Cluster
 	Alerts  *alerting.Service
+	// AgentConfigs are the configurations of agents by group.
+	AgentConfigs *agentconfig.Service
 	// Snapshots makes backups.
 	Snapshots Snapshots
 	// Audit is the audit log as this node holds it.
@@ -96,7 +99,7 @@ func New(cfg Config) (*API, error) {
 		a.bodyCap = defaultBodies
 	}
 	a.bodies = semaphore.NewWeighted(a.bodyCap)
-	a.rules = append(append(slices.Clone(cfg.Errors), alertErrorRules()...), errorRules()...)
+	a.rules = slices.Concat(cfg.Errors, alertErrorRules(), agentConfigErrors(), errorRules())
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
 		Help:    "Time to answer requests on the API listener.",

@@ -39,6 +39,7 @@ func SocketKinds() map[string]auth.Permission {
 		"logs.tail": auth.Read,
 		"cluster":   auth.Read,
 		"alerts":    auth.Read,
+		"agents":    auth.Read,
 	}
 }
 
@@ -75,6 +76,7 @@ func Routes() []Route {
 	all = append(all, snapshotRoutes()...)
 	all = append(all, intakeRoutes()...)
 	all = append(all, enrolRoutes()...)
+	all = append(all, agentConfigRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }

@@ -1,5 +1,6 @@
 // The English dictionary; its type is what every other language must satisfy.
 import { access } from './access.en';
+import { agents } from './agents.en';
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
 
@@ -33,6 +34,7 @@ export const en = {
     alerts: 'Alerts',
     metrics: 'Metrics',
     logs: 'Logs',
+    agents: 'Agents',
     cluster: 'Cluster',
     backups: 'Backups',
     access: 'Access',
@@ -372,6 +374,7 @@ export const en = {
     noConsumers: 'No consumer is registered',
     unavailable: 'The state of the cluster cannot be read',
   },
+  agents,
   alerts,
   backups,
   access,

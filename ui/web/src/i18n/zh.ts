@@ -1,5 +1,6 @@
 // 中文词典；类型与英文词典一致，缺一项则无法通过类型检查。
 import { access } from './access.zh';
+import { agents } from './agents.zh';
 import { alerts } from './alerts.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
@@ -36,6 +37,7 @@ export const zh: Dictionary = {
     backups: '备份',
     access: '访问控制',
     more: '更多',
+    agents: '代理',
     collapse: '收起导航',
     expand: '展开导航',
   },
@@ -365,6 +367,7 @@ export const zh: Dictionary = {
     noConsumers: '没有已注册的消费者',
     unavailable: '无法读取集群状态',
   },
+  agents,
   alerts,
   backups,
   access,
