@@ -276,9 +276,15 @@ func (a *App) openServices() error {
 	if err != nil {
 		return err
 	}
+	redactor, err := a.cfg.Redaction.redactor(a.registry)
+	if err != nil {
+		return err
+	}
+	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry, Redactor: redactor})
 	gate := gateway.New(gateway.Options{
 		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
 		Certificates: a.agentCAs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
+		Redactor: redactor, Intake: taken,
 		Problem: problemOf, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
 		BytesInFlight: int64(a.cfg.Listen.Agents.BytesInFlight), RegisterRate: rate.Limit(a.cfg.Listen.Agents.RegisterRate),
 	})
@@ -290,7 +296,6 @@ func (a *App) openServices() error {
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
-	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry})
 	a.snapshots = newSnapshots(a)
 	a.onStop("snapshots", a.snapshots.close)
 	if err := a.registry.Register(a.snapshots); err != nil {

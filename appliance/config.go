@@ -30,6 +30,8 @@ type Config struct {
 	Access   AccessConfig   `yaml:"access"`
 	Alerting AlertingConfig `yaml:"alerting"`
 	Backup   BackupConfig   `yaml:"backup"`
+
+	Redaction RedactionConfig `yaml:"redaction"`
 }
 
 // LogConfig says what the node itself logs to standard error.
@@ -167,6 +169,8 @@ func DefaultConfig() Config {
 		Access:   AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
 		Alerting: AlertingConfig{Interval: Duration(15 * time.Second)},
 		Backup:   BackupConfig{Dir: "/var/backups/triward"},
+
+		Redaction: RedactionConfig{Cards: true, Passwords: true, Tokens: true, Patterns: []string{}},
 	}
 }
 
@@ -277,6 +281,7 @@ func (c *Config) validate(bad func(path, format string, args ...any)) {
 		bad("log.format", "%q: want text or json", c.Log.Format)
 	}
 	c.Listen.validate(bad)
+	c.Redaction.validate(bad)
 	between := func(path string, v, least, most int64) {
 		if v < least || v > most {
 			bad(path, "%d is out of range: %d to %d", v, least, most)

@@ -28,6 +28,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/pipeline"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/meta"
@@ -82,8 +83,11 @@ type Options struct {
 	// Certificates are what agents prove themselves by, NodeCA the PEM of what they check the nodes by.
 	Certificates Certificates
 	NodeCA       []byte
-	Log          *slog.Logger
-	Metrics      prometheus.Registerer
+	// Redactor masks secrets in lines before they are proposed; nil masks nothing.
+	Redactor *pipeline.Redactor
+	Intake   Intake // of the JSON lists
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
 	// Problem turns an error of the cluster into an answer.
 	Problem func(error) *problem.Problem
 
@@ -137,6 +141,7 @@ func (g *Gateway) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/agent/batches", g.handle("batches", g.asAgent(bodyCost{wire.MaxRequestBody, 1}, g.batches)))
 	mux.HandleFunc("POST /v1/agent/heartbeat", beat)
 	mux.HandleFunc("POST /agent/heartbeat", beat)
+	g.messageRoutes(mux)
 	mux.HandleFunc("/", g.handle("other", func(http.ResponseWriter, *http.Request) error {
 		return problem.New(http.StatusNotFound, "this listener serves agents only").
 			WithHint("browsers and the command line use the HTTP listener, port 8443 unless configured otherwise")
