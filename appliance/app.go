@@ -311,7 +311,10 @@ func (a *App) openServices() error {
 		Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return a.openSyslog(coder, redactor)
 }
 
 // origins are asked by the hub, which is made before the API.
