@@ -72,7 +72,7 @@ func (l *SyslogListen) validate(bad func(path, format string, args ...any)) {
 			bad("listen.syslog."+a.key, "%q: want [host]:port with a port from 0 to 65535, such as :514", a.address)
 		}
 	}
-	if l.TCP != "" && l.TCP == l.TLS {
+	if _, port, _ := net.SplitHostPort(l.TCP); l.TCP != "" && l.TCP == l.TLS && port != "0" {
 		bad("listen.syslog.tls", "is the same as listen.syslog.tcp")
 	}
 	if _, err := l.prefixes(); err != nil {
