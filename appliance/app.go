@@ -282,9 +282,15 @@ func (a *App) openServices() error {
 	if err != nil {
 		return err
 	}
+	redactor, err := a.cfg.Redaction.redactor(a.registry)
+	if err != nil {
+		return err
+	}
+	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry, Redactor: redactor})
 	gate := gateway.New(gateway.Options{
 		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
 		Certificates: a.agentCAs, Configs: a.configs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
+		Redactor: redactor, Intake: taken,
 		Problem: problemOf, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
 		BytesInFlight: int64(a.cfg.Listen.Agents.BytesInFlight), RegisterRate: rate.Limit(a.cfg.Listen.Agents.RegisterRate),
 	})
@@ -296,7 +302,6 @@ func (a *App) openServices() error {
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
-	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry})
 	a.snapshots = newSnapshots(a)
 	a.onStop("snapshots", a.snapshots.close)
 	if err := a.registry.Register(a.snapshots); err != nil {
@@ -312,7 +317,10 @@ func (a *App) openServices() error {
 		Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return a.openSyslog(coder, redactor)
 }
 
 // origins are asked by the hub, which is made before the API.
