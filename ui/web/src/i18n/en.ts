@@ -1,6 +1,7 @@
 // The English dictionary; its type is what every other language must satisfy.
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
+import { retention } from './retention.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
 
@@ -371,6 +372,7 @@ export const en = {
   },
   alerts,
   backups,
+  retention,
   notFound: {
     title: 'There is no such page',
     hint: 'The address may be mistyped, or the thing it named is gone.',

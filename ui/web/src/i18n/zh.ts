@@ -2,6 +2,7 @@
 import { alerts } from './alerts.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
+import { retention } from './retention.zh';
 
 export const zh: Dictionary = {
   app: {
@@ -364,6 +365,7 @@ export const zh: Dictionary = {
   },
   alerts,
   backups,
+  retention,
   notFound: {
     title: '没有这个页面',
     hint: '地址可能有误，或所指的对象已不存在。',
