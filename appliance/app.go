@@ -72,11 +72,13 @@ type App struct {
 	alerts  *alerting.Service
 	configs *agentconfig.Service
 	cluster *clusterView
+	disk    *diskGauge
 	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
 	hub     *ui.Hub
 	api     *api.API
 
 	snapshots *snapshots
+	retention *retentionKeeper
 
 	agentsListener, httpListener net.Listener
 
@@ -167,6 +169,8 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	})
 	a.lines = ui.NewLineFeed()
 	a.cluster = &clusterView{app: a}
+	a.disk = &diskGauge{app: a}
+	a.retention = &retentionKeeper{app: a}
 	a.alerts = a.newAlerts()
 	if err := a.openNode(); err != nil {
 		return nil, err
@@ -246,7 +250,7 @@ func (a *App) openNode() (err error) {
 		NodeID: a.cfg.NodeID, DataDir: a.cfg.DataDir,
 		Listen: a.cfg.Listen.Peer.Address, Advertise: a.cfg.Listen.Peer.Advertise,
 		Identity: a.peerIdentity(), PeerHandler: a.cluster.peerHandler(),
-		QueueBytes: int64(a.cfg.Queue.Retention.Bytes), QueueAge: time.Duration(a.cfg.Queue.Retention.Time),
+		QueueBytes: a.queueBytes(), QueueAge: time.Duration(a.cfg.Queue.Retention.Time),
 		MarkInterval: time.Duration(a.cfg.Queue.MarkInterval), MaxInFlight: int64(a.cfg.Queue.BytesInFlight),
 		LogCache: int64(a.cfg.Queue.CacheBytes), OnFatal: a.fail, OnLeadership: a.lead,
 		Logger: a.rootLog, Registerer: a.registry,
@@ -307,12 +311,15 @@ func (a *App) openServices() error {
 	if err := a.registry.Register(a.snapshots); err != nil {
 		return fmt.Errorf("register metrics of backups: %w", err)
 	}
+	if err := a.registry.Register(a.retention); err != nil {
+		return fmt.Errorf("register metrics of disk and retention: %w", err)
+	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, Retention: a.retention,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
-			Retention: a.cfg.Metrics.Retention.String, Rules: a.promRules,
+			Retention: a.retention.metricsAge, Rules: a.promRules,
 		}),
 		Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,

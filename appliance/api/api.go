@@ -42,8 +42,10 @@ type Config struct {
 	// Snapshots makes backups.
 	Snapshots Snapshots
 	// Audit is the audit log as this node holds it.
-	Audit  *auditlog.Log
-	Checks []Check // parts of the node for /-/healthy and /-/ready
+	Audit *auditlog.Log
+	// Retention knows how long data is kept.
+	Retention Retention
+	Checks    []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
 	Live       http.Handler // /v1/live

@@ -3,6 +3,7 @@ import { access } from './access.en';
 import { agents } from './agents.en';
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
+import { retention } from './retention.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
 
@@ -378,6 +379,7 @@ export const en = {
   alerts,
   backups,
   access,
+  retention,
   notFound: {
     title: 'There is no such page',
     hint: 'The address may be mistyped, or the thing it named is gone.',

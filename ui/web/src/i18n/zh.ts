@@ -4,6 +4,7 @@ import { agents } from './agents.zh';
 import { alerts } from './alerts.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
+import { retention } from './retention.zh';
 
 export const zh: Dictionary = {
   app: {
@@ -371,6 +372,7 @@ export const zh: Dictionary = {
   alerts,
   backups,
   access,
+  retention,
   notFound: {
     title: '没有这个页面',
     hint: '地址可能有误，或所指的对象已不存在。',
