@@ -160,7 +160,7 @@ func (s *Service) condition(ctx context.Context, g *rules.Group, r *rules.Rule, 
 	case rules.Metrics:
 		return s.cfg.Metrics.Instant(ctx, r.Expr, at-g.Offset.Milliseconds())
 	case rules.Logs:
-		return s.countLines(ctx, r, at)
+		return s.countLines(ctx, r, at, s.interval(g))
 	case rules.SilentAgent:
 		return s.silentAgents(r, at, resumed), nil
 	case rules.SilentStream:

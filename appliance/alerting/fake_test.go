@@ -144,6 +144,8 @@ type fakeWorld struct {
 	mu      sync.Mutex
 	samples map[string][]Sample // by expression
 	counts  map[string][]Count
+	lines   map[string][]fakeLine // instead of counts, by query
+	clock   func() int64
 	events  []Line
 	agents  []Agent
 	err     error
@@ -174,7 +176,36 @@ func (w *fakeWorld) Agents() []Agent         { w.mu.Lock(); defer w.mu.Unlock();
 func (w *fakeWorld) Count(_ context.Context, q string, start, end int64, by string, limit int) ([]Count, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if lines, ok := w.lines[q]; ok {
+		return countFake(lines, w.clock(), start, end, by), false, w.err
+	}
 	return slices.Clone(w.counts[q]), false, w.err
+}
+
+// fakeLine is a line of time t that can be found from log time seen on.
+type fakeLine struct {
+	t, seen int64
+	host    string
+}
+
+// countFake counts lines as the store does.
+func countFake(lines []fakeLine, now, start, end int64, by string) []Count {
+	var out []Count
+	for _, l := range lines {
+		if l.seen > now || l.t < start || l.t >= end {
+			continue
+		}
+		value := ""
+		if by != "" {
+			value = l.host
+		}
+		i := slices.IndexFunc(out, func(c Count) bool { return c.Value == value })
+		if i < 0 {
+			i, out = len(out), append(out, Count{Value: value})
+		}
+		out[i].Lines++
+	}
+	return out
 }
 
 func (w *fakeWorld) EventsAfter(_ context.Context, q string, index uint64, limit int) ([]Line, bool, error) {
@@ -252,7 +283,8 @@ type fakeCluster struct {
 }
 
 func newFakeCluster(t testing.TB, n int) *fakeCluster {
-	c := &fakeCluster{t: t, meta: newFakeMeta(), world: &fakeWorld{samples: make(map[string][]Sample), counts: make(map[string][]Count)}}
+	c := &fakeCluster{t: t, meta: newFakeMeta(), world: &fakeWorld{samples: make(map[string][]Sample), counts: make(map[string][]Count), lines: make(map[string][]fakeLine)}}
+	c.world.clock = func() int64 { return nodeMeta{c.meta, ""}.LogTime() }
 	for i := range n {
 		node := &fakeNode{name: fmt.Sprintf("n%d", i+1), cluster: c}
 		c.boot(node)
