@@ -141,7 +141,7 @@ func alertRoutes() []Route {
 			Method: "GET", Path: "/v1/alerts/history", Permission: auth.Read, Summary: "What happened to alerts and messages, newest first", Fresh: true,
 			Params: []Param{
 				{Name: "alert", Kind: paramText, MaxLen: 64, Doc: "id of an alert"},
-				{Name: "what", Kind: paramText, Doc: "comma-separated: fired, resolved, acknowledged, silenced, escalated, sent, send_failed, ..."},
+				{Name: "what", Kind: paramText, Doc: "comma-separated: fired, resolved, acknowledged, silenced, escalated, sent, send_failed, send_lost, ..."},
 				matchParam,
 				{Name: "start", Kind: paramTime, Default: "now-30d", Doc: "from this time on"},
 				{Name: "end", Kind: paramTime, Doc: "before this time"},

@@ -150,7 +150,7 @@ func newAlertHistory(s streams, t *target) *cobra.Command {
 	var since time.Duration
 	c := &cobra.Command{Use: "history", Short: "Show what happened to alerts and messages, newest first", Args: cobra.NoArgs}
 	c.Flags().StringVar(&alert, "alert", "", "id of one alert")
-	c.Flags().StringVar(&what, "what", "", "comma-separated: fired, resolved, acknowledged, escalated, sent, send_failed, ...")
+	c.Flags().StringVar(&what, "what", "", "comma-separated: fired, resolved, acknowledged, escalated, sent, send_failed, send_lost, ...")
 	c.Flags().StringVar(&match, "match", "", `matchers such as {host="web1"}`)
 	c.Flags().IntVar(&limit, "limit", 50, "how many at most")
 	c.Flags().DurationVar(&since, "since", 30*24*time.Hour, "how far back")

@@ -129,6 +129,7 @@ const (
 	WhatEscalated   = "escalated"
 	WhatSent        = "sent"
 	WhatSendFailed  = "send_failed"
+	WhatSendLost    = "send_lost" // the sender of an attempt is gone and nobody knows whether it was received
 	WhatUndelivered = "undelivered"
 	WhatLimit       = "limit"
 )
@@ -148,6 +149,8 @@ type History struct {
 	Key      string            `json:"dedup_key,omitempty"`
 	Alerts   []string          `json:"alerts,omitempty"` // of a notification: ids, at most MaxHistoryAlerts
 	Count    int               `json:"count,omitempty"`  // of a notification: how many alerts it told of
+	Node     string            `json:"node,omitempty"`   // of a notification: which node made the attempt
+	Attempt  int               `json:"attempt,omitempty"`
 }
 
 // MaxHistoryAlerts bounds the alerts that the history of one notification names.
