@@ -222,3 +222,14 @@ func ref(i int) string {
 	}
 	return fmt.Sprintf("b%d", i-1)
 }
+
+// A node that has not caught up since its start cannot say who is a stranger: it asks to be tried again.
+func TestNodeThatStartsRefusesNobodyForGood(t *testing.T) {
+	s := newStand(t, nil)
+	s.parts.readErr = ErrNoLeader
+	ask := call{method: "POST", path: "/v1/alerts/ack", token: "twt_known_to_the_others", body: `{"alerts":["a"]}`}
+	s.problem("starting", s.do(ask), http.StatusServiceUnavailable)
+	s.parts.readErr = nil
+	s.problem("caught up", s.do(ask), http.StatusUnauthorized)
+	s.problem("nobody", s.do(call{method: "POST", path: "/v1/alerts/ack", body: `{"alerts":["a"]}`}), http.StatusUnauthorized)
+}
