@@ -152,7 +152,24 @@ func alertRoutes() []Route {
 		},
 	}
 	all = append(all, silenceRoutes()...)
-	return append(all, ruleRoutes()...)
+	all = append(all, ruleRoutes()...)
+	for i := range all {
+		if all[i].Permission != auth.Read {
+			all[i].serve = current(all[i].serve)
+		}
+	}
+	return all
+}
+
+// current lets a change wait until this node holds what was committed before it was asked for: a node that lags must not
+// say that there is no such alert.
+func current(serve func(*API, *request) error) func(*API, *request) error {
+	return func(a *API, q *request) error {
+		if !a.catchUp(q.ctx()) {
+			return fmt.Errorf("this node has not caught up with the others: %w", ErrNoLeader)
+		}
+		return serve(a, q)
+	}
 }
 
 func silenceRoutes() []Route {

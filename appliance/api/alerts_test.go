@@ -231,5 +231,9 @@ func TestNodeThatStartsRefusesNobodyForGood(t *testing.T) {
 	s.problem("starting", s.do(ask), http.StatusServiceUnavailable)
 	s.parts.readErr = nil
 	s.problem("caught up", s.do(ask), http.StatusUnauthorized)
+	ask.token = s.tokens[auth.RoleOperator]
+	s.problem("no such alert", s.do(ask), http.StatusNotFound)
+	s.parts.readErr = ErrNoLeader
+	s.problem("lagging", s.do(ask), http.StatusServiceUnavailable)
 	s.problem("nobody", s.do(call{method: "POST", path: "/v1/alerts/ack", body: `{"alerts":["a"]}`}), http.StatusUnauthorized)
 }
