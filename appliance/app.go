@@ -70,6 +70,7 @@ type App struct {
 	alerts  *alerting.Service
 	cluster *clusterView
 	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
+	intake  atomic.Pointer[intake.Intake]   // nil until it is made
 	hub     *ui.Hub
 	api     *api.API
 
@@ -291,6 +292,7 @@ func (a *App) openServices() error {
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
 	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry})
+	a.intake.Store(taken)
 	a.snapshots = newSnapshots(a)
 	a.onStop("snapshots", a.snapshots.close)
 	if err := a.registry.Register(a.snapshots); err != nil {

@@ -149,6 +149,24 @@ type fakeWorld struct {
 	events  []Line
 	agents  []Agent
 	err     error
+	stored  map[string]float64 // of recording rules, by labels and time; what was first stays
+	repeats int
+	refuse  error
+}
+
+// Record keeps the first value of each time, as the state machine does.
+func (w *fakeWorld) Record(_ context.Context, t int64, values []Sample) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, v := range values {
+		key := fmt.Sprint(v.Labels, " ", t)
+		if _, ok := w.stored[key]; ok {
+			w.repeats++
+			continue
+		}
+		w.stored[key] = v.V
+	}
+	return w.refuse
 }
 
 func (w *fakeWorld) set(expr string, samples ...Sample) {
@@ -283,7 +301,7 @@ type fakeCluster struct {
 }
 
 func newFakeCluster(t testing.TB, n int) *fakeCluster {
-	c := &fakeCluster{t: t, meta: newFakeMeta(), world: &fakeWorld{samples: make(map[string][]Sample), counts: make(map[string][]Count), lines: make(map[string][]fakeLine)}}
+	c := &fakeCluster{t: t, meta: newFakeMeta(), world: &fakeWorld{samples: make(map[string][]Sample), counts: make(map[string][]Count), lines: make(map[string][]fakeLine), stored: make(map[string]float64)}}
 	c.world.clock = func() int64 { return nodeMeta{c.meta, ""}.LogTime() }
 	for i := range n {
 		node := &fakeNode{name: fmt.Sprintf("n%d", i+1), cluster: c}
@@ -305,7 +323,7 @@ func newFakeCluster(t testing.TB, n int) *fakeCluster {
 
 func (c *fakeCluster) boot(node *fakeNode) {
 	node.service = New(Config{
-		Node: node.name, Meta: nodeMeta{c.meta, node.name}, Leadership: node, Metrics: c.world, Logs: c.world, Fleet: c.world,
+		Node: node.name, Meta: nodeMeta{c.meta, node.name}, Leadership: node, Metrics: c.world, Logs: c.world, Fleet: c.world, Recorder: c.world,
 		Send: func(ctx context.Context, in *route.Integration, m *notify.Message, gate notify.Gate) error {
 			return c.take(ctx, node.name, in, m, gate)
 		},

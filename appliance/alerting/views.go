@@ -233,7 +233,7 @@ type RuleView struct {
 	Labels       map[string]string `json:"labels"`
 	Annotations  map[string]string `json:"annotations"`
 	Enabled      bool              `json:"enabled"`
-	State        string            `json:"state"` // inactive, pending or firing
+	State        string            `json:"state"` // inactive, pending or firing; recording of a recording rule
 	Alerts       int               `json:"alerts"`
 	Error        string            `json:"error,omitempty"` // why it is not evaluated as it should be
 	Since        int64             `json:"since,omitempty"` // of the error
@@ -310,7 +310,7 @@ func (b *board) ruleView(f *heldFile, g *rules.Group, r *rules.Rule, interval in
 		v.Error, v.Since = h.rec.Error, h.rec.Since
 	}
 	if r.Kind == rules.Record {
-		v.Error = "recording rules are kept but not evaluated"
+		v.State = "recording"
 	}
 	return v
 }
