@@ -29,6 +29,8 @@ type AlertView struct {
 	ResolvedAt  int64             `json:"resolved_at,omitempty"`
 	EscalatedAt int64             `json:"escalated_at,omitempty"`
 	Ack         *AckView          `json:"ack,omitempty"`
+	Assigned    *AssignView       `json:"assigned,omitempty"`
+	Escalates   bool              `json:"escalates,omitempty"` // its route has a second step that was not taken
 	SilencedBy  []string          `json:"silenced_by,omitempty"`
 	InhibitedBy string            `json:"inhibited_by,omitempty"`
 	Receivers   []string          `json:"receivers"`
@@ -39,6 +41,13 @@ type AckView struct {
 	By      string `json:"by"`
 	At      int64  `json:"at"`
 	Comment string `json:"comment,omitempty"`
+}
+
+// AssignView says who is to look after an alert.
+type AssignView struct {
+	To string `json:"to"`
+	By string `json:"by"`
+	At int64  `json:"at"`
 }
 
 // AlertFilter chooses alerts.
@@ -147,11 +156,17 @@ func (b *board) view(a *state.Alert, index map[string]*rules.Rule) AlertView {
 	if a.Ack != nil {
 		v.Ack = &AckView{By: a.Ack.By, At: a.Ack.At, Comment: a.Ack.Comment}
 	}
+	if a.Assigned != nil {
+		v.Assigned = &AssignView{To: a.Assigned.To, By: a.Assigned.By, At: a.Assigned.At}
+	}
 	if r := index[a.Rule]; r != nil {
 		v.Kind, v.Expr = r.Kind, r.Text()
 	}
 	if b.routes.cfg != nil {
 		for _, r := range b.routes.cfg.For(a.Labels) {
+			if r.Escalate != nil && a.Phase == state.Firing && a.EscalatedAt == 0 && a.EscalateBy == "" && !a.Muted() {
+				v.Escalates = true
+			}
 			if !slices.Contains(v.Receivers, r.Receiver) {
 				v.Receivers = append(v.Receivers, r.Receiver)
 			}

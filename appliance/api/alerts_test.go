@@ -176,6 +176,11 @@ func TestAlertingByTheAPI(t *testing.T) {
 	ask("GET", "/v1/alert/none", operator, nil, 404, "none")
 	ask("POST", "/v1/alerts/ack", operator, ackBody{Alerts: []string{"none"}}, 404, "none")
 	ask("POST", "/v1/alerts/ack", operator, ackBody{}, 400, "alerts")
+	ask("POST", "/v1/alerts/assign", operator, assignBody{Alerts: []string{"none"}, To: "nobody-here"}, 400, "no user")
+	ask("POST", "/v1/alerts/assign", operator, assignBody{Alerts: []string{"none"}}, 404, "none")
+	ask("POST", "/v1/alerts/escalate", operator, ackBody{Alerts: []string{"none"}}, 404, "none")
+	ask("GET", "/v1/alerts/assignees", operator, nil, 200, `"users":[`)
+	ask("POST", "/v1/alerts/assign", s.tokens[auth.RoleViewer], assignBody{Alerts: []string{"none"}}, 403, "")
 	ask("GET", "/v1/alerts/history", operator, nil, 200, `"records":[]`)
 	ask("DELETE", "/v1/rules/files/own", admin, nil, 204, "")
 	audited := ""
