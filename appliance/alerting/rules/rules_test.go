@@ -48,10 +48,10 @@ triward:
     rules:
       - {alert: Errors, logs: {query: "level:error", window: 5m, by: host, above: 10}, for: 1m}
       - {alert: Quiet, logs: {query: "backup done", window: 1d, below: 1}}
-      - {alert: Burst, logs: {query: "boom", window: 10s, above: 2}}
       - {alert: Oom, event: {query: "oom", by: host}}
       - {alert: Gone, silent_agent: {after: 2m, match: {site: a}}}
       - {alert: Still, silent_stream: {query: "service=nginx", by: host, after: 15m}}
+      - {alert: Burst, logs: {query: "boom", window: 10s, above: 2}}
 `
 
 func TestParse(t *testing.T) {
