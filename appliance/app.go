@@ -74,6 +74,7 @@ type App struct {
 	cluster *clusterView
 	disk    *diskGauge
 	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
+	intake  atomic.Pointer[intake.Intake]   // nil until it is made
 	hub     *ui.Hub
 	api     *api.API
 
@@ -291,6 +292,7 @@ func (a *App) openServices() error {
 		return err
 	}
 	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry, Redactor: redactor})
+	a.intake.Store(taken)
 	gate := gateway.New(gateway.Options{
 		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
 		Certificates: a.agentCAs, Configs: a.configs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -89,6 +90,8 @@ type API struct {
 	bodyCap int64  // of bodies
 	doc     []byte // the OpenAPI description
 	took    *prometheus.HistogramVec
+	// caughtUp says that since its start this node has held once all that was committed, so that it knows its users.
+	caughtUp atomic.Bool
 }
 
 // New builds the handler from the table of routes.
@@ -321,9 +324,15 @@ func (a *API) bodyCost(length, most int64) int64 {
 func (a *API) identify(route *Route, q *request) error {
 	p, err := a.cfg.Auth.Authenticate(q.r)
 	shown := q.r.Header.Get("Authorization") != "" || q.r.Header.Get("Cookie") != ""
-	if err != nil && shown && route.Permission != auth.Public && a.cfg.Auth.AllowStranger(auth.RemoteAddr(q.r)) &&
-		a.catchUp(q.r.Context()) {
-		p, err = a.cfg.Auth.Authenticate(q.r)
+	if err != nil && shown && route.Permission != auth.Public {
+		switch allowed := a.cfg.Auth.AllowStranger(auth.RemoteAddr(q.r)); {
+		case allowed && a.catchUp(q.r.Context()):
+			p, err = a.cfg.Auth.Authenticate(q.r)
+		case allowed || !a.caughtUp.Load():
+			// A node that was started a moment ago does not know whom the others know. To say 401 would make a sender
+			// throw away what it may send in a second.
+			return fmt.Errorf("this node cannot say yet whether the session or token is good: %w", ErrNoLeader)
+		}
 	}
 	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
 		return err
@@ -353,7 +362,11 @@ func (a *API) catchUp(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
 	index, err := a.cfg.Reads.ReadIndex(ctx)
-	return err == nil && a.cfg.Reads.WaitApplied(ctx, index) == nil
+	if err != nil || a.cfg.Reads.WaitApplied(ctx, index) != nil {
+		return false
+	}
+	a.caughtUp.Store(true)
+	return true
 }
 
 // freshenMounted reads consistency and min_index from the URL of a request whose other parameters belong to a handler
