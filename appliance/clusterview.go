@@ -75,6 +75,11 @@ type nodeStatus struct {
 	Installing  bool        `json:"installing,omitempty"`
 	Probation   bool        `json:"probation,omitempty"` // lost its data and has not caught up: it has no vote yet
 	DiskFull    string      `json:"disk_full,omitempty"`
+	// ClockMS is the node's clock when it answered, in milliseconds since 1970. OffsetMS is how far that was ahead of the
+	// clock of the node that was asked, give or take WithinMS; both are only told of other nodes.
+	ClockMS  int64 `json:"clock_ms"`
+	OffsetMS int64 `json:"clock_offset_ms"`
+	WithinMS int64 `json:"clock_within_ms"`
 }
 
 type diskUsage struct {
@@ -135,7 +140,7 @@ func (c *clusterView) own() nodeStatus {
 		Role: st.Role, Term: st.Term, LastIndex: st.LastIndex, CommitIndex: st.CommitIndex, Applied: st.AppliedIndex,
 		MarkIndex: st.MarkIndex, Version: a.version, Disk: c.disk(), CertExpires: a.identity.Expires().UnixMilli(), Ring: a.keys.status(),
 		Digest: sum, DigestIndex: index, StartedAt: st.StartedAt.UnixMilli(), UptimeS: int64(time.Since(st.StartedAt).Seconds()),
-		Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull,
+		Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull, ClockMS: time.Now().UnixMilli(),
 	}
 }
 
@@ -200,6 +205,7 @@ func (c *clusterView) ask(ctx context.Context, id string) (nodeStatus, error) {
 	if err != nil {
 		return n, err
 	}
+	asked := time.Now()
 	resp, err := c.app.node.PeerClient().Transport().RoundTrip(req)
 	if err != nil {
 		return n, err
@@ -210,6 +216,10 @@ func (c *clusterView) ask(ctx context.Context, id string) (nodeStatus, error) {
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&n); err != nil {
 		return n, fmt.Errorf("node %s: %w", id, err)
+	}
+	if n.ClockMS > 0 { // it was read at some moment since we asked
+		half := time.Since(asked) / 2
+		n.OffsetMS, n.WithinMS = n.ClockMS-asked.Add(half).UnixMilli(), half.Milliseconds()+1
 	}
 	return n, nil
 }
