@@ -205,7 +205,10 @@ func (c *Config) findCA(opts *IssueOptions, out *Issued) (*pki.CA, string, error
 	}
 	if errFile != nil && (ca == nil || opts.From != "" || opts.RecoveryKey != "") {
 		if errors.Is(errFile, fs.ErrNotExist) {
-			return nil, "", errors.Join(fmt.Errorf("%w, and neither is %s", ErrNoCAKey, path), errKey)
+			if err := c.Initialised(); err != nil {
+				return nil, "", err // nothing was ever here
+			}
+			return nil, "", fmt.Errorf("%w (%v), and neither is %s", ErrNoCAKey, errKey, path) //nolint:errorlint // it would say that the node was never set up
 		}
 		return nil, "", errFile
 	}
