@@ -400,6 +400,17 @@ func (c *clusterView) peerHandler() http.Handler {
 			problemOf(err).Write(w)
 		}
 	})
+	mux.HandleFunc("POST "+peerRingTakePath, func(w http.ResponseWriter, r *http.Request) {
+		if !c.app.isOpen(r.Context()) {
+			return
+		}
+		if err := c.app.takeOffered(w, r); err != nil {
+			c.app.log.Warn("a new key was not taken", "peer", forward.PeerID(r.TLS), "err", err)
+			problemOf(err).Write(w)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
 	mux.HandleFunc("POST "+peerJoinPath, func(w http.ResponseWriter, r *http.Request) {
 		if !c.app.isOpen(r.Context()) {
 			return

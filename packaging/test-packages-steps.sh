@@ -140,9 +140,9 @@ examined() {
 		code=0
 		guide doctor "$n" >"$work/doctor-$n" || code=$?
 		cat "$work/doctor-$n"
-		# A cluster of an hour has no backup, and these machines have neither a time service nor a file system of their own.
+		# A new cluster has no backup, and these machines have neither a time service, nor a disk, nor limits of their own.
 		[ "$code" = 3 ]
-		awk '/^$/ { exit } $2 == "warning" { print $1 }' "$work/doctor-$n" | sort -u | grep -vE '^(backup|clock|disk)$' && return 1
+		awk '/^$/ { exit } $2 == "warning" { print $1 }' "$work/doctor-$n" | sort -u | grep -vE '^(backup|clock|disk|limits)$' && return 1
 		grep -q '^versions *ok' "$work/doctor-$n"
 		grep -q "^ports *ok *browsers of" "$work/doctor-$n"
 	done

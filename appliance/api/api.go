@@ -37,6 +37,8 @@ type Config struct {
 	Alerts  *alerting.Service
 	// Snapshots makes backups.
 	Snapshots Snapshots
+	// Keys rotates the key that seals secrets.
+	Keys Keys
 	Checks    []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404

@@ -73,6 +73,7 @@ func Routes() []Route {
 	all = append(all, snapshotRoutes()...)
 	all = append(all, intakeRoutes()...)
 	all = append(all, enrolRoutes()...)
+	all = append(all, keyRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }
