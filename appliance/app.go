@@ -147,6 +147,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if a.keys, err = openKeys(a.cfg.TLS.Dir); err != nil {
 		return nil, err
 	}
+	a.keys.app = a
 	a.agentCAs = &agentCAs{app: a}
 	if a.setup, err = readSetup(a.cfg.DataDir); err != nil {
 		return nil, err
@@ -318,7 +319,7 @@ func (a *App) openServices() error {
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, Retention: a.retention,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, Retention: a.retention, Keys: a.keys,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
@@ -359,6 +360,7 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { a.followKeys(background) })
 	a.work.Go(func() { a.snapshots.Run(background) })
 	a.work.Go(func() { a.guard.run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })

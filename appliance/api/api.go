@@ -46,7 +46,9 @@ type Config struct {
 	Audit *auditlog.Log
 	// Retention knows how long data is kept.
 	Retention Retention
-	Checks    []Check // parts of the node for /-/healthy and /-/ready
+	// Keys rotates the key that seals secrets.
+	Keys   Keys
+	Checks []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
 	Live       http.Handler // /v1/live

@@ -186,8 +186,14 @@ func (t *target) client() (*client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return t.clientOf(&known)
+}
+
+// clientOf asks the cluster that known describes, as far as the flags say nothing else.
+func (t *target) clientOf(known *Context) (*client, error) {
 	c := &client{token: t.token, timeout: t.timeout}
-	if c.urls, err = t.urls(&known); err != nil {
+	var err error
+	if c.urls, err = t.urls(known); err != nil {
 		return nil, err
 	}
 	if c.token == "" {
