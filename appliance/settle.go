@@ -70,6 +70,9 @@ func (a *App) settleIn(ctx context.Context) {
 		a.log.Error("this node cannot open secrets", "err", err)
 		a.work.Go(func() { a.persist(ctx, step{"take the key ring from a member", a.fetchRing}) })
 	}
+	if err := a.cfg.SaveRecovery(); err != nil {
+		a.log.Error("the recovery file of this node is not written: `triward tls issue` may not help it", "err", err)
+	}
 	if err := a.tryOnce(ctx, a.ensureAgentCA); err != nil {
 		a.work.Go(func() { a.persist(ctx, step{"make the agents' CA", a.ensureAgentCA}) })
 	}

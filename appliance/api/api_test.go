@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/auth/authtest"
 	"github.com/triward/triward/appliance/fleet"
@@ -132,7 +133,7 @@ func newStand(t *testing.T, change func(*Config)) *stand {
 	})
 	cfg := Config{
 		Auth: s.auth, Reads: s.parts, Logs: s.parts, Fleet: s.parts, Cluster: s.parts, Alerts: testAlerts(t, s.meta), Prometheus: echo, Live: echo,
-		Assets: echo, Metrics: echo, Snapshots: &backups{},
+		Assets: echo, Metrics: echo, Snapshots: &backups{}, AgentConfigs: agentconfig.New(s.meta),
 	}
 	if change != nil {
 		change(&cfg)

@@ -90,6 +90,9 @@ func (a *API) problemOf(err error) *problem.Problem {
 	if p := alertProblem(err); p != nil {
 		return p
 	}
+	if p := agentConfigProblem(err); p != nil {
+		return p
+	}
 	if tooBig, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return problem.New(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", tooBig.Limit))
 	}

@@ -39,6 +39,7 @@ func SocketKinds() map[string]auth.Permission {
 		"logs.tail": auth.Read,
 		"cluster":   auth.Read,
 		"alerts":    auth.Read,
+		"agents":    auth.Read,
 	}
 }
 
@@ -73,8 +74,11 @@ func Routes() []Route {
 	all = append(all, auditRoutes()...)
 	all = append(all, alertRoutes()...)
 	all = append(all, snapshotRoutes()...)
+	all = append(all, retentionRoutes()...)
 	all = append(all, intakeRoutes()...)
 	all = append(all, enrolRoutes()...)
+	all = append(all, agentConfigRoutes()...)
+	all = append(all, keyRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }

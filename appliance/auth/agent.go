@@ -20,7 +20,7 @@ type Agent struct {
 	Arch      string   `json:"arch,omitempty"`
 	Version   string   `json:"version,omitempty"`
 	MachineID string   `json:"machine_id,omitempty"`
-	Group     string   `json:"group,omitempty"` // of the token that it enrolled with
+	Group     string   `json:"group,omitempty"` // first that of the token that it enrolled with; "" is the default group
 	CreatedAt int64    `json:"created_at"`      // log time, milliseconds
 
 	// Serial is that of the newest certificate, Renewed that of the one with which it was asked for: an agent that
@@ -132,6 +132,24 @@ func (s *Service) RevokeAgent(ctx context.Context, id, by string, from netip.Add
 		return &AuditRecord{
 			Actor: by, Address: addressText(from), Action: "agent.revoke", Target: id,
 			Detail: encode(map[string]string{"hostname": a.Hostname, "cert_serial": a.Serial}),
+		}, nil
+	})
+}
+
+// SetAgentGroup puts an agent into a group; "" is the default group.
+func (s *Service) SetAgentGroup(ctx context.Context, id, group, by string, from netip.Addr) error {
+	if group != "" && !groupName.MatchString(group) {
+		return fmt.Errorf("group %.70q: want 1 to 64 of letters, digits, . _ -: %w", group, ErrInvalid)
+	}
+	return s.changeAgent(ctx, id, func(a *Agent) (*AuditRecord, error) {
+		if a.Group == group {
+			return nil, nil
+		}
+		was := a.Group
+		a.Group = group
+		return &AuditRecord{
+			Actor: by, Address: addressText(from), Action: "agent.group", Target: id,
+			Detail: encode(map[string]string{"hostname": a.Hostname, "was": was, "group": group}),
 		}, nil
 	})
 }

@@ -284,6 +284,9 @@ type clusterNode struct {
 	} `json:"disk"`
 	CertExpires int64       `json:"cert_expires"`
 	Ring        *ringAnswer `json:"key_ring"`
+	ClockMS     int64       `json:"clock_ms"`
+	OffsetMS    int64       `json:"clock_offset_ms"`
+	WithinMS    int64       `json:"clock_within_ms"`
 }
 
 // ringAnswer names the keys that a node holds.

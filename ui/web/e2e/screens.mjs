@@ -53,6 +53,43 @@ const PAGES = {
     },
   },
   'logs-tail': { path: '/logs?tail=1', ready: (p) => p.waitForTimeout(1500) },
+  agents: { path: '/agents', ready: (p) => p.waitForSelector('[data-testid=agents]') },
+  'agents-detail': {
+    path: '/agents',
+    ready: async (p) => {
+      await p.click('[data-agent] a', { timeout: 10_000 });
+      await p.waitForSelector('[data-testid=agent-detail]');
+    },
+  },
+  'agents-revoke': {
+    path: '/agents',
+    ready: async (p) => {
+      await p.click('[data-agent] a', { timeout: 10_000 });
+      await p.click('[data-testid=revoke]');
+      await p.waitForSelector('[data-testid=revoke-name]');
+    },
+  },
+  'agents-enrol': {
+    path: '/agents',
+    ready: async (p) => {
+      await p.click('[data-testid=enrol]', { timeout: 10_000 });
+      await p.waitForSelector('[data-testid=enrol-make]');
+    },
+  },
+  'agents-groups': { path: '/agents/groups', ready: (p) => p.waitForSelector('[data-testid=groups]') },
+  'agents-config': {
+    path: '/agents/groups/shots',
+    ready: async (p) => {
+      await p.waitForSelector('[data-testid=group-editor]');
+      await p.fill(
+        '#group-body',
+        'metrics:\n  period: 1ms\nlogs:\n  files:\n    - include: [relative.log]\n',
+      );
+      await p.click('[data-testid=config-check]');
+      await p.waitForSelector('[data-testid=config-problems]');
+      await p.waitForSelector('[data-testid=config-diff]');
+    },
+  },
   alerts: { path: '/alerts', ready: settled },
   'alerts-history': { path: '/alerts/history', ready: settled },
   'alerts-silence': {
