@@ -29,17 +29,20 @@ import (
 // noRecord are routes that take a body and change nothing that an operator answers for, or whose records another test
 // holds, each with the reason.
 var noRecord = map[string]string{
-	"POST /v1/session/ticket":           "a page makes one every few minutes by itself; its use is audited",
-	"POST /v1/setup/check":              "reads",
-	"POST /api/v1/":                     "reads",
-	"POST /v1/rules/check":              "reads",
-	"POST /v1/rules/preview":            "reads",
-	"POST /v1/routes/test":              "reads",
-	"POST /v1/snapshots/check":          "tries a place and leaves nothing",
-	"POST /v1/alerts/ack":               "needs an alert: appliance/alerting holds it (ops.go audits it in the transaction)",
-	"POST /v1/alerts/unack":             "needs an alert, as ack",
-	"DELETE /v1/snapshots/runs/{id}":    "needs a backup under way: appliance/backup/schedule holds it",
-	"DELETE /v1/users/{name}/sessions":  "same transaction as DELETE /v1/sessions/{id}, asked below as well",
+	"POST /v1/session/ticket":          "a page makes one every few minutes by itself; its use is audited",
+	"POST /v1/setup/check":             "reads",
+	"POST /api/v1/":                    "reads",
+	"POST /v1/rules/check":             "reads",
+	"POST /v1/rules/preview":           "reads",
+	"POST /v1/routes/test":             "reads",
+	"POST /v1/snapshots/check":         "tries a place and leaves nothing",
+	"POST /v1/alerts/ack":              "needs an alert: appliance/alerting holds it (ops.go audits it in the transaction)",
+	"POST /v1/alerts/unack":            "needs an alert, as ack",
+	"POST /v1/alerts/assign":           "needs an alert, as ack",
+	"POST /v1/alerts/escalate":         "needs an alert, as ack",
+	"POST /v1/agent/configs/check":     "reads",
+	"DELETE /v1/snapshots/runs/{id}":   "needs a backup under way: appliance/backup/schedule holds it",
+	"DELETE /v1/users/{name}/sessions": "same transaction as DELETE /v1/sessions/{id}, asked below as well",
 }
 
 // changes is a person with a list of things to do.
@@ -98,6 +101,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	a.tokens()
 	a.alerting()
 	a.backups()
+	a.settings()
 	for _, r := range api.Routes() {
 		name := r.Method + " " + r.Path
 		if r.Method == http.MethodGet || r.Permission == auth.Ingest || a.done[name] || noRecord[name] != "" {
@@ -208,6 +212,24 @@ func (a *changes) alerting() {
 	a.do("POST /v1/silences", "", "silence.add", silence, &made)
 	a.do("PUT /v1/silences/{id}", "/v1/silences/"+made.ID, "silence.update", silence, nil)
 	a.do("DELETE /v1/silences/{id}", "/v1/silences/"+made.ID, "silence.expire", nil, nil)
+}
+
+func (a *changes) settings() {
+	a.t.Helper()
+	rule := map[string]any{"age_ms": 30 * 86_400_000, "share_pct": 60}
+	policy := map[string]any{"metrics": rule, "logs": rule, "events": rule, "limit_pct": 85, "warn_pct": 80, "keep_ms": 86_400_000}
+	a.do("PUT /v1/retention", "", "retention.set", policy, nil)
+	a.do("DELETE /v1/retention", "", "retention.reset", nil, nil)
+	const group = "/v1/agent/configs/groups/"
+	body := func(period string) string { return "metrics:\n  period: " + period + "\n" }
+	a.do("PUT "+group+"{group}", group+"web", "agents.config.set", map[string]any{"body": body("15s"), "version": 0}, nil)
+	a.do("PUT "+group+"{group}", group+"web", "agents.config.set", map[string]any{"body": body("30s"), "version": 1}, nil)
+	a.do("POST "+group+"{group}/rollback", group+"web/rollback", "agents.config.rollback", map[string]any{"to": 1, "version": 2}, nil)
+	agent := a.c.NewAgent(a.t, "host-b")
+	a.do("PUT /v1/agents/{id}/group", "/v1/agents/"+agent.ID+"/group", "agent.group", map[string]string{"group": "web"}, nil)
+	a.do("PUT /v1/agents/{id}/group", "/v1/agents/"+agent.ID+"/group", "agent.group", map[string]string{"group": ""}, nil)
+	a.do("DELETE "+group+"{group}", group+"web?version=3", "agents.config.remove", nil, nil)
+	a.do("POST /v1/keys/rotate", "", "key.rotate", map[string]any{}, nil)
 }
 
 func (a *changes) backups() {
