@@ -333,7 +333,7 @@ func TestClusterInitMakesANodeThatCanStart(t *testing.T) {
 	cfg := filepath.Join(dir, "t.yaml")
 	write(t, cfg, fmt.Sprintf("node_id: n1\ndata_dir: %s\nlisten: {http: {url: \"https://node1:8443\"}}\n", filepath.Join(dir, "data")))
 	code, out, errs := run(t, "cluster", "init", "--config", cfg)
-	if code != ExitOK || !strings.Contains(out, "password  ") || !strings.Contains(out, "https://node1:8443") {
+	if code != ExitOK || !strings.Contains(out, "link      https://node1:8443/setup#tws_") {
 		t.Fatalf("code %d %q %q", code, out, errs)
 	}
 	for _, name := range []string{"setup.json", "tls/ca-key.pem", "tls/node.pem"} {

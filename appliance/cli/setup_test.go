@@ -16,7 +16,7 @@ func TestInitSaysHowToStart(t *testing.T) {
 		t.Errorf("before: %d", err)
 	}
 	code, out, errs := run(t, "cluster", "init", "--config", config)
-	if code != ExitOK || !strings.Contains(out, "password") || !strings.Contains(errs, "triward server --config "+config) {
+	if code != ExitOK || !strings.Contains(out, "link ") || !strings.Contains(errs, "triward server --config "+config) {
 		t.Errorf("%d %q %q", code, out, errs)
 	}
 	if err := run1(t, "server", "--initialised", "--config", config); err != ExitOK {

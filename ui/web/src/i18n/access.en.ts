@@ -20,8 +20,8 @@ export const access = {
   } as Record<string, string>,
   roleHint: {
     viewer: 'sees data and state',
-    operator: 'and acknowledges and silences alerts',
-    administrator: 'and changes everything',
+    operator: 'sees data and state, works with alerts',
+    administrator: 'sees and changes everything',
     auditor: 'sees data, who has access and who did what; changes nothing',
     ingest: 'only sends data; for programs',
   } as Record<string, string>,

@@ -22,8 +22,8 @@ export const access: Dictionary['access'] = {
   },
   roleHint: {
     viewer: '查看数据与状态',
-    operator: '并可确认和静默告警',
-    administrator: '并可更改一切',
+    operator: '查看数据与状态，处理告警',
+    administrator: '查看并可更改一切',
     auditor: '查看数据、访问权限与操作记录；不能更改任何内容',
     ingest: '只能发送数据；供程序使用',
   },
