@@ -296,7 +296,6 @@ func (a *changes) refused() {
 
 // A set-up link shown a hundred times at once to three nodes lets one in, and one password counts.
 func TestHundredRedemptionsOfASetupLinkLetOneIn(t *testing.T) {
-	t.Parallel()
 	c := testcluster.Start(t, 3)
 	var link struct {
 		Path string `json:"path"`
@@ -338,7 +337,6 @@ func TestHundredRedemptionsOfASetupLinkLetOneIn(t *testing.T) {
 
 // The log of three nodes is one and whole, in an export and in a backup too; what was edited is found in both.
 func TestAuditIsVerifiedOnlineAndOffline(t *testing.T) {
-	t.Parallel()
 	c := testcluster.Start(t, 3)
 	for i := range 5 {
 		if err := c.Post(c.Nodes[i%3], "/v1/tokens/api", map[string]any{"name": fmt.Sprint("t", i), "role": "viewer"}, nil); err != nil {

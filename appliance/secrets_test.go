@@ -108,7 +108,6 @@ func keyBytes(t *testing.T, pemText []byte) []byte {
 // proposed. Log, metadata, stores, backups and the node's own log are searched, in three nodes, for every kind of secret.
 // What nodes hold beside their data, in files of their own (tls.dir), are their keys and the token of the command line.
 func TestSecretsAreInNoFile(t *testing.T) {
-	t.Parallel()
 	c := testcluster.Start(t, 3)
 	secrets := plant(t, c)
 	const seen = "canary-that-may-be-seen"
