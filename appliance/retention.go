@@ -78,7 +78,7 @@ func (k *retentionKeeper) keep(ctx context.Context) error {
 		return nil
 	}
 	r, _ := k.record()
-	cuts := retention.ByAge(&r.Policy, now, st.Floor)
+	cuts := k.byAge(&r.Policy, now, st)
 	reports, failed := k.reports(ctx)
 	k.tell(&r.Policy, now, reports, failed)
 	rest := cutRest
@@ -103,6 +103,25 @@ func (k *retentionKeeper) keep(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// floorLag is how far behind its age a floor may stay when there is nothing to remove: a cut of nothing would be in the
+// way in the history of those that removed something. A new cluster has no floor until something is older than it keeps.
+const floorLag = 30 * retention.DayMs
+
+// byAge returns the cuts by age that remove something, and those that bring a floor forward which stayed behind.
+func (k *retentionKeeper) byAge(p *retention.Policy, now int64, st *meta.Store) []retention.Cut {
+	cuts := retention.ByAge(p, now, st.Floor)
+	if len(cuts) == 0 {
+		return nil
+	}
+	_, sums := k.app.node.Digest()
+	return slices.DeleteFunc(cuts, func(c retention.Cut) bool {
+		at := st.Floor(c.Kind)
+		return (at <= 0 || c.Floor-at < floorLag) && !slices.ContainsFunc(sums, func(d meta.Digest) bool {
+			return d.Kind == c.Kind && d.Day < c.Floor/retention.DayMs
+		})
+	})
 }
 
 func dayText(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.DateOnly) }
@@ -225,10 +244,6 @@ func (k *retentionKeeper) history(most int) []api.RetentionCut {
 			Reason string `json:"reason"`
 		}
 		if json.Unmarshal(v.Data, &c) != nil {
-			return true
-		}
-		if from[c.Kind] == 0 && c.Reason == command.CutAge.String() && len(out) < machine.DefaultLimits().RetentionCuts-1 {
-			from[c.Kind] = c.Floor // the first of a new cluster: there was nothing yet
 			return true
 		}
 		digits, _, _ := strings.Cut(key, ".")

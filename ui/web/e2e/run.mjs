@@ -231,6 +231,28 @@ await steps.step(
   },
 );
 
+await steps.step(
+  'retention: shown for every node, changed with a word of what goes, given back',
+  async () => {
+    await page.goto(`${env.url}/cluster`);
+    const section = page.getByTestId('retention');
+    await section.waitFor();
+    assert((await section.locator('[data-disk]').count()) === 3, 'not every node has its disk');
+    const age = section.locator('[data-kind=logs] [data-age]');
+    const before = await age.textContent();
+    await page.click('[data-testid=retention-edit]');
+    await page.fill('[data-testid=age-logs]', '700');
+    await page.waitForSelector('[data-testid=retention-loses]');
+    assert(await page.getByTestId('retention-save').isDisabled(), 'data goes without a word');
+    await page.check('[data-testid=retention-understood]');
+    await page.click('[data-testid=retention-save]');
+    await until('the new age', async () => (await age.textContent()) === '700 days');
+    page.once('dialog', (d) => d.accept());
+    await section.getByRole('button', { name: 'As configured' }).click();
+    await until('the age of before', async () => (await age.textContent()) === before);
+  },
+);
+
 await steps.step('keyboard: g l, g o, ?, and what is unknown is a 404', async () => {
   await page.goto(`${env.url}/cluster`);
   await page.waitForSelector('main');

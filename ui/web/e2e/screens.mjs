@@ -68,6 +68,21 @@ const PAGES = {
   },
   'alerts-routes': { path: '/alerts/routes', ready: (p) => p.waitForSelector('[data-testid=routes]') },
   cluster: { path: '/cluster', ready: (p) => p.waitForSelector('[data-testid=queue]') },
+  'cluster-retention': {
+    path: '/cluster',
+    ready: async (p) => {
+      await p.waitForSelector('[data-testid=retention]');
+      await p.evaluate(() => document.querySelector('[data-testid=retention]').scrollIntoView());
+    },
+  },
+  'cluster-retention-edit': {
+    path: '/cluster',
+    ready: async (p) => {
+      await p.click('[data-testid=retention-edit]');
+      await p.fill('[data-testid=age-logs]', '7');
+      await p.waitForSelector('[data-testid=retention-loses]');
+    },
+  },
   backups: { path: '/backups', ready: (p) => p.waitForSelector('[data-testid=backups]') },
   'backups-edit': {
     path: '/backups',
