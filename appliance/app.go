@@ -27,6 +27,7 @@ import (
 	"github.com/triward/triward/appliance/gateway"
 	"github.com/triward/triward/appliance/intake"
 	"github.com/triward/triward/appliance/pki"
+	"github.com/triward/triward/appliance/selfmon"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate"
 	"github.com/triward/triward/tsdb"
@@ -51,6 +52,8 @@ type App struct {
 	certs    []*listenerCert // of the listeners for agents and for browsers
 	rootLog  *slog.Logger    // for the part that adds the node itself
 	log      *slog.Logger
+	quiet    *slog.Logger // what is said to it is not stored
+	ownLines *selfmon.Buffer
 	version  string
 	identity *pki.Identity
 	keys     *Keys
@@ -76,6 +79,7 @@ type App struct {
 
 	snapshots *snapshots
 	retention *retentionKeeper
+	self      *selfmon.Monitor
 
 	agentsListener, httpListener net.Listener
 
@@ -133,7 +137,9 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if err := a.cfg.Resolve(); err != nil {
 		return nil, err
 	}
-	a.rootLog, a.log = opts.Log, opts.Log.With("node", a.cfg.NodeID)
+	a.quiet, a.ownLines = opts.Log.With("node", a.cfg.NodeID), selfmon.NewBuffer()
+	a.rootLog = slog.New(selfmon.NewHandler(opts.Log.Handler(), a.ownLines))
+	a.log = a.rootLog.With("node", a.cfg.NodeID)
 	if a.identity, err = a.cfg.loadIdentity(a.log); err != nil {
 		return nil, err
 	}
@@ -295,6 +301,10 @@ func (a *App) openServices() error {
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
 	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry})
+	if a.self, err = a.newSelfMonitor(taken); err != nil {
+		return err
+	}
+	a.onStop("self-monitoring", func(context.Context) error { return a.self.Close() })
 	a.snapshots = newSnapshots(a)
 	a.onStop("snapshots", a.snapshots.close)
 	if err := a.registry.Register(a.snapshots); err != nil {
@@ -344,6 +354,7 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
 	a.work.Go(func() { a.snapshots.Run(background) })
+	a.self.Start()
 	a.work.Go(func() { a.guard.run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })
 	a.log.Info("serving", "url", a.cfg.Listen.HTTP.URL, "agents", a.cfg.Listen.Agents.Advertise, "peers", a.cfg.Listen.Peer.Advertise)

@@ -296,14 +296,16 @@ var (
 	diskFreeDesc  = prometheus.NewDesc("triward_disk_free_bytes", "What is free of it.", nil, nil)
 	diskUsedDesc  = prometheus.NewDesc("triward_disk_used_ratio",
 		"How much of the room of the disk is used: 1 is when nothing but the reserve is left.", nil, nil)
-	diskWarnDesc = prometheus.NewDesc("triward_disk_warn_ratio", "From where on operators are warned.", nil, nil)
-	floorDesc    = prometheus.NewDesc("triward_retention_floor_timestamp_seconds",
+	diskWarnDesc  = prometheus.NewDesc("triward_disk_warn_ratio", "From where on operators are warned.", nil, nil)
+	diskStuckDesc = prometheus.NewDesc("triward_disk_stuck", "1 when the disk is used beyond the limit and no cut helps.", nil, nil)
+	certEndDesc   = prometheus.NewDesc("triward_certificate_expiry_timestamp_seconds", "End of the node's certificate.", nil, nil)
+	floorDesc     = prometheus.NewDesc("triward_retention_floor_timestamp_seconds",
 		"Data of the kind before this time was removed by retention; 0 when none was.", []string{"kind"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (k *retentionKeeper) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{diskBytesDesc, diskTotalDesc, diskFreeDesc, diskUsedDesc, diskWarnDesc, floorDesc} {
+	for _, d := range []*prometheus.Desc{diskBytesDesc, diskTotalDesc, diskFreeDesc, diskUsedDesc, diskWarnDesc, diskStuckDesc, certEndDesc, floorDesc} {
 		ch <- d
 	}
 }
@@ -326,6 +328,12 @@ func (k *retentionKeeper) Collect(ch chan<- prometheus.Metric) {
 	gauge(diskFreeDesc, float64(r.Free))
 	gauge(diskUsedDesc, r.Used()/100)
 	gauge(diskWarnDesc, float64(policy.Warn)/100)
+	stuck := 0.0
+	if state, _ := retention.Judge(&policy.Policy, k.app.state.LogTime(), &r); state == retention.StateStuck {
+		stuck = 1
+	}
+	gauge(diskStuckDesc, stuck)
+	gauge(certEndDesc, float64(k.app.identity.Expires().Unix()))
 	for _, kind := range command.Kinds {
 		gauge(floorDesc, float64(max(0, k.app.state.wait().Floor(kind)))/1000, kind.String())
 	}
