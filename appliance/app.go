@@ -18,10 +18,12 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/api/live"
 	"github.com/triward/triward/appliance/api/promapi"
+	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/appliance/gateway"
@@ -71,9 +73,11 @@ type App struct {
 	view    *fleet.View
 	lines   *ui.LineFeed
 	alerts  *alerting.Service
+	configs *agentconfig.Service
 	cluster *clusterView
 	disk    *diskGauge
 	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
+	intake  atomic.Pointer[intake.Intake]   // nil until it is made
 	hub     *ui.Hub
 	api     *api.API
 
@@ -149,6 +153,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if a.keys, err = openKeys(a.cfg.TLS.Dir); err != nil {
 		return nil, err
 	}
+	a.keys.app = a
 	a.agentCAs = &agentCAs{app: a}
 	if a.setup, err = readSetup(a.cfg.DataDir); err != nil {
 		return nil, err
@@ -166,7 +171,10 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 		SessionIdle: time.Duration(a.cfg.Access.SessionIdle), SessionMax: time.Duration(a.cfg.Access.SessionMax),
 	})
 	a.onStop("auth", func(context.Context) error { return a.auth.Close() })
-	a.view = fleet.New(fleet.Config{Directory: a.state, Registry: a.state.registry(), Warmer: &warmer{app: a}, Log: a.part("fleet")})
+	a.configs = agentconfig.New(&metadata{app: a})
+	a.view = fleet.New(fleet.Config{
+		Directory: a.state, Registry: a.state.registry(), Wanted: a.configs.Wanted, Warmer: &warmer{app: a}, Log: a.part("fleet"),
+	})
 	a.lines = ui.NewLineFeed()
 	a.cluster = &clusterView{app: a}
 	a.disk = &diskGauge{app: a}
@@ -286,9 +294,20 @@ func (a *App) openServices() error {
 	if err != nil {
 		return err
 	}
+	redactor, err := a.cfg.Redaction.redactor(a.registry)
+	if err != nil {
+		return err
+	}
+	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry, Redactor: redactor})
+	a.intake.Store(taken)
+	if a.self, err = a.newSelfMonitor(taken); err != nil {
+		return err
+	}
+	a.onStop("self-monitoring", func(context.Context) error { return a.self.Close() })
 	gate := gateway.New(gateway.Options{
 		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
-		Certificates: a.agentCAs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
+		Certificates: a.agentCAs, Configs: a.configs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
+		Redactor: redactor, Intake: taken,
 		Problem: problemOf, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
 		BytesInFlight: int64(a.cfg.Listen.Agents.BytesInFlight), RegisterRate: rate.Limit(a.cfg.Listen.Agents.RegisterRate),
 	})
@@ -296,15 +315,10 @@ func (a *App) openServices() error {
 	a.onStop("gateway", func(context.Context) error { return gate.Close() })
 	a.hub = ui.NewHub(ui.Config{
 		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query},
-		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Tail: &tails{app: a}, Lines: a.lines,
+		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Agents: live.Agents{View: a.view}, Tail: &tails{app: a}, Lines: a.lines,
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
-	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry})
-	if a.self, err = a.newSelfMonitor(taken); err != nil {
-		return err
-	}
-	a.onStop("self-monitoring", func(context.Context) error { return a.self.Close() })
 	a.snapshots = newSnapshots(a)
 	a.onStop("snapshots", a.snapshots.close)
 	if err := a.registry.Register(a.snapshots); err != nil {
@@ -315,7 +329,7 @@ func (a *App) openServices() error {
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
-		Snapshots: a.snapshots, Retention: a.retention,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, Retention: a.retention, Keys: a.keys,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
@@ -323,7 +337,10 @@ func (a *App) openServices() error {
 		Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return a.openSyslog(coder, redactor)
 }
 
 // origins are asked by the hub, which is made before the API.
@@ -353,8 +370,11 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { a.followKeys(background) })
 	a.work.Go(func() { a.snapshots.Run(background) })
-	a.self.Start()
+	if a.cfg.SelfMonitoring {
+		a.self.Start()
+	}
 	a.work.Go(func() { a.guard.run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })
 	a.log.Info("serving", "url", a.cfg.Listen.HTTP.URL, "agents", a.cfg.Listen.Agents.Advertise, "peers", a.cfg.Listen.Peer.Advertise)

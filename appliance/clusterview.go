@@ -66,6 +66,11 @@ type nodeStatus struct {
 	Installing  bool        `json:"installing,omitempty"`
 	Probation   bool        `json:"probation,omitempty"` // lost its data and has not caught up: it has no vote yet
 	DiskFull    string      `json:"disk_full,omitempty"`
+	// ClockMS is the node's clock when it answered, in milliseconds since 1970. OffsetMS is how far that was ahead of the
+	// clock of the node that was asked, give or take WithinMS; both are only told of other nodes.
+	ClockMS  int64 `json:"clock_ms"`
+	OffsetMS int64 `json:"clock_offset_ms"`
+	WithinMS int64 `json:"clock_within_ms"`
 }
 
 type diskUsage struct {
@@ -126,7 +131,7 @@ func (c *clusterView) own() nodeStatus {
 		Role: st.Role, Term: st.Term, LastIndex: st.LastIndex, CommitIndex: st.CommitIndex, Applied: st.AppliedIndex,
 		MarkIndex: st.MarkIndex, Version: a.version, Disk: c.disk(), CertExpires: a.identity.Expires().UnixMilli(), Ring: a.keys.status(),
 		Digest: sum, DigestIndex: index, StartedAt: st.StartedAt.UnixMilli(), UptimeS: int64(time.Since(st.StartedAt).Seconds()),
-		Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull,
+		Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull, ClockMS: time.Now().UnixMilli(),
 	}
 }
 
@@ -185,9 +190,17 @@ func (c *clusterView) Status(ctx context.Context) (json.RawMessage, error) {
 }
 
 // ask gets another member's status of itself.
-func (c *clusterView) ask(ctx context.Context, id string) (n nodeStatus, err error) {
-	err = c.app.askPeer(ctx, id, peerNodePath, &n)
-	return n, err
+func (c *clusterView) ask(ctx context.Context, id string) (nodeStatus, error) {
+	var n nodeStatus
+	asked := time.Now()
+	if err := c.app.askPeer(ctx, id, peerNodePath, &n); err != nil {
+		return n, err
+	}
+	if n.ClockMS > 0 { // it was read at some moment since we asked
+		half := time.Since(asked) / 2
+		n.OffsetMS, n.WithinMS = n.ClockMS-asked.Add(half).UnixMilli(), half.Milliseconds()+1
+	}
+	return n, nil
 }
 
 // askPeer gets something from another member into v, at most 1 MiB of JSON.
@@ -282,7 +295,8 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 			return none, problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member already, at another address", r.ID)).WithHint("choose another node_id")
 		}
 	}
-	if _, err := c.app.auth.CheckJoin(auth.JoinNode, r.Token, netip.Addr{}); err != nil {
+	token, err := c.app.auth.CheckJoin(auth.JoinNode, r.Token, netip.Addr{})
+	if err != nil {
 		return none, err
 	}
 	wrapped, err := c.ringFor(r.RingTo)
@@ -297,9 +311,14 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 	if err != nil {
 		return none, fmt.Errorf("encode record: %w", err)
 	}
+	detail, err := json.Marshal(map[string]any{"token": token.ID, "peer_addr": r.PeerAddr, "url": r.URL, "again": known})
+	if err != nil {
+		return none, fmt.Errorf("encode audit record: %w", err)
+	}
 	err = c.app.auth.Redeem(ctx, auth.JoinNode, r.Token, auth.Txn{
 		Compares: []auth.Compare{{Bucket: bucketNodes, Key: r.ID, ModIndex: held.ModIndex}},
 		Ops:      []auth.Op{{Bucket: bucketNodes, Key: r.ID, Value: record}},
+		Audit:    []auth.AuditRecord{{Actor: "token " + token.ID, Address: r.From, Action: "node.join", Target: r.ID, Detail: detail}},
 	})
 	if err != nil {
 		return none, err
@@ -370,6 +389,17 @@ func (c *clusterView) peerHandler() http.Handler {
 		if err := c.app.wrapRing(w, r); err != nil {
 			problemOf(err).Write(w)
 		}
+	})
+	mux.HandleFunc("POST "+peerRingTakePath, func(w http.ResponseWriter, r *http.Request) {
+		if !c.app.isOpen(r.Context()) {
+			return
+		}
+		if err := c.app.takeOffered(w, r); err != nil {
+			c.app.log.Warn("a new key was not taken", "peer", forward.PeerID(r.TLS), "err", err)
+			problemOf(err).Write(w)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("POST "+peerJoinPath, func(w http.ResponseWriter, r *http.Request) {
 		if !c.app.isOpen(r.Context()) {

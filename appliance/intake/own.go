@@ -21,7 +21,7 @@ func (in *Intake) Lines(ctx context.Context, labels map[string]string, list []wi
 	if err := h.take(size); err != nil {
 		return 0, err
 	}
-	s, err := newStream(wire.StreamLog, wire.LabelsFromMap(labels), "triward")
+	s, err := p.newStream(wire.StreamLog, wire.LabelsFromMap(labels), "triward")
 	if err != nil {
 		return 0, err
 	}

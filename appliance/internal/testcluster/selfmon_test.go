@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/url"
 	"testing"
+
+	"github.com/triward/triward/appliance"
 )
 
 type health struct {
@@ -24,7 +26,7 @@ type health struct {
 // others and not their failure.
 func TestNodesWatchThemselves(t *testing.T) {
 	t.Parallel()
-	c := Start(t, 3)
+	c := StartWith(t, 3, func(cfg *appliance.Config) { cfg.SelfMonitoring = true })
 	for _, n := range c.Nodes {
 		Until(t, "metrics of all nodes", func() error {
 			var answer struct {

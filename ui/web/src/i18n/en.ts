@@ -1,4 +1,6 @@
 // The English dictionary; its type is what every other language must satisfy.
+import { access } from './access.en';
+import { agents } from './agents.en';
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
 import { retention } from './retention.en';
@@ -33,8 +35,11 @@ export const en = {
     alerts: 'Alerts',
     metrics: 'Metrics',
     logs: 'Logs',
+    agents: 'Agents',
     cluster: 'Cluster',
     backups: 'Backups',
+    access: 'Access',
+    more: 'More',
     collapse: 'Collapse the navigation',
     expand: 'Expand the navigation',
   },
@@ -370,8 +375,10 @@ export const en = {
     noConsumers: 'No consumer is registered',
     unavailable: 'The state of the cluster cannot be read',
   },
+  agents,
   alerts,
   backups,
+  access,
   retention,
   notFound: {
     title: 'There is no such page',
