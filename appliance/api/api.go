@@ -38,8 +38,8 @@ type Config struct {
 	// Snapshots makes backups.
 	Snapshots Snapshots
 	// Keys rotates the key that seals secrets.
-	Keys Keys
-	Checks    []Check // parts of the node for /-/healthy and /-/ready
+	Keys   Keys
+	Checks []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
 	Live       http.Handler // /v1/live
