@@ -284,7 +284,7 @@ const maxAnswer = 256 << 20
 const indexHeader = "X-Triward-Index"
 
 // fresh are the routes that take min_index. The cluster's state and the queue are asked when nodes lag, and do not wait.
-var fresh = regexp.MustCompile(`^/(api/v1/|v1/(hosts|agents|logs|tokens|users)(/|$))`)
+var fresh = regexp.MustCompile(`^/(api/v1/|v1/(hosts|agents|logs|tokens|users|sessions|audit|retention)(/|$))`)
 
 // get asks path with the query values and decodes the answer into v.
 func (c *client) get(ctx context.Context, path string, q url.Values, v any) error {

@@ -87,7 +87,7 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.Is(err, container.ErrNotBackup), errors.Is(err, container.ErrVersion), errors.Is(err, container.ErrDamaged),
 		errors.Is(err, backup.ErrContent), errors.Is(err, backup.ErrNewer):
 		return ExitCorrupt
-	case errors.Is(err, appliance.ErrDamaged), errors.Is(err, appliance.ErrNewerFormat):
+	case errors.Is(err, appliance.ErrDamaged), errors.Is(err, appliance.ErrNewerFormat), errors.Is(err, errChain):
 		return ExitCorrupt
 	case errors.As(err, &fatal): // its codes are those of this table
 		return fatal.ExitCode()
@@ -152,10 +152,11 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 	root.SetErr(s.err)
 	root.SetVersionTemplate("triward {{.Version}}\n")
 	root.AddCommand(
-		newServer(s), newDev(s), newCluster(s), newSnapshot(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newKey(s), newConfig(s), newTLS(s), newDoctor(s),
+		newServer(s), newDev(s), newCluster(s), newSnapshot(s), newQuery(s), newLogs(s), newQueue(s), newRetention(s), newAgents(s), newKey(s), newConfig(s), newTLS(s), newDoctor(s),
 		newVersion(s),
 	)
 	root.AddCommand(alertCommands(s)...)
+	root.AddCommand(accessCommands(s)...)
 	root.InitDefaultCompletionCmd()
 	return root
 }
