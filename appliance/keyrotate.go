@@ -65,7 +65,7 @@ func (k *Keys) RotateKey(ctx context.Context, by api.Operator) (api.RotatedKey, 
 	if k.offered != "" && ring.Holds(k.offered) && k.offered != ring.KeyIDs()[0] {
 		next, id = ring, k.offered // of an attempt that some member did not confirm
 	}
-	if err := k.take(next); err != nil {
+	if err := k.merge(next); err != nil {
 		return none, err
 	}
 	k.offered = id
