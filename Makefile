@@ -143,8 +143,8 @@ test-packages: web $(CACHE)/nfpm ## install, upgrade under load and remove the p
 	@NFPM=$(CACHE)/nfpm packaging/test-packages.sh $(VERSION)
 
 .PHONY: test-reproducible
-test-reproducible: web $(CACHE)/nfpm ## build the packages of this architecture twice and compare the bytes
-	@NFPM=$(CACHE)/nfpm packaging/test-reproducible.sh $(VERSION) $(shell go env GOHOSTARCH)
+test-reproducible: web $(CACHE)/nfpm ## build the packages twice, in two folders, and compare the bytes
+	@NFPM=$(CACHE)/nfpm packaging/test-reproducible.sh $(VERSION) amd64 arm64
 
 .PHONY: race
 race: ## tests of the concurrent packages under the race detector

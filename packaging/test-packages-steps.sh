@@ -49,17 +49,27 @@ install_nodes() {
 	on node1 test -s /usr/share/doc/triward/copyright
 }
 
+set_password() {
+	web node2 --output /dev/null --write-out '%{http_code}' \
+		--json "{\"token\": \"${link#*#}\", \"password\": \"$(<"$work/password")\"}" https://node1:8443/v1/setup
+}
+
 found() {
+	local link
 	guide init node1 >"$work/init"
 	cat "$work/init"
-	sed -n 's/^password *//p' "$work/init" >"$work/password"
-	[ -s "$work/password" ]
+	link=$(sed -n 's/^link *//p' "$work/init")
+	[ "${link%%#*}" = https://node1:8443/setup ]
+	echo "a password of $RANDOM$RANDOM" >"$work/password"
 	unit_is node1 triward active
 	guide node-token node1 >"$work/join"
 	grep '^twn_' "$work/join"
 	guide ca node1 # of the first hour; the browser needs it now
 	cp "$machines_dir/node1/tree$media/ca.pem" "$work/ca.pem"
-	# The password that was printed opens a session, from another machine that trusts the CA alone.
+	# The link that was printed sets a password once, and that opens a session, from another machine that trusts the CA alone.
+	set_password >"$work/set"
+	[ "$(<"$work/set")" = 200 ]
+	[ "$(set_password)" != 200 ]
 	[ "$(log_in node2 wrong)" = 401 ]
 	[ "$(log_in node2 "$(<"$work/password")")" = 200 ]
 	# With it somebody makes a token for a program that sends.
