@@ -118,6 +118,11 @@ func (w *watch) checkBad() {
 	}
 }
 
+// diedBefore reports whether the node was killed in the two minutes before a log time.
+func (w *watch) diedBefore(node string, t int64) bool {
+	return slices.ContainsFunc(w.kills, func(k killed) bool { return k.node == node && k.at <= t+1000 && k.at >= t-120_000 })
+}
+
 // check holds what was told against what happened.
 func (w *watch) check(subjects []string, kills int) {
 	w.t.Helper()
@@ -152,6 +157,9 @@ func (w *watch) check(subjects []string, kills int) {
 		case "escalated":
 			escalatedAt[subject] = h.T
 		case "send_lost", "send_failed":
+			if h.What == "send_lost" && !w.diedBefore(h.Node, h.T) {
+				w.t.Errorf("%s says that attempt %d of %s was lost, but nobody killed that node", h.Key, h.Attempt, h.Node)
+			}
 			reasons[h.Key] = append(reasons[h.Key], fmt.Sprintf("%s: attempt %d by %s to %s at %d (%s)", h.What, h.Attempt, h.Node, h.Receiver, h.T, h.Detail))
 		case "undelivered":
 			if !strings.HasPrefix(h.Receiver, "bad/") {
@@ -205,7 +213,7 @@ func (w *watch) check(subjects []string, kills int) {
 			continue
 		}
 		doubled += times[key] - 1
-		if len(reasons[key]) < times[key]-1 {
+		if len(reasons[key]) < times[key]-1 { // D13
 			w.t.Errorf("%s (%s) came %d times; the history gives no reason: %q", key, about[key], times[key], reasons[key])
 		}
 		w.t.Logf("%s (%s) came %d times: %s", key, about[key], times[key], strings.Join(reasons[key], "; "))

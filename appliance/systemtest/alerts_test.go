@@ -144,9 +144,17 @@ type watch struct {
 	c    *cluster
 	sink *sink
 
+	kills []killed
+
 	mu    sync.Mutex
 	disks map[string]bool // rounds whose disk is full
 	ended map[string]bool // subjects that were acknowledged or have escalated, so that their cause may go
+}
+
+// killed is a node that was killed, and when, in ms since 1970.
+type killed struct {
+	node string
+	at   int64
 }
 
 func roundName(i int) string { return fmt.Sprintf("r%02d", i) }
@@ -344,6 +352,7 @@ func (w *watch) killLeader(ctx context.Context) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.kills = append(w.kills, killed{n.ID, time.Now().UnixMilli()})
 	if err := w.c.kill(n); err != nil {
 		w.t.Fatal(err)
 	}
