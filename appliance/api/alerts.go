@@ -262,7 +262,7 @@ func ruleRoutes() []Route {
 
 // by is who makes the request, for records and the audit log.
 func (q *request) by() alerting.By {
-	return alerting.By{Actor: q.p.Name, Address: auth.RemoteAddr(q.r).String()}
+	return alerting.By{Actor: q.p.Actor(), Address: q.p.Address}
 }
 
 // list splits a comma-separated parameter.

@@ -23,7 +23,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
+	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 )
@@ -36,9 +38,17 @@ type Config struct {
 	Fleet   Fleet
 	Cluster Cluster
 	Alerts  *alerting.Service
+	// AgentConfigs are the configurations of agents by group.
+	AgentConfigs *agentconfig.Service
 	// Snapshots makes backups.
 	Snapshots Snapshots
-	Checks    []Check // parts of the node for /-/healthy and /-/ready
+	// Audit is the audit log as this node holds it.
+	Audit *auditlog.Log
+	// Retention knows how long data is kept.
+	Retention Retention
+	// Keys rotates the key that seals secrets.
+	Keys   Keys
+	Checks []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
 	Live       http.Handler // /v1/live
@@ -96,7 +106,7 @@ func New(cfg Config) (*API, error) {
 		a.bodyCap = defaultBodies
 	}
 	a.bodies = semaphore.NewWeighted(a.bodyCap)
-	a.rules = append(append(slices.Clone(cfg.Errors), alertErrorRules()...), errorRules()...)
+	a.rules = slices.Concat(cfg.Errors, alertErrorRules(), agentConfigErrors(), errorRules())
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
 		Help:    "Time to answer requests on the API listener.",
@@ -329,6 +339,7 @@ func (a *API) identify(route *Route, q *request) error {
 	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
 		return err
 	}
+	p.Address = addressOf(q.r)
 	q.p = p
 	if p.Role.Allows(route.Permission) {
 		if p.Kind == auth.KindSession {
@@ -340,6 +351,7 @@ func (a *API) identify(route *Route, q *request) error {
 		q.w.Header().Set("WWW-Authenticate", `Bearer realm="triward"`)
 		return auth.ErrUnauthenticated
 	}
+	a.cfg.Auth.Refused(p, route.Method+" "+route.Path)
 	return fmt.Errorf("role %s, %s wanted: %w", p.Role, route.Permission, auth.ErrForbidden)
 }
 
