@@ -2,11 +2,13 @@ package systemtest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -220,4 +222,52 @@ func (w *watch) check(subjects []string, kills int) {
 	}
 	w.t.Logf("%d kills of the leader, %d alerts, %d messages under %d keys: %d doubled, each explained",
 		kills, len(subjects), len(list), len(times), doubled)
+}
+
+// checkRecorded looks at what the recording rule gave under all the leaders: the same samples on every node, each for a
+// multiple of the interval.
+func (w *watch) checkRecorded() {
+	w.t.Helper()
+	type answer struct {
+		Data struct {
+			Result []struct {
+				Metric map[string]string    `json:"metric"`
+				Values [][2]json.RawMessage `json:"values"`
+			} `json:"result"`
+		} `json:"data"`
+	}
+	at := time.Now().Add(-5 * time.Second).Unix()
+	query := url.Values{"query": {`{__name__="round:disk_free:ratio"}[1h]`}, "time": {strconv.FormatInt(at, 10)}, "consistency": {"linearizable"}}
+	seen := ""
+	for i := range w.c.Nodes {
+		var got answer
+		err := until(w.t.Context(), 30*time.Second, func(ctx context.Context) error {
+			got = answer{}
+			return w.c.get(ctx, &w.c.Nodes[i], "/api/v1/query", query, &got)
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		samples := 0
+		var text strings.Builder
+		for _, r := range got.Data.Result {
+			fmt.Fprintln(&text, r.Metric)
+			for _, v := range r.Values {
+				samples++
+				fmt.Fprintf(&text, "%s %s\n", v[0], v[1])
+				if t, err := strconv.ParseFloat(string(v[0]), 64); err != nil || int64(t*1000)%5000 != 0 {
+					w.t.Errorf("a sample is recorded for %s", v[0])
+				}
+			}
+		}
+		if samples < 10 {
+			w.t.Errorf("%s has %d recorded samples", w.c.Nodes[i].ID, samples)
+		}
+		if seen == "" {
+			seen = text.String()
+			w.t.Logf("%d samples of %d series were recorded", samples, len(got.Data.Result))
+		} else if seen != text.String() {
+			w.t.Errorf("%s has other recorded samples:\n%s\nand\n%s", w.c.Nodes[i].ID, text.String(), seen)
+		}
+	}
 }

@@ -98,6 +98,7 @@ func TestAlerts(t *testing.T) {
 	}
 	w.settled()
 	w.check(subjects, kills)
+	w.checkRecorded()
 }
 
 const alertRules = `
@@ -109,6 +110,11 @@ groups:
         expr: node_filesystem_avail_bytes{round!=""} / node_filesystem_size_bytes{round!=""} < 0.1
         for: 1s
         labels: {severity: critical}
+  - name: recorded
+    interval: 5s
+    rules:
+      - record: round:disk_free:ratio
+        expr: node_filesystem_avail_bytes{round!=""} / node_filesystem_size_bytes{round!=""}
 triward:
   - name: rest
     interval: 1s
