@@ -80,7 +80,10 @@ const PAGES = {
     path: '/agents/groups/shots',
     ready: async (p) => {
       await p.waitForSelector('[data-testid=group-editor]');
-      await p.fill('#group-body', 'metrics:\n  period: 1ms\nlogs:\n  files:\n    - include: [relative.log]\n');
+      await p.fill(
+        '#group-body',
+        'metrics:\n  period: 1ms\nlogs:\n  files:\n    - include: [relative.log]\n',
+      );
       await p.click('[data-testid=config-check]');
       await p.waitForSelector('[data-testid=config-problems]');
       await p.waitForSelector('[data-testid=config-diff]');
