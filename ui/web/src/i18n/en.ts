@@ -36,6 +36,7 @@ export const en = {
     agents: 'Agents',
     cluster: 'Cluster',
     backups: 'Backups',
+    more: 'More',
     collapse: 'Collapse the navigation',
     expand: 'Expand the navigation',
   },

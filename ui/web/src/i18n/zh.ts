@@ -35,6 +35,7 @@ export const zh: Dictionary = {
     cluster: '集群',
     backups: '备份',
     agents: '代理',
+    more: '更多',
     collapse: '收起导航',
     expand: '展开导航',
   },
