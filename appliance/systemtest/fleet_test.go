@@ -85,7 +85,8 @@ func (h *fleetHost) says(ctx context.Context) (s struct {
 		State   string `json:"state"`
 		Version uint64 `json:"version"`
 	} `json:"config"`
-}, err error) {
+}, err error,
+) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.status+"/status", nil)
 	if err != nil {
 		return s, err
