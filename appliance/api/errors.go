@@ -27,6 +27,10 @@ func errorRules() []problem.Rule {
 		{Is: auth.ErrExists, Status: http.StatusConflict},
 		{Is: auth.ErrConflict, Status: http.StatusConflict, Hint: "read the record again and repeat the change"},
 		{Is: auth.ErrInvalid, Status: http.StatusBadRequest},
+		{
+			Is: auth.ErrLastAdministrator, Status: http.StatusConflict,
+			Hint: "make another user administrator first; on a node, root can always: `triward user create NAME --role administrator`",
+		},
 		{Is: auth.ErrLimit, Status: http.StatusUnprocessableEntity, Hint: "remove some that are no longer needed"},
 		{Is: ErrBusy, Status: http.StatusTooManyRequests, RetryAfter: time.Second},
 		{

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Agent is the record of an agent in the bucket `agents`, under its id.
@@ -74,6 +75,10 @@ func (c *agentCache) put(id string, mod uint64, rec *Agent) {
 	c.byID[id] = cachedAgent{mod, rec}
 }
 
+// renewalNoted is how much longer a new certificate must be good for than the last one, for its renewal to be noted in
+// the audit log.
+const renewalNoted = time.Hour
+
 // maxAgentID bounds the ids that are looked up for an unknown sender.
 const maxAgentID = 64
 
@@ -105,8 +110,15 @@ func (s *Service) RenewAgent(ctx context.Context, id, shown, serial string, expi
 		if !a.Accepts(shown) {
 			return nil, ErrUnauthenticated
 		}
+		again := expires-a.CertExpires < renewalNoted.Milliseconds() // an agent that asks without end fills no log
 		a.Serial, a.Renewed, a.CertExpires = serial, shown, expires
-		return nil, nil
+		if again {
+			return nil, nil
+		}
+		return &AuditRecord{
+			Actor: "agent " + id, Action: "agent.renew", Target: id,
+			Detail: encode(map[string]any{"hostname": a.Hostname, "cert_serial": serial, "cert_expires": expires}),
+		}, nil
 	})
 }
 

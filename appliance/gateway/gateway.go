@@ -29,6 +29,7 @@ import (
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/pipeline"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/meta"
@@ -91,8 +92,11 @@ type Options struct {
 	Certificates Certificates
 	Configs      GroupConfigs
 	NodeCA       []byte
-	Log          *slog.Logger
-	Metrics      prometheus.Registerer
+	// Redactor masks secrets in lines before they are proposed; nil masks nothing.
+	Redactor *pipeline.Redactor
+	Intake   Intake // of the JSON lists
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
 	// Problem turns an error of the cluster into an answer.
 	Problem func(error) *problem.Problem
 
@@ -147,6 +151,7 @@ func (g *Gateway) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/agent/heartbeat", beat)
 	mux.HandleFunc("POST /agent/heartbeat", beat)
 	mux.HandleFunc("GET /agent/config", g.handle("config", g.asAgent(bodyCost{}, g.config)))
+	g.messageRoutes(mux)
 	mux.HandleFunc("/", g.handle("other", func(http.ResponseWriter, *http.Request) error {
 		return problem.New(http.StatusNotFound, "this listener serves agents only").
 			WithHint("browsers and the command line use the HTTP listener, port 8443 unless configured otherwise")

@@ -1,7 +1,9 @@
 // The English dictionary; its type is what every other language must satisfy.
+import { access } from './access.en';
 import { agents } from './agents.en';
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
+import { retention } from './retention.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
 
@@ -36,6 +38,7 @@ export const en = {
     agents: 'Agents',
     cluster: 'Cluster',
     backups: 'Backups',
+    access: 'Access',
     more: 'More',
     collapse: 'Collapse the navigation',
     expand: 'Expand the navigation',
@@ -375,6 +378,8 @@ export const en = {
   agents,
   alerts,
   backups,
+  access,
+  retention,
   notFound: {
     title: 'There is no such page',
     hint: 'The address may be mistyped, or the thing it named is gone.',
