@@ -134,6 +134,19 @@ func TestBadTexts(t *testing.T) {
 	}
 }
 
+// The longest text fits in a value of the metadata (256 KiB), whatever it holds.
+func TestLongestTextFits(t *testing.T) {
+	m := &authtest.Meta{}
+	s := New(m)
+	for i, char := range []string{"<", "\"", "\\", "\u2028", "&"} {
+		line := "# " + strings.Repeat(char, 200) + "\n"
+		put(t, s, "web", strings.Repeat(line, config.MaxGroup/len(line)), uint64(i))
+		if v, _ := m.Get(Bucket, "web"); len(v.Data) > 200<<10 {
+			t.Errorf("with %q a record has %d bytes", char, len(v.Data))
+		}
+	}
+}
+
 func TestGroupsAreBounded(t *testing.T) {
 	m := &authtest.Meta{}
 	s := New(m)

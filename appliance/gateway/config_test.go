@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/netip"
+	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/triward/triward/appliance/agentconfig"
 )
@@ -26,6 +29,44 @@ func (r *rig) get(path string) (int, []byte) {
 		r.t.Fatal(err)
 	}
 	return resp.StatusCode, b
+}
+
+// Of a group that asks at once nobody waits for more than the work that runs and the one after it.
+func TestManyCatchUpTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTogether()
+		runs, begun := 0, make(chan struct{})
+		release := make(chan struct{})
+		work := func(context.Context) error {
+			runs++
+			close(begun)
+			<-release
+			return nil
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = w.do(t.Context(), work) })
+		<-begun
+		begun = make(chan struct{})
+		gone, cancel := context.WithCancel(t.Context())
+		for i := range 100 {
+			ctx := t.Context()
+			if i%10 == 3 {
+				ctx = gone
+			}
+			wg.Go(func() {
+				if err := w.do(ctx, work); err != nil && ctx == t.Context() {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		cancel()
+		close(release)
+		wg.Wait()
+		if runs != 2 {
+			t.Errorf("it was done %d times", runs)
+		}
+	})
 }
 
 // An agent learns by its heartbeat that its group has another configuration, and gets it, and only its own.
