@@ -123,7 +123,7 @@ func agentConfigRoutes() []Route {
 
 // configBy is who makes the request.
 func (q *request) configBy() agentconfig.By {
-	return agentconfig.By{Actor: q.p.Name, Address: auth.RemoteAddr(q.r).String()}
+	return agentconfig.By{Actor: q.p.Actor(), Address: q.p.Address}
 }
 
 func (a *API) agentGroups(q *request) error {
@@ -271,7 +271,7 @@ func (a *API) setAgentGroup(q *request) error {
 	if b.Group == agentconfig.DefaultGroup {
 		b.Group = ""
 	}
-	return q.done(a.cfg.Auth.SetAgentGroup(q.ctx(), id, b.Group, q.p.Name, auth.RemoteAddr(q.r)))
+	return q.done(a.cfg.Auth.SetAgentGroup(q.ctx(), id, b.Group, q.p.Actor(), auth.RemoteAddr(q.r)))
 }
 
 // agentConfigProblem answers a text that agents would refuse; nil for other errors.
