@@ -168,7 +168,10 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 // What agent.yaml sets stays, and is told; an agent.yaml that lets nothing be set is left alone.
 func TestHostKeepsItsOwn(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
-		r.adjust = func(c *config.Config) { c.Metrics.Period = 20 * time.Second; c.Remote.Keep = []string{"metrics.exclude"} }
+		r.adjust = func(c *config.Config) {
+			c.Metrics.Period = 20 * time.Second
+			c.Remote.Keep = []string{"metrics.exclude"}
+		}
 		r.set(5, "metrics: {period: 5s, exclude: [go_.*], enabled: true}\nlogs: {files: [{include: [/var/log/x]}]}\njournal: {enabled: \"false\"}\nheartbeat: {period: 2s}\n")
 		r.start()
 		time.Sleep(30 * time.Second)

@@ -160,8 +160,8 @@ func Default() Config {
 		Journal:   Journal{Enabled: "auto", Backlog: 1000},
 		Heartbeat: Beat{Period: 10 * time.Second},
 		Remote:    Remote{Enabled: true, Files: []string{"/var/log"}},
-		Status:  Status{Listen: "127.0.0.1:9101"},
-		Log:     Log{Level: "info", Format: "text"},
+		Status:    Status{Listen: "127.0.0.1:9101"},
+		Log:       Log{Level: "info", Format: "text"},
 	}
 }
 
@@ -406,7 +406,9 @@ func (l *Logs) Groups() []tail.Group {
 }
 
 // Filters returns the rules for entries of the journal. The configuration must have passed its check.
-func (j *Journal) Filters() (drop, keep []*regexp.Regexp) { return compileAll(j.Drop), compileAll(j.Keep) }
+func (j *Journal) Filters() (drop, keep []*regexp.Regexp) {
+	return compileAll(j.Drop), compileAll(j.Keep)
+}
 
 func compileAll(exprs []string) []*regexp.Regexp {
 	out := make([]*regexp.Regexp, len(exprs))

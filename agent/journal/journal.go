@@ -52,11 +52,11 @@ type Config struct {
 	Priority   string
 	Drop, Keep []*regexp.Regexp
 	Machine    string // only entries of the machine with this id; "" for all
-	Backlog int      // entries read at the first start of all
-	Cursor  string   // where to go on; "" at the first start
-	Batcher *lines.Batcher
-	Log     *slog.Logger
-	Report  func(kind, text string) // may be nil
+	Backlog    int    // entries read at the first start of all
+	Cursor     string // where to go on; "" at the first start
+	Batcher    *lines.Batcher
+	Log        *slog.Logger
+	Report     func(kind, text string) // may be nil
 }
 
 // Follower follows the journal.

@@ -97,7 +97,7 @@ func New(cfg Config) *Sender {
 		nodes:     newNodeSet(append(append([]string{}, cfg.Nodes...), cfg.Identity.Nodes...)),
 		asides:    rate.NewLimiter(rate.Every(asideEvery), asideBurst),
 		renewSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1),
-		limit:     requestBytes, budget: requestBytes, maxCount: wire.MaxBatchesPerCall, count: wire.MaxBatchesPerCall,
+		limit: requestBytes, budget: requestBytes, maxCount: wire.MaxBatchesPerCall, count: wire.MaxBatchesPerCall,
 	}
 	s.last.Store("")
 	s.period.Store(int64(heartbeatPeriod))

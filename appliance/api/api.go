@@ -46,6 +46,8 @@ type Config struct {
 	Audit *auditlog.Log
 	// Retention knows how long data is kept.
 	Retention Retention
+	// AgentCAs are the CAs that sign agents' certificates.
+	AgentCAs AgentCAs
 	// Keys rotates the key that seals secrets.
 	Keys   Keys
 	Checks []Check // parts of the node for /-/healthy and /-/ready

@@ -78,6 +78,7 @@ func Routes() []Route {
 	all = append(all, intakeRoutes()...)
 	all = append(all, enrolRoutes()...)
 	all = append(all, agentConfigRoutes()...)
+	all = append(all, agentCARoutes()...)
 	all = append(all, keyRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all

@@ -112,6 +112,7 @@ type Gateway struct {
 	strange  *rate.Limiter // look-ups on behalf of senders that are not known yet
 	beats    *heartbeats
 	sessions *sessions
+	together *together // catching up for agents that want their configuration
 	failures *failureLog
 	met      gatewayMetrics
 	buffers  sync.Pool
@@ -123,6 +124,7 @@ func New(opts Options) *Gateway {
 		opts:     opts,
 		inFlight: newByteBudget(opts.BytesInFlight),
 		strange:  rate.NewLimiter(opts.RegisterRate, int(opts.RegisterRate)*2+1),
+		together: newTogether(),
 		failures: newFailureLog(),
 		met:      newGatewayMetrics(opts.Metrics),
 	}

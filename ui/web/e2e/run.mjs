@@ -254,6 +254,63 @@ await steps.step(
 );
 
 await steps.step(
+  'agents: a configuration is checked, saved, taken by the agent, brought back and removed; a host may be enrolled',
+  async () => {
+    await page.goto(`${env.url}/agents/groups/e2e`);
+    await page.getByTestId('group-editor').waitFor();
+    const body = page.locator('#group-body');
+    await body.fill('metrics:\n  period: 1ms\n');
+    await page.getByTestId('config-save').click();
+    await page.getByTestId('config-problems').getByText('line 2').waitFor();
+    await body.fill('metrics:\n  exclude: ["node_netstat_.*"]\nheartbeat: {period: 2s}\n');
+    await page.getByTestId('config-save').click();
+    await page.getByText('Version 1 is saved').waitFor();
+
+    await page.goto(`${env.url}/agents`);
+    const row = page.locator('[data-agent][data-state=up]').first();
+    await row.locator('a').first().click();
+    const detail = page.getByTestId('agent-detail');
+    await detail.getByLabel('Move to group').fill('e2e');
+    await detail.getByTestId('move').click();
+    await until(
+      'the row says current',
+      async () => /e2e[\s\S]*current/.test((await row.textContent()) ?? ''),
+      60_000,
+    );
+
+    await page.goto(`${env.url}/agents/groups/e2e`);
+    await page.getByTestId('group-editor').waitFor();
+    await body.fill('metrics:\n  exclude: ["node_sockstat_.*"]\n');
+    await page.getByTestId('config-check').click();
+    await page.getByTestId('config-diff').getByText('- heartbeat').waitFor();
+    await page.getByTestId('config-save').click();
+    await page.getByText('Version 2 is saved').waitFor();
+    page.once('dialog', (d) => d.accept());
+    await page.getByRole('button', { name: 'Bring back' }).first().click();
+    await page.getByText('Version 3 is saved').waitFor();
+
+    await page.goto(`${env.url}/agents`);
+    await row.locator('a').first().click();
+    await detail.getByLabel('Move to group').fill('default');
+    await detail.getByTestId('move').click();
+    await detail.getByText('in group default now').waitFor();
+    await page.goto(`${env.url}/agents/groups/e2e`);
+    await page.getByTestId('group-editor').waitFor();
+    page.once('dialog', (d) => d.accept());
+    await page.getByRole('button', { name: 'Remove' }).click();
+    await page.getByTestId('groups').waitFor();
+
+    await page.goto(`${env.url}/agents`);
+    await page.getByTestId('enrol').click();
+    await page.getByTestId('enrol-make').click();
+    const command = (await page.getByTestId('enrol-command').textContent()) ?? '';
+    assert(/TRIWARD_TOKEN=twa_\S+ triward-agent enroll --url https:/.test(command), 'no command to enrol');
+    await page.getByText('Waiting for the host').waitFor();
+    await page.keyboard.press('Escape');
+  },
+);
+
+await steps.step(
   'access: invite a user, set up by the link in another browser, change the role, find it in the audit log, delete',
   async () => {
     await page.goto(`${env.url}/access`);
