@@ -41,6 +41,7 @@ type Config struct {
 	Metrics    Metrics  `yaml:"metrics"`
 	Logs       Logs     `yaml:"logs"`
 	Journal    Journal  `yaml:"journal"`
+	Events     Events   `yaml:"events"`
 	Status     Status   `yaml:"status"`
 	Log        Log      `yaml:"log"`
 }
@@ -144,6 +145,7 @@ func Default() Config {
 			Exclude: []string{"/var/log/journal/**", "wtmp*", "btmp*", "lastlog*", "faillog*", "tallylog*"},
 		}}},
 		Journal: Journal{Enabled: "auto", Backlog: 1000},
+		Events:  defaultEvents(),
 		Status:  Status{Listen: "127.0.0.1:9101"},
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -220,6 +222,7 @@ func (c *Config) check() error {
 	}
 	c.checkMetrics(&p)
 	c.checkLogs(&p)
+	c.checkEvents(&p)
 	switch c.Journal.Enabled {
 	case "auto", "true", "false":
 	default:
