@@ -163,7 +163,7 @@ func (l *alertLogs) Count(ctx context.Context, text string, start, end int64, by
 	if err != nil {
 		return nil, false, err
 	}
-	req := logstore.Request{Filter: f, Start: start * 1e6, End: end * 1e6, Limit: min(limit, logstore.MaxFacets)}
+	req := logstore.Request{Filter: query.And(f, notOfAlerts()), Start: start * 1e6, End: end * 1e6, Limit: min(limit, logstore.MaxFacets)}
 	if by == "" {
 		h, err := l.app.logs.Hits(ctx, req, max(req.End-req.Start, 1))
 		if err != nil {
@@ -180,6 +180,11 @@ func (l *alertLogs) Count(ctx context.Context, text string, start, end int64, by
 		out[i] = alerting.Count{Value: v.Value, Lines: v.Count}
 	}
 	return out, found.Capped || len(out) == req.Limit, partial(found.Stats.Partial)
+}
+
+// notOfAlerts leaves out events about alerts: an alert whose event made it fire again would never end.
+func notOfAlerts() *query.Filter {
+	return query.Not(query.And(query.KindIs(wire.StreamEvent), query.Field("source", query.Equal, sourceAlerts)))
 }
 
 // partial refuses a count of which damaged parts are left out: it could end an alert that holds.
@@ -201,7 +206,7 @@ func (l *alertLogs) EventsAfter(ctx context.Context, text string, index uint64, 
 	}
 	since := l.app.state.LogTime()*1e6 - eventsBack.Nanoseconds()
 	behind := logstore.Position{Index: index, Ord: 1<<32 - 1}
-	found, err := l.app.logs.ReadAfter(ctx, behind, query.And(query.KindIs(wire.StreamEvent), f), since, limit)
+	found, err := l.app.logs.ReadAfter(ctx, behind, query.And(query.KindIs(wire.StreamEvent), notOfAlerts(), f), since, limit)
 	if err != nil {
 		return nil, false, err
 	}

@@ -286,7 +286,7 @@ func (a *App) openServices() error {
 	a.onStop("gateway", func(context.Context) error { return gate.Close() })
 	a.hub = ui.NewHub(ui.Config{
 		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query},
-		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Tail: &tails{app: a}, Lines: a.lines,
+		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Tail: &tails{app: a}, Events: &eventTails{tails{app: a}}, Lines: a.lines,
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
@@ -297,7 +297,7 @@ func (a *App) openServices() error {
 		return fmt.Errorf("register metrics of backups: %w", err)
 	}
 	a.api, err = api.New(api.Config{
-		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
+		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
 		Snapshots: a.snapshots,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,

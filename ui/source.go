@@ -18,10 +18,11 @@ const (
 	KindTail    = "logs.tail"
 	KindCluster = "cluster"
 	KindAlerts  = "alerts"
+	KindEvents  = "events"
 )
 
 // Kinds lists the kinds of subscriptions.
-func Kinds() []string { return []string{KindHosts, KindPromQL, KindTail, KindCluster, KindAlerts} }
+func Kinds() []string { return []string{KindHosts, KindPromQL, KindTail, KindCluster, KindAlerts, KindEvents} }
 
 // Viewer is who holds a connection. Equal viewers are the same session of the same user with the same role.
 type Viewer struct {
