@@ -23,6 +23,7 @@ import (
 	"github.com/triward/triward/appliance/api/live"
 	"github.com/triward/triward/appliance/api/promapi"
 	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/events"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/appliance/gateway"
 	"github.com/triward/triward/appliance/intake"
@@ -68,6 +69,7 @@ type App struct {
 	view    *fleet.View
 	lines   *ui.LineFeed
 	alerts  *alerting.Service
+	events  *events.Service
 	cluster *clusterView
 	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
 	hub     *ui.Hub
@@ -162,9 +164,14 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	a.lines = ui.NewLineFeed()
 	a.cluster = &clusterView{app: a}
 	a.alerts = a.newAlerts()
+	if a.events, err = a.newEvents(); err != nil {
+		return nil, err
+	}
 	if err := a.openNode(); err != nil {
 		return nil, err
 	}
+	a.events.Start()
+	a.onStop("events", func(context.Context) error { return a.events.Close() })
 	a.alerts.Start()
 	a.onStop("alerting", func(context.Context) error { return a.alerts.Close() })
 	a.view.Start()
@@ -279,7 +286,7 @@ func (a *App) openServices() error {
 	gate := gateway.New(gateway.Options{
 		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
 		Certificates: a.agentCAs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
-		Problem: problemOf, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
+		Problem: problemOf, OnCloned: a.agentCloned, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
 		BytesInFlight: int64(a.cfg.Listen.Agents.BytesInFlight), RegisterRate: rate.Limit(a.cfg.Listen.Agents.RegisterRate),
 	})
 	a.gateway.Store(gate)

@@ -1,6 +1,8 @@
 package appliance
 
 import (
+	"slices"
+
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/raftstate"
@@ -37,6 +39,8 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 			a.auth.Changed(bucket)
 		}
 		a.alerts.Changed("", "")
+		a.events.Installed()
+		a.imageInstalled(applied.Index)
 		o.agentsChanged()
 		return
 	}
@@ -46,6 +50,9 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 	for _, m := range applied.Meta {
 		if alertBuckets[m.Bucket] {
 			a.alerts.Changed(m.Bucket, m.Key)
+		}
+		if slices.Contains(eventBuckets, m.Bucket) {
+			a.events.Changed(m.Bucket, m.Key)
 		}
 		if m.Bucket != last { // neighbours are mostly of one bucket
 			a.auth.Changed(m.Bucket)
