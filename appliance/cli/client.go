@@ -111,6 +111,7 @@ func (t *target) flags(c *cobra.Command) {
 	f.StringVar(&t.node, "node", "", "ask this node of the cluster last started here: its id or 1, 2, 3")
 	f.StringVar(&t.ca, "ca", os.Getenv("TRIWARD_CA"), "PEM file of the cluster's CA (TRIWARD_CA)")
 	f.StringVar(&t.token, "token", os.Getenv("TRIWARD_TOKEN"), "API token; better in the environment (TRIWARD_TOKEN)")
+	f.Lookup("token").DefValue = "" // the help shows defaults, and must not show a secret
 	f.DurationVar(&t.timeout, "timeout", 30*time.Second, "give up after this time")
 }
 

@@ -79,6 +79,13 @@ const PAGES = {
   'not-found': { path: '/nothing/here', ready: settled },
   'menu-time': { path: '/', ready: (p) => p.click('[data-testid=range]') },
   'menu-link': { path: '/', ready: (p) => p.click('[data-testid=link]') },
+  'menu-more': {
+    path: '/',
+    ready: async (p) => {
+      await p.waitForSelector('main');
+      if (await p.locator('[data-testid=nav-more]').count()) await p.click('[data-testid=nav-more]');
+    },
+  },
   'menu-keys': {
     path: '/',
     ready: async (p) => {

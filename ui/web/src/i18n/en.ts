@@ -34,6 +34,7 @@ export const en = {
     logs: 'Logs',
     cluster: 'Cluster',
     backups: 'Backups',
+    more: 'More',
     collapse: 'Collapse the navigation',
     expand: 'Expand the navigation',
   },

@@ -33,6 +33,7 @@ export const zh: Dictionary = {
     logs: '日志',
     cluster: '集群',
     backups: '备份',
+    more: '更多',
     collapse: '收起导航',
     expand: '展开导航',
   },
