@@ -1,6 +1,7 @@
 // The English dictionary; its type is what every other language must satisfy.
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
+import { events } from './events.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
 
@@ -34,6 +35,7 @@ export const en = {
     logs: 'Logs',
     cluster: 'Cluster',
     backups: 'Backups',
+    events: 'Events',
     more: 'More',
     collapse: 'Collapse the navigation',
     expand: 'Expand the navigation',
@@ -372,6 +374,7 @@ export const en = {
   },
   alerts,
   backups,
+  events,
   notFound: {
     title: 'There is no such page',
     hint: 'The address may be mistyped, or the thing it named is gone.',

@@ -2,6 +2,7 @@
 import { alerts } from './alerts.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
+import { events } from './events.zh';
 
 export const zh: Dictionary = {
   app: {
@@ -33,6 +34,7 @@ export const zh: Dictionary = {
     logs: '日志',
     cluster: '集群',
     backups: '备份',
+    events: '事件',
     more: '更多',
     collapse: '收起导航',
     expand: '展开导航',
@@ -365,6 +367,7 @@ export const zh: Dictionary = {
   },
   alerts,
   backups,
+  events,
   notFound: {
     title: '没有这个页面',
     hint: '地址可能有误，或所指的对象已不存在。',
