@@ -144,11 +144,16 @@ func apiEvent(t int64, pos string, sev wire.Severity, text []byte, labels wire.L
 				e.Count = n
 				continue
 			}
+		case "severity": // the event has it as its own
+			if f.Value == e.Severity {
+				continue
+			}
 		}
 		tags[f.Name] = f.Value
 	}
 	if e.Host == "" {
 		e.Host = tags["agent_id"]
+		delete(tags, "agent_id")
 	}
 	if e.Title == "" {
 		e.Title = titleOf(e.Message)
