@@ -54,7 +54,9 @@ func TestFilterOfEvents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		match := func(kind wire.StreamKind, ls wire.Labels, l *wire.LogLine) bool { return logstore.Matches(f, kind, ls, l) }
+		match := func(kind wire.StreamKind, ls wire.Labels, l *wire.LogLine) bool {
+			return logstore.Matches(f, kind, ls, l)
+		}
 		if got := match(line(wire.StreamEvent, web, wire.SeverityCritical, "java was killed")); got != c.web {
 			t.Errorf("%+v of web: %v", c.q, got)
 		}

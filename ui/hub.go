@@ -25,7 +25,7 @@ type Config struct {
 	Alerts  AlertsSource
 	Tail    TailSource
 	Events  TailSource // of events; nothing of them is left out
-	Lines   *LineFeed // where tails get new lines from; fed by the App's observer
+	Lines   *LineFeed  // where tails get new lines from; fed by the App's observer
 
 	Node string       // this node's id, told to clients
 	Log  *slog.Logger // default: discards

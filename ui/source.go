@@ -22,7 +22,9 @@ const (
 )
 
 // Kinds lists the kinds of subscriptions.
-func Kinds() []string { return []string{KindHosts, KindPromQL, KindTail, KindCluster, KindAlerts, KindEvents} }
+func Kinds() []string {
+	return []string{KindHosts, KindPromQL, KindTail, KindCluster, KindAlerts, KindEvents}
+}
 
 // Viewer is who holds a connection. Equal viewers are the same session of the same user with the same role.
 type Viewer struct {

@@ -79,17 +79,8 @@ func (r *rig) life() (s *Source, end func(orderly bool)) {
 	}
 }
 
-// told are all events in the spool: name/key/severity/count.
-func (r *rig) told() []string {
-	r.t.Helper()
-	var out []string
-	for _, l := range r.lines() {
-		out = append(out, l)
-	}
-	return out
-}
-
-func (r *rig) lines() (out []string) {
+// told are all events in the spool: name, key, severity and count.
+func (r *rig) told() (out []string) {
 	r.t.Helper()
 	batches, err := r.sp.Read(wire.LaneEvents, 1, 1000, 1<<22)
 	if err != nil {

@@ -52,9 +52,9 @@ type Config struct {
 	// Match are matches of journalctl besides the machine, those of several groups parted by "+"; Units and Machine
 	// are not used with them. Take is then given the entries instead of the batcher, and keeps the position itself; an
 	// error of it ends Run. Without a cursor the journal is read from Since on.
-	Match []string
-	Take  func(ctx context.Context, e *Entry) error
-	Since time.Time
+	Match   []string
+	Take    func(ctx context.Context, e *Entry) error
+	Since   time.Time
 	Batcher *lines.Batcher
 	Log     *slog.Logger
 	Report  func(kind, text string) // may be nil
