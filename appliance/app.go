@@ -70,10 +70,12 @@ type App struct {
 	lines   *ui.LineFeed
 	alerts  *alerting.Service
 	events  *events.Service
-	cluster *clusterView
-	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
-	hub     *ui.Hub
-	api     *api.API
+	// eventMark says whether events came.
+	eventMark eventMark
+	cluster   *clusterView
+	gateway   atomic.Pointer[gateway.Gateway] // nil until it is made
+	hub       *ui.Hub
+	api       *api.API
 
 	snapshots *snapshots
 
@@ -170,6 +172,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if err := a.openNode(); err != nil {
 		return nil, err
 	}
+	a.eventMark.begin(a.logs.Applied())
 	a.events.Start()
 	a.onStop("events", func(context.Context) error { return a.events.Close() })
 	a.alerts.Start()

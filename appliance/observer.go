@@ -39,6 +39,7 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 			a.auth.Changed(bucket)
 		}
 		a.alerts.Changed("", "")
+		a.eventMark.installed(applied.Index)
 		a.events.Installed()
 		a.imageInstalled(applied.Index)
 		o.agentsChanged()
@@ -46,6 +47,7 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 	}
 	a.view.Observe(applied.LogTime, applied.Samples, applied.Logs)
 	a.lines.Observe(applied.Index, applied.Logs)
+	a.eventMark.observe(applied)
 	last := ""
 	for _, m := range applied.Meta {
 		if alertBuckets[m.Bucket] {
