@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,12 +22,10 @@ import (
 	"github.com/triward/triward/agent/collect"
 	"github.com/triward/triward/agent/config"
 	"github.com/triward/triward/agent/events"
-	"github.com/triward/triward/agent/journal"
 	"github.com/triward/triward/agent/lines"
 	"github.com/triward/triward/agent/sender"
 	"github.com/triward/triward/agent/spool"
 	"github.com/triward/triward/agent/systemd"
-	"github.com/triward/triward/agent/tail"
 	"github.com/triward/triward/agent/wire"
 )
 
@@ -59,13 +58,15 @@ type Agent struct {
 	logs     *lines.Batcher
 	events   *lines.Batcher
 	watch    *events.Source // of the host; nil when it is turned off
-	tailer   *tail.Tailer
-	follower *journal.Follower
-	scraper  *collect.Scraper
 	registry *prometheus.Registry
 	figures  *figures
 	listener net.Listener
 	damage   *spool.Damage
+	remote   *remote // configuration from the cluster
+
+	src       atomic.Pointer[sources]       // what runs now
+	effective atomic.Pointer[config.Config] // what it was made of
+	totals    totals
 
 	identityMu sync.Mutex
 	identity   sender.Identity // as it is on the disk
@@ -73,7 +74,7 @@ type Agent struct {
 
 // New opens the spool and makes all parts; nothing runs yet. After an error nothing is left open.
 func New(opt Options) (*Agent, error) {
-	a := &Agent{opt: opt, cfg: &opt.Config, log: opt.Log, started: time.Now(), host: DescribeHost(opt.Version), identity: opt.Identity}
+	a := &Agent{opt: opt, cfg: &opt.Config, log: opt.Log, started: time.Now(), host: DescribeHost(opt.Version), identity: opt.Identity, remote: newRemote()}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -105,7 +106,10 @@ func (a *Agent) open() (err error) {
 	if err := a.makeSender(); err != nil {
 		return err
 	}
-	if err := a.makeSources(); err != nil {
+	if err := a.makeFirstSources(); err != nil {
+		return err
+	}
+	if err := a.makeEvents(); err != nil {
 		return err
 	}
 	if l := a.cfg.Status.Listen; l != "" && l != "0" {
@@ -138,49 +142,20 @@ func (a *Agent) makeSender() error {
 	a.sender = sender.New(sender.Config{
 		Identity: a.opt.Identity, Nodes: a.cfg.Servers, Transport: rt, Spool: a.spool,
 		Coder: a.coder, Version: a.opt.Version, Log: a.log, Heartbeat: func() any { return a.Heartbeat() },
-		Report: a.Event, OnNodes: a.learnNodes, Credentials: a.creds, OnRenewed: a.keepCertificate,
+		Report: a.Event, OnNodes: a.learnNodes, OnConfig: a.remote.notice, Credentials: a.creds, OnRenewed: a.keepCertificate,
 	})
 	return nil
 }
 
-func (a *Agent) makeSources() error {
-	if a.cfg.Metrics.Enabled {
-		g, err := a.gatherer()
-		if err != nil {
-			return err
-		}
-		a.scraper = &collect.Scraper{
-			Gatherer: g, Sink: &metricSink{sp: a.spool, coder: a.coder},
-			Period: a.cfg.Metrics.Period, Exclude: a.cfg.Metrics.ExcludeMetrics(), Log: a.log,
-			Observe: a.figures.scraped,
-		}
-	}
-	state := a.spool.State(wire.LaneLogs)
-	if a.cfg.Logs.Enabled {
-		a.tailer = tail.New(tail.Config{
-			Groups: a.cfg.Logs.Groups(), State: state, Batcher: a.logs,
-			Parser: &lines.Parser{Zone: time.Local}, Log: a.log, InitialBacklog: int64(a.cfg.Logs.InitialBacklog),
-			MaxFiles: a.cfg.Logs.MaxFiles, Report: a.Event,
-		})
-	}
-	if e := a.cfg.Journal.Enabled; e == "true" || e == "auto" && journal.Present() {
-		a.follower = journal.New(journal.Config{
-			Machine: machineID(), Units: a.cfg.Journal.Units, Backlog: a.cfg.Journal.Backlog,
-			Cursor: string(state[journal.StateKey]), Batcher: a.logs, Log: a.log, Report: a.Event,
-		})
-	}
-	return a.makeEvents()
-}
-
-func (a *Agent) gatherer() (prometheus.Gatherer, error) {
-	if a.opt.Gatherer != nil {
-		return prometheus.Gatherers{a.opt.Gatherer, a.registry}, nil
-	}
-	g, err := NodeGatherer(&a.cfg.Metrics, a.log)
+// makeFirstSources makes the sources of the start: those of agent.yaml with what the cluster set last.
+func (a *Agent) makeFirstSources() error {
+	c, g, err := a.remembered()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return prometheus.Gatherers{g, a.registry}, nil
+	a.effective.Store(c)
+	a.src.Store(a.makeSources(c, g, a.spool.State(wire.LaneLogs), nil))
+	return nil
 }
 
 // NodeGatherer makes the gatherer of the machine's metrics.
@@ -209,7 +184,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stopSources()
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
-	var producers, consumers sync.WaitGroup
+	var changes, consumers sync.WaitGroup
 	failures := make(chan error, 5)
 	if a.listener != nil {
 		srv := &http.Server{Handler: a.statusHandler(), ReadHeaderTimeout: 5 * time.Second}
@@ -221,23 +196,17 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.Event("spool-damaged", fmt.Sprintf("the spool was damaged and is kept in %s: %v", a.damage.SetAside, a.damage.Cause))
 	}
 	consumers.Go(func() { failures <- a.sender.Run(sending) })
-	if a.scraper != nil {
-		producers.Go(func() { a.scraper.Run(sources) })
-	}
-	if a.tailer != nil {
-		producers.Go(func() { failures <- a.tailer.Run(sources) })
-	}
-	if a.follower != nil {
-		producers.Go(func() { failures <- a.follower.Run(sources) })
-	}
+	a.src.Load().start(sources, failures)
+	changes.Go(func() { a.followCluster(sources, failures) })
 	if a.watch != nil {
-		producers.Go(func() { failures <- a.watch.Run(sources) })
+		changes.Go(func() { failures <- a.watch.Run(sources) })
 	}
 	a.notify("READY=1")
 	err := a.wait(ctx, failures)
 	a.notify("STOPPING=1")
 	stopSources()
-	producers.Wait()
+	changes.Wait() // so that nothing is begun any more
+	a.src.Load().stop()
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	if err == nil {

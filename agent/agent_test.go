@@ -33,6 +33,7 @@ type rig struct {
 	gateway *gatewaytest.Gateway
 	stop    func() error
 	agent   *Agent
+	adjust  func(c *config.Config) // the configuration of the next start; may be nil
 }
 
 func (r *rig) config() config.Config {
@@ -43,6 +44,9 @@ func (r *rig) config() config.Config {
 	c.Journal.Enabled = "false"
 	c.Events.Enabled = false
 	c.Status.Listen = "0"
+	if r.adjust != nil {
+		r.adjust(&c)
+	}
 	return c
 }
 

@@ -30,7 +30,7 @@ func (a *Agent) Event(kind, text string) {
 		name = "agent_" + strings.ReplaceAll(kind, "-", "_")
 	}
 	line := wire.LogLine{T: time.Now().UnixNano(), Severity: wire.SeverityInfo, Text: []byte(lines.Valid(text, eventMax))}
-	if kind != "started" && kind != "stopped" {
+	if kind != "started" && kind != "stopped" && kind != "config" {
 		line.Severity = wire.SeverityWarning
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), eventPatience)

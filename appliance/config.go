@@ -30,6 +30,8 @@ type Config struct {
 	Access   AccessConfig   `yaml:"access"`
 	Alerting AlertingConfig `yaml:"alerting"`
 	Backup   BackupConfig   `yaml:"backup"`
+
+	Redaction RedactionConfig `yaml:"redaction"`
 }
 
 // LogConfig says what the node itself logs to standard error.
@@ -38,11 +40,12 @@ type LogConfig struct {
 	Format string `yaml:"format"` // text or json
 }
 
-// ListenConfig holds the three listeners.
+// ListenConfig holds the listeners.
 type ListenConfig struct {
 	Peer   PeerListen   `yaml:"peer"`
 	Agents AgentsListen `yaml:"agents"`
 	HTTP   HTTPListen   `yaml:"http"`
+	Syslog SyslogListen `yaml:"syslog"`
 }
 
 // PeerListen is where the nodes talk to each other, always with mutual TLS.
@@ -153,6 +156,7 @@ func DefaultConfig() Config {
 				Address: ":8443", MaxConnections: 2000, Origins: []string{},
 				TLS: ListenTLS{MinVersion: "1.2"},
 			},
+			Syslog: defaultSyslog(),
 		},
 		Queue: QueueConfig{
 			Retention:     QueueRetention{Bytes: 4 << 30, Time: Duration(day)},
@@ -167,6 +171,8 @@ func DefaultConfig() Config {
 		Access:   AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
 		Alerting: AlertingConfig{Interval: Duration(15 * time.Second)},
 		Backup:   BackupConfig{Dir: "/var/backups/triward"},
+
+		Redaction: RedactionConfig{Cards: true, Passwords: true, Tokens: true, Patterns: []string{}},
 	}
 }
 
@@ -277,6 +283,8 @@ func (c *Config) validate(bad func(path, format string, args ...any)) {
 		bad("log.format", "%q: want text or json", c.Log.Format)
 	}
 	c.Listen.validate(bad)
+	c.Listen.Syslog.validate(bad)
+	c.Redaction.validate(bad)
 	between := func(path string, v, least, most int64) {
 		if v < least || v > most {
 			bad(path, "%d is out of range: %d to %d", v, least, most)

@@ -337,7 +337,7 @@ type starter func(ctx context.Context, c *conn, req *request) (stream, error)
 func (h *Hub) starters() map[string]starter {
 	return map[string]starter{
 		KindHosts: h.startHosts, KindPromQL: h.startProm, KindTail: h.startTail, KindCluster: h.startCluster, KindAlerts: h.startAlerts,
-		KindEvents: h.startEvents,
+		KindEvents: h.startEvents, KindAgents: h.startAgents,
 	}
 }
 

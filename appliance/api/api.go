@@ -17,12 +17,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
+	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 )
@@ -36,9 +39,17 @@ type Config struct {
 	Fleet   Fleet
 	Cluster Cluster
 	Alerts  *alerting.Service
+	// AgentConfigs are the configurations of agents by group.
+	AgentConfigs *agentconfig.Service
 	// Snapshots makes backups.
 	Snapshots Snapshots
-	Checks    []Check // parts of the node for /-/healthy and /-/ready
+	// Audit is the audit log as this node holds it.
+	Audit *auditlog.Log
+	// Retention knows how long data is kept.
+	Retention Retention
+	// Keys rotates the key that seals secrets.
+	Keys   Keys
+	Checks []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
 	Live       http.Handler // /v1/live
@@ -82,6 +93,8 @@ type API struct {
 	bodyCap int64  // of bodies
 	doc     []byte // the OpenAPI description
 	took    *prometheus.HistogramVec
+	// caughtUp says that since its start this node has held once all that was committed, so that it knows its users.
+	caughtUp atomic.Bool
 }
 
 // New builds the handler from the table of routes.
@@ -94,7 +107,7 @@ func New(cfg Config) (*API, error) {
 		a.bodyCap = defaultBodies
 	}
 	a.bodies = semaphore.NewWeighted(a.bodyCap)
-	a.rules = append(append(slices.Clone(cfg.Errors), alertErrorRules()...), errorRules()...)
+	a.rules = slices.Concat(cfg.Errors, alertErrorRules(), agentConfigErrors(), errorRules())
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
 		Help:    "Time to answer requests on the API listener.",
@@ -314,13 +327,20 @@ func (a *API) bodyCost(length, most int64) int64 {
 func (a *API) identify(route *Route, q *request) error {
 	p, err := a.cfg.Auth.Authenticate(q.r)
 	shown := q.r.Header.Get("Authorization") != "" || q.r.Header.Get("Cookie") != ""
-	if err != nil && shown && route.Permission != auth.Public && a.cfg.Auth.AllowStranger(auth.RemoteAddr(q.r)) &&
-		a.catchUp(q.r.Context()) {
-		p, err = a.cfg.Auth.Authenticate(q.r)
+	if err != nil && shown && route.Permission != auth.Public {
+		switch allowed := a.cfg.Auth.AllowStranger(auth.RemoteAddr(q.r)); {
+		case allowed && a.catchUp(q.r.Context()):
+			p, err = a.cfg.Auth.Authenticate(q.r)
+		case allowed || !a.caughtUp.Load():
+			// A node that was started a moment ago does not know whom the others know. To say 401 would make a sender
+			// throw away what it may send in a second.
+			return fmt.Errorf("this node cannot say yet whether the session or token is good: %w", ErrNoLeader)
+		}
 	}
 	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
 		return err
 	}
+	p.Address = addressOf(q.r)
 	q.p = p
 	if p.Role.Allows(route.Permission) {
 		if p.Kind == auth.KindSession {
@@ -332,6 +352,7 @@ func (a *API) identify(route *Route, q *request) error {
 		q.w.Header().Set("WWW-Authenticate", `Bearer realm="triward"`)
 		return auth.ErrUnauthenticated
 	}
+	a.cfg.Auth.Refused(p, route.Method+" "+route.Path)
 	return fmt.Errorf("role %s, %s wanted: %w", p.Role, route.Permission, auth.ErrForbidden)
 }
 
@@ -344,7 +365,11 @@ func (a *API) catchUp(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
 	index, err := a.cfg.Reads.ReadIndex(ctx)
-	return err == nil && a.cfg.Reads.WaitApplied(ctx, index) == nil
+	if err != nil || a.cfg.Reads.WaitApplied(ctx, index) != nil {
+		return false
+	}
+	a.caughtUp.Store(true)
+	return true
 }
 
 // freshenMounted reads consistency and min_index from the URL of a request whose other parameters belong to a handler

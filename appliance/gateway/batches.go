@@ -129,7 +129,7 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 			results[i].Status, results[i].Detail = command.StatusInvalid.String(), err.Error()
 			continue
 		}
-		cmds = append(cmds, command.NewBatch(batches[i], 0))
+		cmds = append(cmds, command.NewBatch(batches[i], g.opts.Redactor.Version()))
 		proposed = append(proposed, i)
 	}
 	var index uint64
@@ -186,8 +186,9 @@ type checker struct {
 	metrics wire.MetricsBody
 }
 
-// batch decodes b to see that everything in it is well formed, and makes the labels of its streams say whose
-// they are. It changes the body only when it must. Streams that cannot be taken are left out and noted in r: they
+// batch decodes b to see that everything in it is well formed, makes the labels of its streams say whose they are, and
+// masks the secrets in its lines. It changes the body only when it must. The identity stays as it is: its hash is over
+// what lies in the agent's spool, so a repeat is the same batch whatever a node masks. Streams that cannot be taken are left out and noted in r: they
 // hold lines of one source, and the other sources in the batch have done nothing wrong.
 func (c *checker) batch(b *wire.Batch, r *refusal) error {
 	var err error
@@ -212,7 +213,8 @@ func (c *checker) batch(b *wire.Batch, r *refusal) error {
 			continue
 		}
 		r.keep(len(s.Lines))
-		changed = changed || labelled
+		masked := c.gateway.opts.Redactor.Stream(&s)
+		changed = changed || labelled || masked
 		kept = append(kept, s)
 	}
 	logs.Streams = kept

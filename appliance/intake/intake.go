@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/pipeline"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate/command"
 )
@@ -64,6 +65,7 @@ type Options struct {
 	Cluster       Cluster
 	Coder         *wire.Coder
 	Metrics       prometheus.Registerer
+	Redactor      *pipeline.Redactor // masks secrets in lines before they are proposed; nil masks nothing
 	BytesInFlight int64 // what requests hold at once, decoded; 128 MiB when 0
 	CacheBytes    int64 // of the cache of series ids; 128 MiB when 0
 }

@@ -131,7 +131,7 @@ func (p *lokiPush) jsonStream(d *json.Decoder, nth int) error {
 	if err != nil {
 		return err
 	}
-	s, refused := newLokiStream(wire.LabelsFromMap(labels))
+	s, refused := p.newLokiStream(wire.LabelsFromMap(labels))
 	if refused != nil {
 		p.refuse(len(entries), fmt.Sprintf("streams[%d]", nth), refused.Error())
 		return nil

@@ -1,11 +1,15 @@
 package intake
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/zeebo/xxh3"
 
 	"github.com/triward/triward/agent/lines"
 	"github.com/triward/triward/agent/wire"
@@ -22,6 +26,8 @@ const (
 // linePush collects the lines of one request into bodies of bounded length.
 type linePush struct {
 	in     *Intake
+	agent  Agent // who sends, when it is one of ours
+	masked map[maskedLine][]uint64
 	cmds   []command.Command
 	bodies []*wire.LogBatch // of the commands, to name what is refused
 	open   map[openKey]*openBody
@@ -50,8 +56,8 @@ type stream struct {
 }
 
 // newStream checks the labels of a stream; source says where its lines come from, unless they do so themselves.
-func newStream(kind wire.StreamKind, ls wire.Labels, source string) (*stream, error) {
-	ls = ours(ls)
+func (p *linePush) newStream(kind wire.StreamKind, ls wire.Labels, source string) (*stream, error) {
+	ls, _ = p.in.opts.Redactor.Labels(p.agent.own(ls))
 	if ls.Get("source") == "" && len(ls) < wire.MaxStreamLabels {
 		ls = ls.With("source", source)
 	}
@@ -90,6 +96,7 @@ func levelOf(s string) wire.Severity {
 
 // add puts a line into the body that its stream belongs to. Text must stay as it is until push returns.
 func (p *linePush) add(s *stream, l wire.LogLine, flags command.DeliverFlags) {
+	p.redact(s, &l, flags)
 	l.Fields = fieldsOf(l.Fields)
 	if len(l.Text) > wire.MaxLine {
 		l.Text = l.Text[:wire.MaxLine]
@@ -140,6 +147,53 @@ func (p *linePush) add(s *stream, l wire.LogLine, flags command.DeliverFlags) {
 	b.fields += len(l.Fields)
 }
 
+// maskedLine is a line that was changed by redaction.
+type maskedLine struct {
+	stream string
+	t      int64
+	line   uint64 // hash
+}
+
+// fieldNth tells lines apart that differed in their secrets only.
+const fieldNth = "redacted_nth"
+
+// redact masks what is secret in a line. Two lines of one time that differ in nothing else are alike then, and the
+// second would be dropped as a repeat: it says which of them it is, in the order of the request, which is the same when
+// that is repeated.
+func (p *linePush) redact(s *stream, l *wire.LogLine, flags command.DeliverFlags) {
+	r := p.in.opts.Redactor
+	if r == nil {
+		return
+	}
+	before := *l
+	before.Fields = slices.Clone(l.Fields)
+	if !r.Line(l) || flags&command.RepeatsDropped == 0 {
+		return
+	}
+	k := maskedLine{s.key, l.T, hashLine(l)}
+	was := hashLine(&before)
+	nth := slices.Index(p.masked[k], was)
+	if nth < 0 {
+		if p.masked == nil {
+			p.masked = make(map[maskedLine][]uint64)
+		}
+		nth = len(p.masked[k])
+		p.masked[k] = append(p.masked[k], was)
+	}
+	if nth > 0 {
+		l.Fields = append(l.Fields, wire.Label{Name: fieldNth, Value: strconv.Itoa(nth + 1)})
+	}
+}
+
+func hashLine(l *wire.LogLine) uint64 {
+	h := xxh3.New()
+	_, _ = h.Write(l.Text) // never fails
+	for _, f := range l.Fields {
+		_, _ = h.WriteString("\x00" + f.Name + "\x00" + f.Value)
+	}
+	return h.Sum64()
+}
+
 // severity is what the fields, the labels or the text of a line say, in this order.
 func severity(s *stream, l *wire.LogLine) wire.Severity {
 	for _, name := range levelNames {
@@ -178,7 +232,7 @@ func (p *linePush) close(k openKey) {
 	b := p.open[k]
 	delete(p.open, k)
 	raw := wire.AppendLogs(nil, b.batch)
-	d := command.Deliver{Source: sourceOfLines, Lane: k.lane, Flags: k.flags, RawLen: len(raw)}
+	d := command.Deliver{Source: cmp.Or(p.agent.ID, sourceOfLines), Lane: k.lane, Flags: k.flags, RawLen: len(raw), ConfigVersion: p.in.opts.Redactor.Version()}
 	d.Codec, d.Body = p.in.opts.Coder.Compress(nil, raw)
 	p.cmds = append(p.cmds, command.NewDeliver(d))
 	p.bodies = append(p.bodies, b.batch)

@@ -107,7 +107,7 @@ func (p *lokiPush) protoStream(nth int, b []byte) error {
 	var s *stream
 	ls, refused := parseLabels(text)
 	if refused == nil {
-		s, refused = newLokiStream(ls)
+		s, refused = p.newLokiStream(ls)
 	}
 	lines := 0
 	err = eachField(b, func(field protowire.Number, kind protowire.Type, data []byte, _ uint64) error {
@@ -138,11 +138,11 @@ func (p *lokiPush) take(s *stream, l wire.LogLine) error {
 	return nil
 }
 
-func newLokiStream(ls wire.Labels) (*stream, error) {
+func (p *lokiPush) newLokiStream(ls wire.Labels) (*stream, error) {
 	if len(ls) == 0 {
 		return nil, errors.New("no labels: a stream needs at least one")
 	}
-	return newStream(wire.StreamLog, ls, "loki")
+	return p.newStream(wire.StreamLog, ls, "loki")
 }
 
 func protoEntry(b []byte) (l wire.LogLine, err error) {

@@ -38,27 +38,66 @@ const (
 	kindEvent  = "event"
 )
 
+// Agent is one of the cluster's own agents, as its certificate says; the zero value is any other sender.
+type Agent struct{ ID, Hostname string }
+
+// own makes labels say of which agent they are; of other senders they must not.
+func (a Agent) own(ls wire.Labels) wire.Labels {
+	if a.ID == "" {
+		return ours(ls)
+	}
+	return ls.With("agent", a.ID).With("host", a.Hostname)
+}
+
+// name checks whom a message says it is of. An agent need not say it, and speaks for nobody else.
+func (a Agent) name(m *message) error {
+	switch {
+	case a.ID == "" && m.AgentID == "":
+		return errors.New("agent_id is missing")
+	case a.ID != "" && m.AgentID != "" && m.AgentID != a.ID && m.AgentID != a.Hostname:
+		return fmt.Errorf("agent_id is %.64q, the certificate is of agent %s (host %s)", m.AgentID, a.ID, a.Hostname)
+	case a.ID != "":
+		m.AgentID = a.ID
+	}
+	return nil
+}
+
 // Metrics takes a JSON list of metrics.
 func (in *Intake) Metrics(w http.ResponseWriter, r *http.Request) error {
-	p := &samplePush{in: in}
-	return in.messages(w, r, kindMetric, &p.tally, p.message, p.push)
+	return in.AgentMetrics(w, r, Agent{})
 }
 
 // Logs takes a JSON list of lines.
 func (in *Intake) Logs(w http.ResponseWriter, r *http.Request) error {
-	p := &linePush{in: in}
-	return in.messages(w, r, kindLog, &p.tally, p.message, p.push)
+	return in.AgentLogs(w, r, Agent{})
 }
 
 // Events takes a JSON list of events.
 func (in *Intake) Events(w http.ResponseWriter, r *http.Request) error {
-	p := &linePush{in: in}
-	return in.messages(w, r, kindEvent, &p.tally, p.message, p.push)
+	return in.AgentEvents(w, r, Agent{})
+}
+
+// AgentMetrics is Metrics of an agent: the series are its own and carry the labels `agent` and `host`.
+func (in *Intake) AgentMetrics(w http.ResponseWriter, r *http.Request, from Agent) error {
+	p := &samplePush{in: in, agent: from}
+	return in.messages(w, r, kindMetric, from, &p.tally, p.message, p.push)
+}
+
+// AgentLogs is Logs of an agent: the streams carry the labels `agent` and `host`.
+func (in *Intake) AgentLogs(w http.ResponseWriter, r *http.Request, from Agent) error {
+	p := &linePush{in: in, agent: from}
+	return in.messages(w, r, kindLog, from, &p.tally, p.message, p.push)
+}
+
+// AgentEvents is Events of an agent: the streams carry the labels `agent` and `host`.
+func (in *Intake) AgentEvents(w http.ResponseWriter, r *http.Request, from Agent) error {
+	p := &linePush{in: in, agent: from}
+	return in.messages(w, r, kindEvent, from, &p.tally, p.message, p.push)
 }
 
 // messages reads a list, gives take each message of it and pushes what was taken. A message that take refuses is named
 // in the answer; the others go on.
-func (in *Intake) messages(w http.ResponseWriter, r *http.Request, kind string, t *tally,
+func (in *Intake) messages(w http.ResponseWriter, r *http.Request, kind string, from Agent, t *tally,
 	take func(kind string, m *message) error, push func(ctx context.Context) error,
 ) error {
 	media, _, encoding, err := kindOf(r, "", "gzip")
@@ -90,6 +129,9 @@ func (in *Intake) messages(w http.ResponseWriter, r *http.Request, kind string, 
 			err = m.check(kind)
 		}
 		if err == nil {
+			err = from.name(&m)
+		}
+		if err == nil {
 			err = take(kind, &m)
 		}
 		if err != nil {
@@ -118,8 +160,6 @@ func (m *message) check(kind string) error {
 	switch {
 	case m.Type != "" && m.Type != kind:
 		return fmt.Errorf("type is %.40q, this list takes %q", m.Type, kind)
-	case m.AgentID == "":
-		return errors.New("agent_id is missing")
 	case len(m.Data.Value) == 0 || string(m.Data.Value) == "null":
 		return errors.New("data.value is missing")
 	}
@@ -193,7 +233,7 @@ func (p *samplePush) message(_ string, m *message) error {
 	if len(m.Data.Tags) > wire.MaxLabels {
 		return fmt.Errorf("%d tags, at most %d are allowed", len(m.Data.Tags), wire.MaxLabels-2)
 	}
-	ls := ours(labelsOf(m.Data.Tags).With("__name__", m.Data.Name).With("agent_id", m.AgentID))
+	ls := p.agent.own(labelsOf(m.Data.Tags).With("__name__", m.Data.Name).With("agent_id", m.AgentID))
 	if err := wire.CheckSeriesLabels(ls); err != nil {
 		return err
 	}
@@ -214,7 +254,7 @@ func (p *linePush) message(kind string, m *message) error {
 			return errors.New("data.name is missing: it says what happened")
 		}
 	}
-	s, err := newStream(streamKind, wire.LabelsFromMap(map[string]string{"agent_id": m.AgentID, "name": m.Data.Name}), "api")
+	s, err := p.newStream(streamKind, wire.LabelsFromMap(map[string]string{"agent_id": m.AgentID, "name": m.Data.Name}), "api")
 	if err != nil {
 		return err
 	}

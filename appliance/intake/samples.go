@@ -49,6 +49,7 @@ type series struct {
 // samplePush collects the samples of one request.
 type samplePush struct {
 	in      *Intake
+	agent   Agent // who sends, when it is one of ours: it owns its series
 	series  []series
 	samples []sample
 	tally
@@ -56,8 +57,20 @@ type samplePush struct {
 
 // add makes room for a series and returns its place.
 func (p *samplePush) add(key string) int32 {
-	p.series = append(p.series, series{key: key, shard: shardOf(key)})
+	s := series{key: key}
+	if p.agent.ID == "" {
+		s.shard = shardOf(key)
+	}
+	p.series = append(p.series, s)
 	return int32(len(p.series) - 1)
+}
+
+// source is whose the series of a shard are.
+func (p *samplePush) source(shard uint8) string {
+	if p.agent.ID != "" {
+		return p.agent.ID
+	}
+	return sourceOf(shard)
 }
 
 // push registers what is not known and delivers everything. The error is one of the log; what was refused is in the
@@ -127,7 +140,7 @@ func (p *samplePush) resolve(ctx context.Context, places []int32) error {
 			size += len(key)
 			to++
 		}
-		cmds = append(cmds, command.NewRegisterSeries(sourceOf(shard), sets))
+		cmds = append(cmds, command.NewRegisterSeries(p.source(shard), sets))
 		groups = append(groups, missing[from:to])
 		from = to
 	}
@@ -250,7 +263,7 @@ func (p *samplePush) command(shard uint8, samples []sample) command.Command {
 		sc.Values = append(sc.Values, s.v)
 	}
 	raw := wire.AppendMetrics(nil, scrapes)
-	d := command.Deliver{Source: sourceOf(shard), Lane: wire.LaneMetrics, RawLen: len(raw)}
+	d := command.Deliver{Source: p.source(shard), Lane: wire.LaneMetrics, RawLen: len(raw)}
 	d.Codec, d.Body = p.in.opts.Coder.Compress(nil, raw)
 	return command.NewDeliver(d)
 }

@@ -58,6 +58,12 @@ type Node struct {
 // Start founds a cluster of n nodes and waits until all of them serve. Everything ends with the test.
 func Start(t testing.TB, n int) *Cluster {
 	t.Helper()
+	return StartWith(t, n, func(*appliance.Config) {})
+}
+
+// StartWith is Start with configurations that change has changed.
+func StartWith(t testing.TB, n int, change func(*appliance.Config)) *Cluster {
+	t.Helper()
 	dir := t.TempDir()
 	const id = "testcluster"
 	ca, err := pki.NewCA(id, time.Now())
@@ -72,6 +78,7 @@ func Start(t testing.TB, n int) *Cluster {
 	setup := appliance.Setup{ClusterID: id, User: user, Password: Password}
 	for i := range n {
 		cfg := nodeConfig(t, dir, fmt.Sprintf("n%d", i+1))
+		change(&cfg)
 		must(t, ring.Save(cfg.TLS.Dir))
 		must(t, cfg.IssueIdentity(ca))
 		setup.Members = append(setup.Members, raftstate.Server{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise})

@@ -57,6 +57,7 @@ export const events = {
     agent_started: 'Agent started',
     agent_stopped: 'Agent stopped',
     agent_certificate: 'Agent certificate',
+    agent_config: 'Agent configuration',
     data_lost: 'Data lost on the host',
     data_set_aside: 'Data set aside',
     spool_damaged: 'Spool damaged',

@@ -57,6 +57,7 @@ export const events: Dictionary['events'] = {
     agent_started: '代理启动',
     agent_stopped: '代理停止',
     agent_certificate: '代理证书',
+    agent_config: '代理配置',
     data_lost: '主机数据丢失',
     data_set_aside: '数据被搁置',
     spool_damaged: '缓冲区损坏',

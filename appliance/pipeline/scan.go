@@ -1,0 +1,332 @@
+package pipeline
+
+import (
+	"slices"
+	"strings"
+)
+
+// span is a secret in a text.
+type span struct {
+	from, to int
+	kind     Kind
+}
+
+// inWord are the bytes of words: letters, digits, '_', '-' and '.'.
+var inWord = func() (set [256]bool) {
+	for _, r := range "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-." {
+		set[r] = true
+	}
+	return set
+}()
+
+// Bounds of what is looked at around a place, which keep the scan linear.
+const (
+	maxKey   = 64 // of a name before its separator
+	peek     = 64 // ahead
+	minWord  = 13 // a shorter word is neither a card number nor a token
+	minCards = 16 // a shorter run of digits and blanks is no card number in groups
+	minToken = 4  // a shorter value behind the name of a token is none
+)
+
+// runs says of each byte whether it goes on with the word (low half) and with the run of digits, blanks and hyphens
+// (high half) that are counted up to it.
+var runs = func() (mask [256]uint64) {
+	for i := range mask {
+		if inWord[i] {
+			mask[i] = 1<<32 - 1
+		}
+		if b := byte(i); b >= '0' && b <= '9' || b == ' ' || b == '-' {
+			mask[i] |= (1<<32 - 1) << 32
+		}
+	}
+	return mask
+}()
+
+// stops are the bytes that may stand between a name and its secret: ':', '=', the '>' of an element, and the first
+// byte of a colon of full width.
+var stops = [256]bool{':': true, '=': true, '>': true, 0xef: true}
+
+// scan returns the secrets of a text, in ascending order and apart. It counts its way over the text once, without a
+// branch for most bytes; whatever it looks at beyond the place where it stands is either masked, and passed over then,
+// or of bounded length.
+func scan(s string, opts *Options) []span {
+	c := scanner{s: s, opts: opts}
+	n := uint64(0) // lengths of the word and the run of digits before i
+	for i := 0; i < len(s); i++ {
+		b := s[i]
+		word := int(uint32(n))
+		n = (n + 1<<32 + 1) & runs[b]
+		if !stops[b] && uint32(n) != minWord && n>>32 != minCards {
+			continue
+		}
+		next := i + 1
+		switch {
+		case b == ':' || b == '=':
+			next = c.separator(i-word, i, 1)
+		case b == '>':
+			if word > 0 && i > word && s[i-word-1] == '<' {
+				next = c.element(i-word, i)
+			}
+		case b == 0xef:
+			if strings.HasPrefix(s[i:], "：") {
+				next = c.separator(i-word, i, len("："))
+			}
+		case uint32(n) == minWord:
+			next = c.word(i+1-minWord, i+1)
+		}
+		if next == i+1 && n>>32 == minCards {
+			next = c.cards(i+1-minCards, i+1)
+		}
+		if next != i+1 {
+			i, n = next-1, 0
+		}
+	}
+	if strings.Contains(s, "--") {
+		c.options()
+	}
+	return c.spans
+}
+
+type scanner struct {
+	s     string
+	opts  *Options
+	spans []span
+}
+
+// found notes a secret, unless it is masked already, and reports whether secrets of the kind are masked at all.
+func (c *scanner) found(from, to int, kind Kind) bool {
+	switch kind {
+	case Card:
+		if !c.opts.Cards {
+			return false
+		}
+	case Password:
+		if !c.opts.Passwords {
+			return false
+		}
+	case Token:
+		if !c.opts.Tokens {
+			return false
+		}
+	}
+	if to > from && !masked(c.s[from:to]) {
+		c.spans = append(c.spans, span{from, to, kind})
+	}
+	return true
+}
+
+// word looks at a word that is long enough to be a secret by its form. next is what lies behind it when it is one.
+func (c *scanner) word(from, at int) (next int) {
+	s, to := c.s, at
+	for to < len(s) && inWord[s[to]] {
+		to++
+	}
+	end := to
+	if from >= len("bearer ") && s[from-1] == ' ' && fold(s[from-len("bearer "):from-1], "bearer") {
+		for to < len(s) && inToken(s[to]) {
+			to++
+		}
+		if to-from >= 16 && c.found(from, to, Token) {
+			return to
+		}
+	}
+	for from < end && (s[from] == '-' || s[from] == '.') {
+		from++
+	}
+	for end > from && (s[end-1] == '.' || s[end-1] == '-') {
+		end--
+	}
+	if end-from < minWord {
+		return at
+	}
+	kind := Token
+	if b := s[from]; b >= '0' && b <= '9' {
+		kind = Card
+		if end-from > maxCard || !isCard(s[from:end]) {
+			return at
+		}
+	} else if !isToken(s[from:end]) {
+		return at
+	}
+	if c.found(from, end, kind) {
+		return end
+	}
+	return at
+}
+
+// cards looks for card numbers in groups in a run of digits, blanks and hyphens that is long enough.
+func (c *scanner) cards(from, at int) (next int) {
+	s, to := c.s, at
+	for to < len(s) && runs[s[to]]>>32 != 0 {
+		to++
+	}
+	if to < len(s) && inWord[s[to]] { // the last group goes on with letters
+		for to > from && s[to-1] != ' ' {
+			to--
+		}
+	}
+	next = at
+	for i := from; i < to; i++ {
+		if s[i] < '2' || s[i] > '6' || i > 0 && s[i-1] != ' ' && (i > from || inWord[s[i-1]]) {
+			continue
+		}
+		if n := cardInGroups(s[i:min(to, i+maxCard)]); n > 0 && (i+n == len(s) || !inWord[s[i+n]]) && c.found(i, i+n, Card) {
+			next = i + n
+			i = next - 1
+		}
+	}
+	return next
+}
+
+// options looks for what needs two hyphens: secrets that are arguments, and private keys.
+func (c *scanner) options() {
+	s, before := c.s, len(c.spans)
+	for i := strings.Index(s, "--"); i >= 0; {
+		next := i + 2
+		word := next
+		for word < len(s) && inWord[s[word]] {
+			word++
+		}
+		switch {
+		case word == len(s) || s[word] != ' ':
+			next = word
+		case strings.HasSuffix(s[i:word], pemBegin):
+			next = c.pem(word)
+		case word-next < maxKey:
+			if kind, _ := keyKind(s[next:word]); kind != keyNone { // --password secret
+				next = c.value(kind, true, word+1)
+			}
+		}
+		k := strings.Index(s[next:], "--")
+		if k < 0 {
+			break
+		}
+		i = next + k
+	}
+	if len(c.spans) > before && before > 0 {
+		c.spans = apart(c.spans)
+	}
+}
+
+// apart sorts spans and makes one of those that overlap.
+func apart(spans []span) []span {
+	slices.SortStableFunc(spans, func(a, b span) int { return a.from - b.from })
+	kept := spans[:1]
+	for _, sp := range spans[1:] {
+		if last := &kept[len(kept)-1]; sp.from < last.to {
+			last.to = max(last.to, sp.to)
+			continue
+		}
+		kept = append(kept, sp)
+	}
+	return kept
+}
+
+const pemBegin = "-----BEGIN"
+
+// pem masks a private key, to its end or to that of the text. at is behind its first word.
+func (c *scanner) pem(at int) (next int) {
+	head := c.s[at:min(len(c.s), at+peek)]
+	_, after, ok := strings.Cut(head, "PRIVATE KEY")
+	if !ok {
+		return at + 1
+	}
+	from := at + len(head) - len(after)
+	for from < len(c.s) && c.s[from] == '-' {
+		from++
+	}
+	to := len(c.s)
+	if i := strings.Index(c.s[from:], "-----END"); i >= 0 {
+		to = from + i
+	}
+	if !c.found(from, to, Token) {
+		return at + 1
+	}
+	return to
+}
+
+// element looks at <name>secret<.
+func (c *scanner) element(from, at int) (next int) {
+	if at-from > maxKey {
+		return at + 1
+	}
+	kind, _ := keyKind(c.s[from:at])
+	if kind == keyNone {
+		return at + 1
+	}
+	to := at + 1
+	for to < len(c.s) && c.s[to] != '<' && c.s[to] != '\n' {
+		to++
+	}
+	if c.secret(kind, at+1, to) {
+		return to
+	}
+	return at + 1
+}
+
+// separator looks at the name before a separator of n bytes and at what follows.
+func (c *scanner) separator(from, at, n int) (next int) {
+	s := c.s
+	if s[at] == ':' && at+2 < len(s) && s[at+1] == '/' && s[at+2] == '/' {
+		return c.authority(at + 3)
+	}
+	end, quoted := at, s[at] == '='
+	if from == at { // something stands between: a quote, a blank, a bracket, or the name is no ASCII
+		for k := 0; k < 4 && end > 0 && (s[end-1] == ' ' || s[end-1] == '"' || s[end-1] == '\'' || s[end-1] == '\\' || s[end-1] == ']'); k++ {
+			quoted = quoted || s[end-1] != ' '
+			end--
+		}
+		if end == 0 {
+			return at + n
+		}
+		if s[end-1] >= 0x80 {
+			if kind := keyInChinese(s[max(0, end-6):end]); kind != keyNone {
+				return c.value(kind, true, at+n)
+			}
+			return at + n
+		}
+		for from = end; from > 0 && end-from < maxKey && inWord[s[from-1]]; {
+			from--
+		}
+	}
+	if end <= from || !mayBeKey(s, end) {
+		return at + n
+	}
+	kind, bare := keyKind(s[max(from, end-maxKey):end])
+	if kind == keyNone || bare && s[at] == ':' && !quoted {
+		return at + n
+	}
+	return c.value(kind, quoted, at+n)
+}
+
+// authority looks for a password in user:password@host.
+func (c *scanner) authority(from int) (next int) {
+	s, colon, at := c.s, -1, -1
+	i := from
+loop:
+	for ; i < len(s) && i-from < 4<<10; i++ {
+		switch s[i] {
+		case ' ', '\t', '\n', '"', '\'', '/', '?', '#', '<', '>', '\\', ',':
+			break loop
+		case ':':
+			if colon < 0 {
+				colon = i
+			}
+		case '@':
+			at = i
+		}
+	}
+	switch {
+	case at < 0:
+		return from
+	case colon >= 0 && colon < at:
+		if c.found(colon+1, at, Password) {
+			return at + 1
+		}
+	case at-from >= 16: // a token instead of a user
+		if c.found(from, at, Token) {
+			return at + 1
+		}
+	}
+	return from
+}
