@@ -234,9 +234,11 @@ await steps.step(
 await steps.step(
   'events: one comes by itself, filters and the detail are in the URL, repeats are one row',
   async () => {
-    await page.goto(`${env.url}/events`);
     const list = page.getByTestId('event-list');
+    await page.goto(`${env.url}/events?kind=agent_enrolled&range=1d`);
     await list.getByText('was enrolled').first().waitFor();
+    await page.goto(`${env.url}/events`);
+    await list.locator('li').first().waitFor();
     const name = `e2e_${Date.now()}`;
     const status = await page.evaluate(
       async (kind) =>
