@@ -42,6 +42,7 @@ type Config struct {
 	Metrics    Metrics  `yaml:"metrics"`
 	Logs       Logs     `yaml:"logs"`
 	Journal    Journal  `yaml:"journal"`
+	Events     Events   `yaml:"events"`
 	Heartbeat  Beat     `yaml:"heartbeat"`
 	Remote     Remote   `yaml:"remote"`
 	Status     Status   `yaml:"status"`
@@ -158,6 +159,7 @@ func Default() Config {
 			Exclude: []string{"/var/log/journal/**", "wtmp*", "btmp*", "lastlog*", "faillog*", "tallylog*"},
 		}}},
 		Journal:   Journal{Enabled: "auto", Backlog: 1000},
+		Events:    defaultEvents(),
 		Heartbeat: Beat{Period: 10 * time.Second},
 		Remote:    Remote{Enabled: true, Files: []string{"/var/log"}},
 		Status:    Status{Listen: "127.0.0.1:9101"},
@@ -244,6 +246,7 @@ func (c *Config) check() error {
 	}
 	c.checkMetrics(&p)
 	c.checkLogs(&p)
+	c.checkEvents(&p)
 	c.checkJournal(&p)
 	c.checkRemote(&p)
 	if c.Heartbeat.Period < time.Second || c.Heartbeat.Period > 30*time.Second {

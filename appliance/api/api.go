@@ -35,6 +35,7 @@ type Config struct {
 	Auth    *auth.Service
 	Reads   Reads
 	Logs    Logs
+	Events  Events
 	Fleet   Fleet
 	Cluster Cluster
 	Alerts  *alerting.Service

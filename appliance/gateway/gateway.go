@@ -99,6 +99,8 @@ type Options struct {
 	Metrics  prometheus.Registerer
 	// Problem turns an error of the cluster into an answer.
 	Problem func(error) *problem.Problem
+	// OnCloned is told that another spool sends under an agent's identity. It must not block; nil tells nobody.
+	OnCloned func(agent *auth.Agent)
 
 	Timeout       time.Duration // of one request, from its headers to its answer
 	BytesInFlight int64         // what bodies take at once over all requests, decoded

@@ -311,6 +311,56 @@ await steps.step(
 );
 
 await steps.step(
+  'events: one comes by itself, filters and the detail are in the URL, repeats are one row',
+  async () => {
+    const list = page.getByTestId('event-list');
+    await page.goto(`${env.url}/events?kind=agent_enrolled&range=1d`);
+    await list.getByText('was enrolled').first().waitFor();
+    await page.goto(`${env.url}/events`);
+    await list.locator('li').first().waitFor();
+    const name = `e2e_${Date.now()}`;
+    const status = await page.evaluate(
+      async (kind) =>
+        (
+          await fetch('/monitor/events', {
+            method: 'POST',
+            headers: { 'Content-Type': 'application/json' },
+            body: JSON.stringify(
+              [0, 1, 2].map((i) => ({
+                agent_id: 'e2e-host',
+                timestamp: Date.now() - 1000 + i,
+                data: { name: kind, value: 'the test was here', tags: { severity: 'warning', key: 'x' } },
+              })),
+            ),
+          })
+        ).status,
+      name,
+    );
+    assert(status === 204, `sending events answers ${status}`);
+    const row = list.locator('li', { hasText: name });
+    await row.getByText('3×').waitFor({ timeout: 20_000 });
+    assert((await row.count()) === 1, 'repeats are more than one row');
+    await row.getByRole('button').click();
+    const detail = page.getByTestId('event-detail');
+    await detail.getByText('the test was here').first().waitFor();
+    await detail
+      .getByRole('button', { name: `Add to the query: kind=${name}` })
+      .or(detail.locator('dd button').first())
+      .first()
+      .click();
+    await until('the kind in the URL', () => new URL(page.url()).searchParams.get('kind') === name);
+    await page.reload();
+    await list.getByText('the test was here').first().waitFor();
+    assert((await list.locator('li').count()) === 1, 'the filter is lost by a reload');
+    await page.getByTestId('event-severity').selectOption('critical');
+    await page.getByText('No events in this time').waitFor();
+    await page.goto(`${env.url}/`);
+    await page.getByTestId('last-events').getByText('the test was here').first().click();
+    await page.getByTestId('event-detail').waitFor();
+  },
+);
+
+await steps.step(
   'access: invite a user, set up by the link in another browser, change the role, find it in the audit log, delete',
   async () => {
     await page.goto(`${env.url}/access`);
