@@ -3,7 +3,6 @@ package appliance_test
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -15,26 +14,8 @@ import (
 	"time"
 
 	"github.com/triward/triward/appliance/internal/testcluster"
+	"github.com/triward/triward/raftstate/meta"
 )
-
-// agentCAKey opens the key of the agents' CA as a node holds it sealed.
-func agentCAKey(t *testing.T, n *testcluster.Node) string {
-	t.Helper()
-	v, ok := n.App.Node().State().Get("pki", "agents")
-	var rec struct {
-		CAs []struct {
-			Key string `json:"key_sealed"`
-		} `json:"cas"`
-	}
-	if !ok || json.Unmarshal(v.Data, &rec) != nil || len(rec.CAs) != 1 {
-		t.Fatalf("the CAs of agents: %v %s", ok, v.Data)
-	}
-	key, err := n.App.Keys().Open("pki/agents", rec.CAs[0].Key)
-	if err != nil || !strings.Contains(string(key), "PRIVATE KEY") {
-		t.Fatalf("the key of the agents' CA: %v", err)
-	}
-	return strings.Split(string(key), "\n")[1] // a line of the key itself
-}
 
 func agentToken(t *testing.T, c *testcluster.Cluster) string {
 	t.Helper()
@@ -80,6 +61,20 @@ func TestHundredRedemptionsGiveOneCertificate(t *testing.T) {
 	if err := c.Get(c.Nodes[0], "/v1/agents?consistency=linearizable", &list); err != nil || len(list.Agents) != 1 ||
 		list.Agents[0].Group != "web" || list.Agents[0].Expires < time.Now().Add(29*24*time.Hour).UnixMilli() {
 		t.Errorf("%+v %v", list, err)
+	}
+	c.WaitEqual(t)
+	for _, n := range c.Nodes {
+		keys, records := 0, 0
+		n.App.Node().State().Scan("agents", "", func(string, meta.Value) bool { keys++; return true })
+		n.App.Node().State().Scan("audit", "", func(_ string, v meta.Value) bool {
+			if strings.Contains(string(v.Data), `"action":"agent.enroll"`) {
+				records++
+			}
+			return true
+		})
+		if keys != 1 || records != 1 {
+			t.Errorf("%s: %d records of agents, %d enrollments in the audit log", n.Config.NodeID, keys, records)
+		}
 	}
 }
 

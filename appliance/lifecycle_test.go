@@ -1,11 +1,9 @@
 package appliance_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -245,47 +243,3 @@ func TestStrangersAndGarbage(t *testing.T) {
 }
 
 func a(c *testcluster.Cluster, t *testing.T) *testcluster.Agent { return c.NewAgent(t, "host-b") }
-
-// What lets somebody in is in no byte that a node keeps: passwords, tokens and keys are hashed before they are
-// proposed, so log, metadata and stores hold nothing to steal.
-func TestSecretsAreInNoFile(t *testing.T) {
-	t.Parallel()
-	c := testcluster.Start(t, 1)
-	n := c.Nodes[0]
-	const canary = "canary-in-a-password"
-	if err := c.Post(n, "/v1/users", map[string]string{"name": "ada", "password": canary, "role": "viewer"}, nil); err != nil {
-		t.Fatal(err)
-	}
-	var join struct {
-		Token string `json:"token"`
-	}
-	if err := c.Post(n, "/v1/tokens/join", map[string]any{"kind": "node"}, &join); err != nil {
-		t.Fatal(err)
-	}
-	a(c, t)
-	own, err := n.Config.ReadToken() // in a file beside the keys, which the test keeps outside the data directory
-	if err != nil {
-		t.Fatal(err)
-	}
-	secrets := map[string]string{"token of the command line": own, "password": canary, "API token": c.Token, "join token": join.Token, "first password": testcluster.Password}
-	caKey := agentCAKey(t, n)
-	secrets["key of the agents' CA"] = caKey
-	n.Stop(t)
-	files := 0
-	err = filepath.WalkDir(n.Config.DataDir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		files++
-		body, err := os.ReadFile(path)
-		for name, secret := range secrets {
-			if secret == "" || bytes.Contains(body, []byte(secret)) {
-				t.Errorf("the %s is in %s", name, path)
-			}
-		}
-		return err
-	})
-	if err != nil || files < 5 {
-		t.Errorf("%d files looked at: %v", files, err)
-	}
-}

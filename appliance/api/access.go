@@ -226,14 +226,16 @@ func (a *API) changePassword(q *request) error {
 }
 
 func (a *API) checkSetup(q *request) error {
+	if !a.cfg.Auth.AllowSetup(auth.RemoteAddr(q.r)) {
+		return auth.ErrTooMany
+	}
 	var b setupCheckBody
 	if err := q.body(&b); err != nil {
 		return err
 	}
-	from := auth.RemoteAddr(q.r)
-	i, err := a.cfg.Auth.CheckInvite(from, b.Token)
-	if errors.Is(err, auth.ErrToken) && a.catchUp(q.ctx()) { // another node made it a moment ago
-		i, err = a.cfg.Auth.CheckInvite(from, b.Token)
+	i, err := a.cfg.Auth.CheckInvite(b.Token)
+	if a.laterThanHere(q, err) {
+		i, err = a.cfg.Auth.CheckInvite(b.Token)
 	}
 	if err != nil {
 		return setupProblem(err)
@@ -241,14 +243,23 @@ func (a *API) checkSetup(q *request) error {
 	return q.answer(http.StatusOK, i)
 }
 
+// laterThanHere reports whether the set-up link is one that this node did not know, and may know now: another node made it
+// a moment ago. One that is known and not good stays so.
+func (a *API) laterThanHere(q *request, err error) bool {
+	return err == auth.ErrToken && a.catchUp(q.ctx()) //nolint:errorlint // the bare one says unknown, those that wrap it why not
+}
+
 func (a *API) setup(q *request) error {
+	from := auth.RemoteAddr(q.r)
+	if !a.cfg.Auth.AllowSetup(from) {
+		return auth.ErrTooMany
+	}
 	var b setupBody
 	if err := q.body(&b); err != nil {
 		return err
 	}
-	from := auth.RemoteAddr(q.r)
 	secret, p, err := a.cfg.Auth.RedeemInvite(q.ctx(), from, b.Token, b.Password)
-	if errors.Is(err, auth.ErrToken) && a.catchUp(q.ctx()) {
+	if a.laterThanHere(q, err) {
 		secret, p, err = a.cfg.Auth.RedeemInvite(q.ctx(), from, b.Token, b.Password)
 	}
 	if err != nil {

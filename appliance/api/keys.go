@@ -32,7 +32,7 @@ func keyRoutes() []Route {
 }
 
 func (a *API) rotateKey(q *request) error {
-	done, err := a.cfg.Keys.RotateKey(q.ctx(), Operator{Name: q.p.Name, Address: auth.RemoteAddr(q.r).String()})
+	done, err := a.cfg.Keys.RotateKey(q.ctx(), Operator{Name: q.p.Actor(), Address: q.p.Address})
 	if err != nil {
 		return err
 	}

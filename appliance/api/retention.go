@@ -92,7 +92,7 @@ func retentionRoutes() []Route {
 }
 
 func (q *request) audit() auth.AuditRecord {
-	return auth.AuditRecord{Actor: q.p.Name, Address: auth.RemoteAddr(q.r).String()}
+	return auth.AuditRecord{Actor: q.p.Actor(), Address: q.p.Address}
 }
 
 func (a *API) retention(q *request) error {

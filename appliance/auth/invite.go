@@ -173,12 +173,13 @@ func (s *Service) findInvite(secret string) (f foundInvite, err error) {
 
 func utcText(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
 
-// CheckInvite says what a set-up link is for, without using it. It returns ErrToken when it is not good (any more) and
-// ErrTooMany when the address has tried too often.
-func (s *Service) CheckInvite(from netip.Addr, secret string) (Invite, error) {
-	if !s.byResume.allow("setup:" + addressKey(from)) {
-		return Invite{}, fmt.Errorf("set-up link from this address: %w", ErrTooMany)
-	}
+// AllowSetup counts an attempt to use a set-up link from the address and reports whether it may be looked at.
+func (s *Service) AllowSetup(from netip.Addr) bool {
+	return s.byResume.allow("setup:" + addressKey(from))
+}
+
+// CheckInvite says what a set-up link is for, without using it. It returns ErrToken when it is not good (any more).
+func (s *Service) CheckInvite(secret string) (Invite, error) {
 	f, err := s.findInvite(secret)
 	if err != nil {
 		return Invite{}, err
@@ -189,7 +190,7 @@ func (s *Service) CheckInvite(from netip.Addr, secret string) (Invite, error) {
 // RedeemInvite gives the user of a set-up link the password and opens a session, in one transaction: of any number that
 // redeem at once on any nodes one succeeds. Sessions that the user has end.
 func (s *Service) RedeemInvite(ctx context.Context, from netip.Addr, secret, password string) (session string, p Principal, err error) {
-	if _, err := s.CheckInvite(from, secret); err != nil {
+	if _, err := s.CheckInvite(secret); err != nil {
 		return "", Principal{}, err
 	}
 	if err := checkPassword(password); err != nil {

@@ -243,6 +243,25 @@ func (c *Cluster) Post(n *Node, path string, body, v any) error {
 	return c.send(http.MethodPost, n.URL()+path, body, nil, v)
 }
 
+// Call sends body as JSON, unless it is nil, and decodes the answer into v, which may be nil. With cookies it asks in their
+// session, without as the administrator.
+func (c *Cluster) Call(method string, n *Node, path string, body, v any, cookies ...*http.Cookie) error {
+	return c.send(method, n.URL()+path, body, cookies, v)
+}
+
+// Login opens a session and returns its cookie.
+func (c *Cluster) Login(n *Node, user, password string) (*http.Cookie, error) {
+	resp, err := c.do(http.MethodPost, n.URL()+"/v1/login", map[string]string{"user": user, "password": password}, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	for _, k := range resp.Cookies() {
+		return k, nil
+	}
+	return nil, fmt.Errorf("log in %s: no cookie", user)
+}
+
 func (c *Cluster) send(method, url string, body any, cookies []*http.Cookie, v any) error {
 	resp, err := c.do(method, url, body, cookies)
 	if err != nil {
@@ -273,7 +292,7 @@ func (c *Cluster) do(method, url string, body any, cookies []*http.Cookie) (*htt
 	} else {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if c.Token != "" {
+	if c.Token != "" && len(cookies) == 0 { // a token would count instead of them
 		req.Header.Set("Authorization", "Bearer "+c.Token)
 	}
 	for _, k := range cookies {
