@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -81,6 +82,7 @@ type API struct {
 	bodyCap int64  // of bodies
 	doc     []byte // the OpenAPI description
 	took    *prometheus.HistogramVec
+	current atomic.Bool // this node has caught up with the others since it started
 }
 
 // New builds the handler from the table of routes.
@@ -313,9 +315,10 @@ func (a *API) bodyCost(length, most int64) int64 {
 func (a *API) identify(route *Route, q *request) error {
 	p, err := a.cfg.Auth.Authenticate(q.r)
 	shown := q.r.Header.Get("Authorization") != "" || q.r.Header.Get("Cookie") != ""
-	if err != nil && shown && route.Permission != auth.Public && a.cfg.Auth.AllowStranger(auth.RemoteAddr(q.r)) &&
-		a.catchUp(q.r.Context()) {
-		p, err = a.cfg.Auth.Authenticate(q.r)
+	if err != nil && shown && route.Permission != auth.Public {
+		if p, err = a.askAgain(q, err); err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
+			return err
+		}
 	}
 	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
 		return err
@@ -332,6 +335,22 @@ func (a *API) identify(route *Route, q *request) error {
 		return auth.ErrUnauthenticated
 	}
 	return fmt.Errorf("role %s, %s wanted: %w", p.Role, route.Permission, auth.ErrForbidden)
+}
+
+// askAgain looks once more at what the request shows, which nothing here knows, when this node has caught up with the
+// others. As long as it cannot, the holder of a token is told to wait: a node that has just started does not know the
+// tokens that were made since its last mark, and senders give up what is answered 401. err is why the first look failed.
+func (a *API) askAgain(q *request, err error) (auth.Principal, error) {
+	allowed := a.cfg.Auth.AllowStranger(auth.RemoteAddr(q.r))
+	if allowed && a.catchUp(q.r.Context()) {
+		a.current.Store(true)
+		return a.cfg.Auth.Authenticate(q.r)
+	}
+	if q.r.Header.Get("Authorization") != "" && (allowed || !a.current.Load()) {
+		err = problem.New(http.StatusServiceUnavailable, "this node does not know yet whether the token is good: it has not caught up with the others").
+			WithRetryAfter(time.Second)
+	}
+	return auth.Principal{}, err
 }
 
 // catchUpTimeout is how long somebody unknown waits for this node to learn what others have committed.
