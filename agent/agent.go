@@ -14,18 +14,17 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/triward/triward/agent/collect"
 	"github.com/triward/triward/agent/config"
-	"github.com/triward/triward/agent/journal"
 	"github.com/triward/triward/agent/lines"
 	"github.com/triward/triward/agent/sender"
 	"github.com/triward/triward/agent/spool"
 	"github.com/triward/triward/agent/systemd"
-	"github.com/triward/triward/agent/tail"
 	"github.com/triward/triward/agent/wire"
 )
 
@@ -64,13 +63,15 @@ type Agent struct {
 	logs     *lines.Batcher
 	events   *lines.Batcher
 	stream   *lines.Stream // of the agent's own events
-	tailer   *tail.Tailer
-	follower *journal.Follower
-	scraper  *collect.Scraper
 	registry *prometheus.Registry
 	figures  *figures
 	listener net.Listener
 	damage   *spool.Damage
+	remote   *remote // configuration from the cluster
+
+	src       atomic.Pointer[sources]       // what runs now
+	effective atomic.Pointer[config.Config] // what it was made of
+	totals    totals
 
 	identityMu sync.Mutex
 	identity   sender.Identity // as it is on the disk
@@ -78,7 +79,7 @@ type Agent struct {
 
 // New opens the spool and makes all parts; nothing runs yet. After an error nothing is left open.
 func New(opt Options) (*Agent, error) {
-	a := &Agent{opt: opt, cfg: &opt.Config, log: opt.Log, started: time.Now(), host: DescribeHost(opt.Version), identity: opt.Identity}
+	a := &Agent{opt: opt, cfg: &opt.Config, log: opt.Log, started: time.Now(), host: DescribeHost(opt.Version), identity: opt.Identity, remote: newRemote()}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -113,7 +114,7 @@ func (a *Agent) open() (err error) {
 	if err := a.makeSender(); err != nil {
 		return err
 	}
-	if err := a.makeSources(); err != nil {
+	if err := a.makeFirstSources(); err != nil {
 		return err
 	}
 	if l := a.cfg.Status.Listen; l != "" && l != "0" {
@@ -146,49 +147,20 @@ func (a *Agent) makeSender() error {
 	a.sender = sender.New(sender.Config{
 		Identity: a.opt.Identity, Nodes: a.cfg.Servers, Transport: rt, Spool: a.spool,
 		Coder: a.coder, Version: a.opt.Version, Log: a.log, Heartbeat: func() any { return a.Heartbeat() },
-		Report: a.Event, OnNodes: a.learnNodes, Credentials: a.creds, OnRenewed: a.keepCertificate,
+		Report: a.Event, OnNodes: a.learnNodes, OnConfig: a.remote.notice, Credentials: a.creds, OnRenewed: a.keepCertificate,
 	})
 	return nil
 }
 
-func (a *Agent) makeSources() error {
-	if a.cfg.Metrics.Enabled {
-		g, err := a.gatherer()
-		if err != nil {
-			return err
-		}
-		a.scraper = &collect.Scraper{
-			Gatherer: g, Sink: &metricSink{sp: a.spool, coder: a.coder},
-			Period: a.cfg.Metrics.Period, Exclude: a.cfg.Metrics.ExcludeMetrics(), Log: a.log,
-			Observe: a.figures.scraped,
-		}
-	}
-	state := a.spool.State(wire.LaneLogs)
-	if a.cfg.Logs.Enabled {
-		a.tailer = tail.New(tail.Config{
-			Groups: a.cfg.Logs.Groups(), State: state, Batcher: a.logs,
-			Parser: &lines.Parser{Zone: time.Local}, Log: a.log, InitialBacklog: int64(a.cfg.Logs.InitialBacklog),
-			MaxFiles: a.cfg.Logs.MaxFiles, Report: a.Event,
-		})
-	}
-	if e := a.cfg.Journal.Enabled; e == "true" || e == "auto" && journal.Present() {
-		a.follower = journal.New(journal.Config{
-			Machine: machineID(), Units: a.cfg.Journal.Units, Backlog: a.cfg.Journal.Backlog,
-			Cursor: string(state[journal.StateKey]), Batcher: a.logs, Log: a.log, Report: a.Event,
-		})
-	}
-	return nil
-}
-
-func (a *Agent) gatherer() (prometheus.Gatherer, error) {
-	if a.opt.Gatherer != nil {
-		return prometheus.Gatherers{a.opt.Gatherer, a.registry}, nil
-	}
-	g, err := NodeGatherer(&a.cfg.Metrics, a.log)
+// makeFirstSources makes the sources of the start: those of agent.yaml with what the cluster set last.
+func (a *Agent) makeFirstSources() error {
+	c, g, err := a.remembered()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return prometheus.Gatherers{g, a.registry}, nil
+	a.effective.Store(c)
+	a.src.Store(a.makeSources(c, g, a.spool.State(wire.LaneLogs), nil))
+	return nil
 }
 
 // NodeGatherer makes the gatherer of the machine's metrics.
@@ -217,7 +189,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stopSources()
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
-	var producers, consumers sync.WaitGroup
+	var changes, consumers sync.WaitGroup
 	failures := make(chan error, 4)
 	if a.listener != nil {
 		srv := &http.Server{Handler: a.statusHandler(), ReadHeaderTimeout: 5 * time.Second}
@@ -229,20 +201,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.Event("spool-damaged", fmt.Sprintf("the spool was damaged and is kept in %s: %v", a.damage.SetAside, a.damage.Cause))
 	}
 	consumers.Go(func() { failures <- a.sender.Run(sending) })
-	if a.scraper != nil {
-		producers.Go(func() { a.scraper.Run(sources) })
-	}
-	if a.tailer != nil {
-		producers.Go(func() { failures <- a.tailer.Run(sources) })
-	}
-	if a.follower != nil {
-		producers.Go(func() { failures <- a.follower.Run(sources) })
-	}
+	a.src.Load().start(sources, failures)
+	changes.Go(func() { a.followCluster(sources, failures) })
 	a.notify("READY=1")
 	err := a.wait(ctx, failures)
 	a.notify("STOPPING=1")
 	stopSources()
-	producers.Wait()
+	changes.Wait() // so that nothing is begun any more
+	a.src.Load().stop()
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	if err == nil {
@@ -318,7 +284,7 @@ func (a *Agent) Event(kind, text string) {
 		T: time.Now().UnixNano(), Severity: wire.SeverityInfo, Text: []byte(lines.Valid(text, eventMax)),
 		Fields: []wire.Label{{Name: "kind", Value: "agent." + kind}},
 	}
-	if kind != "started" && kind != "stopped" {
+	if kind != "started" && kind != "stopped" && kind != "config" {
 		line.Severity = wire.SeverityWarning
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), eventPatience)

@@ -33,6 +33,7 @@ type rig struct {
 	gateway *gatewaytest.Gateway
 	stop    func() error
 	agent   *Agent
+	adjust  func(c *config.Config) // the configuration of the next start; may be nil
 }
 
 func (r *rig) config() config.Config {
@@ -42,6 +43,9 @@ func (r *rig) config() config.Config {
 	c.Logs.InitialBacklog = 8 << 20
 	c.Journal.Enabled = "false"
 	c.Status.Listen = "0"
+	if r.adjust != nil {
+		r.adjust(&c)
+	}
 	return c
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/triward/triward/agent/collect"
 	"github.com/triward/triward/agent/spool"
+	"github.com/triward/triward/agent/wire"
 )
 
 // Heartbeat is the sign of life sent every ten seconds.
@@ -23,7 +24,13 @@ type Heartbeat struct {
 	ClockMS      int64     `json:"clock_ms"`
 	SpoolDamaged string    `json:"spool_damaged,omitempty"` // folder of a spool set aside at this start
 	LostItems    uint64    `json:"lost_items,omitempty"`
-	Inventory    Inventory `json:"inventory"`
+	SpoolLimit   int64     `json:"spool_limit"` // bytes that all lanes may take
+	// ClockOffsetMS is the cluster's clock minus the host's, in milliseconds; nil before a node has answered.
+	ClockOffsetMS *int64 `json:"clock_offset_ms,omitempty"`
+	// LagMS is how old the oldest thing is that waits for the cluster, 0 when nothing waits.
+	LagMS     int64        `json:"lag_ms"`
+	Config    ConfigReport `json:"config"`
+	Inventory Inventory    `json:"inventory"`
 }
 
 // Heartbeat describes the agent now.
@@ -40,6 +47,14 @@ func (a *Agent) Heartbeat() Heartbeat {
 		h.LostItems += l.Lost
 	}
 	h.LostItems += a.lostLines()
+	for _, l := range st.Lanes {
+		h.SpoolLimit += l.Limit
+	}
+	if a.sender.Counters.Heard.Load() {
+		offset := a.sender.Counters.ClockOffsetMS.Load()
+		h.ClockOffsetMS = &offset
+	}
+	h.LagMS, h.Config = a.lag(), a.remote.report()
 	if a.damage != nil {
 		h.SpoolDamaged = a.damage.SetAside
 	}
@@ -48,11 +63,45 @@ func (a *Agent) Heartbeat() Heartbeat {
 
 // lostLines counts lines that never came into the spool.
 func (a *Agent) lostLines() uint64 {
-	n := a.logs.Lost.Load()
-	if a.follower != nil {
-		n += a.follower.Lost.Load()
+	n := a.logs.Lost.Load() + uint64(a.totals.lostEntries.Load())
+	if f := a.src.Load().follower; f != nil {
+		n += f.Lost.Load()
 	}
 	return n
+}
+
+// lag is the age of the oldest scrape that waits for the cluster, in milliseconds; when only lines wait, how long some
+// have.
+func (a *Agent) lag() int64 {
+	now := time.Now().UnixMilli()
+	if t, ok := a.oldestScrape(); ok {
+		return max(0, now-t)
+	}
+	if !a.spool.Pending() {
+		return 0
+	}
+	return max(0, now-max(a.sender.Counters.Since.Load(), a.started.UnixMilli()))
+}
+
+// oldestScrape is the time of the oldest scrape that waits, in milliseconds.
+func (a *Agent) oldestScrape() (t int64, ok bool) {
+	acked, next := a.spool.Position(wire.LaneMetrics)
+	if acked+1 >= next {
+		return 0, false
+	}
+	batches, err := a.spool.Read(wire.LaneMetrics, acked+1, 1, 0)
+	if err != nil || len(batches) == 0 {
+		return 0, false
+	}
+	raw, err := a.coder.Decompress(nil, &batches[0])
+	if err != nil {
+		return 0, false
+	}
+	var m wire.MetricsBody
+	if m.Decode(raw) != nil || len(m.Scrapes) == 0 {
+		return 0, false
+	}
+	return m.Scrapes[0].T, true
 }
 
 // Status is what `triward-agent status` shows.
@@ -67,6 +116,8 @@ type Status struct {
 	CertExpiresMS int64       `json:"cert_expires_ms,omitempty"`
 	UptimeS       int64       `json:"uptime_s"`
 	Files         int64       `json:"files"`
+	// Config is what of the cluster's configuration is in effect.
+	Config ConfigReport `json:"config"`
 	Journal       bool        `json:"journal"`
 	Spool         spool.Stats `json:"spool"`
 }
@@ -77,13 +128,13 @@ func (a *Agent) Status() Status {
 		Version: a.opt.Version, AgentID: a.opt.Identity.AgentID, Node: a.sender.Node(),
 		Connected: a.sender.Counters.Connected.Load(), LastFailure: a.sender.LastFailure(),
 		LastAckMS: a.sender.Counters.LastAck.Load(), UptimeS: int64(time.Since(a.started).Seconds()),
-		Journal: a.follower != nil, Spool: a.spool.Stats(),
+		Journal: a.src.Load().follower != nil, Spool: a.spool.Stats(), Config: a.remote.report(),
 	}
 	if a.creds != nil {
 		s.CertExpiresMS = a.creds.Expires().UnixMilli()
 	}
-	if a.tailer != nil {
-		s.Files = a.tailer.Open.Load()
+	if t := a.src.Load().tailer; t != nil {
+		s.Files = t.Open.Load()
 	}
 	return s
 }
@@ -170,6 +221,7 @@ func newOwn(a *Agent) *own {
 		"log_files_lost_total":       "Rotated files that could not be found again.",
 		"journal_restarts_total":     "Times the journal was read anew.",
 		"spool_series":               "Series in the dictionary of the spool.",
+		"config_version":             "Version of the group's configuration that is in effect; 0 when agent.yaml alone is.",
 		"last_ack_timestamp_seconds": "When the cluster acknowledged last.",
 	} {
 		o.descs[name] = prometheus.NewDesc("triward_agent_"+name, help, nil, nil)
@@ -222,12 +274,21 @@ func (o *own) Collect(ch chan<- prometheus.Metric) {
 	put("log_lines_total", counter, float64(a.logs.Lines.Load()))
 	put("log_lines_lost_total", counter, float64(a.lostLines()))
 	put("log_waits_total", counter, float64(a.logs.Waits.Load()))
-	if t := a.tailer; t != nil {
-		put("log_files", gauge, float64(t.Open.Load()))
-		put("log_filtered_total", counter, float64(t.Filtered.Load()))
-		put("log_files_lost_total", counter, float64(t.Lost.Load()))
+	src, past := a.src.Load(), &a.totals
+	filtered, lost, restarts := past.filtered.Load(), past.lostFiles.Load(), past.restarts.Load()
+	open := int64(0)
+	if t := src.tailer; t != nil {
+		open = t.Open.Load()
+		filtered += t.Filtered.Load()
+		lost += t.Lost.Load()
 	}
-	if a.follower != nil {
-		put("journal_restarts_total", counter, float64(a.follower.Restarts.Load()))
+	if f := src.follower; f != nil {
+		filtered += int64(f.Filtered.Load())
+		restarts += int64(f.Restarts.Load())
 	}
+	put("log_files", gauge, float64(open))
+	put("log_filtered_total", counter, float64(filtered))
+	put("log_files_lost_total", counter, float64(lost))
+	put("journal_restarts_total", counter, float64(restarts))
+	put("config_version", gauge, float64(a.remote.report().Version))
 }

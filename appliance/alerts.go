@@ -12,9 +12,11 @@ import (
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/alerting/notify"
+	"github.com/triward/triward/appliance/alerting/rules"
 	"github.com/triward/triward/appliance/api/promapi"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/fleet"
+	"github.com/triward/triward/appliance/intake"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/logstore/query"
 	"github.com/triward/triward/raftstate"
@@ -31,6 +33,7 @@ func (a *App) newAlerts() *alerting.Service {
 	return alerting.New(alerting.Config{
 		Node: a.cfg.NodeID, Meta: &alertMeta{a}, Leadership: &leadership{a}, Metrics: &alertMetrics{a.query},
 		Logs: &alertLogs{a}, Fleet: &alertFleet{a}, Send: sender.Send, Sealer: a.keys,
+		Recorder: &recorder{a},
 		Interval: time.Duration(a.cfg.Alerting.Interval), ExternalURL: func() string { return a.cfg.Listen.HTTP.URL }, Log: a.part("alerting"), Registerer: a.registry,
 	})
 }
@@ -146,6 +149,23 @@ func (m *alertMetrics) Range(ctx context.Context, q string, start, end, step int
 		out[i] = alerting.Series{Labels: found[i].Labels.Map(), T: found[i].T, V: found[i].V}
 	}
 	return out, nil
+}
+
+// recorder stores what recording rules give, by the way of senders without a sequence.
+type recorder struct{ app *App }
+
+// Record implements alerting.Recorder.
+func (r *recorder) Record(ctx context.Context, t int64, values []alerting.Sample) error {
+	in := r.app.intake.Load()
+	if in == nil {
+		return errors.New("this node is still starting")
+	}
+	list := make([]intake.Recorded, len(values))
+	for i := range values {
+		list[i] = intake.Recorded{Labels: values[i].Labels, Value: values[i].V}
+	}
+	_, _, err := in.Record(ctx, t, list)
+	return err
 }
 
 // alertLogs answers questions of rules about lines and events.
@@ -276,6 +296,9 @@ func (a *App) promRules() []promapi.RuleGroup {
 			}
 			if r.Error != "" {
 				rule.Health = "err"
+			}
+			if r.Kind == rules.Record {
+				rule.Type, rule.State = "recording", ""
 			}
 			g.Rules = append(g.Rules, rule)
 		}

@@ -18,10 +18,12 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/api/live"
 	"github.com/triward/triward/appliance/api/promapi"
+	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/appliance/gateway"
@@ -68,12 +70,16 @@ type App struct {
 	view    *fleet.View
 	lines   *ui.LineFeed
 	alerts  *alerting.Service
+	configs *agentconfig.Service
 	cluster *clusterView
+	disk    *diskGauge
 	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
+	intake  atomic.Pointer[intake.Intake]   // nil until it is made
 	hub     *ui.Hub
 	api     *api.API
 
 	snapshots *snapshots
+	retention *retentionKeeper
 
 	agentsListener, httpListener net.Listener
 
@@ -141,6 +147,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if a.keys, err = openKeys(a.cfg.TLS.Dir); err != nil {
 		return nil, err
 	}
+	a.keys.app = a
 	a.agentCAs = &agentCAs{app: a}
 	if a.setup, err = readSetup(a.cfg.DataDir); err != nil {
 		return nil, err
@@ -158,9 +165,14 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 		SessionIdle: time.Duration(a.cfg.Access.SessionIdle), SessionMax: time.Duration(a.cfg.Access.SessionMax),
 	})
 	a.onStop("auth", func(context.Context) error { return a.auth.Close() })
-	a.view = fleet.New(fleet.Config{Directory: a.state, Registry: a.state.registry(), Warmer: &warmer{app: a}, Log: a.part("fleet")})
+	a.configs = agentconfig.New(&metadata{app: a})
+	a.view = fleet.New(fleet.Config{
+		Directory: a.state, Registry: a.state.registry(), Wanted: a.configs.Wanted, Warmer: &warmer{app: a}, Log: a.part("fleet"),
+	})
 	a.lines = ui.NewLineFeed()
 	a.cluster = &clusterView{app: a}
+	a.disk = &diskGauge{app: a}
+	a.retention = &retentionKeeper{app: a}
 	a.alerts = a.newAlerts()
 	if err := a.openNode(); err != nil {
 		return nil, err
@@ -240,7 +252,7 @@ func (a *App) openNode() (err error) {
 		NodeID: a.cfg.NodeID, DataDir: a.cfg.DataDir,
 		Listen: a.cfg.Listen.Peer.Address, Advertise: a.cfg.Listen.Peer.Advertise,
 		Identity: a.peerIdentity(), PeerHandler: a.cluster.peerHandler(),
-		QueueBytes: int64(a.cfg.Queue.Retention.Bytes), QueueAge: time.Duration(a.cfg.Queue.Retention.Time),
+		QueueBytes: a.queueBytes(), QueueAge: time.Duration(a.cfg.Queue.Retention.Time),
 		MarkInterval: time.Duration(a.cfg.Queue.MarkInterval), MaxInFlight: int64(a.cfg.Queue.BytesInFlight),
 		LogCache: int64(a.cfg.Queue.CacheBytes), OnFatal: a.fail, OnLeadership: a.lead,
 		Logger: a.rootLog, Registerer: a.registry,
@@ -281,9 +293,10 @@ func (a *App) openServices() error {
 		return err
 	}
 	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry, Redactor: redactor})
+	a.intake.Store(taken)
 	gate := gateway.New(gateway.Options{
 		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
-		Certificates: a.agentCAs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
+		Certificates: a.agentCAs, Configs: a.configs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
 		Redactor: redactor, Intake: taken,
 		Problem: problemOf, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
 		BytesInFlight: int64(a.cfg.Listen.Agents.BytesInFlight), RegisterRate: rate.Limit(a.cfg.Listen.Agents.RegisterRate),
@@ -292,7 +305,7 @@ func (a *App) openServices() error {
 	a.onStop("gateway", func(context.Context) error { return gate.Close() })
 	a.hub = ui.NewHub(ui.Config{
 		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query},
-		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Tail: &tails{app: a}, Lines: a.lines,
+		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Agents: live.Agents{View: a.view}, Tail: &tails{app: a}, Lines: a.lines,
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
@@ -301,12 +314,15 @@ func (a *App) openServices() error {
 	if err := a.registry.Register(a.snapshots); err != nil {
 		return fmt.Errorf("register metrics of backups: %w", err)
 	}
+	if err := a.registry.Register(a.retention); err != nil {
+		return fmt.Errorf("register metrics of disk and retention: %w", err)
+	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
-		Snapshots: a.snapshots,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, Retention: a.retention, Keys: a.keys,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
-			Retention: a.cfg.Metrics.Retention.String, Rules: a.promRules,
+			Retention: a.retention.metricsAge, Rules: a.promRules,
 		}),
 		Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
@@ -344,6 +360,7 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { a.followKeys(background) })
 	a.work.Go(func() { a.snapshots.Run(background) })
 	a.work.Go(func() { a.guard.run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })

@@ -7,22 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/forward"
 	"github.com/triward/triward/raftstate/meta"
 	"github.com/triward/triward/ui"
@@ -31,23 +28,17 @@ import (
 // Paths on the peer port, for members only.
 const (
 	peerNodePath = "/appliance/node"
+	peerDiskPath = "/appliance/disk"
 	peerJoinPath = "/appliance/join"
 )
 
 const (
 	peerPatience = time.Second // how long another node may take to say how it is
 	joinPatience = 25 * time.Second
-	usageEvery   = 30 * time.Second // directories are added up no more often
 )
 
 // clusterView says how the cluster is, asking the other nodes, and takes new ones in.
-type clusterView struct {
-	app *App
-
-	mu      sync.Mutex
-	usage   diskUsage
-	usageAt time.Time
-}
+type clusterView struct{ app *App }
 
 // nodeStatus is what a node says of itself, and a row of GET /v1/cluster.
 type nodeStatus struct {
@@ -75,6 +66,11 @@ type nodeStatus struct {
 	Installing  bool        `json:"installing,omitempty"`
 	Probation   bool        `json:"probation,omitempty"` // lost its data and has not caught up: it has no vote yet
 	DiskFull    string      `json:"disk_full,omitempty"`
+	// ClockMS is the node's clock when it answered, in milliseconds since 1970. OffsetMS is how far that was ahead of the
+	// clock of the node that was asked, give or take WithinMS; both are only told of other nodes.
+	ClockMS  int64 `json:"clock_ms"`
+	OffsetMS int64 `json:"clock_offset_ms"`
+	WithinMS int64 `json:"clock_within_ms"`
 }
 
 type diskUsage struct {
@@ -135,7 +131,7 @@ func (c *clusterView) own() nodeStatus {
 		Role: st.Role, Term: st.Term, LastIndex: st.LastIndex, CommitIndex: st.CommitIndex, Applied: st.AppliedIndex,
 		MarkIndex: st.MarkIndex, Version: a.version, Disk: c.disk(), CertExpires: a.identity.Expires().UnixMilli(), Ring: a.keys.status(),
 		Digest: sum, DigestIndex: index, StartedAt: st.StartedAt.UnixMilli(), UptimeS: int64(time.Since(st.StartedAt).Seconds()),
-		Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull,
+		Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull, ClockMS: time.Now().UnixMilli(),
 	}
 }
 
@@ -196,22 +192,35 @@ func (c *clusterView) Status(ctx context.Context) (json.RawMessage, error) {
 // ask gets another member's status of itself.
 func (c *clusterView) ask(ctx context.Context, id string) (nodeStatus, error) {
 	var n nodeStatus
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+id+peerNodePath, nil)
-	if err != nil {
+	asked := time.Now()
+	if err := c.app.askPeer(ctx, id, peerNodePath, &n); err != nil {
 		return n, err
 	}
-	resp, err := c.app.node.PeerClient().Transport().RoundTrip(req)
+	if n.ClockMS > 0 { // it was read at some moment since we asked
+		half := time.Since(asked) / 2
+		n.OffsetMS, n.WithinMS = n.ClockMS-asked.Add(half).UnixMilli(), half.Milliseconds()+1
+	}
+	return n, nil
+}
+
+// askPeer gets something from another member into v, at most 1 MiB of JSON.
+func (a *App) askPeer(ctx context.Context, id, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+id+path, nil)
 	if err != nil {
-		return n, err
+		return err
+	}
+	resp, err := a.node.PeerClient().Transport().RoundTrip(req)
+	if err != nil {
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return n, fmt.Errorf("node %s: %s", id, resp.Status)
+		return fmt.Errorf("node %s: %s", id, resp.Status)
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&n); err != nil {
-		return n, fmt.Errorf("node %s: %w", id, err)
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(v); err != nil {
+		return fmt.Errorf("node %s: %w", id, err)
 	}
-	return n, nil
+	return nil
 }
 
 // Digest implements api.Cluster.
@@ -256,35 +265,13 @@ func (c *clusterView) Queue(context.Context) (json.RawMessage, error) {
 	})
 }
 
-// disk adds up what the node's files take, at most every usageEvery.
+// disk is what the node's files take.
 func (c *clusterView) disk() diskUsage {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.usage.UsedBy == nil || time.Since(c.usageAt) > usageEvery {
-		c.usage.UsedBy, c.usageAt = make(map[string]int64), time.Now()
-		for _, part := range []string{"raft", "tsdb", "logs", "meta"} {
-			c.usage.UsedBy[part] = dirBytes(c.app.dataPath(part))
-		}
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(c.app.cfg.DataDir, &st); err == nil {
-		c.usage.Total, c.usage.Free = int64(st.Blocks)*int64(st.Bsize), int64(st.Bavail)*int64(st.Bsize)
-	}
-	return c.usage
-}
-
-func dirBytes(dir string) int64 {
-	var n int64
-	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return nil // files come and go while we look
-		}
-		if info, err := d.Info(); err == nil {
-			n += info.Size()
-		}
-		return nil
-	})
-	return n
+	r := c.app.disk.report()
+	return diskUsage{Total: r.Total, Free: r.Free, UsedBy: map[string]int64{
+		"raft": r.Queue, "tsdb": r.Kinds[command.KindMetrics.String()],
+		"logs": r.Kinds[command.KindLogs.String()] + r.Kinds[command.KindEvents.String()], "meta": r.Meta,
+	}}
 }
 
 // Join implements api.Cluster: it signs the certificate of a node that has a token. The node becomes a member when
@@ -308,7 +295,8 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 			return none, problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member already, at another address", r.ID)).WithHint("choose another node_id")
 		}
 	}
-	if _, err := c.app.auth.CheckJoin(auth.JoinNode, r.Token, netip.Addr{}); err != nil {
+	token, err := c.app.auth.CheckJoin(auth.JoinNode, r.Token, netip.Addr{})
+	if err != nil {
 		return none, err
 	}
 	wrapped, err := c.ringFor(r.RingTo)
@@ -323,9 +311,14 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 	if err != nil {
 		return none, fmt.Errorf("encode record: %w", err)
 	}
+	detail, err := json.Marshal(map[string]any{"token": token.ID, "peer_addr": r.PeerAddr, "url": r.URL, "again": known})
+	if err != nil {
+		return none, fmt.Errorf("encode audit record: %w", err)
+	}
 	err = c.app.auth.Redeem(ctx, auth.JoinNode, r.Token, auth.Txn{
 		Compares: []auth.Compare{{Bucket: bucketNodes, Key: r.ID, ModIndex: held.ModIndex}},
 		Ops:      []auth.Op{{Bucket: bucketNodes, Key: r.ID, Value: record}},
+		Audit:    []auth.AuditRecord{{Actor: "token " + token.ID, Address: r.From, Action: "node.join", Target: r.ID, Detail: detail}},
 	})
 	if err != nil {
 		return none, err
@@ -382,6 +375,13 @@ func (c *clusterView) peerHandler() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(c.own()) // the other node is gone: it will ask again
 	})
+	mux.HandleFunc("GET "+peerDiskPath, func(w http.ResponseWriter, r *http.Request) {
+		if !c.app.isOpen(r.Context()) {
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(c.app.disk.report()) // the other node is gone: it will ask again
+	})
 	mux.HandleFunc("POST "+peerRingPath, func(w http.ResponseWriter, r *http.Request) {
 		if !c.app.isOpen(r.Context()) {
 			return
@@ -389,6 +389,17 @@ func (c *clusterView) peerHandler() http.Handler {
 		if err := c.app.wrapRing(w, r); err != nil {
 			problemOf(err).Write(w)
 		}
+	})
+	mux.HandleFunc("POST "+peerRingTakePath, func(w http.ResponseWriter, r *http.Request) {
+		if !c.app.isOpen(r.Context()) {
+			return
+		}
+		if err := c.app.takeOffered(w, r); err != nil {
+			c.app.log.Warn("a new key was not taken", "peer", forward.PeerID(r.TLS), "err", err)
+			problemOf(err).Write(w)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("POST "+peerJoinPath, func(w http.ResponseWriter, r *http.Request) {
 		if !c.app.isOpen(r.Context()) {

@@ -43,6 +43,7 @@ func errorRules() []problem.Rule {
 		{Is: raftstate.ErrQuorum, Status: http.StatusConflict, Hint: "bring the other members up first"},
 		{Is: raftstate.ErrNoLeader, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: quorum, Code: problem.CodeNoQuorum},
 		{Is: raftstate.ErrClocks, Status: http.StatusServiceUnavailable, RetryAfter: 10 * time.Second, Hint: "set the clocks of the nodes"},
+		{Is: raftstate.ErrUnsupported, Status: http.StatusServiceUnavailable, RetryAfter: 30 * time.Second, Hint: "bring every node to the same version"},
 		{Is: raftstate.ErrUnknown, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "repeat the request: what was taken is not taken twice"},
 		{Is: raftstate.ErrStopped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
 		{Is: tsdb.ErrSwapped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second},

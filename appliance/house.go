@@ -14,7 +14,6 @@ const (
 	// in which late samples are taken, so that none finds its id gone.
 	seriesIdle      = 9 * day
 	collectAtOnce   = 5000
-	retentionGrain  = time.Hour // cuts are made at full hours, so that there are few
 	proposalTimeout = 10 * time.Second
 )
 
@@ -37,49 +36,32 @@ func (a *App) lead(leading bool) {
 // keepHouse proposes, while this node leads, what time makes due: retention cuts and the collection of series that
 // nobody sends any more. When is a matter of schedule; what holds is what is in the log.
 func (a *App) keepHouse(ctx context.Context) {
-	tick := time.NewTicker(houseInterval)
+	tick, look := time.NewTicker(houseInterval), time.NewTicker(roomInterval)
 	defer tick.Stop()
+	defer look.Stop()
 	leading := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case leading = <-a.leading:
+			a.retention.reset()
+		case <-look.C:
+			if leading {
+				if err := a.retention.keep(ctx); err != nil && ctx.Err() == nil {
+					a.log.Warn("retention is not cut", "err", err)
+				}
+			}
+			continue
 		case <-tick.C:
 		}
 		if !leading {
 			continue
 		}
-		if err := a.cutRetention(ctx); err != nil && ctx.Err() == nil {
-			a.log.Warn("retention is not cut", "err", err)
-		}
 		if err := a.collectSeries(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("idle series are not collected", "err", err)
 		}
 	}
-}
-
-func (a *App) cutRetention(ctx context.Context) error {
-	st := a.state.wait()
-	now := st.LogTime()
-	if now == 0 {
-		return nil
-	}
-	var cmds []command.Command
-	for _, cut := range []struct {
-		kind command.Kind
-		keep Duration
-	}{{command.KindMetrics, a.cfg.Metrics.Retention}, {command.KindLogs, a.cfg.Logs.Retention}, {command.KindEvents, a.cfg.Logs.Retention}} {
-		grain := retentionGrain.Milliseconds()
-		floor := (now - time.Duration(cut.keep).Milliseconds()) / grain * grain
-		if floor > 0 && floor > st.Floor(cut.kind) {
-			cmds = append(cmds, command.NewRetentionCut(cut.kind, floor, command.CutAge))
-		}
-	}
-	if len(cmds) == 0 {
-		return nil
-	}
-	return a.propose(ctx, cmds...)
 }
 
 func (a *App) collectSeries(ctx context.Context) error {

@@ -32,9 +32,13 @@ const ringHint = "start another member that has the ring, this node takes it fro
 // concurrent use.
 type Keys struct {
 	dir string // the node's TLS directory
+	app *App
 
 	mu   sync.RWMutex
 	ring *keyring.Ring // nil while this node has none
+
+	rotating sync.Mutex // one rotation at a time
+	offered  string     // key that an attempt made and not every member confirmed; rotating is held
 }
 
 // openKeys reads the node's key ring. A node without one starts all the same: it holds everything but can open no

@@ -3,6 +3,7 @@ package appliance
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -36,4 +37,25 @@ func lockDir(dir string) (release func() error, err error) {
 		return nil, fmt.Errorf("lock data directory %s: %w", dir, err)
 	}
 	return f.Close, nil
+}
+
+// Running reports whether a process has the data directory now. It makes nothing. A start at the very same moment may find
+// the directory in use, and is repeated by the service. The configuration must be resolved.
+func (c *Config) Running() (bool, error) {
+	f, err := os.Open(filepath.Join(c.DataDir, "LOCK"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether a node runs: %w", err)
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether a node runs in %s: %w", c.DataDir, err)
+	}
+	return false, nil
 }

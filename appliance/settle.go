@@ -25,7 +25,7 @@ const (
 	bucketSettings = "settings"
 )
 
-var accessBuckets = []string{auth.BucketUsers, auth.BucketSessions, auth.BucketAPITokens, auth.BucketAgents, auth.BucketTokens}
+var accessBuckets = []string{auth.BucketUsers, auth.BucketSessions, auth.BucketAPITokens, auth.BucketAgents, auth.BucketTokens, auth.BucketInvites}
 
 // nodeRecord says how a node is reached; each node keeps its own.
 type nodeRecord struct {
@@ -69,6 +69,9 @@ func (a *App) settleIn(ctx context.Context) {
 	if err := a.tryOnce(ctx, a.fetchRing); err != nil {
 		a.log.Error("this node cannot open secrets", "err", err)
 		a.work.Go(func() { a.persist(ctx, step{"take the key ring from a member", a.fetchRing}) })
+	}
+	if err := a.cfg.SaveRecovery(); err != nil {
+		a.log.Error("the recovery file of this node is not written: `triward tls issue` may not help it", "err", err)
 	}
 	if err := a.tryOnce(ctx, a.ensureAgentCA); err != nil {
 		a.work.Go(func() { a.persist(ctx, step{"make the agents' CA", a.ensureAgentCA}) })
@@ -130,6 +133,7 @@ func (a *App) found(ctx context.Context) error {
 	_, err = a.commit(ctx, command.Txn{
 		Compares: []command.Compare{{Bucket: bucketSettings, Key: "cluster"}},
 		Ops:      []command.Op{{Bucket: bucketSettings, Key: "cluster", Value: about}},
+		Audit:    []command.AuditRecord{{Actor: "node " + a.cfg.NodeID, Action: "cluster.found", Target: a.setup.ClusterID}},
 	})
 	if err != nil && !errors.Is(err, auth.ErrConflict) {
 		return err
@@ -137,7 +141,13 @@ func (a *App) found(ctx context.Context) error {
 	if a.setup.User == "" {
 		return nil
 	}
-	if err := a.auth.CreateUser(ctx, a.setup.User, a.setup.Password, auth.RoleAdministrator); err != nil && !errors.Is(err, auth.ErrExists) {
+	by := auth.Principal{Name: a.cfg.NodeID, Kind: auth.KindNode}
+	if a.setup.Invite != "" {
+		err = a.auth.InviteFirst(ctx, a.setup.User, a.setup.Invite, time.Duration(a.setup.InviteLife), by)
+	} else {
+		err = a.auth.CreateUser(ctx, a.setup.User, a.setup.Password, auth.RoleAdministrator, by)
+	}
+	if err != nil && !errors.Is(err, auth.ErrExists) {
 		return err
 	}
 	return nil
@@ -176,6 +186,7 @@ func (a *App) writeRecord(ctx context.Context) error {
 		AgentURL: a.cfg.Listen.Agents.Advertise, Version: a.version, JoinedAt: a.state.LogTime(),
 	}
 	held, ok := a.state.Get(bucketNodes, want.ID)
+	said := map[string]any{"after": want}
 	if ok {
 		var have nodeRecord
 		if json.Unmarshal(held.Data, &have) == nil {
@@ -183,15 +194,21 @@ func (a *App) writeRecord(ctx context.Context) error {
 			if have == want {
 				return nil
 			}
+			said = map[string]any{"before": have, "after": want}
 		}
 	}
 	body, err := json.Marshal(want)
 	if err != nil {
 		return fmt.Errorf("encode record: %w", err)
 	}
+	detail, err := json.Marshal(said)
+	if err != nil {
+		return fmt.Errorf("encode audit record: %w", err)
+	}
 	_, err = a.commit(ctx, command.Txn{
 		Compares: []command.Compare{{Bucket: bucketNodes, Key: want.ID, ModIndex: held.ModIndex}},
 		Ops:      []command.Op{{Bucket: bucketNodes, Key: want.ID, Value: body}},
+		Audit:    []command.AuditRecord{{Actor: "node " + want.ID, Action: "node.record", Target: want.ID, Detail: detail}},
 	})
 	return err
 }

@@ -27,9 +27,12 @@ type Setup struct {
 	// Founding says that the node is of a new cluster that another of its first members founds. Without it a node that
 	// holds nothing has no vote before it has caught up.
 	Founding bool `json:"founding,omitempty"`
-	// User and Password are the first administrator of a new cluster.
-	User     string `json:"user,omitempty"`
-	Password string `json:"password,omitempty"`
+	// User is the first administrator of a new cluster. Password is theirs; or Invite the stored form of the set-up link
+	// with which they choose one, good for InviteLife from the founding on (auth.NewInvite).
+	User       string   `json:"user,omitempty"`
+	Password   string   `json:"password,omitempty"`
+	Invite     string   `json:"invite,omitempty"`
+	InviteLife Duration `json:"invite_life,omitempty"`
 	// Peers, when set, are members that take this node into their cluster.
 	Peers []raftstate.Server `json:"peers,omitempty"`
 	// Restored, when set, is the backup that the node's state was restored from.

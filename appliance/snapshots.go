@@ -138,6 +138,11 @@ func (s *snapshots) Prepare(ctx context.Context, p schedule.Protection) (schedul
 // sealer is schedule.Config.Sealer.
 func (s *snapshots) sealer() (schedule.Sealer, error) { return keyring.Load(s.app.cfg.TLS.Dir) }
 
+// reseal seals the secret keys of targets anew.
+func (s *snapshots) reseal(ctx context.Context, current func(string) bool, by schedule.Actor) (int, error) {
+	return s.Runner.Reseal(ctx, current, by)
+}
+
 // prepared is a state that was cut, and how it is to be written.
 type prepared struct {
 	s      *snapshots

@@ -41,8 +41,10 @@ type engine struct {
 	applyMu sync.Mutex
 	known   map[dayStream]struct{} // stream keys that are written
 
-	ripe  ripeness
-	swept floors // that dropKinds has dealt with
+	ripe    ripeness
+	swept   floors                 // that dropKinds has dealt with
+	dropped atomic.Pointer[floors] // the same, for Pending
+	sparse  map[int64]bool         // days that streams were removed from, of background work
 
 	pressure pressure
 	tables   sync.Mutex // held while no table may be made
@@ -74,7 +76,7 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	e := &engine{
 		store: s, dir: dir, maint: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		known: map[dayStream]struct{}{}, ripe: newRipeness(s.opt.NoIndex), damage: map[string]bool{}, short: map[KindDay]bool{},
-		bad: map[int64]index.Name{},
+		bad: map[int64]index.Name{}, sparse: map[int64]bool{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	// Ids of blocks are never used twice, also not after a crash has taken back the last ones.

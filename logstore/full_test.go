@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/query"
 )
 
 // fullDisk is a file system whose disk takes no new data while full is set. What Pebble notes in its manifest is so
@@ -307,6 +309,70 @@ func TestDroppedDayLeavesNothingOnDisk(t *testing.T) {
 	if day := int64(2 * 300 << 10); sum > day*3/2 {
 		t.Errorf("%d KiB are on disk, a day has %d KiB", sum>>10, day>>10)
 	}
+}
+
+// Lines that are cut while the events of their day are kept take their bytes with them, and their words.
+func TestCutLinesOfADayLeaveNothingOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	s := testStore(t, dir, Options{})
+	rng := rand.New(rand.NewPCG(28, 28))
+	var lines []wire.LogLine
+	for i := range int64(2000) {
+		text := make([]byte, 1<<10)
+		for k := range text {
+			text[k] = "abcdefghijklmnopqrstuvwxyz     "[rng.IntN(31)]
+		}
+		lines = append(lines, wire.LogLine{T: testDay*DayNs + i, Text: text})
+	}
+	b := &wire.LogBatch{Streams: []wire.LogStream{
+		{Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{"unit": "a"}), Lines: lines},
+		{Kind: wire.StreamEvent, Labels: wire.LabelsFromMap(map[string]string{"unit": "b"}), Lines: []wire.LogLine{{T: testDay * DayNs, Text: []byte("precious event")}}},
+	}}
+	if err := s.ApplyLogs(1, []wire.LogEntry{{Index: 1, Batches: []wire.AcceptedLogs{{Batch: b}}}}); err != nil {
+		t.Fatal(err)
+	}
+	work(t, s, true)
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before, err := s.DiskBytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SetKindFloor(wire.StreamLog, (testDay+1)*DayNs)
+	if pending, err := s.Pending(); err != nil || !pending {
+		t.Errorf("pending: %v %v", pending, err)
+	}
+	work(t, s, false)
+	if pending, err := s.Pending(); err != nil || pending {
+		t.Errorf("pending after the work: %v %v", pending, err)
+	}
+	page, err := s.Search(t.Context(), Request{Filter: query.Phrase("precious", false), Start: minTime, End: maxTime, Limit: 10})
+	if err != nil || len(page.Rows) != 1 {
+		t.Errorf("the event: %v %v", page, err)
+	}
+	if err := s.Close(); err != nil { // what is obsolete is removed behind
+		t.Fatal(err)
+	}
+	after := int64(0)
+	for _, kind := range []string{"pebble", "index"} {
+		if err := filepath.WalkDir(filepath.Join(dir, kind), func(path string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			info, err := d.Info()
+			if err == nil && !strings.Contains(path, "OPTIONS") {
+				after += info.Size()
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after > before/4 {
+		t.Errorf("%d KiB of %d are on disk", after>>10, before>>10)
+	}
+	t.Logf("%d KiB of %d are on disk", after>>10, before>>10)
 }
 
 // Pebble begins to flush a large batch before its commit returns. What that flush took must not be taken for being in

@@ -125,7 +125,59 @@ func (e *engine) dropKinds() (bool, error) {
 			}
 		}
 	}
+	for d := range e.sparse {
+		delete(e.sparse, d)
+		if d >= Day(low.all()) {
+			return true, e.tidy(d)
+		}
+	}
+	if due, err := e.daysBefore(Day(low.all())); err != nil || len(due) > 0 {
+		return false, err // dropDays has said why they are there; they are looked for again
+	}
 	e.swept = low
+	e.dropped.Store(&low)
+	return false, nil
+}
+
+// tidyPatience bounds the compaction of a day that streams were removed from.
+const tidyPatience = time.Minute
+
+// tidy frees what the removed streams of a day took. Pebble alone would do so only when compactions happen to pass; as
+// the blocks of a day are in tables of their own and nothing is written for what was removed, this costs next to
+// nothing. The words of what is left are indexed again.
+func (e *engine) tidy(d int64) error {
+	name, ok, err := e.indexName(e.db, d)
+	if err == nil && ok && e.index != nil {
+		e.failMu.Lock()
+		e.bad[d] = name // heal, the next step, drops it and marks what is left
+		e.failMu.Unlock()
+	}
+	if e.freeBytes() < scarce {
+		return nil // there is no room to write tables
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, tidyPatience)
+	defer cancel()
+	for _, p := range []byte{prefixColumns, prefixText, prefixFilter, prefixHeader} {
+		if err := e.db.Compact(ctx, dayPrefix(p, d), dayPrefix(p, d+1), false); err != nil {
+			return fmt.Errorf("free the removed streams of day %d: %w", d, e.wrap("compact", err))
+		}
+	}
+	return nil
+}
+
+// Pending reports whether there may be days or streams below the floors that were not removed yet.
+func (s *Store) Pending() (bool, error) {
+	e, release, err := s.acquire()
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	done, low := e.dropped.Load(), s.floorsNow()
+	for i := range low {
+		if low[i] != minTime && (done == nil || Day(low[i]) > Day(done[i])) {
+			return true, nil
+		}
+	}
 	return false, nil
 }
 
@@ -173,6 +225,7 @@ func (e *engine) dropStreams(d int64, kind wire.StreamKind) (bool, error) {
 	}
 	e.applyMu.Lock()
 	defer e.applyMu.Unlock()
+	e.sparse[d] = true
 	for id := range gone {
 		delete(e.known, dayStream{d, id})
 		_, _ = e.ripe.take(dayStream{d, id})

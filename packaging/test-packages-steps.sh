@@ -13,13 +13,14 @@ build() {
 
 no_way_out() {
 	local m
-	for m in "${nodes[@]}" "${hosts[@]}"; do
+	for m in $MACHINES; do
+		m=${m%%:*}
 		until_true 20 on "$m" sh -c 'ip -4 addr show dev host0 | grep -q 10.77.0. && [ "$(systemctl is-system-running)" != starting ]'
 		on "$m" getent hosts node1 node2 node3
 		[ -z "$(on "$m" ip route show default)" ]
 	done
 	[ -z "$(ip -n "$machines_net" route show default)" ]
-	[ "$(ip -n "$machines_net" -o link show type veth | wc -l)" = 5 ] # the machines and nobody else
+	[ "$(ip -n "$machines_net" -o link show type veth | wc -l)" = "$(wc -w <<<"$MACHINES")" ] # the machines and nobody else
 }
 
 unit_is() { # MACHINE UNIT WANT: of its state, active or inactive; a failed unit is neither
@@ -56,17 +57,27 @@ found() {
 	unit_is node1 triward active
 	guide node-token node1 >"$work/join"
 	grep '^twn_' "$work/join"
-	guide ca node1
+	guide ca node1 # of the first hour; the browser needs it now
 	cp "$machines_dir/node1/tree$media/ca.pem" "$work/ca.pem"
 	# The password that was printed opens a session, from another machine that trusts the CA alone.
-	[ "$(log_in node2 "$(<"$work/password")")" = 200 ]
 	[ "$(log_in node2 wrong)" = 401 ]
+	[ "$(log_in node2 "$(<"$work/password")")" = 200 ]
+	# With it somebody makes a token for a program that sends.
+	web node2 --fail --cookie "$work/cookies" --json '{"name": "ledger", "role": "ingest"}' https://node1:8443/v1/tokens/api >"$work/ingest.json"
+	sed -n 's/.*"token": *"\(twt_[^"]*\)".*/\1/p' "$work/ingest.json" >"$work/ingest"
+	[ -s "$work/ingest" ]
 }
 
-log_in() { # MACHINE PASSWORD: with this machine's curl in the network of that one
-	timeout 30 nsenter --net --target "$(<"$machines_dir/$1/leader")" curl --silent --output /dev/null --write-out '%{http_code}' \
-		--noproxy '*' --cacert "$work/ca.pem" --resolve node1:8443:10.77.0.1 \
+log_in() { # MACHINE PASSWORD
+	web "$1" --output /dev/null --write-out '%{http_code}' --cookie-jar "$work/cookies" \
 		--json "{\"user\": \"admin\", \"password\": \"$2\"}" https://node1:8443/v1/login
+}
+
+web() { # MACHINE ARGUMENTS: this machine's curl in the network of that one, which trusts the cluster's CA alone
+	local machine=$1
+	shift
+	timeout 30 nsenter --net --target "$(<"$machines_dir/$machine/leader")" curl --silent --noproxy '*' --cacert "$work/ca.pem" \
+		--resolve node1:8443:10.77.0.1 --resolve node2:8443:10.77.0.2 --resolve node3:8443:10.77.0.3 "$@"
 }
 
 whole() { # VERSION of every member; all of them vote, there is a leader and nobody is behind
@@ -89,7 +100,7 @@ join() {
 }
 
 # The one place that knows how an agent is let in.
-register() { # MACHINE: with a token in $work/agent-token
+enroll() { # MACHINE: with a token in $work/agent-token
 	guide install-agent "$1" 'twa_...' "$(grep ^twa_ "$work/agent-token")"
 }
 
@@ -98,7 +109,7 @@ install_hosts() {
 	guide agent-token node1 >"$work/agent-token"
 	carry old "${hosts[@]}"
 	for h in "${hosts[@]}"; do
-		register "$h"
+		enroll "$h"
 		unit_is "$h" triward-agent active
 		on "$h" sh -c 'echo "the walrus of $(cat /etc/hostname) speaks" >>/var/log/walrus.log; echo "the walrus of $(cat /etc/hostname) writes" | systemd-cat -t walrus'
 		guide agent-status "$h"
@@ -119,6 +130,88 @@ arrived() {
 	done
 	guide see node1
 	[ "$(ask node2 agents list | grep -c "host[12] .* $version ")" = 2 ]
+}
+
+# The first hour.
+
+examined() {
+	local n code
+	for n in "${nodes[@]}"; do
+		code=0
+		guide doctor "$n" >"$work/doctor-$n" || code=$?
+		cat "$work/doctor-$n"
+		# A new cluster has no backup, and these machines have neither a time service, nor a disk, nor limits of their own.
+		[ "$code" = 3 ]
+		awk '/^$/ { exit } $2 == "warning" { print $1 }' "$work/doctor-$n" | sort -u | grep -vE '^(backup|clock|disk|limits)$' && return 1
+		grep -q '^versions *ok' "$work/doctor-$n"
+		grep -q "^ports *ok *browsers of" "$work/doctor-$n"
+	done
+}
+
+# A program that is told of alerts: one request, whose body becomes a line of a file with the time it came.
+desk() {
+	local tree=$machines_dir/desk1/tree
+	cat >"$tree/usr/local/bin/told" <<'END'
+#!/bin/bash
+LC_ALL=C
+length=0
+while IFS= read -r line; do
+	line=${line%$'\r'}
+	[ -n "$line" ] || break
+	case ${line,,} in content-length:*) length=${line##*[: ]} ;; esac
+done
+IFS= read -r -t 10 -N "$length" body
+printf '%s %s\n' "$EPOCHSECONDS" "$body" >>/var/log/told
+printf 'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'
+END
+	chmod 755 "$tree/usr/local/bin/told"
+	printf '[Socket]\nListenStream=9000\nAccept=yes\n' >"$tree/etc/systemd/system/told.socket"
+	printf '[Service]\nExecStart=/usr/local/bin/told\nStandardInput=socket\n' >"$tree/etc/systemd/system/told@.service"
+	on desk1 systemctl daemon-reload
+	on desk1 systemctl start told.socket
+}
+
+told() { # TEXT...: a message with all of these has come; prints when
+	local text lines
+	lines=$(cat "$machines_dir/desk1/tree/var/log/told" 2>/dev/null) || return 1
+	for text in "$@"; do lines=$(grep -F -- "$text" <<<"$lines") || return 1; done
+	head -n 1 <<<"${lines%% *}"
+}
+
+routed() {
+	desk
+	guide routes node1
+	until_true 20 told Triward # the test message
+}
+
+alerted() {
+	guide silence-host host2
+	until_true 240 told '"status":"firing"' AgentSilent host2
+	echo $(($(told '"status":"firing"' AgentSilent host2) - began_at)) >"$work/first-alert"
+	guide alerts node2 | tee "$work/alerts"
+	grep AgentSilent "$work/alerts"
+}
+
+resolved() {
+	guide unsilence-host host2
+	until_true 420 told '"status":"resolved"' AgentSilent host2
+	[ "$(grep -F '"status":"firing"' "$machines_dir/desk1/tree/var/log/told" | grep -c AgentSilent)" = 1 ] # once
+}
+
+backed_up() {
+	local n file
+	guide first-backup node1
+	for n in "${nodes[@]}"; do
+		for file in "$machines_dir/$n/tree/var/backups/triward"/*; do
+			[ -e "$file" ] || continue
+			sed -n 's/^recovery *//p' "$work/init" >"$machines_dir/$n/tree$media/recovery.key"
+			LIMIT=120 on "$n" triward snapshot verify "/var/backups/triward/${file##*/}" --identity "$media/recovery.key"
+			rm "$machines_dir/$n/tree$media/recovery.key"
+			echo "$n" >>"$work/backups"
+		done
+	done
+	[ "$(wc -l <"$work/backups")" = 1 ]
+	guide look node1
 }
 
 strangers() { # MACHINE USER FOLDER: lists files that do not belong to the user
@@ -162,9 +255,11 @@ reload() {
 
 logged() { on "$1" journalctl --no-pager -q -u triward | grep -F -- "$2" >/dev/null; }
 
-# The ledger: host1 writes numbered lines to a file that its agent follows, for at most ten minutes.
+# Two ledgers, for at most ten minutes. host1 writes numbered lines to a file that its agent follows. And a program sends
+# numbered lines to one node after the other, and notes which of them were acknowledged; it goes on when one is not.
 start_lines() {
 	rm -f "$work/stop"
+	: >"$work/acknowledged"
 	(
 		for ((i = 1; i <= 12000; i++)); do
 			[ ! -e "$work/stop" ] || break
@@ -172,13 +267,25 @@ start_lines() {
 			sleep 0.05
 		done
 	) &
-	writer=$!
+	writers=($!)
+	(
+		for ((i = 1; i <= 6000; i++)); do
+			[ ! -e "$work/stop" ] || break
+			if web desk1 --max-time 5 --fail --oauth2-bearer "$(<"$work/ingest")" --json \
+				"[{\"agent_id\": \"ledger\", \"timestamp\": \"$(date -u +%FT%T.%NZ)\", \"data\": {\"name\": \"ledger\", \"value\": \"acknowledged line $i\"}}]" \
+				"https://${nodes[i % 3]}:8443/monitor/logs" >/dev/null; then
+				echo "$i" >>"$work/acknowledged"
+			fi
+			sleep 0.05
+		done
+	) &
+	writers+=($!)
 }
 
 stop_lines() {
 	touch "$work/stop"
-	wait "$writer"
-	writer=
+	wait "${writers[@]}"
+	writers=()
 }
 
 upgrade_nodes() {
@@ -245,6 +352,23 @@ counted() {
 	done
 }
 
+acknowledged() {
+	local n
+	[ "$(wc -l <"$work/acknowledged")" -gt 100 ]
+	for n in "${nodes[@]}"; do
+		until_true 60 none_missing "$n" || true
+		echo "$n: $(wc -l <"$work/acknowledged") acknowledged, missing: $(wc -l <"$work/missing")"
+		[ ! -s "$work/missing" ]
+	done
+}
+
+none_missing() { # NODE
+	LIMIT=60 ask "$1" logs query 'acknowledged AND line' --start now-1h --limit 20000 |
+		sed -n 's/.*acknowledged line \([0-9]*\)$/\1/p' | sort -u >"$work/found"
+	sort "$work/acknowledged" | comm -23 - "$work/found" >"$work/missing"
+	[ ! -s "$work/missing" ]
+}
+
 removed() {
 	local n
 	guide remove-agent host2
@@ -274,7 +398,11 @@ gone() { # MACHINE PACKAGE
 			return 1
 		fi
 	done
-	[ -z "$(on "$1" systemctl list-units --all --plain --no-legend "$2.service")" ]
+	# systemd may remember a unit for as long as something of its control group is left, but not as one that it has.
+	[ "$(on "$1" systemctl show -P LoadState "$2.service") $(on "$1" systemctl show -P ActiveState "$2.service")" = "not-found inactive" ] || {
+		on "$1" systemctl list-units --all "$2.service"
+		return 1
+	}
 	if on "$1" dpkg -s "$2"; then return 1; fi
 	on "$1" find /etc /usr/lib/systemd /run/systemd/system -name "*$2.service*" | if grep .; then return 1; fi
 }

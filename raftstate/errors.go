@@ -45,7 +45,7 @@ var (
 
 // Exit codes that a FatalError asks for.
 const (
-	ExitStorage = 12 // a disk failed or hangs: starting again is worth a try
+	ExitStorage = 1  // a disk failed or hangs: starting again is worth a try, which the service's unit does
 	ExitDamaged = 13 // state or log cannot be used, or needs a newer version: a person must look
 )
 

@@ -15,8 +15,12 @@ import (
 // peers and readers, then the cluster takes no more data but still everything else (cuts, deletions, ticks), and only
 // then nothing at all.
 
-// roomInterval is how often a node looks whether its log must become shorter.
-const roomInterval = time.Second
+// roomInterval is how often a node looks whether its log must become shorter. The log cannot become shorter than up to
+// the mark, so while the disk is nearly full marks are made every roomMarks instead of by the configured interval.
+const (
+	roomInterval = time.Second
+	roomMarks    = 5 * time.Second
+)
 
 // bringsData reports whether the command makes the stores grow. What this program does not know is taken for data.
 func bringsData(t command.Type) bool {
@@ -66,16 +70,24 @@ func (n *Node) roomForData() error {
 func (n *Node) keepRoom() {
 	ticker := time.NewTicker(roomInterval)
 	defer ticker.Stop()
+	var marked time.Time
 	for {
 		select {
 		case <-n.closing:
 			return
 		case <-ticker.C:
 		}
-		if room, _ := n.store.Room(); room == logfile.RoomAmple {
+		room, _ := n.store.Room()
+		if room == logfile.RoomAmple {
 			continue
 		}
 		n.retain()
+		if r := n.raft.Load(); r != nil && room != logfile.RoomNone && time.Since(marked) >= roomMarks && r.AppliedIndex() > n.mark.Load().Index+minTrailing {
+			if err := r.Snapshot().Error(); err != nil {
+				n.log.Warn("mark on a full disk", "err", err)
+			}
+			marked = time.Now()
+		}
 		if err := n.shorten(); err != nil {
 			n.log.Warn("shorten the log on a full disk", "err", err)
 		}

@@ -106,10 +106,10 @@ func (g *generation) openLibrary() error {
 }
 
 // newCompactor gives the library's compactor a context that ends when the generation closes.
-func (g *generation) newCompactor(_ context.Context, r prometheus.Registerer, l *slog.Logger, ranges []int64,
+func (g *generation) newCompactor(_ context.Context, r prometheus.Registerer, l *slog.Logger, _ []int64,
 	pool chunkenc.Pool, lo *promtsdb.Options,
 ) (promtsdb.Compactor, error) {
-	return promtsdb.NewLeveledCompactorWithOptions(g.compactCtx, r, l, ranges, pool, promtsdb.LeveledCompactorOptions{
+	return promtsdb.NewLeveledCompactorWithOptions(g.compactCtx, r, l, blockRanges(g.opts), pool, promtsdb.LeveledCompactorOptions{
 		MaxBlockChunkSegmentSize:    lo.MaxBlockChunkSegmentSize,
 		EnableOverlappingCompaction: true,
 		BlockExcludeFilter:          g.keepFromMerging,

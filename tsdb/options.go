@@ -28,7 +28,7 @@ type Options struct {
 
 	// BlockDuration is the span of the smallest block: 2 h.
 	BlockDuration time.Duration
-	// MaxBlockDuration bounds the span of merged blocks and with it how late retention frees space: 54 h.
+	// MaxBlockDuration bounds the span of merged blocks and with it how late retention frees space: a day.
 	MaxBlockDuration time.Duration
 	// LateWindow is how much older than the newest sample a late one may be: 8 d. It must exceed the window in
 	// which Apply accepts by the ten minutes that a sample may be ahead.
@@ -59,7 +59,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("metrics store: Options.Logger is nil")
 	}
 	setDefault(&o.BlockDuration, 2*time.Hour)
-	setDefault(&o.MaxBlockDuration, 27*o.BlockDuration)
+	setDefault(&o.MaxBlockDuration, 12*o.BlockDuration)
 	setDefault(&o.LateWindow, 8*24*time.Hour)
 	setDefault(&o.WALSegmentBytes, 16<<20)
 	setDefault(&o.StripeSize, 2048)
@@ -89,6 +89,7 @@ func (o *Options) library() *promtsdb.Options {
 	lo.RetentionDuration = 0
 	lo.MinBlockDuration = o.BlockDuration.Milliseconds()
 	lo.MaxBlockDuration = o.MaxBlockDuration.Milliseconds()
+	lo.BlockReloadInterval = reloadEvery
 	lo.WALSegmentSize = o.WALSegmentBytes
 	lo.WALCompression = compression.Snappy
 	lo.StripeSize = o.StripeSize

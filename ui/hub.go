@@ -23,6 +23,7 @@ type Config struct {
 	Ranges  RangeQuerier
 	Cluster ClusterSource
 	Alerts  AlertsSource
+	Agents  AgentsSource
 	Tail    TailSource
 	Lines   *LineFeed // where tails get new lines from; fed by the App's observer
 
@@ -40,6 +41,7 @@ type Config struct {
 	HostsEvery     time.Duration // 5 s
 	ClusterEvery   time.Duration // 2 s
 	AlertsEvery    time.Duration // 1 s
+	AgentsEvery    time.Duration // 2 s
 	TailEvery      time.Duration // 200 ms: how long lines are gathered into one message
 	TailRate       int           // 200 rows a second for a client
 	WriteTimeout   time.Duration // 5 s
@@ -60,6 +62,7 @@ func (c *Config) defaults() {
 	setDefault(&c.HostsEvery, 5*time.Second)
 	setDefault(&c.ClusterEvery, 2*time.Second)
 	setDefault(&c.AlertsEvery, time.Second)
+	setDefault(&c.AgentsEvery, 2*time.Second)
 	setDefault(&c.TailEvery, 200*time.Millisecond)
 	setDefault(&c.TailRate, 200)
 	setDefault(&c.WriteTimeout, 5*time.Second)

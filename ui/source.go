@@ -18,10 +18,11 @@ const (
 	KindTail    = "logs.tail"
 	KindCluster = "cluster"
 	KindAlerts  = "alerts"
+	KindAgents  = "agents"
 )
 
 // Kinds lists the kinds of subscriptions.
-func Kinds() []string { return []string{KindHosts, KindPromQL, KindTail, KindCluster, KindAlerts} }
+func Kinds() []string { return []string{KindHosts, KindPromQL, KindTail, KindCluster, KindAlerts, KindAgents} }
 
 // Viewer is who holds a connection. Equal viewers are the same session of the same user with the same role.
 type Viewer struct {
@@ -83,6 +84,12 @@ type ClusterSource interface {
 type AlertsSource interface {
 	// Alerts returns a row for each alert, the worst first. The rows are not changed any more.
 	Alerts(ctx context.Context) ([]Host, error)
+}
+
+// AgentsSource gives the agents.
+type AgentsSource interface {
+	// Agents returns a row for each agent in ascending order of ID. The rows belong to the caller.
+	Agents(ctx context.Context) ([]Host, error)
 }
 
 // QueryError says where in a query an error is.

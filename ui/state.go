@@ -101,6 +101,18 @@ func (h *Hub) startAlerts(ctx context.Context, c *conn, req *request) (stream, e
 	})
 }
 
+func (h *Hub) startAgents(ctx context.Context, c *conn, req *request) (stream, error) {
+	if h.cfg.Agents == nil {
+		return nil, errUnavailable
+	}
+	return h.startState(ctx, c, req, func() *stateTopic {
+		return &stateTopic{
+			hub: h, kind: KindAgents, every: h.cfg.AgentsEvery,
+			read: func(ctx context.Context, _ bool) ([]Host, error) { return h.cfg.Agents.Agents(ctx) },
+		}
+	})
+}
+
 func (h *Hub) startState(ctx context.Context, c *conn, req *request, create func() *stateTopic) (stream, error) {
 	if p := bytes.TrimSpace(req.Params); len(p) > 0 && p[0] != '{' && !bytes.Equal(p, []byte("null")) {
 		return nil, badParams("params want an object")

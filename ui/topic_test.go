@@ -22,7 +22,7 @@ func inBubble(t *testing.T, run func(t *testing.T, b *bench)) {
 		}
 		b.hub = NewHub(Config{
 			Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines,
-			Alerts: noAlerts{}, Lines: b.feed, Node: "node1",
+			Alerts: noAlerts{}, Agents: noAlerts{}, Lines: b.feed, Node: "node1",
 		})
 		run(t, b)
 		if err := b.hub.Close(); err != nil {
@@ -35,6 +35,7 @@ func inBubble(t *testing.T, run func(t *testing.T, b *bench)) {
 type noAlerts struct{}
 
 func (noAlerts) Alerts(context.Context) ([]Host, error) { return nil, nil }
+func (noAlerts) Agents(context.Context) ([]Host, error) { return nil, nil }
 
 // sub subscribes a connection made by hand.
 func (b *bench) sub(kind, params, cursor string) stream {

@@ -39,6 +39,13 @@ var parseFlags = sync.OnceValue(func() *nodeFlags { return &nodeFlags{} })
 type nodeFlags struct {
 	mu     sync.Mutex
 	parsed []string
+	all    []collectorFlag
+}
+
+// collectorFlag is a collector and whether node_exporter runs it unless told otherwise.
+type collectorFlag struct {
+	name     string
+	standard bool
 }
 
 func (f *nodeFlags) parse(args []string) error {
@@ -48,14 +55,34 @@ func (f *nodeFlags) parse(args []string) error {
 		if slices.Equal(f.parsed, args) {
 			return nil
 		}
-		return fmt.Errorf("collectors of this process were set up with other options before")
+		return fmt.Errorf("collectors of this process were set up with other paths before")
+	}
+	f.all = nil
+	for _, fl := range kingpin.CommandLine.Model().Flags {
+		if name, ok := strings.CutPrefix(fl.Name, "collector."); ok && KnownCollector(name) {
+			f.all = append(f.all, collectorFlag{name, slices.Contains(fl.Default, "true")})
+			args = append(args, "--collector."+name) // which of them run is chosen anew by each NewNode
+		}
 	}
 	kingpin.CommandLine.Terminate(nil).UsageWriter(io.Discard).ErrorWriter(io.Discard)
 	if _, err := kingpin.CommandLine.Parse(args); err != nil {
 		return fmt.Errorf("set up collectors: %w", err)
 	}
-	f.parsed = args
+	f.parsed = args[:len(args)-len(f.all)]
 	return nil
+}
+
+// wanted lists the collectors that the options choose.
+func (f *nodeFlags) wanted(opt NodeOptions) []string {
+	var names []string
+	for _, c := range f.all {
+		on := (c.standard && !slices.Contains(offByDefault, c.name) || slices.Contains(onByDefault, c.name) || slices.Contains(opt.Enable, c.name)) &&
+			!slices.Contains(opt.Disable, c.name)
+		if on {
+			names = append(names, c.name)
+		}
+	}
+	return names
 }
 
 // KnownCollector reports whether node_exporter has a collector of that name.
@@ -63,8 +90,8 @@ func KnownCollector(name string) bool {
 	return kingpin.CommandLine.GetFlag("collector."+name) != nil && !strings.Contains(name, ".")
 }
 
-// NewNode makes a collector of the machine's metrics. The options are set once for the process: a second call
-// must have the same. A collector that cannot work here is left out and logged.
+// NewNode makes a collector of the machine's metrics, nil when none is chosen. The paths are set once for the process: a
+// second call must have the same. A collector that cannot work here is left out and logged.
 func NewNode(opt NodeOptions) (prometheus.Collector, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -77,7 +104,11 @@ func NewNode(opt NodeOptions) (prometheus.Collector, error) {
 	if err := parseFlags().parse(nodeArgs(opt)); err != nil {
 		return nil, err
 	}
-	nc, err := collector.NewNodeCollector(opt.Log)
+	names := parseFlags().wanted(opt)
+	if len(names) == 0 {
+		return nil, nil
+	}
+	nc, err := collector.NewNodeCollector(opt.Log, names...)
 	if err != nil {
 		return nil, fmt.Errorf("make node collectors: %w", err)
 	}
@@ -92,33 +123,5 @@ func nodeArgs(opt NodeOptions) []string {
 		}
 	}
 	slices.Sort(args)
-	on := map[string]bool{}
-	for _, n := range onByDefault {
-		on[n] = true
-	}
-	for _, n := range offByDefault {
-		on[n] = false
-	}
-	for _, n := range opt.Enable {
-		on[n] = true
-	}
-	for _, n := range opt.Disable {
-		on[n] = false
-	}
-	names := make([]string, 0, len(on))
-	for n := range on {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	for _, n := range names {
-		if kingpin.CommandLine.GetFlag("collector."+n) == nil {
-			continue
-		}
-		if on[n] {
-			args = append(args, "--collector."+n)
-		} else {
-			args = append(args, "--no-collector."+n)
-		}
-	}
 	return args
 }

@@ -42,7 +42,44 @@ func TestNode(t *testing.T) {
 	if names["node_textfile_scrape_error"] {
 		t.Error("the textfile collector runs")
 	}
-	if _, err := NewNode(NodeOptions{Disable: []string{"netclass", "arp"}}); err == nil {
-		t.Error("collectors were set up anew with other options")
+	if _, err := NewNode(NodeOptions{ProcFS: "/nowhere"}); err == nil {
+		t.Error("collectors were set up anew with other paths")
+	}
+	all := make([]string, 0, len(parseFlags().all))
+	for _, f := range parseFlags().all {
+		all = append(all, f.name)
+	}
+	if c, err := NewNode(NodeOptions{Disable: all}); c != nil || err != nil {
+		t.Errorf("with everything disabled: %v, %v", c, err)
+	}
+}
+
+// Which collectors run is chosen anew each time: the cluster may change it while the agent runs.
+func TestCollectorsAreChosenAnew(t *testing.T) {
+	has := func(opt NodeOptions, prefix string) bool {
+		c, err := NewNode(opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(c)
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if strings.HasPrefix(f.GetName(), prefix) {
+				return true
+			}
+		}
+		return false
+	}
+	for range 2 {
+		if has(NodeOptions{Disable: []string{"loadavg"}}, "node_load1") || !has(NodeOptions{}, "node_load1") {
+			t.Error("loadavg does not follow the options")
+		}
+		if !has(NodeOptions{Enable: []string{"softnet"}}, "node_softnet") || has(NodeOptions{}, "node_softnet") {
+			t.Error("softnet does not follow the options")
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +42,8 @@ type Config struct {
 	Metrics    Metrics  `yaml:"metrics"`
 	Logs       Logs     `yaml:"logs"`
 	Journal    Journal  `yaml:"journal"`
+	Heartbeat  Beat     `yaml:"heartbeat"`
+	Remote     Remote   `yaml:"remote"`
 	Status     Status   `yaml:"status"`
 	Log        Log      `yaml:"log"`
 }
@@ -84,6 +87,9 @@ type FileGroup struct {
 	Drop      []string          `yaml:"drop"`
 	Keep      []string          `yaml:"keep"`
 	Labels    map[string]string `yaml:"labels"`
+
+	// within, of files that the cluster named, are the only folders that they may really lie in.
+	within []string
 }
 
 // Multiline joins lines to records: start names lines that begin one, continue lines that go on with one.
@@ -96,9 +102,17 @@ type Multiline struct {
 
 // Journal says what is read of the systemd journal. Enabled is auto, true or false.
 type Journal struct {
-	Enabled string   `yaml:"enabled"`
-	Units   []string `yaml:"units"`
-	Backlog int      `yaml:"backlog"`
+	Enabled  string   `yaml:"enabled"`
+	Units    []string `yaml:"units"`
+	Priority string   `yaml:"priority"` // the least important one that is read, as journalctl names it; "" is debug
+	Drop     []string `yaml:"drop"`     // entries that match any are left out
+	Keep     []string `yaml:"keep"`     // when not empty, entries that match none are left out
+	Backlog  int      `yaml:"backlog"`
+}
+
+// Beat is how often a sign of life is sent.
+type Beat struct {
+	Period time.Duration `yaml:"period"`
 }
 
 // Status is the agent's own listener; "" or "0" turns it off.
@@ -143,7 +157,9 @@ func Default() Config {
 			Include: []string{"/var/log/*.log", "/var/log/syslog", "/var/log/messages", "/var/log/**/*.log"},
 			Exclude: []string{"/var/log/journal/**", "wtmp*", "btmp*", "lastlog*", "faillog*", "tallylog*"},
 		}}},
-		Journal: Journal{Enabled: "auto", Backlog: 1000},
+		Journal:   Journal{Enabled: "auto", Backlog: 1000},
+		Heartbeat: Beat{Period: 10 * time.Second},
+		Remote:    Remote{Enabled: true, Files: []string{"/var/log"}},
 		Status:  Status{Listen: "127.0.0.1:9101"},
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -176,23 +192,31 @@ func Load(path string, optional bool) (Config, error) {
 // Parse reads a configuration over the defaults. The error holds every problem, one a line.
 func Parse(b []byte) (Config, error) {
 	c := Default()
+	if err := decode(b, &c); err != nil {
+		return c, err
+	}
+	return c, c.check()
+}
+
+// decode reads one document into v, which must know every key in it.
+func decode(b []byte, v any) error {
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	dec.KnownFields(true)
-	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+	if err := dec.Decode(v); err != nil && !errors.Is(err, io.EOF) {
 		var te *yaml.TypeError
 		if errors.As(err, &te) {
 			errs := make([]error, len(te.Errors))
 			for i, s := range te.Errors {
 				errs[i] = errors.New("  " + s)
 			}
-			return c, errors.Join(errs...)
+			return errors.Join(errs...)
 		}
-		return c, fmt.Errorf("  %w", err)
+		return fmt.Errorf("  %w", err)
 	}
 	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
-		return c, errors.New("  more than one document: keep one")
+		return errors.New("  more than one document: keep one")
 	}
-	return c, c.check()
+	return nil
 }
 
 // problems gathers what is wrong, by key path.
@@ -220,13 +244,10 @@ func (c *Config) check() error {
 	}
 	c.checkMetrics(&p)
 	c.checkLogs(&p)
-	switch c.Journal.Enabled {
-	case "auto", "true", "false":
-	default:
-		p.add("journal.enabled", "%q: want auto, true or false", c.Journal.Enabled)
-	}
-	if c.Journal.Backlog < 0 || c.Journal.Backlog > 1_000_000 {
-		p.add("journal.backlog", "%d is not between 0 and 1000000", c.Journal.Backlog)
+	c.checkJournal(&p)
+	c.checkRemote(&p)
+	if c.Heartbeat.Period < time.Second || c.Heartbeat.Period > 30*time.Second {
+		p.add("heartbeat.period", "%s is not between 1s and 30s: an agent counts as late after 45s", c.Heartbeat.Period)
 	}
 	switch c.Log.Level {
 	case "debug", "info", "warn", "error":
@@ -252,6 +273,35 @@ func (c *Config) checkMetrics(p *problems) {
 	}
 	for i, e := range c.Metrics.Exclude {
 		checkRegexp(p, fmt.Sprintf("metrics.exclude[%d]", i), e)
+	}
+}
+
+// Priorities are the levels of the journal, the most important first.
+var priorities = []string{"emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"}
+
+func (c *Config) checkJournal(p *problems) {
+	j := &c.Journal
+	switch j.Enabled {
+	case "auto", "true", "false":
+	default:
+		p.add("journal.enabled", "%q: want auto, true or false", j.Enabled)
+	}
+	if j.Backlog < 0 || j.Backlog > 1_000_000 {
+		p.add("journal.backlog", "%d is not between 0 and 1000000", j.Backlog)
+	}
+	if j.Priority != "" && !slices.Contains(priorities, j.Priority) {
+		p.add("journal.priority", "%q: want one of %s", j.Priority, strings.Join(priorities, ", "))
+	}
+	for i, u := range j.Units {
+		if u == "" || len(u) > 256 || strings.ContainsFunc(u, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+			p.add(fmt.Sprintf("journal.units[%d]", i), "%.100q is no name of a unit", u)
+		}
+	}
+	for i, e := range j.Drop {
+		checkRegexp(p, fmt.Sprintf("journal.drop[%d]", i), e)
+	}
+	for i, e := range j.Keep {
+		checkRegexp(p, fmt.Sprintf("journal.keep[%d]", i), e)
 	}
 }
 
@@ -341,7 +391,7 @@ func (l *Logs) Groups() []tail.Group {
 	for i, g := range l.Files {
 		out[i] = tail.Group{
 			Include: g.Include, Exclude: g.Exclude, Drop: compileAll(g.Drop), Keep: compileAll(g.Keep),
-			Labels: wire.LabelsFromMap(g.Labels),
+			Labels: wire.LabelsFromMap(g.Labels), Within: g.within,
 		}
 		if m := g.Multiline; m != nil {
 			out[i].Multiline = &tail.Multiline{MaxLines: m.MaxLines, Timeout: m.Timeout}
@@ -354,6 +404,9 @@ func (l *Logs) Groups() []tail.Group {
 	}
 	return out
 }
+
+// Filters returns the rules for entries of the journal. The configuration must have passed its check.
+func (j *Journal) Filters() (drop, keep []*regexp.Regexp) { return compileAll(j.Drop), compileAll(j.Keep) }
 
 func compileAll(exprs []string) []*regexp.Regexp {
 	out := make([]*regexp.Regexp, len(exprs))

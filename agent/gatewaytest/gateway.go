@@ -65,6 +65,10 @@ type Cluster struct {
 	Registered int
 	Nodes      []string // answered to hello
 
+	// Config is the configuration of the agent's group; with Version 0 there is none, nil is a gateway without any.
+	Config  *GroupConfig
+	Fetched int // how often it was asked for
+
 	RequestBytes int // told in hello as the longest request; 0 tells none
 	Takes        int // longer requests with batches are answered 413; 0 is wire.MaxRequestBody
 	TooLong      int // how many were
@@ -158,6 +162,14 @@ func (c *Cluster) Texts(label, value string) []string {
 		}
 	}
 	return out
+}
+
+// GroupConfig is the configuration of the agent's group.
+type GroupConfig struct {
+	Group   string `json:"group"`
+	Version uint64 `json:"version"`
+	Hash    string `json:"hash"`
+	Body    string `json:"body"`
 }
 
 // Gateway is one node of the cluster.
@@ -309,7 +321,18 @@ func (g *Gateway) handle(w http.ResponseWriter, r *http.Request) {
 			problem(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		answer(w, map[string]any{"server_time_ms": time.Now().UnixMilli(), "config_version": 1})
+		said := map[string]any{"server_time_ms": time.Now().UnixMilli(), "config_version": 0}
+		if c.Config != nil {
+			said["config"], said["config_version"], said["config_hash"], said["config_group"] = true, c.Config.Version, c.Config.Hash, c.Config.Group
+		}
+		answer(w, said)
+	case "/agent/config":
+		c.Fetched++
+		if c.Config == nil || r.URL.Query().Get("agent_id") != Agent {
+			problem(w, http.StatusForbidden, "no configuration of this agent")
+			return
+		}
+		answer(w, c.Config)
 	default:
 		problem(w, http.StatusNotFound, "no such path")
 	}

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,7 +47,11 @@ const fields = "MESSAGE,PRIORITY,_SYSTEMD_UNIT,_SYSTEMD_USER_UNIT,SYSLOG_IDENTIF
 type Config struct {
 	Command []string // "" is journalctl
 	Units   []string // only these units; empty for all
-	Machine string   // only entries of the machine with this id; "" for all
+	// Priority is the least important level that is read, as journalctl names it; "" for all. Drop and Keep are rules
+	// for messages: what matches any of Drop is left out, and so is, when Keep is not empty, what matches none of it.
+	Priority   string
+	Drop, Keep []*regexp.Regexp
+	Machine    string // only entries of the machine with this id; "" for all
 	Backlog int      // entries read at the first start of all
 	Cursor  string   // where to go on; "" at the first start
 	Batcher *lines.Batcher
@@ -64,7 +69,7 @@ type Follower struct {
 	untold  int       // entries lost since Report was called last
 	told    time.Time // when that was
 
-	Entries, Restarts, Lost atomic.Uint64
+	Entries, Restarts, Lost, Filtered atomic.Uint64
 }
 
 // position is a cursor of the journal.
@@ -139,6 +144,9 @@ func (f *Follower) args() []string {
 	}
 	for _, u := range f.cfg.Units {
 		args = append(args, "--unit="+u)
+	}
+	if f.cfg.Priority != "" {
+		args = append(args, "--priority="+f.cfg.Priority)
 	}
 	// --follow keeps to the boot that runs now, and would pass over what the boots before it wrote behind the cursor:
 	// the last lines before a crash. --merge lifts that, and brings in other machines' journals, which are left out again.
@@ -287,7 +295,11 @@ func (f *Follower) entry(ctx context.Context, b []byte) error {
 	}
 	mark := lines.Mark{Key: StateKey, Position: position(r.Cursor)}
 	message := bytes.TrimRight(text(r.Message), "\n")
-	if len(message) == 0 {
+	left := f.leftOut(message)
+	if left {
+		f.Filtered.Add(1)
+	}
+	if len(message) == 0 || left {
 		f.cursor = r.Cursor
 		f.cfg.Batcher.Note(ctx, mark)
 		return nil
@@ -322,6 +334,12 @@ func (f *Follower) entry(ctx context.Context, b []byte) error {
 	f.cursor = r.Cursor
 	f.Entries.Add(1)
 	return nil
+}
+
+// leftOut reports whether the rules leave a message out.
+func (f *Follower) leftOut(message []byte) bool {
+	matches := func(re *regexp.Regexp) bool { return re.Match(message) }
+	return slices.ContainsFunc(f.cfg.Drop, matches) || len(f.cfg.Keep) > 0 && !slices.ContainsFunc(f.cfg.Keep, matches)
 }
 
 func firstOf(values ...string) string {

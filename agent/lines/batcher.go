@@ -187,6 +187,25 @@ func (b *Batcher) begin() {
 	}
 }
 
+// Hold keeps the batcher from taking and writing anything until release is called, and returns the positions that were
+// gathered and not yet written, nil for sources to forget: with those of the spool they say where every source stands.
+// It returns an error when ctx ends while the spool is full.
+func (b *Batcher) Hold(ctx context.Context) (positions map[string][]byte, release func(), err error) {
+	if err := b.acquire(ctx); err != nil {
+		return nil, nil, err
+	}
+	positions = make(map[string][]byte, len(b.marks)+len(b.notes))
+	for _, held := range []map[string]Position{b.marks, b.notes} {
+		for key, p := range held {
+			positions[key] = nil
+			if p != nil {
+				positions[key] = p.EncodePosition()
+			}
+		}
+	}
+	return positions, b.release, nil
+}
+
 // Flush writes what was gathered.
 func (b *Batcher) Flush(ctx context.Context) error {
 	if err := b.acquire(ctx); err != nil {

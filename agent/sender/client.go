@@ -204,8 +204,31 @@ func (c *Client) batches(ctx context.Context, node string, body []byte) ([]resul
 
 // heartbeatAnswer is what the gateway says to a sign of life.
 type heartbeatAnswer struct {
-	ServerTimeMS  int64  `json:"server_time_ms"`
-	ConfigVersion uint64 `json:"config_version"`
+	ServerTimeMS int64 `json:"server_time_ms"`
+	ConfigNotice
+}
+
+// ConfigNotice says which configuration the cluster has for the agent's group, as far as the node that answered knows.
+type ConfigNotice struct {
+	Version uint64 `json:"config_version"` // 0: none
+	Hash    string `json:"config_hash"`    // of its text; "" for none
+	Group   string `json:"config_group"`   // that it is of: the agent's, or the default group when that has none
+	Known   bool   `json:"config"`         // false from such a gateway
+}
+
+// GroupConfig is the configuration that the cluster has for the agent's group.
+type GroupConfig struct {
+	Group   string `json:"group"`
+	Version uint64 `json:"version"` // 0: there is none, and Body is empty
+	Hash    string `json:"hash"`
+	Body    string `json:"body"` // YAML
+}
+
+// config asks for the configuration of the agent's group. What is answered holds all that was acknowledged before.
+func (c *Client) config(ctx context.Context, node, agent string) (GroupConfig, error) {
+	var out GroupConfig
+	err := c.send(ctx, http.MethodGet, node, "/agent/config?agent_id="+url.QueryEscape(agent), "", nil, &out)
+	return out, err
 }
 
 func (c *Client) heartbeat(ctx context.Context, node string, status any) (heartbeatAnswer, error) {
@@ -223,13 +246,19 @@ func (c *Client) post(ctx context.Context, node, path string, in, out any) error
 }
 
 func (c *Client) do(ctx context.Context, node, path, contentType string, body []byte, out any) error {
+	return c.send(ctx, http.MethodPost, node, path, contentType, body, out)
+}
+
+func (c *Client) send(ctx context.Context, method, node, path, contentType string, body []byte, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, node+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, node+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}
-	req.Header.Set("Content-Type", contentType)
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return explained(err)

@@ -35,10 +35,10 @@ type Config struct {
 	Coder       *wire.Coder
 	Version     string
 	Log         *slog.Logger
-	Heartbeat   func() any                 // the status sent every 10 s; nil sends none
-	Report      func(kind, text string)    // tells of things an operator should know; may be nil
-	OnNodes     func([]string)             // called when the cluster named new nodes; may be nil
-	OnConfig    func(configVersion uint64) // called with each heartbeat's answer; may be nil
+	Heartbeat   func() any              // the status sent every 10 s; nil sends none
+	Report      func(kind, text string) // tells of things an operator should know; may be nil
+	OnNodes     func([]string)          // called when the cluster named new nodes; may be nil
+	OnConfig    func(ConfigNotice)      // called with each heartbeat's answer; must not wait; may be nil
 }
 
 // Counters of a Sender, for its owner to publish. All only grow, except Clock and Connected.
@@ -48,7 +48,9 @@ type Counters struct {
 	SetAside, NewEpochs, LeftOut, Hello atomic.Uint64
 	ClockOffsetMS                       atomic.Int64 // the cluster's clock minus ours
 	Connected                           atomic.Bool
+	Heard                               atomic.Bool  // a node has answered, so ClockOffsetMS means something
 	LastAck                             atomic.Int64 // unix milliseconds
+	Since                               atomic.Int64 // when something began to wait for the cluster, unix milliseconds
 }
 
 // Sender sends batches until its context ends.
@@ -73,6 +75,9 @@ type Sender struct {
 	expired   atomic.Bool // a gateway said so of the certificate
 	renewSoon chan struct{}
 
+	period   atomic.Int64 // between heartbeats, nanoseconds
+	beatSoon chan struct{}
+
 	Counters Counters
 }
 
@@ -91,10 +96,11 @@ func New(cfg Config) *Sender {
 		cfg: cfg, client: NewClient(cfg.Transport), ids: newIDTable(cfg.Spool),
 		nodes:     newNodeSet(append(append([]string{}, cfg.Nodes...), cfg.Identity.Nodes...)),
 		asides:    rate.NewLimiter(rate.Every(asideEvery), asideBurst),
-		renewSoon: make(chan struct{}, 1),
+		renewSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1),
 		limit:     requestBytes, budget: requestBytes, maxCount: wire.MaxBatchesPerCall, count: wire.MaxBatchesPerCall,
 	}
 	s.last.Store("")
+	s.period.Store(int64(heartbeatPeriod))
 	return s
 }
 
@@ -215,6 +221,9 @@ func (s *Sender) idle(ctx context.Context, node string) error {
 	case <-s.cfg.Spool.Notify():
 	case <-wake:
 	}
+	if wake == nil { // nothing waited until now
+		s.Counters.Since.Store(time.Now().UnixMilli())
+	}
 	return nil
 }
 
@@ -227,7 +236,7 @@ func (s *Sender) greet(ctx context.Context, node string) error {
 		return fmt.Errorf("hello: %w", err)
 	}
 	if h.ServerTimeMS != 0 {
-		s.Counters.ClockOffsetMS.Store(h.ServerTimeMS - time.Now().UnixMilli())
+		s.noteClock(h.ServerTimeMS)
 	}
 	s.obey(&h.Limits)
 	if s.nodes.add(h.Nodes) && s.cfg.OnNodes != nil {
@@ -555,8 +564,6 @@ func (s *Sender) takeResult(b *wire.Batch, r *result) (stop bool, err error) {
 
 // beat sends signs of life beside the batches.
 func (s *Sender) beat(ctx context.Context) {
-	t := time.NewTicker(heartbeatPeriod)
-	defer t.Stop()
 	for {
 		if node := s.nodes.currentURL(); node != "" {
 			a, err := s.client.heartbeat(ctx, node, s.cfg.Heartbeat())
@@ -565,17 +572,42 @@ func (s *Sender) beat(ctx context.Context) {
 				s.cfg.Log.Debug("heartbeat failed", "node", node, "err", err)
 			default:
 				if a.ServerTimeMS != 0 {
-					s.Counters.ClockOffsetMS.Store(a.ServerTimeMS - time.Now().UnixMilli())
+					s.noteClock(a.ServerTimeMS)
 				}
 				if s.cfg.OnConfig != nil {
-					s.cfg.OnConfig(a.ConfigVersion)
+					s.cfg.OnConfig(a.ConfigNotice)
 				}
 			}
 		}
+		t := time.NewTimer(time.Duration(s.period.Load()))
 		select {
 		case <-ctx.Done():
+			t.Stop()
 			return
 		case <-t.C:
+		case <-s.beatSoon:
+			t.Stop()
 		}
 	}
+}
+
+func (s *Sender) noteClock(serverMS int64) {
+	s.Counters.ClockOffsetMS.Store(serverMS - time.Now().UnixMilli())
+	s.Counters.Heard.Store(true)
+}
+
+// SetHeartbeat sets how often a sign of life is sent.
+func (s *Sender) SetHeartbeat(every time.Duration) { s.period.Store(int64(every)) }
+
+// BeatSoon has the next sign of life sent now.
+func (s *Sender) BeatSoon() {
+	select {
+	case s.beatSoon <- struct{}{}:
+	default: // one is due already
+	}
+}
+
+// Config asks the node in use for the configuration of the agent's group.
+func (s *Sender) Config(ctx context.Context) (GroupConfig, error) {
+	return s.client.config(ctx, s.nodes.currentURL(), s.cfg.Identity.AgentID)
 }

@@ -137,7 +137,7 @@ func (t *Tailer) extendPrint(f *file, size int64) error {
 
 // truncated reads the rest of the old content from the copy, if there is one, and begins the file anew.
 func (t *Tailer) truncated(ctx context.Context, f *file, last time.Time) error {
-	if c, fi, path := t.findCopy(f.pos); c != nil {
+	if c, fi, path := f.group.findCopy(f.pos); c != nil {
 		old := &file{key: f.key, group: f.group, stream: f.stream, f: c, pos: f.pos, grown: f.grown, caught: f.caught}
 		for {
 			more, err := t.read(ctx, old, fi.Size(), true, true)

@@ -33,7 +33,7 @@ func (t *Tailer) resume() {
 		if g == nil {
 			continue // not configured any more; the position is kept for a while
 		}
-		if f, fi, err := openRegular(p.Path); err == nil && !p.Rotated {
+		if f, fi, err := g.open(p.Path); err == nil && !p.Rotated {
 			if p.sameFile(fi) && fi.Size() >= int64(p.Print.N) && p.Print.matches(f) {
 				if p.Print.N == 0 {
 					// It was empty when we saw it last: a whole generation may have been copied away since.
@@ -56,12 +56,12 @@ func (t *Tailer) resume() {
 
 // resumeRotated looks for a file that left its path while the agent was down.
 func (t *Tailer) resumeRotated(key string, g *Group, p position) {
-	f, fi, path := t.findSibling(p.Path, func(f *os.File, fi os.FileInfo) bool {
+	f, fi, path := g.findSibling(p.Path, func(_ string, f *os.File, fi os.FileInfo) bool {
 		return p.sameFile(fi) && (p.Key != (fileKey{}) || p.Print.N > 0) && fi.Size() >= p.Off && p.Print.matches(f)
 	})
 	w := between{print: p.Print}
 	if f == nil {
-		f, fi, path = t.findCopy(p)
+		f, fi, path = g.findCopy(p)
 		w.copies = f != nil
 	}
 	if f == nil {
@@ -100,14 +100,13 @@ func (t *Tailer) followBetween(g *Group, path string, w between) {
 	}
 	var found []sibling
 	var now fingerprint
-	if f, _, err := openRegular(path); err == nil {
+	if f, _, err := g.open(path); err == nil {
 		if p, err := printOf(f, fingerprintLen); err == nil && w.copies {
 			now = p
 		}
 		f.Close()
 	}
-	t.findSibling(path, func(f *os.File, fi os.FileInfo) bool {
-		name := f.Name()
+	g.findSibling(path, func(name string, f *os.File, fi os.FileInfo) bool {
 		if !rotatedName(path, name) || !fi.ModTime().After(w.after) || os.SameFile(fi, w.old) || t.groupOf(name) != nil ||
 			now.N > 0 && now.matches(f) {
 			return false
@@ -124,7 +123,7 @@ func (t *Tailer) followBetween(g *Group, path string, w between) {
 	})
 	slices.SortFunc(found, func(a, b sibling) int { return a.fi.ModTime().Compare(b.fi.ModTime()) })
 	for _, s := range found {
-		f, fi, err := openRegular(s.path)
+		f, fi, err := g.open(s.path)
 		if err != nil {
 			continue
 		}
@@ -224,7 +223,7 @@ func (t *Tailer) lost(p position, why string) {
 const maxSiblings = 512
 
 // findSibling returns the first file beside path, with a name that begins like it, for which ok holds.
-func (t *Tailer) findSibling(path string, ok func(*os.File, os.FileInfo) bool) (*os.File, os.FileInfo, string) {
+func (g *Group) findSibling(path string, ok func(string, *os.File, os.FileInfo) bool) (*os.File, os.FileInfo, string) {
 	dir, base := filepath.Split(path)
 	stem := strings.TrimSuffix(base, filepath.Ext(base))
 	names, err := os.ReadDir(filepath.Clean(dir))
@@ -238,11 +237,11 @@ func (t *Tailer) findSibling(path string, ok func(*os.File, os.FileInfo) bool) (
 		}
 		looked++
 		p := filepath.Join(dir, n.Name())
-		f, fi, err := openRegular(p)
+		f, fi, err := g.open(p)
 		if err != nil {
 			continue
 		}
-		if ok(f, fi) {
+		if ok(p, f, fi) {
 			return f, fi, p
 		}
 		f.Close()
@@ -252,7 +251,7 @@ func (t *Tailer) findSibling(path string, ok func(*os.File, os.FileInfo) bool) (
 
 // findCopy looks for the copy that copy-and-truncate made of a file: another file with the same beginning that
 // holds at least what was read, the newest of them.
-func (t *Tailer) findCopy(p position) (*os.File, os.FileInfo, string) {
+func (g *Group) findCopy(p position) (*os.File, os.FileInfo, string) {
 	if p.Print.N == 0 || p.Off == 0 {
 		return nil, nil, ""
 	}
@@ -261,16 +260,16 @@ func (t *Tailer) findCopy(p position) (*os.File, os.FileInfo, string) {
 	match := func(f *os.File, fi os.FileInfo) bool {
 		return (p.Key == fileKey{} || keyOf(fi) != p.Key) && fi.Size() >= p.Off && p.Print.matches(f)
 	}
-	f, _, _ := t.findSibling(p.Path, func(f *os.File, fi os.FileInfo) bool {
+	f, _, _ := g.findSibling(p.Path, func(name string, f *os.File, fi os.FileInfo) bool {
 		if match(f, fi) && fi.ModTime().After(newest) {
-			newest, best = fi.ModTime(), f.Name()
+			newest, best = fi.ModTime(), name
 		}
 		return false
 	})
 	if f != nil || best == "" {
 		return nil, nil, ""
 	}
-	f, fi, err := openRegular(best)
+	f, fi, err := g.open(best)
 	if err != nil {
 		return nil, nil, ""
 	}

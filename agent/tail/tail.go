@@ -30,6 +30,7 @@ type Group struct {
 	Drop      []*regexp.Regexp // records that match any are left out
 	Keep      []*regexp.Regexp // when not empty, records that match none are left out
 	Labels    wire.Labels      // added to the stream
+	Within    []string         // the files must really lie in one of these places; nil: anywhere
 }
 
 // Config of a Tailer.
@@ -40,6 +41,7 @@ type Config struct {
 	Parser         *lines.Parser
 	Log            *slog.Logger
 	InitialBacklog int64                   // bytes read of a file that is there at the first start of all
+	Before         []Group                 // what was followed until now, when the groups changed; nil: as at the last start
 	MaxFiles       int                     // 0 is 256
 	Poll           time.Duration           // 0 is 500 ms
 	Rescan         time.Duration           // 0 is 10 s
@@ -64,6 +66,7 @@ type Tailer struct {
 	broken []string            // state keys whose position cannot be read
 	next   int                 // number of the next state key
 	first  bool                // nothing was known when the agent started
+	fresh  bool                // files that Before did not name may be met for the first time
 	buf    []byte
 	ctx    context.Context // of Run
 	warned map[string]bool
@@ -101,7 +104,7 @@ func New(cfg Config) *Tailer {
 		cfg.Report = func(string, string) {}
 	}
 	t := &Tailer{
-		cfg: cfg, log: cfg.Log, known: map[string]position{}, first: true, buf: make([]byte, readChunk),
+		cfg: cfg, log: cfg.Log, known: map[string]position{}, first: true, fresh: cfg.Before != nil, buf: make([]byte, readChunk),
 		warned: map[string]bool{}, suspects: map[string]time.Time{},
 	}
 	for key, value := range cfg.State {
@@ -143,7 +146,7 @@ func (t *Tailer) Run(ctx context.Context) error {
 			scanned = now
 			t.checkPaths(now)
 			t.scan()
-			t.first = false
+			t.first, t.fresh = false, false
 		}
 		if err := t.pollAll(ctx); err != nil {
 			if ctx.Err() != nil {
@@ -183,9 +186,53 @@ func openRegular(path string) (*os.File, os.FileInfo, error) {
 	return f, fi, nil
 }
 
-func (t *Tailer) groupOf(path string) *Group {
-	for i := range t.cfg.Groups {
-		g := &t.cfg.Groups[i]
+// Within reports whether a path is one of the places or lies below one.
+func Within(name string, places []string) bool {
+	name = filepath.Clean(name)
+	return slices.ContainsFunc(places, func(place string) bool {
+		place = filepath.Clean(place)
+		return name == place || strings.HasPrefix(name, strings.TrimSuffix(place, "/")+"/")
+	})
+}
+
+// errOutside says that a link leads to where the group may not read.
+var errOutside = errors.New("it lies outside of the places that may be read (remote.files in agent.yaml)")
+
+// open opens a file for reading as the group may: where all links are followed it must lie within the group's places.
+func (g *Group) open(path string) (*os.File, os.FileInfo, error) {
+	if g.Within == nil {
+		return openRegular(path)
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	places := make([]string, 0, len(g.Within))
+	for _, p := range g.Within {
+		if q, err := filepath.EvalSymlinks(p); err == nil {
+			places = append(places, q)
+		}
+	}
+	if !Within(real, places) {
+		return nil, nil, errOutside
+	}
+	f, fi, err := openRegular(real)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Between the look at the path and now it may have been replaced by a link.
+	if at, err := os.Lstat(real); err != nil || !os.SameFile(at, fi) {
+		f.Close()
+		return nil, nil, errOutside
+	}
+	return f, fi, nil
+}
+
+func (t *Tailer) groupOf(path string) *Group { return groupOf(t.cfg.Groups, path) }
+
+func groupOf(groups []Group, path string) *Group {
+	for i := range groups {
+		g := &groups[i]
 		if matchesAny(g.Include, path) && !matchesAny(g.Exclude, path) {
 			return g
 		}
@@ -295,7 +342,7 @@ func (t *Tailer) discover(path string, g *Group) {
 		t.warnOnce("limit", "more log files than may be open: some are not read", "limit", t.cfg.MaxFiles, "path", path)
 		return
 	}
-	f, fi, err := openRegular(path)
+	f, fi, err := g.open(path)
 	if err != nil {
 		t.warnOnce("open "+path, "log file cannot be opened", "path", path, "err", err)
 		return
@@ -358,7 +405,8 @@ func (t *Tailer) begin(path string, g *Group, f *os.File, fi os.FileInfo) {
 		return
 	}
 	p := position{identity: &identity{Path: path, Stream: path, Key: keyOf(fi), Seen: time.Now().Unix()}}
-	if t.first && fi.Size() > t.cfg.InitialBacklog {
+	met := t.first || t.fresh && groupOf(t.cfg.Before, path) == nil
+	if met && fi.Size() > t.cfg.InitialBacklog {
 		p.Off = t.lineAfter(f, fi.Size()-t.cfg.InitialBacklog, fi.Size())
 	}
 	key := t.newKey()

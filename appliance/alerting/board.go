@@ -218,7 +218,7 @@ func (b *board) takeRoutes(v Value, ok bool) {
 
 // active reports whether a rule of the file is evaluated.
 func (f *heldFile) active(r *rules.Rule) bool {
-	return !f.rec.Disabled && !f.rec.Removed && !slices.Contains(f.rec.Off, r.Name) && r.Kind != rules.Record
+	return !f.rec.Disabled && !f.rec.Removed && !slices.Contains(f.rec.Off, r.Name)
 }
 
 // fileNames returns the names of the files in order. mu is held.

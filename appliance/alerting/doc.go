@@ -121,6 +121,13 @@ type Metrics interface {
 	Parser() parser.Parser
 }
 
+// Recorder stores what recording rules give.
+type Recorder interface {
+	// Record stores values of series, named by all their labels, for the time t (ms). A value that a series holds for that
+	// time already stays as it is. The error names series that were refused; the others are stored all the same.
+	Record(ctx context.Context, t int64, values []Sample) error
+}
+
 // Count is a number of lines that share a value of a label.
 type Count struct {
 	Value string

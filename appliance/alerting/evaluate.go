@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -19,6 +21,7 @@ import (
 type schedule struct {
 	next    int64 // log time
 	running bool
+	before  recorded // what its recording rules gave last
 }
 
 // evaluation is what the evaluation of a group gave.
@@ -28,6 +31,10 @@ type evaluation struct {
 	at    int64 // log time
 	rules []ruleResult
 	took  time.Duration
+
+	before     recorded                        // what recording rules gave last
+	remembered *atomic.Int64                   // counts the series of all groups in before
+	may        func(ctx context.Context) error // asked before values are recorded
 }
 
 type ruleResult struct {
@@ -78,7 +85,7 @@ func (l *leader) evaluate(ctx context.Context) error {
 		case e := <-l.evaluated:
 			l.running--
 			if sc := l.schedules[e.key]; sc != nil {
-				sc.running = false
+				sc.running, sc.before = false, e.before
 			}
 			if err := l.takeEvaluation(ctx, e); err != nil {
 				if sc := l.schedules[e.key]; sc != nil {
@@ -92,7 +99,10 @@ func (l *leader) evaluate(ctx context.Context) error {
 	}
 	groups := l.s.board.activeGroups()
 	for key := range l.schedules {
-		if groups[key] == nil && !l.schedules[key].running {
+		if sc := l.schedules[key]; groups[key] == nil && !sc.running {
+			for rule := range sc.before {
+				sc.before.remember(rule, nil, &l.remembered)
+			}
 			delete(l.schedules, key)
 		}
 	}
@@ -108,7 +118,10 @@ func (l *leader) evaluate(ctx context.Context) error {
 		step := l.s.interval(g)
 		sc.running, sc.next = true, l.now-l.now%step+step
 		l.running++
-		e := &evaluation{key: key, group: g, at: l.now}
+		if sc.before == nil {
+			sc.before = make(recorded)
+		}
+		e := &evaluation{key: key, group: g, at: l.now, before: sc.before, remembered: &l.remembered, may: l.mayRecord()}
 		recovering, resumed := l.recovering(), l.seen.Resumed
 		l.work.Go(func() {
 			l.s.evaluateGroup(l.ctx, e, resumed, recovering)
@@ -132,6 +145,10 @@ func (s *Service) evaluateGroup(ctx context.Context, e *evaluation, resumed int6
 		switch {
 		case recovering && (r.Kind == rules.SilentAgent || r.Kind == rules.SilentStream):
 			res.err = errRecovering
+		case r.Kind == rules.Record:
+			limited, cancel := context.WithTimeout(ctx, ruleTime)
+			res.err = s.record(limited, e, r)
+			cancel()
 		default:
 			limited, cancel := context.WithTimeout(ctx, ruleTime)
 			found, res.err = s.condition(limited, e.group, r, e.at, resumed)
@@ -140,10 +157,15 @@ func (s *Service) evaluateGroup(ctx context.Context, e *evaluation, resumed int6
 		if res.err == nil && e.group.Limit > 0 && len(found) > e.group.Limit {
 			res.err = fmt.Errorf("the condition gave %d alerts, the group's limit is %d", len(found), e.group.Limit)
 		}
-		if res.err == nil {
+		if res.err == nil && r.Kind != rules.Record {
 			res.results, res.err = s.results(ctx, r, e.at, found)
 		}
 		e.rules = append(e.rules, res)
+	}
+	for rule := range e.before {
+		if !slices.ContainsFunc(e.group.Rules, func(r rules.Rule) bool { return r.ID == rule }) {
+			e.before.remember(rule, nil, e.remembered)
+		}
 	}
 	e.took = time.Since(start)
 	s.metrics.evaluated(e)
@@ -160,7 +182,7 @@ func (s *Service) condition(ctx context.Context, g *rules.Group, r *rules.Rule, 
 	case rules.Metrics:
 		return s.cfg.Metrics.Instant(ctx, r.Expr, at-g.Offset.Milliseconds())
 	case rules.Logs:
-		return s.countLines(ctx, r, at)
+		return s.countLines(ctx, r, at, s.interval(g))
 	case rules.SilentAgent:
 		return s.silentAgents(r, at, resumed), nil
 	case rules.SilentStream:
@@ -220,12 +242,18 @@ func (s *Service) templateQuery(ctx context.Context, q string, t time.Time) (pro
 func (l *leader) takeEvaluation(ctx context.Context, e *evaluation) error {
 	for i := range e.rules {
 		r := &e.rules[i]
-		if errors.Is(r.err, errRecovering) || errors.Is(r.err, context.Canceled) {
+		if errors.Is(r.err, errRecovering) || errors.Is(r.err, context.Canceled) || errors.Is(r.err, errDeposed) {
 			continue
 		}
 		if r.err != nil {
 			l.s.metrics.failures.Inc()
 			if err := l.setHealth(ctx, r.rule.ID, r.err.Error()); err != nil {
+				return err
+			}
+			continue
+		}
+		if r.rule.Kind == rules.Record {
+			if err := l.setHealth(ctx, r.rule.ID, ""); err != nil {
 				return err
 			}
 			continue

@@ -144,9 +144,29 @@ type fakeWorld struct {
 	mu      sync.Mutex
 	samples map[string][]Sample // by expression
 	counts  map[string][]Count
+	lines   map[string][]fakeLine // instead of counts, by query
+	clock   func() int64
 	events  []Line
 	agents  []Agent
 	err     error
+	stored  map[string]float64 // of recording rules, by labels and time; what was first stays
+	repeats int
+	refuse  error
+}
+
+// Record keeps the first value of each time, as the state machine does.
+func (w *fakeWorld) Record(_ context.Context, t int64, values []Sample) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, v := range values {
+		key := fmt.Sprint(v.Labels, " ", t)
+		if _, ok := w.stored[key]; ok {
+			w.repeats++
+			continue
+		}
+		w.stored[key] = v.V
+	}
+	return w.refuse
 }
 
 func (w *fakeWorld) set(expr string, samples ...Sample) {
@@ -174,7 +194,36 @@ func (w *fakeWorld) Agents() []Agent         { w.mu.Lock(); defer w.mu.Unlock();
 func (w *fakeWorld) Count(_ context.Context, q string, start, end int64, by string, limit int) ([]Count, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if lines, ok := w.lines[q]; ok {
+		return countFake(lines, w.clock(), start, end, by), false, w.err
+	}
 	return slices.Clone(w.counts[q]), false, w.err
+}
+
+// fakeLine is a line of time t that can be found from log time seen on.
+type fakeLine struct {
+	t, seen int64
+	host    string
+}
+
+// countFake counts lines as the store does.
+func countFake(lines []fakeLine, now, start, end int64, by string) []Count {
+	var out []Count
+	for _, l := range lines {
+		if l.seen > now || l.t < start || l.t >= end {
+			continue
+		}
+		value := ""
+		if by != "" {
+			value = l.host
+		}
+		i := slices.IndexFunc(out, func(c Count) bool { return c.Value == value })
+		if i < 0 {
+			i, out = len(out), append(out, Count{Value: value})
+		}
+		out[i].Lines++
+	}
+	return out
 }
 
 func (w *fakeWorld) EventsAfter(_ context.Context, q string, index uint64, limit int) ([]Line, bool, error) {
@@ -252,7 +301,8 @@ type fakeCluster struct {
 }
 
 func newFakeCluster(t testing.TB, n int) *fakeCluster {
-	c := &fakeCluster{t: t, meta: newFakeMeta(), world: &fakeWorld{samples: make(map[string][]Sample), counts: make(map[string][]Count)}}
+	c := &fakeCluster{t: t, meta: newFakeMeta(), world: &fakeWorld{samples: make(map[string][]Sample), counts: make(map[string][]Count), lines: make(map[string][]fakeLine), stored: make(map[string]float64)}}
+	c.world.clock = func() int64 { return nodeMeta{c.meta, ""}.LogTime() }
 	for i := range n {
 		node := &fakeNode{name: fmt.Sprintf("n%d", i+1), cluster: c}
 		c.boot(node)
@@ -273,7 +323,7 @@ func newFakeCluster(t testing.TB, n int) *fakeCluster {
 
 func (c *fakeCluster) boot(node *fakeNode) {
 	node.service = New(Config{
-		Node: node.name, Meta: nodeMeta{c.meta, node.name}, Leadership: node, Metrics: c.world, Logs: c.world, Fleet: c.world,
+		Node: node.name, Meta: nodeMeta{c.meta, node.name}, Leadership: node, Metrics: c.world, Logs: c.world, Fleet: c.world, Recorder: c.world,
 		Send: func(ctx context.Context, in *route.Integration, m *notify.Message, gate notify.Gate) error {
 			return c.take(ctx, node.name, in, m, gate)
 		},

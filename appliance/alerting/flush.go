@@ -205,10 +205,15 @@ func (l *leader) retry(ctx context.Context) error {
 			continue
 		}
 		next := c.rec.Attempt(l.now, l.s.cfg.Node, l.mod)
-		err := l.commit(ctx, Txn{
+		t := Txn{
 			Compares: []Compare{{BucketSends, next.Key, c.mod}},
 			Ops:      []Op{{Bucket: BucketSends, Key: next.Key, Value: encode(next)}},
-		})
+		}
+		if c.rec.State == state.Sending { // whoever gets it twice finds here why
+			why := "its sender stopped or was cut off before it could say how it went; it is sent again with the same key"
+			t.Ops = append(t.Ops, l.remember(c.rec.Sent(l.now, state.WhatSendLost, why)))
+		}
+		err := l.commit(ctx, t)
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -15,9 +16,50 @@ import (
 // maxValues bounds the values of a label that one rule looks at.
 const maxValues = 1000
 
-// countLines holds the number of lines of a window against the rule's threshold.
-func (s *Service) countLines(ctx context.Context, r *rules.Rule, at int64) ([]Sample, error) {
-	counts, more, err := s.cfg.Logs.Count(ctx, r.Query, at-r.Window.Milliseconds(), at, r.By, maxValues)
+// lateLines is how long after the time that it bears a line may come and still be counted, in ms: agents send in batches,
+// and a change of the leader holds them up.
+const lateLines = 30_000
+
+// countLines holds the number of lines of a window against the rule's threshold; interval (ms) is how often it is asked.
+func (s *Service) countLines(ctx context.Context, r *rules.Rule, at, interval int64) ([]Sample, error) {
+	window := r.Window.Milliseconds()
+	reach := max(0, interval+lateLines-window)
+	if r.Above == nil {
+		reach = 0
+	}
+	out, err := s.linesBeyond(ctx, r, at-reach-window, at)
+	if err != nil || reach == 0 || len(out) == 0 {
+		return out, err
+	}
+	// The window is short beside the interval and the way of the lines: it is moved over all that no evaluation has seen
+	// yet. What has too few lines in all of it has too few in each part.
+	most := make(map[string]Sample)
+	for end := at; end > at-reach-window/2; end -= max(window/2, 1) {
+		part, err := s.linesBeyond(ctx, r, end-window, end)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range part {
+			key := p.Labels[r.By]
+			if have, ok := most[key]; !ok || p.V > have.V {
+				p.T = at
+				most[key] = p
+			}
+		}
+		if len(most) == len(out) {
+			break
+		}
+	}
+	out = out[:0]
+	for _, key := range slices.Sorted(maps.Keys(most)) {
+		out = append(out, most[key])
+	}
+	return out, nil
+}
+
+// linesBeyond counts the lines of [start, end) and returns the counts that pass the rule's threshold.
+func (s *Service) linesBeyond(ctx context.Context, r *rules.Rule, start, end int64) ([]Sample, error) {
+	counts, more, err := s.cfg.Logs.Count(ctx, r.Query, start, end, r.By, maxValues)
 	if err != nil {
 		return nil, err
 	}
@@ -28,7 +70,7 @@ func (s *Service) countLines(ctx context.Context, r *rules.Rule, at int64) ([]Sa
 	for _, c := range counts {
 		n := float64(c.Lines)
 		if r.Above != nil && n > *r.Above || r.Below != nil && n < *r.Below {
-			sample := Sample{T: at, V: n, Labels: map[string]string{}}
+			sample := Sample{T: end, V: n, Labels: map[string]string{}}
 			if r.By != "" {
 				sample.Labels[r.By] = c.Value
 			}

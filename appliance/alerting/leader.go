@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 
 	"github.com/triward/triward/appliance/alerting/state"
 )
@@ -34,6 +35,8 @@ type leader struct {
 	schedules map[string]*schedule
 	evaluated chan *evaluation
 	running   int // evaluations under way
+
+	remembered atomic.Int64 // series that recording rules gave last, of all groups
 
 	sends   sends
 	mutes   muteCache

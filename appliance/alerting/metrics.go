@@ -12,6 +12,7 @@ type serviceMetrics struct {
 	all          []prometheus.Collector
 	evaluations  prometheus.Counter
 	failures     prometheus.Counter
+	recorded     prometheus.Counter
 	took         prometheus.Histogram
 	sent         *prometheus.CounterVec
 	sendFailures *prometheus.CounterVec
@@ -26,6 +27,7 @@ func newServiceMetrics(reg prometheus.Registerer, s *Service) *serviceMetrics {
 		reg:         reg,
 		evaluations: counter("triward_alert_evaluations_total", "Evaluations of groups of rules by this node as the leader."),
 		failures:    counter("triward_alert_evaluation_failures_total", "Evaluations of rules that gave an error."),
+		recorded:    counter("triward_recorded_samples_total", "Samples that recording rules gave on this node as the leader."),
 		took: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "triward_alert_evaluation_seconds", Help: "Time to evaluate a group of rules.",
 			Buckets: []float64{.001, .005, .02, .1, .5, 2, 10},
@@ -44,7 +46,7 @@ func newServiceMetrics(reg prometheus.Registerer, s *Service) *serviceMetrics {
 		}, func() float64 { return float64(s.countShown(what)) })
 	}
 	m.all = []prometheus.Collector{
-		m.evaluations, m.failures, m.took, m.sent, m.sendFailures, m.undelivered,
+		m.evaluations, m.failures, m.recorded, m.took, m.sent, m.sendFailures, m.undelivered,
 		shown(state.Shown(state.Pending)), shown(state.Shown(state.Firing)), shown(state.Acknowledged), shown(state.Silenced), shown(state.Inhibited),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "triward_notifications_waiting", Help: "Messages that are claimed and whose delivery is not known.",

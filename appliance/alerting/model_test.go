@@ -147,6 +147,10 @@ func (tr *trial) check(began map[string]int) {
 	content := map[string]string{}
 	state := map[string]bool{} // rooms as the receiver knows them
 	ends, starts := map[string]int{}, map[string]int{}
+	explained := map[string]bool{}
+	for _, h := range tr.nodes[0].service.History(HistoryFilter{What: []string{"send_lost", "send_failed"}, Limit: MaxHistory}).Records {
+		explained[h.History.Key] = true
+	}
 	for _, m := range tr.messages() {
 		seen[m.key]++
 		text := ""
@@ -160,6 +164,9 @@ func (tr *trial) check(began map[string]int) {
 		if seen[m.key] > 1 {
 			if !tr.faulty[m.key] {
 				t.Errorf("message %s (%s) came %d times without a fault of its sender", m.key, text, seen[m.key])
+			}
+			if !explained[m.key] {
+				t.Errorf("the history does not say why message %s came %d times", m.key, seen[m.key])
 			}
 			continue
 		}

@@ -139,11 +139,11 @@ func (l *leader) escalate(ctx context.Context) error {
 	var changes []state.Change
 	for _, id := range slices.Sorted(maps.Keys(alerts)) {
 		a := alerts[id].rec
-		if a.Phase != state.Firing || a.Ack != nil || a.EscalatedAt != 0 || a.Muted() {
+		if a.Phase != state.Firing || a.EscalatedAt != 0 || a.Muted() || a.Ack != nil && a.EscalateBy == "" {
 			continue
 		}
 		for _, r := range cfg.For(a.Labels) {
-			if r.Escalate != nil && a.ChangedAt+route.Milliseconds(&r.Escalate.After) <= l.now {
+			if r.Escalate != nil && (a.EscalateBy != "" || a.ChangedAt+route.Milliseconds(&r.Escalate.After) <= l.now) {
 				if c, ok := state.Escalate(l.now, a, r.Escalate.Receiver); ok {
 					changes = append(changes, c)
 				}

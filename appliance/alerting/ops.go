@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/triward/triward/appliance/alerting/route"
@@ -45,11 +46,13 @@ func retrying(change func() error) error {
 	return err
 }
 
-// MaxAck bounds the alerts of one acknowledgement.
+// MaxAck bounds the alerts of one acknowledgement, assignment or escalation.
 const MaxAck = 50
 
-// Acknowledge takes alerts in hand (ack), or gives them back. All of them must fire.
-func (s *Service) Acknowledge(ctx context.Context, ids []string, ack bool, comment string, by By) error {
+// changeAlerts changes alerts in one transaction. change says what becomes of one; ok is false when it stays as it is.
+func (s *Service) changeAlerts(ctx context.Context, ids []string, comment, action string, by By, detail map[string]any,
+	change func(now int64, have *state.Alert) (c state.Change, ok bool, err error),
+) error {
 	ids = slices.Clone(ids)
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
@@ -70,16 +73,12 @@ func (s *Service) Acknowledge(ctx context.Context, ids []string, ack bool, comme
 			if !ok {
 				return fmt.Errorf("alert %.64q: %w", id, ErrNotFound)
 			}
-			var mark *state.Ack
-			if ack {
-				mark = &state.Ack{By: by.Actor, At: now, Comment: comment}
+			c, changed, err := change(now, have.rec)
+			if err != nil {
+				return err
 			}
-			c, changed := state.Acknowledge(now, have.rec, mark, by.Actor)
 			if !changed {
-				if have.rec.Phase == state.Firing { // it was not acknowledged: there is nothing to give back
-					continue
-				}
-				return fmt.Errorf("alert %s is %s; only one that fires can be acknowledged: %w", id, have.rec.Shown(), ErrState)
+				continue
 			}
 			cmp, op := s.board.alertOp(&c)
 			t.Compares, t.Ops = append(t.Compares, cmp), append(t.Ops, op)
@@ -90,12 +89,66 @@ func (s *Service) Acknowledge(ctx context.Context, ids []string, ack bool, comme
 		if len(t.Ops) == 0 {
 			return nil
 		}
-		action := "alert.acknowledge"
-		if !ack {
-			action = "alert.unacknowledge"
-		}
-		t.Audit = by.audit(action, ids[0], map[string]any{"alerts": ids, "comment": comment})
+		all := map[string]any{"alerts": ids, "comment": comment}
+		maps.Copy(all, detail)
+		t.Audit = by.audit(action, ids[0], all)
 		return s.commit(ctx, t)
+	})
+}
+
+// Acknowledge takes alerts in hand (ack), or gives them back. All of them must fire.
+func (s *Service) Acknowledge(ctx context.Context, ids []string, ack bool, comment string, by By) error {
+	action := "alert.acknowledge"
+	if !ack {
+		action = "alert.unacknowledge"
+	}
+	return s.changeAlerts(ctx, ids, comment, action, by, nil, func(now int64, have *state.Alert) (state.Change, bool, error) {
+		var mark *state.Ack
+		if ack {
+			mark = &state.Ack{By: by.Actor, At: now, Comment: comment}
+		}
+		c, changed := state.Acknowledge(now, have, mark, by.Actor)
+		if !changed && have.Phase != state.Firing {
+			return c, false, fmt.Errorf("alert %s is %s; only one that fires can be acknowledged: %w", have.ID, have.Shown(), ErrState)
+		}
+		return c, changed, nil // one that was not acknowledged has nothing to give back
+	})
+}
+
+// maxAssignee bounds the name of who looks after an alert, in bytes.
+const maxAssignee = 128
+
+// Assign says who is to look after alerts; an empty name takes that back. Whether there is such a user is the caller's
+// to know. All alerts must fire.
+func (s *Service) Assign(ctx context.Context, ids []string, to, comment string, by By) error {
+	if len(to) > maxAssignee {
+		return fmt.Errorf("to: at most %d bytes: %w", maxAssignee, ErrInvalid)
+	}
+	return s.changeAlerts(ctx, ids, comment, "alert.assign", by, map[string]any{"to": to}, func(now int64, have *state.Alert) (state.Change, bool, error) {
+		if have.Phase != state.Firing {
+			return state.Change{}, false, fmt.Errorf("alert %s is %s; only one that fires can be assigned: %w", have.ID, have.Shown(), ErrState)
+		}
+		c, changed := state.Assign(now, have, to, comment, by.Actor)
+		return c, changed, nil
+	})
+}
+
+// Escalate lets the second receivers of alerts be told now, without waiting for the time of their routes.
+func (s *Service) Escalate(ctx context.Context, ids []string, comment string, by By) error {
+	return s.changeAlerts(ctx, ids, comment, "alert.escalate", by, nil, func(_ int64, have *state.Alert) (state.Change, bool, error) {
+		s.board.mu.RLock()
+		cfg := s.board.routes.cfg
+		s.board.mu.RUnlock()
+		switch {
+		case have.Phase != state.Firing:
+			return state.Change{}, false, fmt.Errorf("alert %s is %s; only one that fires can be escalated: %w", have.ID, have.Shown(), ErrState)
+		case have.Muted():
+			return state.Change{}, false, fmt.Errorf("alert %s is %s, and nobody is told of it: %w", have.ID, have.Shown(), ErrState)
+		case cfg == nil || !slices.ContainsFunc(cfg.For(have.Labels), func(r *route.Route) bool { return r.Escalate != nil }):
+			return state.Change{}, false, fmt.Errorf("no route of alert %s has a second step; give its route `escalate`: %w", have.ID, ErrState)
+		}
+		c, changed := state.AskEscalation(have, by.Actor)
+		return c, changed, nil
 	})
 }
 

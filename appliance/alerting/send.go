@@ -187,6 +187,9 @@ func (s *Service) alertMessage(a *state.Alert, t state.Told, now int64) notify.A
 	if a.Ack != nil && t.Firing {
 		out.AckedBy = a.Ack.By
 	}
+	if a.Assigned != nil && t.Firing {
+		out.AssignedTo = a.Assigned.To
+	}
 	return out
 }
 

@@ -25,7 +25,8 @@ type Config struct {
 	Metrics    Metrics
 	Logs       Logs
 	Fleet      Fleet
-	Sealer     Sealer // nil: receivers with secrets are refused
+	Sealer     Sealer   // nil: receivers with secrets are refused
+	Recorder   Recorder // nil: recording rules are not evaluated, which they say
 	// Send makes one attempt to send a message; notify.Sender's method is meant for it.
 	Send func(ctx context.Context, in *route.Integration, m *notify.Message, gate notify.Gate) error
 	// ExternalURL is the address of the cluster for people, "" for none.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -246,6 +247,85 @@ func TestEscalation(t *testing.T) {
 	}
 	if ends != 1 {
 		t.Errorf("the second receiver heard %d times of the end", ends)
+	}
+}
+
+// Somebody who looks after an alert is named in its messages and changes nothing else; an escalation that is asked for is
+// made once, even of an alert that is acknowledged.
+func TestAssignAndEscalateByHand(t *testing.T) {
+	c := newFakeCluster(t, 3)
+	c.step()
+	c.put("own", testRules)
+	c.route(strings.Replace(testRoutes, "repeat_interval: 1h", "repeat_interval: 1h, escalate: {after: 30m, receiver: boss}", 1))
+	ctx, ada := context.Background(), By{Actor: "ada"}
+	c.world.set("temperature > 30", room("attic", 35))
+	c.world.set("up == 0", Sample{Labels: map[string]string{"room": "a"}})
+	c.run(10 * time.Second)
+	ids := map[string]string{}
+	for _, a := range c.nodes[0].service.Alerts(AlertFilter{}).Alerts {
+		ids[a.Name] = a.ID
+	}
+	if err := c.nodes[0].service.Assign(ctx, []string{ids["Hot"]}, "bob", "", ada); !errors.Is(err, ErrState) {
+		t.Errorf("a pending alert was assigned: %v", err)
+	}
+	if err := c.nodes[2].service.Assign(ctx, []string{ids["Down"]}, "bob", "his rack", ada); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.nodes[2].service.Acknowledge(ctx, []string{ids["Down"]}, true, "", By{Actor: "bob"}); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := c.nodes[1].service.Alert(ids["Down"]); err != nil || v.Assigned == nil || v.Assigned.To != "bob" || v.Assigned.By != "ada" || !v.Escalates {
+		t.Fatalf("%+v %v", v, err)
+	}
+	c.run(time.Minute)
+	for range 2 { // the second changes nothing
+		if err := c.nodes[1].service.Escalate(ctx, []string{ids["Down"]}, "", By{Actor: "bob"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.kill(0)
+	c.elect(1)
+	c.run(time.Minute)
+	c.restart(0)
+	boss := 0
+	for _, m := range c.messages() {
+		if m.receiver == "boss" {
+			boss++
+			if !m.escalate || len(m.alerts) != 1 || m.alerts[0].AssignedTo != "bob" {
+				t.Errorf("%+v", m)
+			}
+		}
+	}
+	if boss != 1 {
+		t.Errorf("%d messages to the second receiver", boss)
+	}
+	var told []string
+	for _, h := range c.nodes[1].service.History(HistoryFilter{Alert: ids["Down"], Limit: 100}).Records {
+		if h.What == "assigned" || h.What == "escalated" {
+			told = append(told, h.What+" by "+h.By+" "+h.To)
+		}
+	}
+	if fmt.Sprint(told) != "[escalated by bob  assigned by ada bob]" {
+		t.Errorf("history: %v", told)
+	}
+	if err := c.nodes[1].service.Assign(ctx, []string{ids["Down"]}, "", "", ada); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := c.nodes[1].service.Alert(ids["Down"]); err != nil || v.Assigned != nil || v.Escalates {
+		t.Errorf("%+v %v", v, err)
+	}
+	c.route(testRoutes)
+	if err := c.nodes[1].service.Escalate(ctx, []string{ids["Hot"]}, "", ada); !errors.Is(err, ErrState) {
+		t.Errorf("escalated without a second step: %v", err)
+	}
+	actions := ""
+	for _, a := range c.meta.audit {
+		if strings.HasPrefix(a.Action, "alert.") {
+			actions += a.Action + " "
+		}
+	}
+	if actions != "alert.assign alert.acknowledge alert.escalate alert.assign " {
+		t.Errorf("audit: %s", actions)
 	}
 }
 

@@ -29,6 +29,8 @@ type AlertView struct {
 	ResolvedAt  int64             `json:"resolved_at,omitempty"`
 	EscalatedAt int64             `json:"escalated_at,omitempty"`
 	Ack         *AckView          `json:"ack,omitempty"`
+	Assigned    *AssignView       `json:"assigned,omitempty"`
+	Escalates   bool              `json:"escalates,omitempty"` // its route has a second step that was not taken
 	SilencedBy  []string          `json:"silenced_by,omitempty"`
 	InhibitedBy string            `json:"inhibited_by,omitempty"`
 	Receivers   []string          `json:"receivers"`
@@ -39,6 +41,13 @@ type AckView struct {
 	By      string `json:"by"`
 	At      int64  `json:"at"`
 	Comment string `json:"comment,omitempty"`
+}
+
+// AssignView says who is to look after an alert.
+type AssignView struct {
+	To string `json:"to"`
+	By string `json:"by"`
+	At int64  `json:"at"`
 }
 
 // AlertFilter chooses alerts.
@@ -147,11 +156,17 @@ func (b *board) view(a *state.Alert, index map[string]*rules.Rule) AlertView {
 	if a.Ack != nil {
 		v.Ack = &AckView{By: a.Ack.By, At: a.Ack.At, Comment: a.Ack.Comment}
 	}
+	if a.Assigned != nil {
+		v.Assigned = &AssignView{To: a.Assigned.To, By: a.Assigned.By, At: a.Assigned.At}
+	}
 	if r := index[a.Rule]; r != nil {
 		v.Kind, v.Expr = r.Kind, r.Text()
 	}
 	if b.routes.cfg != nil {
 		for _, r := range b.routes.cfg.For(a.Labels) {
+			if r.Escalate != nil && a.Phase == state.Firing && a.EscalatedAt == 0 && a.EscalateBy == "" && !a.Muted() {
+				v.Escalates = true
+			}
 			if !slices.Contains(v.Receivers, r.Receiver) {
 				v.Receivers = append(v.Receivers, r.Receiver)
 			}
@@ -233,7 +248,7 @@ type RuleView struct {
 	Labels       map[string]string `json:"labels"`
 	Annotations  map[string]string `json:"annotations"`
 	Enabled      bool              `json:"enabled"`
-	State        string            `json:"state"` // inactive, pending or firing
+	State        string            `json:"state"` // inactive, pending or firing; recording of a recording rule
 	Alerts       int               `json:"alerts"`
 	Error        string            `json:"error,omitempty"` // why it is not evaluated as it should be
 	Since        int64             `json:"since,omitempty"` // of the error
@@ -310,7 +325,7 @@ func (b *board) ruleView(f *heldFile, g *rules.Group, r *rules.Rule, interval in
 		v.Error, v.Since = h.rec.Error, h.rec.Since
 	}
 	if r.Kind == rules.Record {
-		v.Error = "recording rules are kept but not evaluated"
+		v.State = "recording"
 	}
 	return v
 }

@@ -54,6 +54,7 @@ type userBody struct {
 type userChange struct {
 	Password string    `json:"password,omitempty"`
 	Role     auth.Role `json:"role,omitempty"`
+	Disabled *bool     `json:"disabled,omitempty"` // true keeps the user out and ends their sessions
 }
 
 type usersAnswer struct {
@@ -101,6 +102,7 @@ func (a *API) join(q *request) error {
 	case b.PeerAddr == "" || len(b.PeerAddr) > 300 || len(b.URL) > 300 || len(b.AgentURL) > 300 || len(b.RingTo) > 300:
 		return problem.New(http.StatusBadRequest, "peer_addr, url and agent_url: want addresses of at most 300 bytes")
 	}
+	b.From = q.p.Address
 	answer, err := a.cfg.Cluster.Join(q.ctx(), b)
 	if err != nil {
 		return err
@@ -131,7 +133,7 @@ func (a *API) createJoinToken(q *request) error {
 	}
 	text, t, err := a.cfg.Auth.CreateJoinToken(q.ctx(), auth.JoinOptions{
 		Kind: b.Kind, Uses: b.Uses, Life: seconds(b.LifeS),
-		By: q.p.Name, Owner: q.p.Owner, Name: b.Note, CIDRs: b.CIDRs, Group: b.Group, Pin: a.cfg.Cluster.Pin(),
+		By: q.p.Actor(), Address: q.p.Address, Owner: q.p.Owner, Name: b.Note, CIDRs: b.CIDRs, Group: b.Group, Pin: a.cfg.Cluster.Pin(),
 	})
 	if err != nil {
 		return err
@@ -140,7 +142,7 @@ func (a *API) createJoinToken(q *request) error {
 }
 
 func (a *API) revokeJoinToken(q *request) error {
-	return q.done(a.cfg.Auth.RevokeJoinToken(q.ctx(), q.r.PathValue("id")))
+	return q.done(a.cfg.Auth.RevokeJoinToken(q.ctx(), q.r.PathValue("id"), q.p))
 }
 
 func (q *request) done(err error) error {
@@ -172,7 +174,7 @@ func (a *API) createAPIToken(q *request) error {
 }
 
 func (a *API) revokeAPIToken(q *request) error {
-	return q.done(a.cfg.Auth.RevokeAPIToken(q.ctx(), q.r.PathValue("id")))
+	return q.done(a.cfg.Auth.RevokeAPIToken(q.ctx(), q.r.PathValue("id"), q.p))
 }
 
 func (a *API) users(q *request) error {
@@ -188,7 +190,7 @@ func (a *API) createUser(q *request) error {
 	if err := q.body(&b); err != nil {
 		return err
 	}
-	return q.done(a.cfg.Auth.CreateUser(q.ctx(), b.Name, b.Password, b.Role))
+	return q.done(a.cfg.Auth.CreateUser(q.ctx(), b.Name, b.Password, b.Role, q.p))
 }
 
 func (a *API) changeUser(q *request) error {
@@ -197,20 +199,30 @@ func (a *API) changeUser(q *request) error {
 		return err
 	}
 	name := q.r.PathValue("name")
-	if b.Role == "" && b.Password == "" {
-		return problem.New(http.StatusBadRequest, "want role, password or both")
+	if b.Role == "" && b.Password == "" && b.Disabled == nil {
+		return problem.New(http.StatusBadRequest, "want role, password or disabled")
+	}
+	self := name == q.p.Name && q.p.Kind == auth.KindSession
+	if self && b.Disabled != nil && *b.Disabled {
+		return problem.New(http.StatusConflict, "you cannot disable yourself").
+			WithHint("ask another administrator, so that one always remains")
 	}
 	if b.Role != "" {
-		if name == q.p.Name && q.p.Kind == auth.KindSession && b.Role != q.p.Role {
+		if self && b.Role != q.p.Role {
 			return problem.New(http.StatusConflict, "you cannot change your own role").
 				WithHint("ask another administrator, so that one always remains")
 		}
-		if err := a.cfg.Auth.SetRole(q.ctx(), name, b.Role); err != nil {
+		if err := a.cfg.Auth.SetRole(q.ctx(), name, b.Role, q.p); err != nil {
 			return err
 		}
 	}
 	if b.Password != "" {
-		if err := a.cfg.Auth.SetPassword(q.ctx(), name, b.Password); err != nil {
+		if err := a.cfg.Auth.SetPassword(q.ctx(), name, b.Password, q.p); err != nil {
+			return err
+		}
+	}
+	if b.Disabled != nil {
+		if err := a.cfg.Auth.SetDisabled(q.ctx(), name, *b.Disabled, q.p); err != nil {
 			return err
 		}
 	}
@@ -223,7 +235,7 @@ func (a *API) deleteUser(q *request) error {
 		return problem.New(http.StatusConflict, "you cannot remove yourself").
 			WithHint("ask another administrator, so that one always remains")
 	}
-	return q.done(a.cfg.Auth.DeleteUser(q.ctx(), name))
+	return q.done(a.cfg.Auth.DeleteUser(q.ctx(), name, q.p))
 }
 
 func (a *API) healthy(q *request) error { return a.health(q, true) }

@@ -19,6 +19,12 @@ type ackBody struct {
 	Comment string   `json:"comment,omitempty"`
 }
 
+type assignBody struct {
+	Alerts  []string `json:"alerts"` // ids
+	To      string   `json:"to"`     // name of a user; empty takes the assignment back
+	Comment string   `json:"comment,omitempty"`
+}
+
 type silenceBody struct {
 	// Matchers are texts such as `host="web1"`, with =, !=, =~ and !~.
 	Matchers  []string `json:"matchers"`
@@ -26,6 +32,10 @@ type silenceBody struct {
 	EndsAt    int64    `json:"ends_at,omitempty"`    // ms since 1970
 	DurationS int64    `json:"duration_s,omitempty"` // instead of ends_at
 	Comment   string   `json:"comment,omitempty"`
+}
+
+type assigneesAnswer struct {
+	Users []string `json:"users"` // in order
 }
 
 type silencesAnswer struct {
@@ -138,10 +148,22 @@ func alertRoutes() []Route {
 			Body: ackBody{}, Status: http.StatusNoContent, serve: func(a *API, q *request) error { return a.ack(q, false) },
 		},
 		{
+			Method: "POST", Path: "/v1/alerts/assign", Permission: auth.Operate, Summary: "Say who is to look after alerts",
+			Body: assignBody{}, Status: http.StatusNoContent, serve: (*API).assign,
+		},
+		{
+			Method: "POST", Path: "/v1/alerts/escalate", Permission: auth.Operate, Summary: "Let the second receiver of alerts be told now",
+			Body: ackBody{}, Status: http.StatusNoContent, serve: (*API).escalate,
+		},
+		{
+			Method: "GET", Path: "/v1/alerts/assignees", Permission: auth.Operate, Summary: "Names of users to whom alerts can be assigned", Fresh: true,
+			Answer: assigneesAnswer{}, serve: (*API).assignees,
+		},
+		{
 			Method: "GET", Path: "/v1/alerts/history", Permission: auth.Read, Summary: "What happened to alerts and messages, newest first", Fresh: true,
 			Params: []Param{
 				{Name: "alert", Kind: paramText, MaxLen: 64, Doc: "id of an alert"},
-				{Name: "what", Kind: paramText, Doc: "comma-separated: fired, resolved, acknowledged, silenced, escalated, sent, send_failed, ..."},
+				{Name: "what", Kind: paramText, Doc: "comma-separated: fired, resolved, acknowledged, silenced, escalated, assigned, sent, send_failed, send_lost, ..."},
 				matchParam,
 				{Name: "start", Kind: paramTime, Default: "now-30d", Doc: "from this time on"},
 				{Name: "end", Kind: paramTime, Doc: "before this time"},
@@ -152,7 +174,24 @@ func alertRoutes() []Route {
 		},
 	}
 	all = append(all, silenceRoutes()...)
-	return append(all, ruleRoutes()...)
+	all = append(all, ruleRoutes()...)
+	for i := range all {
+		if all[i].Permission != auth.Read {
+			all[i].serve = current(all[i].serve)
+		}
+	}
+	return all
+}
+
+// current lets a change wait until this node holds what was committed before it was asked for: a node that lags must not
+// say that there is no such alert.
+func current(serve func(*API, *request) error) func(*API, *request) error {
+	return func(a *API, q *request) error {
+		if !a.catchUp(q.ctx()) {
+			return fmt.Errorf("this node has not caught up with the others: %w", ErrNoLeader)
+		}
+		return serve(a, q)
+	}
 }
 
 func silenceRoutes() []Route {
@@ -223,7 +262,7 @@ func ruleRoutes() []Route {
 
 // by is who makes the request, for records and the audit log.
 func (q *request) by() alerting.By {
-	return alerting.By{Actor: q.p.Name, Address: auth.RemoteAddr(q.r).String()}
+	return alerting.By{Actor: q.p.Actor(), Address: q.p.Address}
 }
 
 // list splits a comma-separated parameter.
@@ -284,6 +323,42 @@ func (a *API) ack(q *request, ack bool) error {
 		return err
 	}
 	return q.done(a.cfg.Alerts.Acknowledge(q.ctx(), b.Alerts, ack, b.Comment, q.by()))
+}
+
+// mayBeAssigned are the users who can acknowledge an alert.
+func (a *API) mayBeAssigned() []string {
+	names := []string{}
+	for _, u := range a.cfg.Auth.Users() {
+		if u.Role.Allows(auth.Operate) {
+			names = append(names, u.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (a *API) assignees(q *request) error {
+	return q.answer(http.StatusOK, assigneesAnswer{a.mayBeAssigned()})
+}
+
+func (a *API) assign(q *request) error {
+	var b assignBody
+	if err := q.body(&b); err != nil {
+		return err
+	}
+	if b.To != "" && !slices.Contains(a.mayBeAssigned(), b.To) {
+		return problem.New(http.StatusBadRequest, fmt.Sprintf("to: there is no user %.100q who may operate", b.To)).
+			WithHint("GET /v1/alerts/assignees lists those to whom alerts can be assigned")
+	}
+	return q.done(a.cfg.Alerts.Assign(q.ctx(), b.Alerts, b.To, b.Comment, q.by()))
+}
+
+func (a *API) escalate(q *request) error {
+	var b ackBody
+	if err := q.body(&b); err != nil {
+		return err
+	}
+	return q.done(a.cfg.Alerts.Escalate(q.ctx(), b.Alerts, b.Comment, q.by()))
 }
 
 func (a *API) alertHistory(q *request) error {

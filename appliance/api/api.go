@@ -23,7 +23,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
+	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 )
@@ -36,9 +38,17 @@ type Config struct {
 	Fleet   Fleet
 	Cluster Cluster
 	Alerts  *alerting.Service
+	// AgentConfigs are the configurations of agents by group.
+	AgentConfigs *agentconfig.Service
 	// Snapshots makes backups.
 	Snapshots Snapshots
-	Checks    []Check // parts of the node for /-/healthy and /-/ready
+	// Audit is the audit log as this node holds it.
+	Audit *auditlog.Log
+	// Retention knows how long data is kept.
+	Retention Retention
+	// Keys rotates the key that seals secrets.
+	Keys   Keys
+	Checks []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
 	Live       http.Handler // /v1/live
@@ -82,7 +92,8 @@ type API struct {
 	bodyCap int64  // of bodies
 	doc     []byte // the OpenAPI description
 	took    *prometheus.HistogramVec
-	current atomic.Bool // this node has caught up with the others since it started
+	// caughtUp says that since its start this node has held once all that was committed, so that it knows its users.
+	caughtUp atomic.Bool
 }
 
 // New builds the handler from the table of routes.
@@ -95,7 +106,7 @@ func New(cfg Config) (*API, error) {
 		a.bodyCap = defaultBodies
 	}
 	a.bodies = semaphore.NewWeighted(a.bodyCap)
-	a.rules = append(append(slices.Clone(cfg.Errors), alertErrorRules()...), errorRules()...)
+	a.rules = slices.Concat(cfg.Errors, alertErrorRules(), agentConfigErrors(), errorRules())
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
 		Help:    "Time to answer requests on the API listener.",
@@ -316,13 +327,19 @@ func (a *API) identify(route *Route, q *request) error {
 	p, err := a.cfg.Auth.Authenticate(q.r)
 	shown := q.r.Header.Get("Authorization") != "" || q.r.Header.Get("Cookie") != ""
 	if err != nil && shown && route.Permission != auth.Public {
-		if p, err = a.askAgain(q, err); err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
-			return err
+		switch allowed := a.cfg.Auth.AllowStranger(auth.RemoteAddr(q.r)); {
+		case allowed && a.catchUp(q.r.Context()):
+			p, err = a.cfg.Auth.Authenticate(q.r)
+		case allowed || !a.caughtUp.Load():
+			// A node that was started a moment ago does not know whom the others know. To say 401 would make a sender
+			// throw away what it may send in a second.
+			return fmt.Errorf("this node cannot say yet whether the session or token is good: %w", ErrNoLeader)
 		}
 	}
 	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
 		return err
 	}
+	p.Address = addressOf(q.r)
 	q.p = p
 	if p.Role.Allows(route.Permission) {
 		if p.Kind == auth.KindSession {
@@ -334,23 +351,8 @@ func (a *API) identify(route *Route, q *request) error {
 		q.w.Header().Set("WWW-Authenticate", `Bearer realm="triward"`)
 		return auth.ErrUnauthenticated
 	}
+	a.cfg.Auth.Refused(p, route.Method+" "+route.Path)
 	return fmt.Errorf("role %s, %s wanted: %w", p.Role, route.Permission, auth.ErrForbidden)
-}
-
-// askAgain looks once more at what the request shows, which nothing here knows, when this node has caught up with the
-// others. As long as it cannot, the holder of a token is told to wait: a node that has just started does not know the
-// tokens that were made since its last mark, and senders give up what is answered 401. err is why the first look failed.
-func (a *API) askAgain(q *request, err error) (auth.Principal, error) {
-	allowed := a.cfg.Auth.AllowStranger(auth.RemoteAddr(q.r))
-	if allowed && a.catchUp(q.r.Context()) {
-		a.current.Store(true)
-		return a.cfg.Auth.Authenticate(q.r)
-	}
-	if q.r.Header.Get("Authorization") != "" && (allowed || !a.current.Load()) {
-		err = problem.New(http.StatusServiceUnavailable, "this node does not know yet whether the token is good: it has not caught up with the others").
-			WithRetryAfter(time.Second)
-	}
-	return auth.Principal{}, err
 }
 
 // catchUpTimeout is how long somebody unknown waits for this node to learn what others have committed.
@@ -362,7 +364,11 @@ func (a *API) catchUp(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
 	index, err := a.cfg.Reads.ReadIndex(ctx)
-	return err == nil && a.cfg.Reads.WaitApplied(ctx, index) == nil
+	if err != nil || a.cfg.Reads.WaitApplied(ctx, index) != nil {
+		return false
+	}
+	a.caughtUp.Store(true)
+	return true
 }
 
 // freshenMounted reads consistency and min_index from the URL of a request whose other parameters belong to a handler

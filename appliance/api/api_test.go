@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/auth/authtest"
 	"github.com/triward/triward/appliance/fleet"
@@ -113,7 +114,7 @@ func newStand(t *testing.T, change func(*Config)) *stand {
 	s.parts.applied.Store(117)
 	s.auth = auth.New(auth.Config{Meta: s.meta, Password: authtest.Cheap(), LoginBurst: 1000})
 	t.Cleanup(func() { s.auth.Close() })
-	if err := s.auth.CreateUser(t.Context(), "ada", "correct horse", auth.RoleAdministrator); err != nil {
+	if err := s.auth.CreateUser(t.Context(), "ada", "correct horse", auth.RoleAdministrator, auth.Principal{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, role := range auth.Roles() {
@@ -132,7 +133,7 @@ func newStand(t *testing.T, change func(*Config)) *stand {
 	})
 	cfg := Config{
 		Auth: s.auth, Reads: s.parts, Logs: s.parts, Fleet: s.parts, Cluster: s.parts, Alerts: testAlerts(t, s.meta), Prometheus: echo, Live: echo,
-		Assets: echo, Metrics: echo, Snapshots: &backups{},
+		Assets: echo, Metrics: echo, Snapshots: &backups{}, AgentConfigs: agentconfig.New(s.meta),
 	}
 	if change != nil {
 		change(&cfg)
@@ -193,7 +194,7 @@ func TestEveryRouteDeclaresAPermission(t *testing.T) {
 		if r.Summary == "" {
 			t.Errorf("%s %s has no summary", r.Method, r.Path)
 		}
-		if r.Permission == auth.Public && r.Method != "GET" && !slices.Contains([]string{"/v1/login", "/v1/session/resume", "/v1/cluster/join"}, r.Path) {
+		if r.Permission == auth.Public && r.Method != "GET" && !slices.Contains([]string{"/v1/login", "/v1/session/resume", "/v1/cluster/join", "/v1/setup", "/v1/setup/check"}, r.Path) {
 			t.Errorf("%s %s changes something for anybody", r.Method, r.Path)
 		}
 	}

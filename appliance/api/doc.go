@@ -146,6 +146,8 @@ type JoinRequest struct {
 	AgentURL string `json:"agent_url"`
 	// RingTo is an age recipient (age1...) made for this one request: the cluster's key ring is wrapped to it.
 	RingTo string `json:"ring_to"`
+	// From is the address that the request came from, for the audit log.
+	From string `json:"-"`
 }
 
 // JoinAnswer is what a node needs to start as a member.

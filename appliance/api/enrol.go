@@ -20,5 +20,5 @@ func (a *API) revokeAgent(q *request) error {
 	if _, known := a.cfg.Fleet.Agent(id); !known {
 		return noAgent(q)
 	}
-	return q.done(a.cfg.Auth.RevokeAgent(q.ctx(), id, q.p.Name, auth.RemoteAddr(q.r)))
+	return q.done(a.cfg.Auth.RevokeAgent(q.ctx(), id, q.p.Actor(), auth.RemoteAddr(q.r)))
 }

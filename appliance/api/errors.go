@@ -27,6 +27,10 @@ func errorRules() []problem.Rule {
 		{Is: auth.ErrExists, Status: http.StatusConflict},
 		{Is: auth.ErrConflict, Status: http.StatusConflict, Hint: "read the record again and repeat the change"},
 		{Is: auth.ErrInvalid, Status: http.StatusBadRequest},
+		{
+			Is: auth.ErrLastAdministrator, Status: http.StatusConflict,
+			Hint: "make another user administrator first; on a node, root can always: `triward user create NAME --role administrator`",
+		},
 		{Is: auth.ErrLimit, Status: http.StatusUnprocessableEntity, Hint: "remove some that are no longer needed"},
 		{Is: ErrBusy, Status: http.StatusTooManyRequests, RetryAfter: time.Second},
 		{
@@ -84,6 +88,9 @@ func (a *API) problemOf(err error) *problem.Problem {
 		return p
 	}
 	if p := alertProblem(err); p != nil {
+		return p
+	}
+	if p := agentConfigProblem(err); p != nil {
 		return p
 	}
 	if tooBig, ok := errors.AsType[*http.MaxBytesError](err); ok {

@@ -39,6 +39,7 @@ func SocketKinds() map[string]auth.Permission {
 		"logs.tail": auth.Read,
 		"cluster":   auth.Read,
 		"alerts":    auth.Read,
+		"agents":    auth.Read,
 	}
 }
 
@@ -69,10 +70,15 @@ func Routes() []Route {
 	all = append(all, sessionRoutes()...)
 	all = append(all, dataRoutes()...)
 	all = append(all, adminRoutes()...)
+	all = append(all, accessRoutes()...)
+	all = append(all, auditRoutes()...)
 	all = append(all, alertRoutes()...)
 	all = append(all, snapshotRoutes()...)
+	all = append(all, retentionRoutes()...)
 	all = append(all, intakeRoutes()...)
 	all = append(all, enrolRoutes()...)
+	all = append(all, agentConfigRoutes()...)
+	all = append(all, keyRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }
@@ -183,7 +189,7 @@ func adminRoutes() []Route {
 			serve: (*API).join,
 		},
 		{
-			Method: "GET", Path: "/v1/tokens/join", Permission: auth.Administer, Summary: "Tokens with which agents and nodes join",
+			Method: "GET", Path: "/v1/tokens/join", Permission: auth.Audit, Summary: "Tokens with which agents and nodes join",
 			Fresh: true, Answer: joinTokensAnswer{}, serve: (*API).joinTokens,
 		},
 		{
@@ -195,7 +201,7 @@ func adminRoutes() []Route {
 			Status: http.StatusNoContent, serve: (*API).revokeJoinToken,
 		},
 		{
-			Method: "GET", Path: "/v1/tokens/api", Permission: auth.Administer, Summary: "API tokens", Fresh: true,
+			Method: "GET", Path: "/v1/tokens/api", Permission: auth.Audit, Summary: "API tokens", Fresh: true,
 			Answer: apiTokensAnswer{}, serve: (*API).apiTokens,
 		},
 		{
@@ -207,7 +213,7 @@ func adminRoutes() []Route {
 			Status: http.StatusNoContent, serve: (*API).revokeAPIToken,
 		},
 		{
-			Method: "GET", Path: "/v1/users", Permission: auth.Administer, Summary: "Users", Fresh: true, Answer: usersAnswer{},
+			Method: "GET", Path: "/v1/users", Permission: auth.Audit, Summary: "Users", Fresh: true, Answer: usersAnswer{},
 			serve: (*API).users,
 		},
 		{
@@ -215,7 +221,7 @@ func adminRoutes() []Route {
 			MaxBody: 4 << 10, Status: http.StatusNoContent, serve: (*API).createUser,
 		},
 		{
-			Method: "PATCH", Path: "/v1/users/{name}", Permission: auth.Administer, Summary: "Change a user's role or password",
+			Method: "PATCH", Path: "/v1/users/{name}", Permission: auth.Administer, Summary: "Change a user's role or password, or keep them out",
 			Body: userChange{}, MaxBody: 4 << 10, Status: http.StatusNoContent, serve: (*API).changeUser,
 		},
 		{

@@ -146,7 +146,7 @@ func snapshotRoutes() []Route {
 }
 
 func (q *request) actor() schedule.Actor {
-	return schedule.Actor{Name: q.p.Name, Address: auth.RemoteAddr(q.r).String()}
+	return schedule.Actor{Name: q.p.Actor(), Address: q.p.Address}
 }
 
 func (a *API) downloadSnapshot(q *request) error {

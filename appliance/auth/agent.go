@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Agent is the record of an agent in the bucket `agents`, under its id.
@@ -19,7 +20,7 @@ type Agent struct {
 	Arch      string   `json:"arch,omitempty"`
 	Version   string   `json:"version,omitempty"`
 	MachineID string   `json:"machine_id,omitempty"`
-	Group     string   `json:"group,omitempty"` // of the token that it enrolled with
+	Group     string   `json:"group,omitempty"` // first that of the token that it enrolled with; "" is the default group
 	CreatedAt int64    `json:"created_at"`      // log time, milliseconds
 
 	// Serial is that of the newest certificate, Renewed that of the one with which it was asked for: an agent that
@@ -74,6 +75,10 @@ func (c *agentCache) put(id string, mod uint64, rec *Agent) {
 	c.byID[id] = cachedAgent{mod, rec}
 }
 
+// renewalNoted is how much longer a new certificate must be good for than the last one, for its renewal to be noted in
+// the audit log.
+const renewalNoted = time.Hour
+
 // maxAgentID bounds the ids that are looked up for an unknown sender.
 const maxAgentID = 64
 
@@ -105,8 +110,15 @@ func (s *Service) RenewAgent(ctx context.Context, id, shown, serial string, expi
 		if !a.Accepts(shown) {
 			return nil, ErrUnauthenticated
 		}
+		again := expires-a.CertExpires < renewalNoted.Milliseconds() // an agent that asks without end fills no log
 		a.Serial, a.Renewed, a.CertExpires = serial, shown, expires
-		return nil, nil
+		if again {
+			return nil, nil
+		}
+		return &AuditRecord{
+			Actor: "agent " + id, Action: "agent.renew", Target: id,
+			Detail: encode(map[string]any{"hostname": a.Hostname, "cert_serial": serial, "cert_expires": expires}),
+		}, nil
 	})
 }
 
@@ -120,6 +132,24 @@ func (s *Service) RevokeAgent(ctx context.Context, id, by string, from netip.Add
 		return &AuditRecord{
 			Actor: by, Address: addressText(from), Action: "agent.revoke", Target: id,
 			Detail: encode(map[string]string{"hostname": a.Hostname, "cert_serial": a.Serial}),
+		}, nil
+	})
+}
+
+// SetAgentGroup puts an agent into a group; "" is the default group.
+func (s *Service) SetAgentGroup(ctx context.Context, id, group, by string, from netip.Addr) error {
+	if group != "" && !groupName.MatchString(group) {
+		return fmt.Errorf("group %.70q: want 1 to 64 of letters, digits, . _ -: %w", group, ErrInvalid)
+	}
+	return s.changeAgent(ctx, id, func(a *Agent) (*AuditRecord, error) {
+		if a.Group == group {
+			return nil, nil
+		}
+		was := a.Group
+		a.Group = group
+		return &AuditRecord{
+			Actor: by, Address: addressText(from), Action: "agent.group", Target: id,
+			Detail: encode(map[string]string{"hostname": a.Hostname, "was": was, "group": group}),
 		}, nil
 	})
 }

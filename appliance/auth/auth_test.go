@@ -43,7 +43,7 @@ func must[T any](t *testing.T) func(v T, err error) T {
 
 func addUser(t *testing.T, s *auth.Service, name string, role auth.Role) {
 	t.Helper()
-	if err := s.CreateUser(t.Context(), name, "correct horse "+name, role); err != nil {
+	if err := s.CreateUser(t.Context(), name, "correct horse "+name, role, auth.Principal{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -153,27 +153,28 @@ func TestSessionsOfAUserAreBounded(t *testing.T) {
 
 func TestRoleAndPasswordChangesHoldAtOnce(t *testing.T) {
 	s, _ := service(t)
+	addUser(t, s, "root", auth.RoleAdministrator)
 	addUser(t, s, "ada", auth.RoleAdministrator)
 	secret, p := login(t, s, "ada")
 	changes, stop := s.Watch()
 	defer stop()
-	if err := s.SetRole(t.Context(), "ada", auth.RoleViewer); err != nil {
+	if err := s.SetRole(t.Context(), "ada", auth.RoleViewer, auth.Principal{}); err != nil {
 		t.Fatal(err)
 	}
 	<-changes
 	if now, ok := s.Recheck(p); !ok || now.Role != auth.RoleViewer {
 		t.Fatalf("%+v %v", now, ok)
 	}
-	if err := s.SetPassword(t.Context(), "ada", "another password"); err != nil {
+	if err := s.SetPassword(t.Context(), "ada", "another password", auth.Principal{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Session(secret); err == nil {
 		t.Fatal("the session outlived the password")
 	}
-	if err := s.DeleteUser(t.Context(), "ada"); err != nil {
+	if err := s.DeleteUser(t.Context(), "ada", auth.Principal{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.SetRole(t.Context(), "ada", auth.RoleViewer); !errors.Is(err, auth.ErrNotFound) {
+	if err := s.SetRole(t.Context(), "ada", auth.RoleViewer, auth.Principal{}); !errors.Is(err, auth.ErrNotFound) {
 		t.Fatalf("role of a user that is gone: %v", err)
 	}
 }
@@ -319,7 +320,7 @@ func TestJoinTokenExpiresAndIsRevoked(t *testing.T) {
 	if list := s.JoinTokens(); len(list) != 1 || list[0].ID != rec.ID {
 		t.Fatalf("%+v", list)
 	}
-	if err := s.RevokeJoinToken(t.Context(), rec.ID); err != nil {
+	if err := s.RevokeJoinToken(t.Context(), rec.ID, auth.Principal{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.CheckJoin(auth.JoinNode, token, netip.Addr{}); !errors.Is(err, auth.ErrToken) {
@@ -360,12 +361,12 @@ func TestBadArguments(t *testing.T) {
 	s, _ := service(t)
 	ctx := t.Context()
 	for name, err := range map[string]error{
-		"user name":     s.CreateUser(ctx, "../etc", "long enough password", auth.RoleViewer),
-		"user role":     s.CreateUser(ctx, "ada", "long enough password", "root"),
-		"ingest person": s.CreateUser(ctx, "ada", "long enough password", auth.RoleIngest),
-		"password":      s.CreateUser(ctx, "ada", "short", auth.RoleViewer),
-		"long password": s.CreateUser(ctx, "ada", strings.Repeat("x", 600), auth.RoleViewer),
-		"revoke":        s.RevokeAPIToken(ctx, "zz"),
+		"user name":     s.CreateUser(ctx, "../etc", "long enough password", auth.RoleViewer, auth.Principal{}),
+		"user role":     s.CreateUser(ctx, "ada", "long enough password", "root", auth.Principal{}),
+		"ingest person": s.CreateUser(ctx, "ada", "long enough password", auth.RoleIngest, auth.Principal{}),
+		"password":      s.CreateUser(ctx, "ada", "short", auth.RoleViewer, auth.Principal{}),
+		"long password": s.CreateUser(ctx, "ada", strings.Repeat("x", 600), auth.RoleViewer, auth.Principal{}),
+		"revoke":        s.RevokeAPIToken(ctx, "zz", auth.Principal{}),
 		"token role":    second(s.CreateAPIToken(ctx, "x", "root", 0, auth.Principal{})),
 		"token name":    second(s.CreateAPIToken(ctx, "\n", auth.RoleViewer, 0, auth.Principal{})),
 		"token life":    second(s.CreateAPIToken(ctx, "x", auth.RoleViewer, -1, auth.Principal{})),
@@ -481,7 +482,7 @@ func TestTokensAreBoundByTheirMaker(t *testing.T) {
 		{auth.RoleViewer, map[auth.Role]auth.Role{auth.RoleAdministrator: "viewer", auth.RoleOperator: "viewer", auth.RoleViewer: "viewer", auth.RoleIngest: ""}, false},
 		{auth.RoleAdministrator, map[auth.Role]auth.Role{auth.RoleAdministrator: "administrator", auth.RoleIngest: "ingest"}, true},
 	} {
-		if err := s.SetRole(ctx, "ada", step.now); err != nil {
+		if err := s.SetRole(ctx, "ada", step.now, auth.Principal{}); err != nil {
 			t.Fatal(err)
 		}
 		for role, want := range step.want {
@@ -491,7 +492,7 @@ func TestTokensAreBoundByTheirMaker(t *testing.T) {
 			t.Errorf("join token while she is %s: %v", step.now, err)
 		}
 	}
-	if err := s.DeleteUser(ctx, "ada"); err != nil {
+	if err := s.DeleteUser(ctx, "ada", auth.Principal{}); err != nil {
 		t.Fatal(err)
 	}
 	if keys := append(m.Keys(auth.BucketAPITokens), m.Keys(auth.BucketTokens)...); len(keys) != 1 {
@@ -512,6 +513,7 @@ func TestTokensAreBoundByTheirMaker(t *testing.T) {
 func TestWhatADeletedUserLeavesIsVoidAtOnce(t *testing.T) {
 	s, m := service(t)
 	ctx := t.Context()
+	addUser(t, s, "root", auth.RoleAdministrator)
 	addUser(t, s, "ada", auth.RoleAdministrator)
 	session, ada := login(t, s, "ada")
 	var last string
@@ -527,7 +529,7 @@ func TestWhatADeletedUserLeavesIsVoidAtOnce(t *testing.T) {
 			m.Fail(errors.New("no leader"))
 		}
 	}
-	if err := s.DeleteUser(ctx, "ada"); err != nil {
+	if err := s.DeleteUser(ctx, "ada", auth.Principal{}); err != nil {
 		t.Fatal(err)
 	}
 	m.OnChange = nil
@@ -581,7 +583,8 @@ func TestRolesByPermission(t *testing.T) {
 		"":                     "public",
 		auth.RoleViewer:        "public signed-in read",
 		auth.RoleOperator:      "public signed-in read operate",
-		auth.RoleAdministrator: "public signed-in read operate administer ingest",
+		auth.RoleAdministrator: "public signed-in read operate administer ingest audit",
+		auth.RoleAuditor:       "public signed-in read audit",
 		auth.RoleIngest:        "public signed-in ingest",
 		"root":                 "public",
 	}

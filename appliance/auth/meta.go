@@ -15,6 +15,7 @@ const (
 	BucketAPITokens = "apitokens"
 	BucketTokens    = "tokens"
 	BucketAgents    = "agents"
+	BucketInvites   = "invites"
 )
 
 // Value is a value of the metadata and the log index that wrote it.
@@ -90,6 +91,8 @@ var (
 	ErrExists = errors.New("exists already")
 	// ErrInvalid says that an argument breaks a rule; the text names it.
 	ErrInvalid = errors.New("invalid")
+	// ErrLastAdministrator says that nobody would be left who may administer.
+	ErrLastAdministrator = errors.New("this is the last administrator who can log in")
 	// ErrLimit says that a bound on the number of records is reached.
 	ErrLimit = errors.New("limit reached")
 )

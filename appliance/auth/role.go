@@ -11,17 +11,18 @@ package auth
 // Role is what a person or a token may do as a whole.
 type Role string
 
-// The roles. Viewer, operator and administrator include one another in that order; ingest stands beside them and
-// may only send data.
+// The roles. Viewer, operator and administrator include one another in that order. The auditor sees what a viewer sees
+// and who has access and did what, and changes nothing. Ingest stands beside them and may only send data.
 const (
 	RoleViewer        Role = "viewer"
 	RoleOperator      Role = "operator"
 	RoleAdministrator Role = "administrator"
+	RoleAuditor       Role = "auditor"
 	RoleIngest        Role = "ingest"
 )
 
 // Roles lists the roles in the order in which they are shown.
-var roles = [...]Role{RoleViewer, RoleOperator, RoleAdministrator, RoleIngest}
+var roles = [...]Role{RoleViewer, RoleOperator, RoleAdministrator, RoleAuditor, RoleIngest}
 
 // Roles returns the roles in the order in which they are shown.
 func Roles() []Role { return append([]Role(nil), roles[:]...) }
@@ -49,6 +50,7 @@ const (
 	Operate               // change what does not touch access or membership
 	Administer            // users, tokens, membership
 	Ingest                // send data
+	Audit                 // see users, sessions, tokens and the audit log
 )
 
 // String returns the name of the permission as the API description shows it.
@@ -66,13 +68,15 @@ func (p Permission) String() string {
 		return "administer"
 	case Ingest:
 		return "ingest"
+	case Audit:
+		return "audit"
 	}
 	return "undeclared"
 }
 
 // Permissions lists every permission that a route may declare.
 func Permissions() []Permission {
-	return []Permission{Public, SignedIn, Read, Operate, Administer, Ingest}
+	return []Permission{Public, SignedIn, Read, Operate, Administer, Ingest, Audit}
 }
 
 // Allows reports whether the role grants p. An undeclared permission is granted to nobody.
@@ -83,13 +87,15 @@ func (r Role) Allows(p Permission) bool {
 	case SignedIn:
 		return r.Valid()
 	case Read:
-		return r == RoleViewer || r == RoleOperator || r == RoleAdministrator
+		return r == RoleViewer || r == RoleOperator || r == RoleAdministrator || r == RoleAuditor
 	case Operate:
 		return r == RoleOperator || r == RoleAdministrator
 	case Administer:
 		return r == RoleAdministrator
 	case Ingest:
 		return r == RoleIngest || r == RoleAdministrator
+	case Audit:
+		return r == RoleAuditor || r == RoleAdministrator
 	}
 	return false
 }
@@ -104,7 +110,7 @@ func (r Role) within(most Role) Role {
 		return most
 	case r == RoleIngest || most == RoleIngest:
 		return ""
-	case r == RoleViewer || most == RoleViewer:
+	case r.Valid() && most.Valid(): // of viewer, operator and auditor two: what they share is to see
 		return RoleViewer
 	}
 	return ""

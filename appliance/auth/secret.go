@@ -14,6 +14,7 @@ const (
 	prefixAPIToken  = "twt_"
 	prefixAgentJoin = "twa_"
 	prefixNodeJoin  = "twn_"
+	prefixInvite    = "tws_"
 )
 
 // secretBytes is the strength of every secret made here: 256 bits.

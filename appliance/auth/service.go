@@ -22,6 +22,9 @@ type Config struct {
 	LoginEvery    time.Duration // 6 s: an address or account gets another attempt
 	LoginBurst    int           // 10 attempts at once
 	MaxLimiterKey int           // 10000 addresses and accounts remembered
+	InviteLife    time.Duration // 24 h: how long a set-up link is good for when nobody says otherwise
+	NoteEvery     time.Duration // 5 min: this node adds another audit record of failed logins and refused requests
+	NoteBurst     int           // 20 of these at once
 }
 
 func (c *Config) defaults() {
@@ -40,6 +43,9 @@ func (c *Config) defaults() {
 	setDefault(&c.LoginEvery, 6*time.Second)
 	setDefault(&c.LoginBurst, 10)
 	setDefault(&c.MaxLimiterKey, 10000)
+	setDefault(&c.InviteLife, 24*time.Hour)
+	setDefault(&c.NoteEvery, 5*time.Minute)
+	setDefault(&c.NoteBurst, 20)
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -59,6 +65,8 @@ type Service struct {
 	byAddr   *limiter
 	byUser   *limiter
 	byResume *limiter
+	refusals *limiter // of the same actor and route, for the audit log
+	bounded  *notes
 	agents   *agentCache
 
 	ctx      context.Context // ends with Close
@@ -83,6 +91,8 @@ func New(cfg Config) *Service {
 		byAddr:   newLimiter(cfg.LoginEvery, cfg.LoginBurst, cfg.MaxLimiterKey),
 		byUser:   newLimiter(cfg.LoginEvery, cfg.LoginBurst, cfg.MaxLimiterKey),
 		byResume: newLimiter(time.Second, 60, cfg.MaxLimiterKey),
+		refusals: newLimiter(refusalEvery, 1, cfg.MaxLimiterKey),
+		bounded:  newNotes(cfg.NoteEvery, cfg.NoteBurst),
 		agents:   newAgentCache(),
 		ctx:      ctx,
 		cancel:   cancel,
@@ -91,7 +101,7 @@ func New(cfg Config) *Service {
 	}
 }
 
-// Close ends renewals that are under way and waits for them. It is idempotent.
+// Close ends renewals and audit records that are under way and waits for them. It is idempotent.
 func (s *Service) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -132,3 +142,6 @@ func (s *Service) Watch() (changes <-chan struct{}, stop func()) {
 		s.mu.Unlock()
 	}
 }
+
+// LogTime is the newest log time that this node has applied, in milliseconds since 1970.
+func (s *Service) LogTime() int64 { return s.meta.LogTime() }

@@ -19,6 +19,7 @@ const (
 	KindNone    Kind = ""
 	KindSession Kind = "session" // a browser's cookie
 	KindToken   Kind = "token"   // an API token
+	KindNode    Kind = "node"    // a node itself, which Name names
 )
 
 // Principal is whoever makes a request. The zero value is nobody.
@@ -29,6 +30,8 @@ type Principal struct {
 	Key     string // the hash under which the session or token is stored; tells two of one user apart
 	Expires int64  // log time in ms at which the session ends unless renewed; 0 for never
 	Owner   Owner  // the user behind it
+	Node    string // whose own command line the token is of; "" for all others
+	Address string // where the request came from, for the audit log; "" when unknown
 }
 
 // Owner is the user whose rights bound those of what was made with them. The zero value is nobody: a node's own command
@@ -43,6 +46,7 @@ type sessionRecord struct {
 	User    string `json:"user"`
 	Created int64  `json:"created"` // log time, ms
 	Expires int64  `json:"expires"` // log time, ms
+	Address string `json:"address,omitempty"`
 }
 
 // ticketRecord is a resume ticket as stored under the hash of its secret.
@@ -57,37 +61,51 @@ type ticketRecord struct {
 func (s *Service) Login(ctx context.Context, from netip.Addr, name, password string) (secret string, p Principal, err error) {
 	addr := addressKey(from)
 	if !s.byAddr.allow(addr) {
+		s.failed(name, from, userRecord{}, "too many attempts from this address")
 		return "", Principal{}, fmt.Errorf("login from this address: %w", ErrTooMany)
 	}
 	if len(name) > 64 || len(password) > MaxPassword {
 		return "", Principal{}, ErrCredentials
 	}
 	if !s.byUser.allow(name) {
+		s.failed(name, from, userRecord{}, "too many attempts to this account")
 		return "", Principal{}, fmt.Errorf("login to this account: %w", ErrTooMany)
 	}
-	u, _, known := s.user(name)
-	ok, err := s.hasher.check(ctx, u.Password, password)
-	if err != nil {
-		return "", Principal{}, fmt.Errorf("login: %w", err)
+	for range casRetries {
+		u, mod, known := s.user(name)
+		known = known && !u.Disabled
+		ok, err := s.hasher.check(ctx, u.Password, password)
+		if err != nil {
+			return "", Principal{}, fmt.Errorf("login: %w", err)
+		}
+		if !known || !ok {
+			s.failed(name, from, u, "wrong user name or password")
+			return "", Principal{}, ErrCredentials
+		}
+		who := Principal{Name: name, Kind: KindSession, Address: addressText(from)}
+		secret, p, err = s.open(ctx, u, s.meta.LogTime(), who.Address, Txn{
+			// Password and role are those that were looked at: a login races no change of them.
+			Compares: []Compare{{Bucket: BucketUsers, Key: name, ModIndex: mod}},
+			Audit:    who.did("session.login", name, nil),
+		})
+		if errors.Is(err, ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return "", Principal{}, fmt.Errorf("login: %w", err)
+		}
+		s.byAddr.forget(addr)
+		s.byUser.forget(name)
+		return secret, p, nil
 	}
-	if !known || !ok {
-		return "", Principal{}, ErrCredentials
-	}
-	now := s.meta.LogTime()
-	secret, p, err = s.open(ctx, u, now, Txn{})
-	if err != nil {
-		return "", Principal{}, fmt.Errorf("login: %w", err)
-	}
-	s.byAddr.forget(addr)
-	s.byUser.forget(name)
-	return secret, p, nil
+	return "", Principal{}, fmt.Errorf("login: %w", ErrConflict)
 }
 
 // open puts a new session into the transaction and commits it. created is when the login was.
-func (s *Service) open(ctx context.Context, u userRecord, created int64, txn Txn) (string, Principal, error) {
+func (s *Service) open(ctx context.Context, u userRecord, created int64, from string, txn Txn) (string, Principal, error) {
 	secret := newSecret("")
 	key := hashSecret(secret)
-	rec := sessionRecord{User: u.Name, Created: created, Expires: s.expiry(created)}
+	rec := sessionRecord{User: u.Name, Created: created, Expires: s.expiry(created), Address: from}
 	txn.Ops = append(txn.Ops, s.surplus(u.Name)...)
 	txn.Ops = append(txn.Ops, Op{Bucket: BucketSessions, Key: key, Value: encode(rec), Expires: rec.Expires})
 	if _, err := s.meta.Commit(ctx, txn); err != nil {
@@ -140,7 +158,7 @@ func (s *Service) sessionByKey(key string) (Principal, error) {
 		return Principal{}, ErrUnauthenticated
 	}
 	u, _, ok := s.user(rec.User)
-	if !ok {
+	if !ok || u.Disabled {
 		return Principal{}, ErrUnauthenticated
 	}
 	return u.principal(key, rec.Expires), nil
@@ -217,21 +235,12 @@ func (s *Service) Logout(ctx context.Context, p Principal) error {
 	if p.Kind != KindSession {
 		return fmt.Errorf("log out: an API token has no session: %w", ErrInvalid)
 	}
-	_, err := s.meta.Commit(ctx, Txn{Ops: []Op{{Delete: true, Bucket: BucketSessions, Key: p.Key}}})
+	_, err := s.meta.Commit(ctx, Txn{
+		Ops:   []Op{{Delete: true, Bucket: BucketSessions, Key: p.Key}},
+		Audit: p.did("session.logout", p.Name, nil),
+	})
 	if err != nil {
 		return fmt.Errorf("log out %s: %w", p.Name, err)
-	}
-	return nil
-}
-
-// EndSessions ends all sessions of the user.
-func (s *Service) EndSessions(ctx context.Context, user string) error {
-	ops := s.sessionsOf(user)
-	if len(ops) == 0 {
-		return nil
-	}
-	if _, err := s.meta.Commit(ctx, Txn{Ops: ops}); err != nil {
-		return fmt.Errorf("end sessions of %s: %w", user, err)
 	}
 	return nil
 }
@@ -301,6 +310,18 @@ func (s *Service) Resume(ctx context.Context, from netip.Addr, ticket string) (s
 		return "", Principal{}, ErrUnauthenticated
 	}
 	key := hashSecret(ticket)
+	for range casRetries {
+		secret, p, err = s.exchange(ctx, addressText(from), key)
+		if !errors.Is(err, ErrConflict) {
+			return secret, p, err
+		}
+	}
+	return "", Principal{}, ErrUnauthenticated
+}
+
+// exchange opens a session for the ticket, or returns ErrConflict when one of the records that it goes by was changed
+// meanwhile.
+func (s *Service) exchange(ctx context.Context, from, key string) (secret string, p Principal, err error) {
 	v, ok := s.meta.Get(BucketTickets, key)
 	if !ok {
 		return "", Principal{}, ErrUnauthenticated
@@ -309,24 +330,27 @@ func (s *Service) Resume(ctx context.Context, from netip.Addr, ticket string) (s
 	if err := json.Unmarshal(v.Data, &t); err != nil {
 		return "", Principal{}, fmt.Errorf("read resume ticket: %w", ErrUnauthenticated)
 	}
-	if _, _, ok := s.session(t.Session); !ok {
+	_, held, ok := s.session(t.Session)
+	if !ok {
 		return "", Principal{}, ErrUnauthenticated // logged out meanwhile
 	}
-	u, _, ok := s.user(t.User)
-	if !ok {
+	u, mod, ok := s.user(t.User)
+	if !ok || u.Disabled {
 		return "", Principal{}, ErrUnauthenticated
 	}
-	secret, p, err = s.open(ctx, u, t.Created, Txn{
-		Compares: []Compare{{Bucket: BucketTickets, Key: key, ModIndex: v.ModIndex}},
+	who := Principal{Name: u.Name, Kind: KindSession, Address: from}
+	return s.open(ctx, u, t.Created, from, Txn{
+		Compares: []Compare{
+			{Bucket: BucketTickets, Key: key, ModIndex: v.ModIndex},
+			{Bucket: BucketSessions, Key: t.Session, ModIndex: held},
+			{Bucket: BucketUsers, Key: u.Name, ModIndex: mod},
+		},
 		Ops: []Op{
 			{Delete: true, Bucket: BucketTickets, Key: key},
 			{Delete: true, Bucket: BucketSessions, Key: t.Session},
 		},
+		Audit: who.did("session.resume", u.Name, nil),
 	})
-	if errors.Is(err, ErrConflict) {
-		return "", Principal{}, ErrUnauthenticated // used meanwhile
-	}
-	return secret, p, err
 }
 
 // AllowJoin counts an attempt to join from the address and reports whether it may be looked at.

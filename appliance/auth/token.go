@@ -71,7 +71,7 @@ func (s *Service) CreateAPIToken(ctx context.Context, name string, role Role, li
 		return "", t, fmt.Errorf("token name %.70q: 1 to 64 of letters, digits, space, . _ @ -: %w", name, ErrInvalid)
 	}
 	if !role.Valid() {
-		return "", t, fmt.Errorf("role %.30q: want viewer, operator, administrator or ingest: %w", string(role), ErrInvalid)
+		return "", t, fmt.Errorf("role %.30q: want viewer, operator, administrator, auditor or ingest: %w", string(role), ErrInvalid)
 	}
 	if life < 0 || life > 10*365*24*time.Hour {
 		return "", t, fmt.Errorf("token life %s: want 0 (for ever) to 10 years: %w", life, ErrInvalid)
@@ -81,11 +81,14 @@ func (s *Service) CreateAPIToken(ctx context.Context, name string, role Role, li
 	}
 	secret = newSecret(prefixAPIToken)
 	key := hashSecret(secret)
-	t = APIToken{ID: key[:idLen], Name: name, Role: role, Created: s.meta.LogTime(), By: by.Name, Owner: by.Owner}
+	t = APIToken{ID: key[:idLen], Name: name, Role: role, Created: s.meta.LogTime(), By: by.Actor(), Owner: by.Owner}
 	if life > 0 {
 		t.Expires = t.Created + life.Milliseconds()
 	}
-	_, err = s.meta.Commit(ctx, Txn{Ops: []Op{{Bucket: BucketAPITokens, Key: key, Value: encode(t), Expires: t.Expires}}})
+	_, err = s.meta.Commit(ctx, Txn{
+		Ops:   []Op{{Bucket: BucketAPITokens, Key: key, Value: encode(t), Expires: t.Expires}},
+		Audit: by.did("token.create", t.ID, change{After: map[string]any{"name": name, "role": role, "expires": t.Expires}}),
+	})
 	if err != nil {
 		return "", t, fmt.Errorf("create API token %s: %w", name, err)
 	}
@@ -116,7 +119,8 @@ func (s *Service) SetNodeToken(ctx context.Context, node, secret string) error {
 		return true
 	})
 	ops = append(ops, Op{Bucket: BucketAPITokens, Key: key, Value: encode(t)})
-	if _, err := s.meta.Commit(ctx, Txn{Ops: ops}); err != nil {
+	by := Principal{Name: node, Kind: KindNode}
+	if _, err := s.meta.Commit(ctx, Txn{Ops: ops, Audit: by.did("token.node", t.ID, nil)}); err != nil {
 		return fmt.Errorf("set token of node %s: %w", node, err)
 	}
 	return nil
@@ -147,7 +151,7 @@ func (s *Service) apiTokenByKey(key string) (Principal, error) {
 	if !ok {
 		return Principal{}, ErrUnauthenticated
 	}
-	return Principal{Name: t.Name, Role: role, Kind: KindToken, Key: key, Expires: t.Expires, Owner: t.Owner}, nil
+	return Principal{Name: t.Name, Role: role, Kind: KindToken, Key: key, Expires: t.Expires, Owner: t.Owner, Node: t.Node}, nil
 }
 
 // APITokens returns what is known of all API tokens.
@@ -164,30 +168,42 @@ func (s *Service) APITokens() []APIToken {
 }
 
 // RevokeAPIToken ends a token named by its ID.
-func (s *Service) RevokeAPIToken(ctx context.Context, id string) error {
-	return s.revoke(ctx, BucketAPITokens, id)
+func (s *Service) RevokeAPIToken(ctx context.Context, id string, by Principal) error {
+	return s.revoke(ctx, BucketAPITokens, id, "token.revoke", by)
 }
 
 // RevokeJoinToken ends a join token named by its ID.
-func (s *Service) RevokeJoinToken(ctx context.Context, id string) error {
-	return s.revoke(ctx, BucketTokens, id)
+func (s *Service) RevokeJoinToken(ctx context.Context, id string, by Principal) error {
+	return s.revoke(ctx, BucketTokens, id, "join_token.revoke", by)
 }
 
 var hexID = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
-func (s *Service) revoke(ctx context.Context, bucket, id string) error {
+func (s *Service) revoke(ctx context.Context, bucket, id, action string, by Principal) error {
 	if !hexID.MatchString(id) {
 		return fmt.Errorf("token id %.40q: want 16 hexadecimal digits: %w", id, ErrInvalid)
 	}
 	var ops []Op
-	s.meta.Scan(bucket, id, func(key string, _ Value) bool {
+	var before map[string]any
+	s.meta.Scan(bucket, id, func(key string, v Value) bool {
 		ops = append(ops, Op{Delete: true, Bucket: bucket, Key: key})
+		var t struct {
+			Name string `json:"name"`
+			Kind string `json:"kind"`
+			Role string `json:"role"`
+		}
+		if json.Unmarshal(v.Data, &t) == nil {
+			before = map[string]any{"name": t.Name, "role": t.Role}
+			if t.Kind != "" {
+				before = map[string]any{"name": t.Name, "kind": t.Kind}
+			}
+		}
 		return true
 	})
 	if len(ops) == 0 {
 		return fmt.Errorf("token %s: %w", id, ErrNotFound)
 	}
-	if _, err := s.meta.Commit(ctx, Txn{Ops: ops}); err != nil {
+	if _, err := s.meta.Commit(ctx, Txn{Ops: ops, Audit: by.did(action, id, change{Before: before})}); err != nil {
 		return fmt.Errorf("revoke token %s: %w", id, err)
 	}
 	return nil
@@ -199,6 +215,8 @@ type JoinOptions struct {
 	Uses int           // 1 when 0
 	Life time.Duration // 1 h when 0
 	By   string
+	// Address is the maker's, for the audit log.
+	Address string
 	// Owner, when set, must be an administrator when the token is used.
 	Owner Owner
 	Name  string
@@ -249,6 +267,10 @@ func (s *Service) CreateJoinToken(ctx context.Context, o JoinOptions) (token str
 	_, err = s.meta.Commit(ctx, Txn{
 		Compares: []Compare{{Bucket: BucketTokens, Key: key}},
 		Ops:      []Op{{Bucket: BucketTokens, Key: key, Value: encode(t), Expires: t.Expires + tokenMemory.Milliseconds()}},
+		Audit: []AuditRecord{{
+			Actor: o.By, Address: o.Address, Action: "join_token.create", Target: t.ID,
+			Detail: encode(change{After: map[string]any{"kind": t.Kind, "uses": t.UsesLeft, "expires": t.Expires, "name": t.Name, "group": t.Group, "cidrs": t.CIDRs}}),
+		}},
 	})
 	if err != nil {
 		return "", t, fmt.Errorf("create join token: %w", err)

@@ -28,6 +28,7 @@ type agentAnswer struct {
 	Revoked     bool   `json:"revoked"`
 	RevokedAt   int64  `json:"revoked_at"`
 	RevokedBy   string `json:"revoked_by"`
+	agentCondition
 }
 
 // state is the agent's state as a word; revoked comes before all others.
@@ -50,7 +51,7 @@ func newAgents(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "agents", Short: "See the agents and let new ones in", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newAgentsList(s, &t), newAgentsShow(s, &t), newAgentsRevoke(s, &t), newTokenGroup(s, &t, "agent"))
+	c.AddCommand(newAgentsList(s, &t), newAgentsShow(s, &t), newAgentsRevoke(s, &t), newAgentsSetGroup(s, &t), newAgentConfigs(s, &t), newTokenGroup(s, &t, "agent"))
 	return c
 }
 
@@ -78,9 +79,10 @@ func newAgentsList(s streams, t *target) *cobra.Command {
 			if err := json.Unmarshal(raw, &answer); err != nil {
 				return fmt.Errorf("answer of /v1/agents: %w", err)
 			}
-			tab := newTable(s.out, "agent", "host", "state", "os", "version", "last seen", "certificate until")
+			tab := newTable(s.out, "agent", "host", "state", "group", "version", "config", "clock", "spool", "lag", "last seen", "certificate until")
 			for _, a := range answer.Agents {
-				tab.row(a.ID, a.Hostname, a.state(), a.OS, a.Version, timeText(max(a.LastBeat, a.LastData)), timeText(a.CertExpires))
+				tab.row(a.ID, a.Hostname, a.state(), groupText(a.Group), a.Version, a.drift(), spanText(a.ClockOffset), a.spool(), spanText(a.LagMS),
+					timeText(max(a.LastBeat, a.LastData)), timeText(a.CertExpires))
 			}
 			return tab.flush()
 		},
@@ -113,7 +115,14 @@ func newAgentsShow(s streams, t *target) *cobra.Command {
 				{"agent", a.ID},
 				{"host", a.Hostname},
 				{"state", a.state()},
-				{"group", a.Group},
+				{"group", groupText(a.Group)},
+				{"configuration", a.drift()},
+				{"refused because", a.Config.Error},
+				{"kept by host", strings.Join(a.Config.Own, " ")},
+				{"clock is off by", spanText(a.ClockOffset)},
+				{"waits there", a.waiting()},
+				{"lag", spanText(a.LagMS)},
+				{"lost items", countText(a.LostItems)},
 				{"version", a.Version},
 				{"os", a.OS},
 				{"addresses", strings.Join(a.IPs, " ")},
@@ -128,7 +137,7 @@ func newAgentsShow(s streams, t *target) *cobra.Command {
 			}
 			for _, r := range rows {
 				if r[1] != "" {
-					fmt.Fprintf(s.out, "%-15s %s\n", r[0], r[1])
+					fmt.Fprintf(s.out, "%-15s %s\n", r[0], printable(strings.ReplaceAll(r[1], "\n", "; ")))
 				}
 			}
 			return nil

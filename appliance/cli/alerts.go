@@ -64,13 +64,17 @@ type alertAnswer struct {
 	Ack         *struct {
 		By string `json:"by"`
 	} `json:"ack"`
+	Assigned *struct {
+		To string `json:"to"`
+	} `json:"assigned"`
 }
 
 func newAlert(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "alert", Short: "See alerts and take them in hand", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newAlertList(s, &t), newAlertAck(s, &t, true), newAlertAck(s, &t, false), newAlertHistory(s, &t))
+	c.AddCommand(newAlertList(s, &t), newAlertAck(s, &t, true), newAlertAck(s, &t, false), newAlertAssign(s, &t),
+		newAlertEscalate(s, &t), newAlertHistory(s, &t))
 	return c
 }
 
@@ -107,6 +111,9 @@ func newAlertList(s streams, t *target) *cobra.Command {
 			state := a.State
 			if a.Ack != nil {
 				state += " by " + a.Ack.By
+			}
+			if a.Assigned != nil {
+				state += ", to " + a.Assigned.To
 			}
 			since := a.FiredAt
 			if a.State == "pending" {
@@ -150,7 +157,7 @@ func newAlertHistory(s streams, t *target) *cobra.Command {
 	var since time.Duration
 	c := &cobra.Command{Use: "history", Short: "Show what happened to alerts and messages, newest first", Args: cobra.NoArgs}
 	c.Flags().StringVar(&alert, "alert", "", "id of one alert")
-	c.Flags().StringVar(&what, "what", "", "comma-separated: fired, resolved, acknowledged, escalated, sent, send_failed, ...")
+	c.Flags().StringVar(&what, "what", "", "comma-separated: fired, resolved, acknowledged, escalated, sent, send_failed, send_lost, ...")
 	c.Flags().StringVar(&match, "match", "", `matchers such as {host="web1"}`)
 	c.Flags().IntVar(&limit, "limit", 50, "how many at most")
 	c.Flags().DurationVar(&since, "since", 30*24*time.Hour, "how far back")
@@ -174,6 +181,7 @@ func newAlertHistory(s streams, t *target) *cobra.Command {
 				What     string            `json:"what"`
 				Labels   map[string]string `json:"labels"`
 				By       string            `json:"by"`
+				To       string            `json:"to"`
 				Detail   string            `json:"detail"`
 				Receiver string            `json:"receiver"`
 				Rule     string            `json:"rule"`
@@ -192,6 +200,9 @@ func newAlertHistory(s streams, t *target) *cobra.Command {
 			if r.Receiver != "" {
 				who = r.Receiver
 			}
+			if r.To != "" {
+				who += " to " + r.To
+			}
 			if r.Count > 0 {
 				name = fmt.Sprintf("%d alert(s) %s", r.Count, name)
 			}
@@ -205,7 +216,7 @@ func newSilence(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "silence", Short: "Keep receivers from being told, for a time", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newSilenceAdd(s, &t), newSilenceQuery(s, &t), newSilenceExpire(s, &t))
+	c.AddCommand(newSilenceAdd(s, &t), newSilenceQuery(s, &t), newSilenceUpdate(s, &t), newSilenceExpire(s, &t))
 	return c
 }
 
@@ -252,16 +263,7 @@ func newSilenceQuery(s streams, t *target) *cobra.Command {
 			return writeJSON(s.out, raw)
 		}
 		var answer struct {
-			Silences []struct {
-				ID        string          `json:"id"`
-				State     string          `json:"state"`
-				Matchers  []matcherAnswer `json:"matchers"`
-				StartsAt  int64           `json:"starts_at"`
-				EndsAt    int64           `json:"ends_at"`
-				CreatedBy string          `json:"created_by"`
-				Comment   string          `json:"comment"`
-				Alerts    int             `json:"alerts"`
-			} `json:"silences"`
+			Silences []silenceAnswer `json:"silences"`
 		}
 		if err := json.Unmarshal(raw, &answer); err != nil {
 			return fmt.Errorf("answer of /v1/silences: %w", err)

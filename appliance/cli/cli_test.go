@@ -363,3 +363,10 @@ func TestParseTime(t *testing.T) {
 		}
 	}
 }
+
+func TestHelpShowsNoSecret(t *testing.T) {
+	t.Setenv("TRIWARD_TOKEN", "twt_secret-of-the-environment")
+	if _, out, errs := run(t, "cluster", "status", "--help"); !strings.Contains(out, "--token") || strings.Contains(out+errs, "twt_") {
+		t.Errorf("help:\n%s%s", out, errs)
+	}
+}

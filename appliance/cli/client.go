@@ -111,6 +111,7 @@ func (t *target) flags(c *cobra.Command) {
 	f.StringVar(&t.node, "node", "", "ask this node of the cluster last started here: its id or 1, 2, 3")
 	f.StringVar(&t.ca, "ca", os.Getenv("TRIWARD_CA"), "PEM file of the cluster's CA (TRIWARD_CA)")
 	f.StringVar(&t.token, "token", os.Getenv("TRIWARD_TOKEN"), "API token; better in the environment (TRIWARD_TOKEN)")
+	f.Lookup("token").DefValue = "" // the help shows defaults, and must not show a secret
 	f.DurationVar(&t.timeout, "timeout", 30*time.Second, "give up after this time")
 }
 
@@ -185,8 +186,14 @@ func (t *target) client() (*client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return t.clientOf(&known)
+}
+
+// clientOf asks the cluster that known describes, as far as the flags say nothing else.
+func (t *target) clientOf(known *Context) (*client, error) {
 	c := &client{token: t.token, timeout: t.timeout}
-	if c.urls, err = t.urls(&known); err != nil {
+	var err error
+	if c.urls, err = t.urls(known); err != nil {
 		return nil, err
 	}
 	if c.token == "" {
@@ -277,7 +284,7 @@ const maxAnswer = 256 << 20
 const indexHeader = "X-Triward-Index"
 
 // fresh are the routes that take min_index. The cluster's state and the queue are asked when nodes lag, and do not wait.
-var fresh = regexp.MustCompile(`^/(api/v1/|v1/(hosts|agents|logs|tokens|users)(/|$))`)
+var fresh = regexp.MustCompile(`^/(api/v1/|v1/(hosts|agents|logs|tokens|users|sessions|audit|retention)(/|$))`)
 
 // get asks path with the query values and decodes the answer into v.
 func (c *client) get(ctx context.Context, path string, q url.Values, v any) error {

@@ -64,15 +64,21 @@ func startCommand(path string) string {
 }
 
 func newClusterInit(s streams) *cobra.Command {
-	var path, user string
+	var path string
+	var first firstUser
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Found a new cluster with this node as its first",
-		Long: `Makes the cluster's CA, its key ring and this node's certificate, and prints the first administrator's password and
-the recovery key, once. The recovery key opens backups when no node is left: keep it away from the nodes.
+		Long: `Makes the cluster's CA, its key ring and this node's certificate, and prints a set-up link and the recovery key, once.
+With the link the first administrator chooses a password in the browser; it is good once and for a day from the first
+start on. The recovery key opens backups when no node is left: keep it away from the nodes.
 The cluster begins to live when the node is started. Run by root, it acts as the user that owns data_dir.`,
-		Args: cobra.NoArgs,
+		Example: "  triward cluster init\n  triward cluster init --password-stdin <password-file",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if err := first.read(s); err != nil {
+				return err
+			}
 			cfg, err := loadForSetup(path)
 			if err != nil {
 				return err
@@ -86,11 +92,8 @@ The cluster begins to live when the node is started. Run by root, it acts as the
 			if err != nil {
 				return err
 			}
-			password := newPassword()
-			setup := appliance.Setup{
-				ClusterID: id, User: user, Password: password,
-				Members: []raftstate.Server{{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise}},
-			}
+			setup := appliance.Setup{ClusterID: id, Members: []raftstate.Server{{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise}}}
+			login := first.into(&setup, cfg.Listen.HTTP.URL)
 			if err := setup.Write(cfg.DataDir); err != nil {
 				return err
 			}
@@ -100,26 +103,26 @@ The cluster begins to live when the node is started. Run by root, it acts as the
 			if err := cfg.IssueIdentity(ca); err != nil {
 				return err
 			}
-			fmt.Fprintf(s.out, "cluster   %s\nnode      %s\naddress   %s\nuser      %s\npassword  %s\nrecovery  %s\n", id, cfg.NodeID, cfg.Listen.HTTP.URL, user, password, recovery)
-			sayNext(s.err, &cfg, path)
+			fmt.Fprintf(s.out, "cluster   %s\nnode      %s\naddress   %s\nuser      %s\n%srecovery  %s\n", id, cfg.NodeID, cfg.Listen.HTTP.URL, first.name, login, recovery)
+			sayNext(s.err, &cfg, path, &first)
 			return nil
 		},
 	}
 	configFlag(c, &path)
-	c.Flags().StringVar(&user, "user", "admin", "name of the first administrator")
+	first.flags(c)
 	return c
 }
 
 // sayNext tells whoever founded a cluster what to do now, in commands that can be copied.
-func sayNext(w io.Writer, cfg *appliance.Config, path string) {
+func sayNext(w io.Writer, cfg *appliance.Config, path string, first *firstUser) {
 	with := withConfig(path)
 	fmt.Fprintf(w, `
-Password and recovery key are shown this once and kept nowhere here. Write the recovery key down and keep it away from
+%s shown this once and kept nowhere here. Write the recovery key down and keep it away from
 the nodes: with it a backup is opened when no node is left. What comes next:
 
   start this node
       %s
-  here, once for each further node
+%s  here, once for each further node
       %striward cluster token create
   on each further node
       TRIWARD_JOIN_TOKEN=... triward cluster join --addr %s
@@ -130,7 +133,7 @@ the nodes: with it a backup is opened when no node is left. What comes next:
       TRIWARD_TOKEN=... triward-agent enroll --url %s
 
 While the node runs, commands on this machine find it by themselves for whoever may read %s.
-`, startCommand(path), with.env, cfg.Listen.HTTP.URL, startCommand(configPath()), with.env, cfg.Listen.Agents.Advertise, cfg.TokenPath())
+`, first.said(), startCommand(path), first.next(with.env), with.env, cfg.Listen.HTTP.URL, startCommand(configPath()), with.env, cfg.Listen.Agents.Advertise, cfg.TokenPath())
 }
 
 // withConfig is how a command is told of a configuration that it would not look for by itself.
@@ -281,6 +284,9 @@ type clusterNode struct {
 	} `json:"disk"`
 	CertExpires int64       `json:"cert_expires"`
 	Ring        *ringAnswer `json:"key_ring"`
+	ClockMS     int64       `json:"clock_ms"`
+	OffsetMS    int64       `json:"clock_offset_ms"`
+	WithinMS    int64       `json:"clock_within_ms"`
 }
 
 // ringAnswer names the keys that a node holds.

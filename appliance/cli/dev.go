@@ -23,6 +23,7 @@ type devOptions struct {
 	dataDir   string
 	httpPort  int
 	plainHTTP bool
+	receivers bool
 	json      bool
 }
 
@@ -78,6 +79,7 @@ everything is gone at the end. While it runs, commands such as "triward query in
 	f.StringVar(&o.dataDir, "data-dir", "", "keep everything here; empty: a temporary directory")
 	f.IntVar(&o.httpPort, "http-port", 8443, "port of the first node, the others take the next ones; 0: free ports")
 	f.BoolVar(&o.plainHTTP, "plain-http", false, "serve browsers without TLS (this machine only)")
+	f.BoolVar(&o.receivers, "loopback-receivers", false, "let messages of alerts go to this machine, to try receivers")
 	f.BoolVar(&o.json, "json", false, "print one line of JSON when ready")
 	return c
 }

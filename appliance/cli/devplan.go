@@ -132,6 +132,7 @@ func devConfig(dir string, i int, o devOptions, ports []devPortSet) appliance.Co
 	cfg.Backup.Dir = filepath.Join(dir, cfg.NodeID, "backups")
 	cfg.TLS.Dir = filepath.Join(dir, cfg.NodeID, "tls")
 	cfg.Logs.Retention = appliance.Duration(devLogRetention) // the files of this machine may be old
+	cfg.Alerting.AllowLoopbackReceivers = o.receivers
 	at := func(port int) string { return net.JoinHostPort(devHost, portText(port)) }
 	l := &cfg.Listen
 	l.Peer.Address, l.Peer.Advertise = at(ports[i].peer), at(ports[i].peer)

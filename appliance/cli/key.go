@@ -10,9 +10,9 @@ import (
 
 func newKey(s streams) *cobra.Command {
 	var t target
-	c := &cobra.Command{Use: "key", Short: "See the keys that seal the cluster's secrets", Args: cobra.NoArgs, RunE: needSubcommand}
+	c := &cobra.Command{Use: "key", Short: "See and change the keys that seal the cluster's secrets", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newKeyStatus(s, &t))
+	c.AddCommand(newKeyStatus(s, &t), newKeyRotate(s, &t))
 	return c
 }
 
@@ -99,4 +99,43 @@ func keyRows(a *clusterAnswer) (rows []keyNode, bad []string) {
 		rows = append(rows, r)
 	}
 	return rows, bad
+}
+
+func newKeyRotate(s streams, t *target) *cobra.Command {
+	var form outputForm
+	c := &cobra.Command{
+		Use:   "rotate",
+		Short: "Make a new key that seals the cluster's secrets, and seal them anew",
+		Long: `One node makes the key, every member takes it and confirms, an entry of the log makes it the one that seals, and what was
+sealed with older keys is sealed anew. A node that does not answer stops it before anything has changed. Older keys stay in
+the ring, and so does the recovery key. Backups made from now on hold the new ring.
+
+Exit code 3: the new key seals, and not everything is sealed anew yet; repeat to go on.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			var done struct {
+				Key      string `json:"key"`
+				Resealed int    `json:"resealed"`
+				Warning  string `json:"warning,omitempty"`
+			}
+			if err := cl.post(c.Context(), "/v1/keys/rotate", map[string]any{}, &done); err != nil {
+				return err
+			}
+			if form.json() {
+				err = writeJSON(s.out, done)
+			} else {
+				_, err = fmt.Fprintf(s.out, "key %s seals now; %d value(s) sealed anew\n", done.Key, done.Resealed)
+			}
+			if err == nil && done.Warning != "" {
+				return fmt.Errorf("%w: %s", errWarnings, done.Warning)
+			}
+			return err
+		},
+	}
+	form.flag(c)
+	return c
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/triward/triward/appliance/backup/container"
 	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
+	"github.com/triward/triward/raftstate"
 )
 
 // Exit codes of the command.
@@ -72,6 +73,7 @@ func exitCode(ctx context.Context, err error) int {
 	var (
 		config *appliance.ConfigError
 		answer *apiError
+		fatal  *raftstate.FatalError
 	)
 	switch {
 	case errors.As(err, &config):
@@ -85,8 +87,10 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.Is(err, container.ErrNotBackup), errors.Is(err, container.ErrVersion), errors.Is(err, container.ErrDamaged),
 		errors.Is(err, backup.ErrContent), errors.Is(err, backup.ErrNewer):
 		return ExitCorrupt
-	case errors.Is(err, appliance.ErrDamaged), errors.Is(err, appliance.ErrNewerFormat):
+	case errors.Is(err, appliance.ErrDamaged), errors.Is(err, appliance.ErrNewerFormat), errors.Is(err, errChain):
 		return ExitCorrupt
+	case errors.As(err, &fatal): // its codes are those of this table
+		return fatal.ExitCode()
 	case errors.As(err, &answer) && answer.noQuorum():
 		return ExitNoQuorum
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
@@ -105,10 +109,14 @@ func hintOf(err error) string {
 		return "name the cluster's CA with --ca or TRIWARD_CA; `triward cluster ca` on a node, as root, prints it"
 	case errors.Is(err, pki.ErrNotInitialised):
 		return "run `triward cluster init` on the first node and `triward cluster join` on the others"
-	case errors.Is(err, keyring.ErrNoRing):
+	case errors.Is(err, keyring.ErrNoRing) && !errors.Is(err, appliance.ErrNoCAKey):
 		return "a node takes the key ring from another member by itself; `triward key status` shows who has it"
 	case errors.Is(err, pki.ErrUnusable):
-		return "move the node's TLS directory aside and run `triward cluster join` with a new token"
+		return "run `triward tls issue`; without the key of the CA move the node's TLS directory aside and run `triward cluster join` with a new token"
+	case errors.Is(err, appliance.ErrNoCAKey), errors.Is(err, keyring.ErrUnwrap):
+		return "give --recovery-key-file with the recovery key that `triward cluster init` printed, and --from with the recovery.json of another node when this one has none; or join anew: `triward cluster join`"
+	case errors.Is(err, pki.ErrNotNow):
+		return "set this machine's clock; it is what certificates are judged by"
 	case errors.Is(err, appliance.ErrLocked):
 		return "another triward server uses this data directory; stop it first"
 	case errors.Is(err, container.ErrNotBackup):
@@ -144,10 +152,11 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 	root.SetErr(s.err)
 	root.SetVersionTemplate("triward {{.Version}}\n")
 	root.AddCommand(
-		newServer(s), newDev(s), newCluster(s), newSnapshot(s), newQuery(s), newLogs(s), newQueue(s), newAgents(s), newKey(s), newConfig(s),
+		newServer(s), newDev(s), newCluster(s), newSnapshot(s), newQuery(s), newLogs(s), newQueue(s), newRetention(s), newAgents(s), newKey(s), newConfig(s), newTLS(s), newDoctor(s),
 		newVersion(s),
 	)
 	root.AddCommand(alertCommands(s)...)
+	root.AddCommand(accessCommands(s)...)
 	root.InitDefaultCompletionCmd()
 	return root
 }

@@ -76,4 +76,5 @@ type Agent struct {
 	LastSample int64 `json:"last_sample,omitempty"`
 	State      State `json:"state"`
 	Series     int   `json:"series"`
+	Condition
 }

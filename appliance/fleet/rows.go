@@ -251,7 +251,8 @@ func (v *View) decode(id string, value, beat []byte) Agent {
 	if err := json.Unmarshal(value, &a); err != nil {
 		v.cfg.Log.Error("record of agent is not readable", "agent", id, "err", err)
 	}
-	a.ID, a.Heartbeat, a.HeartbeatAt = id, nil, 0
+	a.ID, a.Heartbeat, a.HeartbeatAt, a.Condition = id, nil, 0, Condition{}
+	said := heartbeat{Condition: &a.Condition}
 	if len(beat) > 0 {
 		var hb struct {
 			At     int64           `json:"at"`
@@ -261,13 +262,11 @@ func (v *View) decode(id string, value, beat []byte) Agent {
 			v.cfg.Log.Error("heartbeat of agent is not readable", "agent", id, "err", err)
 		}
 		a.HeartbeatAt, a.Heartbeat = hb.At, hb.Status
-		var said struct {
-			Version string `json:"version"`
-		}
 		if json.Unmarshal(hb.Status, &said) == nil && said.Version != "" {
 			a.Version = said.Version
 		}
 	}
+	v.compare(&a, &said)
 	return a
 }
 

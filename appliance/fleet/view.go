@@ -15,7 +15,9 @@ import (
 type Config struct {
 	Directory Directory
 	Registry  Registry
-	Warmer    Warmer       // nil: the view starts empty
+	// Wanted says which configuration the agents of a group are to have, of which group it is; version 0 for none.
+	Wanted func(group string) (of string, version uint64, hash string)
+	Warmer Warmer       // nil: the view starts empty
 	Log       *slog.Logger // default: discards
 
 	LateAfter  time.Duration // 45 s without a sign of life
@@ -27,6 +29,9 @@ type Config struct {
 func (c *Config) defaults() {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Wanted == nil {
+		c.Wanted = func(string) (string, uint64, string) { return "", 0, "" }
 	}
 	setDefault(&c.LateAfter, 45*time.Second)
 	setDefault(&c.DownAfter, 2*time.Minute)

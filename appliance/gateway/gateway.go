@@ -27,6 +27,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/pipeline"
 	"github.com/triward/triward/appliance/problem"
@@ -73,6 +74,13 @@ type Certificates interface {
 	Sign(csrPEM []byte, id string, now time.Time) (certPEM []byte, leaf *x509.Certificate, err error)
 }
 
+// GroupConfigs are the configurations of agents by group.
+type GroupConfigs interface {
+	// For returns what the agents of a group are to have as this node has applied it; version 0 for nothing. It must not
+	// be changed.
+	For(group string) *agentconfig.Version
+}
+
 // Options are the gateway's limits and parts. All fields are needed.
 type Options struct {
 	Cluster   Cluster
@@ -82,6 +90,7 @@ type Options struct {
 	ClusterID string
 	// Certificates are what agents prove themselves by, NodeCA the PEM of what they check the nodes by.
 	Certificates Certificates
+	Configs      GroupConfigs
 	NodeCA       []byte
 	// Redactor masks secrets in lines before they are proposed; nil masks nothing.
 	Redactor *pipeline.Redactor
@@ -141,6 +150,7 @@ func (g *Gateway) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/agent/batches", g.handle("batches", g.asAgent(bodyCost{wire.MaxRequestBody, 1}, g.batches)))
 	mux.HandleFunc("POST /v1/agent/heartbeat", beat)
 	mux.HandleFunc("POST /agent/heartbeat", beat)
+	mux.HandleFunc("GET /agent/config", g.handle("config", g.asAgent(bodyCost{}, g.config)))
 	g.messageRoutes(mux)
 	mux.HandleFunc("/", g.handle("other", func(http.ResponseWriter, *http.Request) error {
 		return problem.New(http.StatusNotFound, "this listener serves agents only").

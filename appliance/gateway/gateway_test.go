@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate/command"
@@ -148,7 +149,7 @@ func newRigWith(t *testing.T, change func(*Options)) *rig {
 	svc := auth.New(auth.Config{Meta: asMeta{d}})
 	t.Cleanup(func() { _ = svc.Close() })
 	opts := Options{
-		Cluster: d, State: store, Auth: svc, Coder: coder, ClusterID: "c1", Log: slog.New(slog.DiscardHandler),
+		Configs: agentconfig.New(asMeta{d}), Cluster: d, State: store, Auth: svc, Coder: coder, ClusterID: "c1", Log: slog.New(slog.DiscardHandler),
 		Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, BytesInFlight: 64 << 20, RegisterRate: 1000,
 		Problem: func(err error) *problem.Problem {
 			if errors.Is(err, errNoLeader) {

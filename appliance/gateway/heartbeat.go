@@ -35,7 +35,10 @@ func (g *Gateway) heartbeat(w http.ResponseWriter, r *http.Request, agent *auth.
 	if !g.beats.note(agent.ID, status) {
 		return problem.New(http.StatusTooManyRequests, "more heartbeats are gathered than can be passed on").WithRetryAfter(5 * time.Second)
 	}
-	return writeJSON(w, map[string]any{"server_time_ms": time.Now().UnixMilli(), "config_version": 0})
+	wanted := g.opts.Configs.For(agent.Group)
+	return writeJSON(w, heartbeatAnswer{
+		ServerTime: time.Now().UnixMilli(), Config: true, Version: wanted.Version, Hash: wanted.Hash, Group: wanted.Group,
+	})
 }
 
 // heartbeats gathers the newest heartbeat of each agent and proposes them together. One that could not be proposed is

@@ -53,6 +53,8 @@ var (
 	ErrUnknownKey = errors.New("sealed with a key that this ring does not hold")
 	// ErrSealed says that a sealed value is damaged, or was sealed for another purpose.
 	ErrSealed = errors.New("sealed value cannot be opened")
+	// ErrFull says that the ring holds as many keys as it may.
+	ErrFull = errors.New("the ring is full")
 	// ErrUnwrap says that a wrapped ring does not open with the key given.
 	ErrUnwrap = errors.New("the ring does not open with this key")
 )

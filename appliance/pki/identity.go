@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -118,13 +117,7 @@ func (i *Identity) RenewIfDue(now time.Time) (bool, error) {
 	if i.ca == nil || now.Before(old.NotBefore.Add(life*2/3)) {
 		return false, nil
 	}
-	hosts := append([]string(nil), old.DNSNames...)
-	for _, ip := range old.IPAddresses {
-		if a, ok := netip.AddrFromSlice(ip); ok {
-			hosts = append(hosts, a.Unmap().String())
-		}
-	}
-	certPEM, keyPEM, err := i.ca.Issue(i.id, hosts, now)
+	certPEM, keyPEM, err := i.ca.Issue(i.id, Hosts(old), now)
 	if err != nil {
 		return false, err
 	}

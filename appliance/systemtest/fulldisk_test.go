@@ -26,13 +26,13 @@ const (
 	fullFor   = 40 * time.Second // marks are at most 30 s apart: one of them fails
 )
 
-// mountSmall mounts a file system of smallDisk bytes until the test ends.
-func mountSmall(t *testing.T, at string) {
+// mountSmall mounts a file system of so many bytes until the test ends.
+func mountSmall(t *testing.T, at string, size int) {
 	t.Helper()
 	if err := os.Mkdir(at, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("size=%d,mode=0700", smallDisk)); err != nil {
+	if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("size=%d,mode=0700", size)); err != nil {
 		t.Fatalf("mount a small disk: %v", err)
 	}
 	t.Cleanup(func() {
@@ -70,7 +70,7 @@ func TestFullDisk(t *testing.T) {
 	ctx := t.Context()
 	dir := t.TempDir()
 	disk := filepath.Join(dir, "data")
-	mountSmall(t, disk)
+	mountSmall(t, disk, smallDisk)
 	boot, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	c, err := start(boot, binaries(t, ""), dir, "--nodes", "1", "--agent=false", "--plain-http", "--http-port", "0")

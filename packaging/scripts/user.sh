@@ -12,3 +12,8 @@ if [ "$(stat -L -c %u /var/lib/@NAME@)" = 0 ]; then # new, or a file system that
 	chown @NAME@:@NAME@ /var/lib/@NAME@
 	chmod 0700 /var/lib/@NAME@
 fi
+if [ @NAME@ = triward ] && [ ! -e /var/backups/triward ]; then # backup.dir; the service may write there
+	mkdir -p -m 0755 /var/backups
+	mkdir -m 0700 /var/backups/triward
+	chown triward:triward /var/backups/triward
+fi

@@ -13,7 +13,7 @@ import (
 )
 
 // fill makes a file with branch, leaf, overflow and free pages.
-func fill(t *testing.T) string {
+func fill(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "file.db")
 	db, err := bolt.Open(path, 0o600, &bolt.Options{PageSize: PageSize})
@@ -98,4 +98,18 @@ func TestNothingBreaksTheCheck(t *testing.T) {
 			t.Fatalf("cut to %d bytes: %v", size, err)
 		}
 	}
+}
+
+// Whatever a file holds, checking it must end, without a panic.
+func FuzzCheck(f *testing.F) {
+	whole, err := os.ReadFile(fill(f))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole[:16*PageSize])
+	f.Add(whole[:3*PageSize])
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		c := &checker{f: bytes.NewReader(b), size: int64(len(b)), record: func(string, []byte, []byte) error { return nil }}
+		_ = c.run()
+	})
 }

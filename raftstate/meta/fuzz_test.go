@@ -2,29 +2,8 @@ package meta
 
 import (
 	"bytes"
-	"os"
 	"testing"
 )
-
-// Whatever a file holds, checking it must end, without a panic.
-func FuzzCheck(f *testing.F) {
-	s := openNew(f)
-	entry(s, 1, 1, func(tx *Tx) {
-		tx.Put("b", "k", []byte("v"), 0)
-		tx.AllotSeries("a1", [][]byte{labels("x").AppendKey(nil)})
-	})
-	commit(f, s, 1)
-	file, err := os.ReadFile(s.Path())
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(file[:16*filePageSize])
-	f.Add(file[:3*filePageSize])
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		c := &checker{f: bytes.NewReader(b), size: int64(len(b))}
-		_ = c.run()
-	})
-}
 
 // Records are checksummed, but an image may come from a hostile hand.
 func FuzzRecords(f *testing.F) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/triward/triward/raftstate/boltcheck"
 	"github.com/triward/triward/raftstate/command"
 )
 
@@ -56,7 +57,7 @@ func TestSummarize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range []int{5 * filePageSize, filePageSize - 1, 0} {
+	for _, n := range []int{5 * boltcheck.PageSize, boltcheck.PageSize - 1, 0} {
 		if err := os.WriteFile(path, b[:n], 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/boltcheck"
 	"github.com/triward/triward/raftstate/command"
 )
 
@@ -86,10 +87,7 @@ var (
 // this one as a uvarint, stays so in all versions, so that a file of another one is told from a damaged one.
 const stateVersion = 1
 
-const (
-	filePageSize = 4096
-	fileGrowth   = 1 << 20 // the file grows by so many bytes at once; images carry what is unused
-)
+const fileGrowth = 1 << 20 // the file grows by so many bytes at once; images carry what is unused
 
 // Open opens the store kept in the file path, made when it is absent. Errors about a file that is not what was
 // written wrap ErrDamaged and name it, those about one of another version ErrVersion; the file is left as it is.
@@ -109,7 +107,7 @@ func Open(path string, log *slog.Logger) (*Store, error) {
 func options(readOnly bool) *bolt.Options {
 	// The map is made large at once, so that a commit never waits for readers in order to grow it.
 	return &bolt.Options{
-		Timeout: time.Second, PageSize: filePageSize, FreelistType: bolt.FreelistMapType,
+		Timeout: time.Second, PageSize: boltcheck.PageSize, FreelistType: bolt.FreelistMapType,
 		InitialMmapSize: 4 << 30, ReadOnly: readOnly,
 	}
 }

@@ -16,6 +16,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/raftstate/boltcheck"
 	"github.com/triward/triward/raftstate/command"
 )
 
@@ -486,8 +487,8 @@ func TestDamagedFiles(t *testing.T) {
 	}
 	for range 20 {
 		b := slices.Clone(file)
-		p := r.IntN(len(b) / filePageSize)
-		clear(b[p*filePageSize : (p+1)*filePageSize])
+		p := r.IntN(len(b) / boltcheck.PageSize)
+		clear(b[p*boltcheck.PageSize : (p+1)*boltcheck.PageSize])
 		try(fmt.Sprintf("page %d zeroed", p), b)
 	}
 }

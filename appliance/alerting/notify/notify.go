@@ -32,6 +32,7 @@ type Alert struct {
 	Fingerprint string
 	URL         string // of the page that shows it
 	AckedBy     string
+	AssignedTo  string
 }
 
 // Message is what is said to a receiver.

@@ -10,17 +10,17 @@ import (
 
 // words are the fixed texts of messages for people.
 type words struct {
-	firing, resolved, test, escalated, more, since, until, ack, key string
+	firing, resolved, test, escalated, more, since, until, ack, assigned, key string
 }
 
 var texts = map[string]words{
 	"en": {
 		firing: "FIRING", resolved: "RESOLVED", test: "TEST", escalated: "ESCALATED, nobody acknowledged it", more: "and %d more",
-		since: "since", until: "until", ack: "acknowledged by", key: "ref",
+		since: "since", until: "until", ack: "acknowledged by", assigned: "assigned to", key: "ref",
 	},
 	"zh": {
 		firing: "告警", resolved: "恢复", test: "测试", escalated: "已升级：无人确认", more: "另有 %d 条",
-		since: "开始于", until: "结束于", ack: "已确认：", key: "编号",
+		since: "开始于", until: "结束于", ack: "已确认：", assigned: "负责人：", key: "编号",
 	},
 }
 
@@ -135,6 +135,9 @@ func (a *Alert) text(w words, bold func(string) string) string {
 	b.WriteString("\n")
 	if a.AckedBy != "" {
 		b.WriteString(w.ack + " " + a.AckedBy + "\n")
+	}
+	if a.AssignedTo != "" {
+		b.WriteString(w.assigned + " " + a.AssignedTo + "\n")
 	}
 	if u := a.Annotations["runbook_url"]; u != "" {
 		b.WriteString(cut(u, 500) + "\n")

@@ -36,6 +36,7 @@ type webhookAlert struct {
 const (
 	KeyAnnotation        = "triward_dedup_key"
 	EscalationAnnotation = "triward_escalation"
+	AssignedAnnotation   = "triward_assigned_to"
 )
 
 func (s *Sender) webhook(ctx context.Context, w *route.Webhook, m *Message, gate Gate) error {
@@ -54,6 +55,9 @@ func webhookJSON(m *Message, limit int) *webhookBody {
 		annotations[KeyAnnotation] = m.Key
 		if m.Escalation {
 			annotations[EscalationAnnotation] = "true"
+		}
+		if a.AssignedTo != "" {
+			annotations[AssignedAnnotation] = a.AssignedTo
 		}
 		if i == 0 {
 			b.CommonLabels, b.CommonAnnotations = maps.Clone(orEmpty(a.Labels)), maps.Clone(annotations)

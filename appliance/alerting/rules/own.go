@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"maps"
 	"time"
 
@@ -120,6 +121,7 @@ func known(n *yaml.Node, names ...string) error {
 }
 
 const (
+	shortWindow   = 30 * time.Second
 	defaultHold   = 10 * time.Minute
 	defaultWithin = 24 * time.Hour
 )
@@ -143,6 +145,10 @@ func (f *File) addOwn(g *ownGroup, queries Queries, bad *Error) {
 		}
 		r.fill(&rule, queries, bad)
 		checkNames(&rule, &r.node, bad)
+		if rule.Kind == Logs && rule.Above != nil && rule.Window < shortWindow {
+			f.Warnings = append(f.Warnings, fmt.Sprintf("group %q: rule %q: with a window of %s, shorter than the way of lines from their hosts, the alert ends up to a minute later than the window says",
+				g.Name, rule.Name, model.Duration(rule.Window)))
+		}
 		out.Rules = append(out.Rules, rule)
 	}
 	f.place(out, bad)

@@ -247,7 +247,6 @@ func (f *File) addProm(g *rulefmt.RuleGroup, bad *Error) {
 		}
 		if r.Record != "" {
 			rule.Kind, rule.Name = Record, r.Record
-			f.Warnings = append(f.Warnings, fmt.Sprintf("group %q: recording rule %q is kept but not evaluated; write its expression into the rules that use it", g.Name, r.Record))
 		}
 		out.Rules = append(out.Rules, rule)
 	}

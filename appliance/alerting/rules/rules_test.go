@@ -51,6 +51,7 @@ triward:
       - {alert: Oom, event: {query: "oom", by: host}}
       - {alert: Gone, silent_agent: {after: 2m, match: {site: a}}}
       - {alert: Still, silent_stream: {query: "service=nginx", by: host, after: 15m}}
+      - {alert: Burst, logs: {query: "boom", window: 10s, above: 2}}
 `
 
 func TestParse(t *testing.T) {
@@ -58,7 +59,7 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Count() != 8 || len(f.Warnings) != 1 || !strings.Contains(f.Warnings[0], "room:temperature:avg") {
+	if f.Count() != 9 || len(f.Warnings) != 1 || !strings.Contains(f.Warnings[0], `rule "Burst"`) {
 		t.Fatalf("%d %v", f.Count(), f.Warnings)
 	}
 	g := f.Groups[0]

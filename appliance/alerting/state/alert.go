@@ -57,6 +57,13 @@ type Ack struct {
 	Comment string `json:"comment,omitempty"`
 }
 
+// Assignment says who is to look after an alert.
+type Assignment struct {
+	To string `json:"to"`
+	By string `json:"by"`
+	At int64  `json:"at"`
+}
+
 // Alert is the record of one alert: one rule and one set of labels. Times are log times in milliseconds, 0 for never.
 // Records are never changed, only replaced.
 type Alert struct {
@@ -73,6 +80,7 @@ type Alert struct {
 	KeepSince   int64             `json:"keep_since,omitempty"` // the condition is gone since then, and keep_firing_for runs
 	Until       int64             `json:"until,omitempty"`      // an alert of an event fires until then
 	Ack         *Ack              `json:"ack,omitempty"`
+	Assigned    *Assignment       `json:"assigned,omitempty"`
 	SilencedBy  []string          `json:"silenced_by,omitempty"`  // ids of silences
 	InhibitedBy string            `json:"inhibited_by,omitempty"` // id of an alert
 	// ChangedAt is when there was last something that receivers are told of: it fired, resolved, or was no longer muted.
@@ -80,6 +88,8 @@ type Alert struct {
 	// Told says that receivers were told that it fires before it was muted, so that they hear of its end too.
 	Told        bool  `json:"told,omitempty"`
 	EscalatedAt int64 `json:"escalated_at,omitempty"` // of this episode
+	// EscalateBy asks for the escalation now; the leader makes it, so that its time is in order with all others.
+	EscalateBy string `json:"escalate_by,omitempty"`
 }
 
 // Muted reports whether receivers are not told of the alert.
@@ -126,9 +136,12 @@ const (
 	WhatUnsilenced  = "unsilenced"
 	WhatInhibited   = "inhibited"
 	WhatUninhibited = "uninhibited"
+	WhatAssigned    = "assigned"
+	WhatUnassigned  = "unassigned"
 	WhatEscalated   = "escalated"
 	WhatSent        = "sent"
 	WhatSendFailed  = "send_failed"
+	WhatSendLost    = "send_lost" // the sender of an attempt is gone and nobody knows whether it was received
 	WhatUndelivered = "undelivered"
 	WhatLimit       = "limit"
 )
@@ -143,11 +156,14 @@ type History struct {
 	Episode  uint64            `json:"episode,omitempty"`
 	Value    *Value            `json:"value,omitempty"`
 	By       string            `json:"by,omitempty"`
+	To       string            `json:"to,omitempty"` // to whom it was assigned
 	Detail   string            `json:"detail,omitempty"`
 	Receiver string            `json:"receiver,omitempty"`
 	Key      string            `json:"dedup_key,omitempty"`
 	Alerts   []string          `json:"alerts,omitempty"` // of a notification: ids, at most MaxHistoryAlerts
 	Count    int               `json:"count,omitempty"`  // of a notification: how many alerts it told of
+	Node     string            `json:"node,omitempty"`   // of a notification: which node made the attempt
+	Attempt  int               `json:"attempt,omitempty"`
 }
 
 // MaxHistoryAlerts bounds the alerts that the history of one notification names.

@@ -236,14 +236,42 @@ func Acknowledge(now int64, have *Alert, ack *Ack, by string) (Change, bool) {
 	return Change{ID: a.ID, Alert: a, History: []History{h}}, true
 }
 
-// Escalate marks that nobody took the alert in hand in time.
+// AskEscalation lets the second receiver be told now, whether somebody has the alert in hand or not. by is who wants it.
+func AskEscalation(have *Alert, by string) (Change, bool) {
+	if have.Phase != Firing || have.EscalatedAt != 0 || have.EscalateBy != "" || have.Muted() {
+		return Change{}, false
+	}
+	a := have.clone()
+	a.EscalateBy = by
+	return Change{ID: a.ID, Alert: a}, true
+}
+
+// Escalate marks that nobody took the alert in hand in time, or that somebody asked for the escalation.
 func Escalate(now int64, have *Alert, receiver string) (Change, bool) {
-	if have.Phase != Firing || have.Ack != nil || have.EscalatedAt != 0 || have.Muted() {
+	if have.Phase != Firing || have.Ack != nil && have.EscalateBy == "" || have.EscalatedAt != 0 || have.Muted() {
 		return Change{}, false
 	}
 	a := have.clone()
 	a.EscalatedAt = now
 	h := a.history(now, WhatEscalated)
-	h.Receiver = receiver
+	h.Receiver, h.By = receiver, a.EscalateBy
+	return Change{ID: a.ID, Alert: a, History: []History{h}}, true
+}
+
+// Assign says who is to look after the alert; an empty name takes that back. by is who does it. It changes nothing of who
+// is told when: until somebody acknowledges the alert, it is repeated and escalates.
+func Assign(now int64, have *Alert, to, comment, by string) (Change, bool) {
+	if have.Phase != Firing || have.Assigned == nil && to == "" || have.Assigned != nil && have.Assigned.To == to {
+		return Change{}, false
+	}
+	a := have.clone()
+	a.Assigned = nil
+	h := a.history(now, WhatUnassigned)
+	h.By, h.To = by, to
+	h.Detail = comment
+	if to != "" {
+		a.Assigned = &Assignment{To: to, By: by, At: now}
+		h.What = WhatAssigned
+	}
 	return Change{ID: a.ID, Alert: a, History: []History{h}}, true
 }

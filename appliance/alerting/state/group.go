@@ -224,9 +224,9 @@ func (c *Claim) Fail(now int64, why string) (next *Claim, giveUp bool) {
 	return &n, now-c.ClaimedAt >= GiveUp
 }
 
-// Sent returns the history of a message that was sent, or not (WhatSendFailed, WhatUndelivered).
+// Sent returns the history of a message that was sent, or not (WhatSendFailed, WhatSendLost, WhatUndelivered).
 func (c *Claim) Sent(now int64, what, detail string) History {
-	h := History{T: now, What: what, Receiver: c.Receiver + "/" + c.Integration, Key: c.Key, Detail: detail, Count: len(c.Alerts), Labels: c.Labels}
+	h := History{T: now, What: what, Receiver: c.Receiver + "/" + c.Integration, Key: c.Key, Detail: detail, Count: len(c.Alerts), Labels: c.Labels, Node: c.Node, Attempt: c.Attempts}
 	for _, t := range c.Alerts[:min(len(c.Alerts), MaxHistoryAlerts)] {
 		h.Alerts = append(h.Alerts, t.ID)
 	}

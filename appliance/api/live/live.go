@@ -81,6 +81,24 @@ type Cluster struct{ Source api.Cluster }
 // Cluster returns the body of GET /v1/cluster.
 func (c Cluster) Cluster(ctx context.Context) (json.RawMessage, error) { return c.Source.Status(ctx) }
 
+// Agents is the ui.AgentsSource over the fleet's view.
+type Agents struct{ View *fleet.View }
+
+// Agents returns all rows, without the inventories that come with heartbeats.
+func (a Agents) Agents(context.Context) ([]ui.Host, error) {
+	list := a.View.Agents()
+	out := make([]ui.Host, len(list))
+	for i := range list {
+		list[i].Heartbeat = nil
+		row, err := json.Marshal(&list[i])
+		if err != nil {
+			return nil, fmt.Errorf("encode agent: %w", err)
+		}
+		out[i] = ui.Host{ID: list[i].ID, Row: row}
+	}
+	return out, nil
+}
+
 // Alerts is the ui.AlertsSource over the alerting of a node.
 type Alerts struct {
 	Source *alerting.Service

@@ -48,7 +48,7 @@ func TestSessionOpensAndEndsTheSocket(t *testing.T) {
 	svc := auth.New(auth.Config{Meta: &n.meta, Password: authtest.Cheap()})
 	n.meta.OnChange = svc.Changed
 	defer svc.Close()
-	if err := svc.CreateUser(t.Context(), "ada", "correct horse", auth.RoleViewer); err != nil {
+	if err := svc.CreateUser(t.Context(), "ada", "correct horse", auth.RoleViewer, auth.Principal{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := n.meta.Commit(t.Context(), auth.Txn{Ops: []auth.Op{{

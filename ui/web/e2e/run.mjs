@@ -231,6 +231,90 @@ await steps.step(
   },
 );
 
+await steps.step(
+  'access: invite a user, set up by the link in another browser, change the role, find it in the audit log, delete',
+  async () => {
+    await page.goto(`${env.url}/access`);
+    await page.click('[data-testid=user-add]');
+    await page.fill('[name=new-user]', 'e2e-ada');
+    await page.click('[data-testid=user-save]');
+    const link = await page.locator('[data-testid=secret]').inputValue();
+    assert(link.startsWith(`${env.url}/setup#tws_`), link);
+    await page.getByRole('button', { name: 'Done' }).click();
+    const row = page.locator('[data-user=e2e-ada]');
+    await row.getByText('invited').waitFor();
+
+    const other = await newContext(browser);
+    other.expected = [/401/, /403/];
+    const theirs = await newPage(other);
+    await theirs.goto(link);
+    await theirs.fill('[name=password]', 'correct horse ada');
+    await theirs.fill('[name=again]', 'correct horse eve');
+    await theirs.getByRole('button', { name: 'Set password and log in' }).click();
+    await theirs.getByText('The two are not the same').waitFor();
+    await theirs.fill('[name=again]', 'correct horse ada');
+    await theirs.getByRole('button', { name: 'Set password and log in' }).click();
+    await theirs.waitForSelector('[data-testid=hosts]');
+    assert(!theirs.url().includes('tws_'), theirs.url());
+    await theirs.goto(`${env.url}/access`);
+    await theirs.getByText('Change password').first().waitFor();
+    assert(
+      (await theirs.locator('[data-testid=user-add]').count()) === 0,
+      'a viewer is offered to add users',
+    );
+    assert(
+      (await theirs.getByRole('link', { name: 'Audit log' }).count()) === 0,
+      'a viewer is offered the audit log',
+    );
+    const status = await theirs.evaluate(async () => (await fetch('/v1/audit')).status);
+    assert(status === 403, `the audit log answers a viewer ${status}`);
+    await theirs.goto('about:blank');
+    await theirs.goto(link);
+    await theirs.getByText('used already').waitFor();
+
+    await row.getByText('active').waitFor();
+    await row.getByRole('combobox').selectOption('operator');
+    await until('the role', async () => {
+      const a = await page.evaluate(async () => (await fetch('/v1/users')).json());
+      return a.users.find((u) => u.name === 'e2e-ada')?.role === 'operator';
+    });
+    page.once('dialog', (d) => d.accept());
+    await row.getByRole('button', { name: 'End sessions' }).click();
+    await until('their session ended', () =>
+      theirs.evaluate(async () => (await fetch('/v1/session')).status === 401),
+    );
+    await other.close();
+    page.once('dialog', (d) => d.accept());
+    await row.getByRole('button', { name: 'Delete' }).click();
+    await row.waitFor({ state: 'detached' });
+
+    await page.goto(`${env.url}/access/audit?action=user&target=e2e-ada`);
+    await page.locator('[data-audit="user.role"] button').click();
+    const diff = page.locator('[data-testid=audit-detail] [data-diff=changed]');
+    await diff.waitFor();
+    const text = await diff.textContent();
+    assert(text.includes('viewer') && text.includes('operator'), text);
+    await page.click('[data-testid=audit-verify]');
+    await page.locator('[data-testid=audit-verdict]').getByText('Whole').waitFor();
+  },
+);
+
+await steps.step('access: a token is shown once and revoked', async () => {
+  await page.goto(`${env.url}/access/tokens`);
+  await page.click('[data-testid=token-add]');
+  await page.fill('[name=new-token]', 'e2e-token');
+  await page.click('[data-testid=token-save]');
+  const secret = await page.locator('[data-testid=secret]').inputValue();
+  assert(secret.startsWith('twt_'), secret);
+  await page.getByRole('button', { name: 'Done' }).click();
+  const row = page.locator('[data-token=e2e-token]');
+  await row.waitFor();
+  assert(!(await page.content()).includes(secret), 'the token is still on the page');
+  page.once('dialog', (d) => d.accept());
+  await row.getByRole('button', { name: 'Revoke' }).click();
+  await row.waitFor({ state: 'detached' });
+});
+
 await steps.step('keyboard: g l, g o, ?, and what is unknown is a 404', async () => {
   await page.goto(`${env.url}/cluster`);
   await page.waitForSelector('main');

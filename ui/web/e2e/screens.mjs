@@ -31,6 +31,7 @@ const cpu = '100 * (1 - avg by (host) (rate(node_cpu_seconds_total{mode="idle"}[
 const q = encodeURIComponent;
 
 let host = '';
+let setupPath = '';
 const PAGES = {
   login: { path: '/login', anonymous: true },
   overview: { path: '/', ready: (p) => p.waitForSelector('[data-testid=hosts]') },
@@ -52,6 +53,43 @@ const PAGES = {
     },
   },
   'logs-tail': { path: '/logs?tail=1', ready: (p) => p.waitForTimeout(1500) },
+  agents: { path: '/agents', ready: (p) => p.waitForSelector('[data-testid=agents]') },
+  'agents-detail': {
+    path: '/agents',
+    ready: async (p) => {
+      await p.click('[data-agent] a', { timeout: 10_000 });
+      await p.waitForSelector('[data-testid=agent-detail]');
+    },
+  },
+  'agents-revoke': {
+    path: '/agents',
+    ready: async (p) => {
+      await p.click('[data-agent] a', { timeout: 10_000 });
+      await p.click('[data-testid=revoke]');
+      await p.waitForSelector('[data-testid=revoke-name]');
+    },
+  },
+  'agents-enrol': {
+    path: '/agents',
+    ready: async (p) => {
+      await p.click('[data-testid=enrol]', { timeout: 10_000 });
+      await p.waitForSelector('[data-testid=enrol-make]');
+    },
+  },
+  'agents-groups': { path: '/agents/groups', ready: (p) => p.waitForSelector('[data-testid=groups]') },
+  'agents-config': {
+    path: '/agents/groups/shots',
+    ready: async (p) => {
+      await p.waitForSelector('[data-testid=group-editor]');
+      await p.fill(
+        '#group-body',
+        'metrics:\n  period: 1ms\nlogs:\n  files:\n    - include: [relative.log]\n',
+      );
+      await p.click('[data-testid=config-check]');
+      await p.waitForSelector('[data-testid=config-problems]');
+      await p.waitForSelector('[data-testid=config-diff]');
+    },
+  },
   alerts: { path: '/alerts', ready: settled },
   'alerts-history': { path: '/alerts/history', ready: settled },
   'alerts-silence': {
@@ -76,9 +114,56 @@ const PAGES = {
       await p.waitForSelector('[role=dialog]');
     },
   },
+  access: { path: '/access', ready: (p) => p.waitForSelector('[data-user]') },
+  'access-user': {
+    path: '/access',
+    ready: async (p) => {
+      await p.click('[data-testid=user-add]');
+      await p.waitForSelector('[role=dialog]');
+    },
+  },
+  'access-roles': {
+    path: '/access/roles',
+    ready: async (p) => {
+      await p.waitForSelector('[data-testid=roles]');
+      await p.locator('summary').nth(2).click();
+    },
+  },
+  'access-sessions': { path: '/access/sessions', ready: (p) => p.waitForSelector('[data-session]') },
+  'access-tokens': {
+    path: '/access/tokens',
+    ready: async (p) => {
+      await p.click('[data-testid=token-add]');
+      await p.fill('[name=new-token]', 'screens');
+      await p.click('[data-testid=token-save]');
+      await p.waitForSelector('[data-testid=secret]');
+    },
+  },
+  'access-audit': {
+    path: '/access/audit?action=user',
+    ready: async (p) => {
+      await p.click('[data-testid=audit-verify]');
+      await p.click('[data-audit="user.role"] button');
+      await p.waitForSelector('[data-testid=audit-detail]');
+      await p.waitForSelector('[data-testid=audit-verdict]');
+    },
+  },
+  'access-account': { path: '/access/account', ready: (p) => p.waitForSelector('[data-session]') },
+  setup: {
+    path: () => setupPath,
+    anonymous: true,
+    ready: (p) => p.waitForSelector('[data-testid=setup] form'),
+  },
   'not-found': { path: '/nothing/here', ready: settled },
   'menu-time': { path: '/', ready: (p) => p.click('[data-testid=range]') },
   'menu-link': { path: '/', ready: (p) => p.click('[data-testid=link]') },
+  'menu-more': {
+    path: '/',
+    ready: async (p) => {
+      await p.waitForSelector('main');
+      if (await p.locator('[data-testid=nav-more]').count()) await p.click('[data-testid=nav-more]');
+    },
+  },
   'menu-keys': {
     path: '/',
     ready: async (p) => {
@@ -104,6 +189,21 @@ const problems = [];
           ?.id ?? document.querySelector('[data-host] a')?.getAttribute('href')?.split('/')[2]?.split('?')[0],
     ),
   );
+  // Somebody to show, with a history and a set-up link.
+  setupPath = await page.evaluate(async () => {
+    const send = async (method, path, body) => {
+      const r = await fetch(path, {
+        method,
+        headers: { 'Content-Type': 'application/json' },
+        body: JSON.stringify(body),
+      });
+      return r.status === 204 ? {} : r.json();
+    };
+    const { path } = await send('POST', '/v1/users/eve/invite', { role: 'viewer' });
+    await send('PATCH', '/v1/users/eve', { role: 'operator' });
+    await send('PATCH', '/v1/users/eve', { role: 'viewer' });
+    return path;
+  });
   await context.close();
 }
 

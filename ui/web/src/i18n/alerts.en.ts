@@ -30,6 +30,7 @@ export const alerts = {
     escalated: 'Escalated',
     sent: 'Message sent',
     send_failed: 'Message failed',
+    send_lost: 'Outcome unknown, sent again',
     undelivered: 'Message given up',
     limit: 'Rule not well',
   } as Record<string, string>,

@@ -30,6 +30,7 @@ export const alerts: Dictionary['alerts'] = {
     escalated: '升级',
     sent: '已发送通知',
     send_failed: '通知失败',
+    send_lost: '结果未知，已重发',
     undelivered: '放弃通知',
     limit: '规则异常',
   },

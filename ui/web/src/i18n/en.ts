@@ -1,6 +1,9 @@
 // The English dictionary; its type is what every other language must satisfy.
+import { access } from './access.en';
+import { agents } from './agents.en';
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
+import { retention } from './retention.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
 
@@ -32,8 +35,11 @@ export const en = {
     alerts: 'Alerts',
     metrics: 'Metrics',
     logs: 'Logs',
+    agents: 'Agents',
     cluster: 'Cluster',
     backups: 'Backups',
+    access: 'Access',
+    more: 'More',
     collapse: 'Collapse the navigation',
     expand: 'Expand the navigation',
   },
@@ -369,8 +375,11 @@ export const en = {
     noConsumers: 'No consumer is registered',
     unavailable: 'The state of the cluster cannot be read',
   },
+  agents,
   alerts,
   backups,
+  access,
+  retention,
   notFound: {
     title: 'There is no such page',
     hint: 'The address may be mistyped, or the thing it named is gone.',

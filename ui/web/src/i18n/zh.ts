@@ -1,7 +1,10 @@
 // 中文词典；类型与英文词典一致，缺一项则无法通过类型检查。
+import { access } from './access.zh';
+import { agents } from './agents.zh';
 import { alerts } from './alerts.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
+import { retention } from './retention.zh';
 
 export const zh: Dictionary = {
   app: {
@@ -33,6 +36,9 @@ export const zh: Dictionary = {
     logs: '日志',
     cluster: '集群',
     backups: '备份',
+    access: '访问控制',
+    more: '更多',
+    agents: '代理',
     collapse: '收起导航',
     expand: '展开导航',
   },
@@ -362,8 +368,11 @@ export const zh: Dictionary = {
     noConsumers: '没有已注册的消费者',
     unavailable: '无法读取集群状态',
   },
+  agents,
   alerts,
   backups,
+  access,
+  retention,
   notFound: {
     title: '没有这个页面',
     hint: '地址可能有误，或所指的对象已不存在。',

@@ -29,12 +29,12 @@ export const position = {
 };
 /** Routes that take min_index. The state of the cluster and of the session does not wait: it is asked when nodes lag. */
 const FRESH =
-  /^\/(api\/v1\/|v1\/(hosts|agents|logs|tokens|users|alerts?|silences|rules|routes|snapshots)(\/|$))/;
+  /^\/(api\/v1\/|v1\/(hosts|agents?|logs|tokens|users|alerts?|silences|rules|routes|snapshots|sessions|audit|retention)(\/|$))/;
 
 export const onUnauthorized: { handler: (() => void) | null } = { handler: null };
 
 export interface CallOptions {
-  method?: 'GET' | 'POST' | 'PUT' | 'DELETE';
+  method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   body?: unknown;
   form?: Record<string, string>;
   query?: Record<string, string | number | undefined | null>;

@@ -73,8 +73,9 @@ class SessionStore {
 
 export const session = new SessionStore();
 
-const RANK: Record<string, number> = { viewer: 1, operator: 2, administrator: 3 };
+const RANK: Record<string, number> = { viewer: 1, operator: 2, administrator: 3, auditor: 1 };
 /** Whether the role lets its bearer change things; the server decides, this only hides what it would refuse. */
-export function may(what: 'operate' | 'administer'): boolean {
+export function may(what: 'operate' | 'administer' | 'audit'): boolean {
+  if (what === 'audit') return ['administrator', 'auditor'].includes(session.current?.role ?? '');
   return (RANK[session.current?.role ?? ''] ?? 0) >= (what === 'operate' ? 2 : 3);
 }

@@ -78,6 +78,7 @@ export interface Facet {
 }
 
 export interface ClusterNode {
+  agent_url?: string;
   id: string;
   url: string;
   peer: string;

@@ -1,0 +1,67 @@
+package gateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/problem"
+)
+
+// heartbeatAnswer tells the agent, besides the time, which configuration its group has as far as this node knows: an
+// agent that has another one asks for it.
+type heartbeatAnswer struct {
+	ServerTime int64  `json:"server_time_ms"`
+	Config     bool   `json:"config"` // that the members behind it mean something
+	Version    uint64 `json:"config_version"`
+	Hash       string `json:"config_hash"`
+	Group      string `json:"config_group"`
+}
+
+// configAnswer is the configuration that an agent is to have: as the text that was set, and as the JSON of it.
+type configAnswer struct {
+	Agent     string          `json:"agent_id"`
+	Type      string          `json:"config_type"`
+	Group     string          `json:"group"` // that it is of: the agent's, or the default group
+	Version   uint64          `json:"version"`
+	Hash      string          `json:"hash"`
+	UpdatedAt int64           `json:"updated_at,omitempty"` // log time, milliseconds
+	Body      string          `json:"body"`
+	Content   json.RawMessage `json:"content"`
+}
+
+// config answers an agent with the configuration of its group. It holds all that was acknowledged before: a node that
+// lags behind must not take an agent back.
+func (g *Gateway) config(w http.ResponseWriter, r *http.Request, agent *auth.Agent) error {
+	if id := r.URL.Query().Get("agent_id"); id != "" && id != agent.ID {
+		return problem.New(http.StatusForbidden, fmt.Sprintf("agent_id is %.64q, the certificate is of agent %s", id, agent.ID)).
+			WithHint("an agent may ask for its own configuration only")
+	}
+	if err := g.catchUp(r.Context()); err != nil {
+		return err
+	}
+	now, _, err := g.opts.Auth.Agent(agent.ID) // its group may have changed
+	if err != nil {
+		return err
+	}
+	v := g.opts.Configs.For(now.Group)
+	return writeJSON(w, configAnswer{
+		Agent: agent.ID, Type: "agent", Group: v.Group, Version: v.Version, Hash: v.Hash, UpdatedAt: v.At, Body: v.Body, Content: asJSON(v.Body),
+	})
+}
+
+// asJSON is the content of a YAML text; null for what JSON cannot say, for the text is there beside it.
+func asJSON(body string) json.RawMessage {
+	content := map[string]any{}
+	if err := yaml.Unmarshal([]byte(body), &content); err != nil {
+		return json.RawMessage("null")
+	}
+	b, err := json.Marshal(content)
+	if err != nil {
+		return json.RawMessage("null")
+	}
+	return b
+}
