@@ -28,6 +28,7 @@ func (r *rig) set(version uint64, body string) {
 // open is an agent.yaml that leaves the files to the cluster.
 func (r *rig) open(c *config.Config) {
 	c.Logs.Files = config.Default().Logs.Files
+	c.Logs.InitialBacklog = 64 << 10 // of this machine's own logs, which are followed until the configuration comes
 	c.Remote.Files = []string{filepath.Join(r.dir, "logs")}
 }
 

@@ -374,7 +374,11 @@ func spanText(ms *int64) string {
 	if ms == nil {
 		return ""
 	}
-	return strings.TrimSuffix(strconv.FormatFloat(float64(*ms)/1000, 'f', 1, 64), ".0") + "s"
+	text := strings.TrimSuffix(strconv.FormatFloat(float64(*ms)/1000, 'f', 1, 64), ".0")
+	if text == "-0" {
+		text = "0"
+	}
+	return text + "s"
 }
 
 func (c *agentCondition) spool() string {
