@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -311,8 +312,8 @@ func TestJournal(t *testing.T) {
 func TestClockJump(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		var off time.Duration
-		r.cfg.Wall = func() time.Time { return time.Now().Round(0).Add(off) }
+		var off atomic.Int64
+		r.cfg.Wall = func() time.Time { return time.Now().Round(0).Add(time.Duration(off.Load())) }
 		s, end := r.life()
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -320,7 +321,7 @@ func TestClockJump(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		r.want()
-		off = -time.Hour
+		off.Store(-int64(time.Hour))
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		r.want("clock_jumped  warning")

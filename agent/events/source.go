@@ -23,13 +23,14 @@ import (
 const StateKey = "events"
 
 const (
-	window     = time.Minute // in which a thing that happens again is counted and not told
-	maxHeld    = 256         // things counted at a time; others are counted together
-	perSecond  = 1           // events told, of all kinds together
-	burst      = 100
-	tickEvery  = time.Second
-	diskEvery  = 15 * time.Second
-	aliveEvery = time.Minute // how exactly the end of a life that was not orderly is known
+	window       = time.Minute // in which a thing that happens again is counted and not told
+	maxHeld      = 256         // things counted at a time; others are counted together
+	perSecond    = 1           // events told, of all kinds together
+	burst        = 100
+	tickEvery    = time.Second
+	diskEvery    = 15 * time.Second
+	hangPatience = 2 * time.Second // for a file system that does not answer when the agent ends
+	aliveEvery   = time.Minute     // how exactly the end of a life that was not orderly is known
 )
 
 // Kinds of sources, as the configuration turns them off.
@@ -161,9 +162,23 @@ func (s *Source) Run(ctx context.Context) error {
 			}
 		})
 	}
-	if !s.off[SourceFilesystems] {
-		work.Go(func() { s.watchFilesystems(ctx) })
-	}
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		if !s.off[SourceFilesystems] {
+			s.watchFilesystems(ctx)
+		}
+	}()
+	defer func() {
+		cancel()
+		patience := time.NewTimer(hangPatience)
+		defer patience.Stop()
+		select {
+		case <-looked:
+		case <-patience.C: // a disk that hangs must not keep the agent from ending
+			s.cfg.Log.Warn("a file system does not answer; the agent ends without it")
+		}
+	}()
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	wall, mono, alive := s.cfg.Wall(), time.Now(), time.Now()
