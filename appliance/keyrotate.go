@@ -176,12 +176,13 @@ func (a *App) mergeFrom(ctx context.Context, peer string) error {
 func (k *Keys) merge(other *keyring.Ring) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	next, changed := other, true
+	next := other
 	if k.ring != nil {
-		var err error
-		if next, changed, err = k.ring.Merged(other); err != nil || !changed {
+		merged, changed, err := k.ring.Merged(other)
+		if err != nil || !changed {
 			return err
 		}
+		next = merged
 	}
 	if err := next.Save(k.dir); err != nil {
 		return err
