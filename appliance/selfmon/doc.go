@@ -158,7 +158,7 @@ func (m *Monitor) storeMetrics() {
 }
 
 func (m *Monitor) storeLines() {
-	for {
+	for range maxWaiting/takeAtOnce + 1 { // what comes meanwhile has its turn later
 		lines, lost := m.cfg.Buffer.take()
 		m.dropped.WithLabelValues("lines").Add(float64(lost))
 		if len(lines) == 0 {
