@@ -154,12 +154,14 @@ func TestVerify(t *testing.T) {
 		}
 	}
 	for name, harm := range map[string]func([][]byte) [][]byte{
-		"edited":        func(l [][]byte) [][]byte { l[5] = bytes.Replace(l[5], []byte("thing"), []byte("thong"), 1); return l },
-		"missing":       func(l [][]byte) [][]byte { return slices.Delete(l, 5, 6) },
-		"cut off":       func(l [][]byte) [][]byte { return l[:15] },
-		"out of order":  func(l [][]byte) [][]byte { l[5], l[6] = l[6], l[5]; return l },
-		"head":          func(l [][]byte) [][]byte { l[18] = nil; return l[:18] },
-		"other cluster": func(l [][]byte) [][]byte { return append(l[:1:1], bytes.Split(bytes.TrimSpace(export(t, filled(20))), []byte("\n"))[3:18]...) },
+		"edited":       func(l [][]byte) [][]byte { l[5] = bytes.Replace(l[5], []byte("thing"), []byte("thong"), 1); return l },
+		"missing":      func(l [][]byte) [][]byte { return slices.Delete(l, 5, 6) },
+		"cut off":      func(l [][]byte) [][]byte { return l[:15] },
+		"out of order": func(l [][]byte) [][]byte { l[5], l[6] = l[6], l[5]; return l },
+		"head":         func(l [][]byte) [][]byte { l[18] = nil; return l[:18] },
+		"other cluster": func(l [][]byte) [][]byte {
+			return append(l[:1:1], bytes.Split(bytes.TrimSpace(export(t, filled(20))), []byte("\n"))[3:18]...)
+		},
 	} {
 		lines := harm(bytes.Split(bytes.TrimSpace(bytes.Clone(whole)), []byte("\n")))
 		if v, err := auditlog.VerifyExport(bytes.NewReader(append(bytes.Join(lines, []byte("\n")), '\n')), nil); err != nil || v.OK || v.Fault == "" {
