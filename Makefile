@@ -51,9 +51,22 @@ $(CACHE)/versitygw: packaging/s3.mod
 	@mkdir -p $(CACHE)
 	go build -modfile=packaging/s3.mod -o $@ github.com/versity/versitygw/cmd/versitygw
 
+# Senders for the test of real ones. Prometheus goes without the discoveries of clouds, which are most of its modules.
+$(CACHE)/prometheus: packaging/peers.mod
+	@mkdir -p $(CACHE)
+	go build -modfile=packaging/peers.mod -tags remove_all_sd,enable_file_sd -o $@ github.com/prometheus/prometheus/cmd/prometheus
+
+$(CACHE)/lokiclient: packaging/loki.mod packaging/lokiclient/main.go
+	@mkdir -p $(CACHE)
+	go build -modfile=packaging/loki.mod -o $@ packaging/lokiclient/main.go
+
+.PHONY: senders
+senders: $(CACHE)/prometheus $(CACHE)/lokiclient ## build and install the senders that tests deliver with
+	@packaging/syslog.sh install
+
 .PHONY: test-go
-test-go: $(CACHE)/versitygw ## tests of the Go packages
-	TRIWARD_BIN=$(BIN) TRIWARD_VERSITYGW=$(CACHE)/versitygw go test -timeout 20m ./...
+test-go: $(CACHE)/versitygw senders ## tests of the Go packages
+	TRIWARD_BIN=$(BIN) TRIWARD_VERSITYGW=$(CACHE)/versitygw TRIWARD_SENDERS=$(CACHE) go test -timeout 20m ./...
 	@echo 'test-go: passed'
 
 .PHONY: test-web
@@ -143,8 +156,8 @@ test-packages: web $(CACHE)/nfpm ## install, upgrade under load and remove the p
 	@NFPM=$(CACHE)/nfpm packaging/test-packages.sh $(VERSION)
 
 .PHONY: test-reproducible
-test-reproducible: web $(CACHE)/nfpm ## build the packages of this architecture twice and compare the bytes
-	@NFPM=$(CACHE)/nfpm packaging/test-reproducible.sh $(VERSION) $(shell go env GOHOSTARCH)
+test-reproducible: web $(CACHE)/nfpm ## build the packages twice, in two folders, and compare the bytes
+	@NFPM=$(CACHE)/nfpm packaging/test-reproducible.sh $(VERSION) amd64 arm64
 
 .PHONY: race
 race: ## tests of the concurrent packages under the race detector

@@ -21,6 +21,7 @@ import (
 
 	"github.com/triward/triward/agent/collect"
 	"github.com/triward/triward/agent/config"
+	"github.com/triward/triward/agent/events"
 	"github.com/triward/triward/agent/lines"
 	"github.com/triward/triward/agent/sender"
 	"github.com/triward/triward/agent/spool"
@@ -30,12 +31,6 @@ import (
 
 // drainTime is how long a stopping agent tries to deliver what is spooled.
 const drainTime = 5 * time.Second
-
-// eventMax is how long the text of an event may be; names of files and answers of nodes can be longer.
-const eventMax = 8 << 10
-
-// eventPatience is how long an event waits for a full spool before it is only logged.
-const eventPatience = 2 * time.Second
 
 // Options of an agent besides its configuration.
 type Options struct {
@@ -62,7 +57,7 @@ type Agent struct {
 	creds    *sender.Credentials // nil with a transport of the caller's
 	logs     *lines.Batcher
 	events   *lines.Batcher
-	stream   *lines.Stream // of the agent's own events
+	watch    *events.Source // of the host; nil when it is turned off
 	registry *prometheus.Registry
 	figures  *figures
 	listener net.Listener
@@ -108,13 +103,13 @@ func (a *Agent) open() (err error) {
 	a.figures = newFigures(a.registry, a)
 	a.events = lines.NewBatcher(wire.LaneEvents, a.spool, a.coder, a.log, nil)
 	a.logs = lines.NewBatcher(wire.LaneLogs, a.spool, a.coder, a.log, a.Event)
-	if a.stream, err = lines.NewStream(wire.StreamEvent, wire.LabelsFromMap(map[string]string{"source": "agent"})); err != nil {
-		return err
-	}
 	if err := a.makeSender(); err != nil {
 		return err
 	}
 	if err := a.makeFirstSources(); err != nil {
+		return err
+	}
+	if err := a.makeEvents(); err != nil {
 		return err
 	}
 	if l := a.cfg.Status.Listen; l != "" && l != "0" {
@@ -190,7 +185,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
 	var changes, consumers sync.WaitGroup
-	failures := make(chan error, 4)
+	failures := make(chan error, 5)
 	if a.listener != nil {
 		srv := &http.Server{Handler: a.statusHandler(), ReadHeaderTimeout: 5 * time.Second}
 		consumers.Go(func() { _ = srv.Serve(a.listener) })
@@ -203,6 +198,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	consumers.Go(func() { failures <- a.sender.Run(sending) })
 	a.src.Load().start(sources, failures)
 	changes.Go(func() { a.followCluster(sources, failures) })
+	if a.watch != nil {
+		changes.Go(func() { failures <- a.watch.Run(sources) })
+	}
 	a.notify("READY=1")
 	err := a.wait(ctx, failures)
 	a.notify("STOPPING=1")
@@ -212,6 +210,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	if err == nil {
+		if a.watch != nil {
+			a.watch.Close(flush)
+		}
 		a.Event("stopped", "agent stops: it was asked to")
 	}
 	err = errors.Join(err, a.logs.Close(flush), a.events.Close(flush))
@@ -276,22 +277,6 @@ func (a *Agent) release() error {
 		errs = append(errs, a.spool.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// Event sends an event of the agent itself, at once and in its own lane.
-func (a *Agent) Event(kind, text string) {
-	line := wire.LogLine{
-		T: time.Now().UnixNano(), Severity: wire.SeverityInfo, Text: []byte(lines.Valid(text, eventMax)),
-		Fields: []wire.Label{{Name: "kind", Value: "agent." + kind}},
-	}
-	if kind != "started" && kind != "stopped" && kind != "config" {
-		line.Severity = wire.SeverityWarning
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), eventPatience)
-	defer cancel()
-	if err := errors.Join(a.events.Add(ctx, a.stream, line, lines.Mark{}), a.events.Flush(ctx)); err != nil {
-		a.log.Warn("event is not spooled", "kind", kind, "err", err)
-	}
 }
 
 func (a *Agent) dropped(d spool.Drop) {

@@ -42,6 +42,7 @@ func (r *rig) config() config.Config {
 	c.Logs.Files = []config.FileGroup{{Include: []string{filepath.Join(r.dir, "logs", "*.log")}}}
 	c.Logs.InitialBacklog = 8 << 20
 	c.Journal.Enabled = "false"
+	c.Events.Enabled = false
 	c.Status.Listen = "0"
 	if r.adjust != nil {
 		r.adjust(&c)

@@ -300,4 +300,3 @@ func writeRemote(path string, got *sender.GroupConfig) error {
 	}
 	return nil
 }
-

@@ -28,6 +28,7 @@ func (r *rig) set(version uint64, body string) {
 // open is an agent.yaml that leaves the files to the cluster.
 func (r *rig) open(c *config.Config) {
 	c.Logs.Files = config.Default().Logs.Files
+	c.Logs.InitialBacklog = 64 << 10 // of this machine's own logs, which are followed until the configuration comes
 	c.Remote.Files = []string{filepath.Join(r.dir, "logs")}
 }
 
@@ -168,7 +169,10 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 // What agent.yaml sets stays, and is told; an agent.yaml that lets nothing be set is left alone.
 func TestHostKeepsItsOwn(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
-		r.adjust = func(c *config.Config) { c.Metrics.Period = 20 * time.Second; c.Remote.Keep = []string{"metrics.exclude"} }
+		r.adjust = func(c *config.Config) {
+			c.Metrics.Period = 20 * time.Second
+			c.Remote.Keep = []string{"metrics.exclude"}
+		}
 		r.set(5, "metrics: {period: 5s, exclude: [go_.*], enabled: true}\nlogs: {files: [{include: [/var/log/x]}]}\njournal: {enabled: \"false\"}\nheartbeat: {period: 2s}\n")
 		r.start()
 		time.Sleep(30 * time.Second)

@@ -17,14 +17,14 @@ import (
 
 // Heartbeat is the sign of life sent every ten seconds.
 type Heartbeat struct {
-	Version      string    `json:"version"`
-	UptimeS      int64     `json:"uptime_s"`
-	SpoolBytes   int64     `json:"spool_bytes"`
-	SpoolBatches uint64    `json:"spool_batches"`
-	ClockMS      int64     `json:"clock_ms"`
-	SpoolDamaged string    `json:"spool_damaged,omitempty"` // folder of a spool set aside at this start
-	LostItems    uint64    `json:"lost_items,omitempty"`
-	SpoolLimit   int64     `json:"spool_limit"` // bytes that all lanes may take
+	Version      string `json:"version"`
+	UptimeS      int64  `json:"uptime_s"`
+	SpoolBytes   int64  `json:"spool_bytes"`
+	SpoolBatches uint64 `json:"spool_batches"`
+	ClockMS      int64  `json:"clock_ms"`
+	SpoolDamaged string `json:"spool_damaged,omitempty"` // folder of a spool set aside at this start
+	LostItems    uint64 `json:"lost_items,omitempty"`
+	SpoolLimit   int64  `json:"spool_limit"` // bytes that all lanes may take
 	// ClockOffsetMS is the cluster's clock minus the host's, in milliseconds; nil before a node has answered.
 	ClockOffsetMS *int64 `json:"clock_offset_ms,omitempty"`
 	// LagMS is how old the oldest thing is that waits for the cluster, 0 when nothing waits.
@@ -113,13 +113,13 @@ type Status struct {
 	LastFailure string `json:"last_failure,omitempty"`
 	LastAckMS   int64  `json:"last_ack_ms"`
 	// CertExpiresMS is when the agent's certificate ends, in milliseconds since 1970.
-	CertExpiresMS int64       `json:"cert_expires_ms,omitempty"`
-	UptimeS       int64       `json:"uptime_s"`
-	Files         int64       `json:"files"`
+	CertExpiresMS int64 `json:"cert_expires_ms,omitempty"`
+	UptimeS       int64 `json:"uptime_s"`
+	Files         int64 `json:"files"`
 	// Config is what of the cluster's configuration is in effect.
-	Config ConfigReport `json:"config"`
-	Journal       bool        `json:"journal"`
-	Spool         spool.Stats `json:"spool"`
+	Config  ConfigReport `json:"config"`
+	Journal bool         `json:"journal"`
+	Spool   spool.Stats  `json:"spool"`
 }
 
 // Status describes the agent now.

@@ -2,15 +2,20 @@ package appliance
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
+	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/pki"
+	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate/command"
 )
 
@@ -129,6 +134,94 @@ func (a *App) ensureAgentCA(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// errAgentCAInUse says that there is no room for another CA yet.
+type errAgentCAInUse struct{ until int64 }
+
+func (e *errAgentCAInUse) Error() string {
+	return fmt.Sprintf("the agents' CA was changed not long ago: agents use certificates of the one before until %s",
+		time.UnixMilli(e.until).UTC().Format(time.RFC3339))
+}
+
+// successors puts a new CA before those that there are. The one before it stays accepted; one before that goes, and may
+// only go once every certificate that it signed is over.
+func (r *agentCARecord) successors(made sealedCA) (agentCARecord, error) {
+	if len(r.CAs) >= maxAgentCAs {
+		if until := r.CAs[0].CreatedAt + pki.AgentLife.Milliseconds(); made.CreatedAt < until {
+			return agentCARecord{}, &errAgentCAInUse{until}
+		}
+	}
+	all := append([]sealedCA{made}, r.CAs...)
+	return agentCARecord{CAs: all[:min(len(all), maxAgentCAs)]}, nil
+}
+
+// AgentCAs implements api.AgentCAs.
+func (a *App) AgentCAs() ([]api.AgentCA, error) {
+	a.agentCAs.mu.Lock()
+	defer a.agentCAs.mu.Unlock()
+	if err := a.agentCAs.load(); err != nil {
+		return nil, err
+	}
+	return shownCAs(&a.agentCAs.rec)
+}
+
+// shownCAs is what may be told of CAs: nothing of their keys.
+func shownCAs(rec *agentCARecord) ([]api.AgentCA, error) {
+	out := make([]api.AgentCA, len(rec.CAs))
+	for i, ca := range rec.CAs {
+		cert, err := pki.ParseCertificate([]byte(ca.Cert))
+		if err != nil {
+			return nil, fmt.Errorf("CA %d of agents: %w", i, err)
+		}
+		sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+		out[i] = api.AgentCA{
+			Name: cert.Subject.CommonName, KeySHA256: hex.EncodeToString(sum[:]), CreatedAt: ca.CreatedAt,
+			Expires: cert.NotAfter.UnixMilli(), Signs: i == 0,
+		}
+	}
+	return out, nil
+}
+
+// RotateAgentCA implements api.AgentCAs. It changes nothing for agents until they renew: the CA before stays accepted.
+func (a *App) RotateAgentCA(ctx context.Context, by api.Operator) ([]api.AgentCA, error) {
+	v, ok := a.state.Get(bucketPKI, keyAgentCAs)
+	if !ok {
+		return nil, errors.New("the cluster has no CA for agents yet: its first members are still being set up")
+	}
+	var rec agentCARecord
+	if err := json.Unmarshal(v.Data, &rec); err != nil {
+		return nil, fmt.Errorf("read CAs of agents: %w", err)
+	}
+	made, err := a.newAgentCA()
+	if err != nil {
+		return nil, err
+	}
+	next, err := rec.successors(made)
+	if inUse, ok := errors.AsType[*errAgentCAInUse](err); ok {
+		return nil, problem.Wrap(http.StatusConflict, inUse).WithHint("wait until then; to shut out one agent now, revoke it")
+	}
+	if err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(next)
+	if err != nil {
+		return nil, fmt.Errorf("encode CAs of agents: %w", err)
+	}
+	shown, err := shownCAs(&next)
+	if err != nil {
+		return nil, err
+	}
+	detail, err := json.Marshal(map[string]string{"key_sha256": shown[0].KeySHA256})
+	if err != nil {
+		return nil, fmt.Errorf("encode audit record: %w", err)
+	}
+	_, err = a.commit(ctx, command.Txn{
+		Compares: []command.Compare{{Bucket: bucketPKI, Key: keyAgentCAs, ModIndex: v.ModIndex}},
+		Ops:      []command.Op{{Bucket: bucketPKI, Key: keyAgentCAs, Value: body}},
+		Audit:    []command.AuditRecord{{Actor: by.Name, Address: by.Address, Action: "pki.agents.rotate", Detail: detail}},
+	})
+	return shown, err
 }
 
 func (a *App) newAgentCA() (sealedCA, error) {

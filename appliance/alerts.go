@@ -32,7 +32,7 @@ func (a *App) newAlerts() *alerting.Service {
 	}, a.version, nil)
 	return alerting.New(alerting.Config{
 		Node: a.cfg.NodeID, Meta: &alertMeta{a}, Leadership: &leadership{a}, Metrics: &alertMetrics{a.query},
-		Logs: &alertLogs{a}, Fleet: &alertFleet{a}, Send: sender.Send, Sealer: a.keys,
+		Logs: &alertLogs{app: a}, Fleet: &alertFleet{a}, Send: sender.Send, Sealer: a.keys,
 		Recorder: &recorder{a},
 		Interval: time.Duration(a.cfg.Alerting.Interval), ExternalURL: func() string { return a.cfg.Listen.HTTP.URL }, Log: a.part("alerting"), Registerer: a.registry,
 	})
@@ -169,7 +169,10 @@ func (r *recorder) Record(ctx context.Context, t int64, values []alerting.Sample
 }
 
 // alertLogs answers questions of rules about lines and events.
-type alertLogs struct{ app *App }
+type alertLogs struct {
+	app  *App
+	page eventPage
+}
 
 // CheckQuery implements alerting.Logs.
 func (l *alertLogs) CheckQuery(text string) error {
@@ -183,7 +186,7 @@ func (l *alertLogs) Count(ctx context.Context, text string, start, end int64, by
 	if err != nil {
 		return nil, false, err
 	}
-	req := logstore.Request{Filter: f, Start: start * 1e6, End: end * 1e6, Limit: min(limit, logstore.MaxFacets)}
+	req := logstore.Request{Filter: query.And(f, notOfAlerts()), Start: start * 1e6, End: end * 1e6, Limit: min(limit, logstore.MaxFacets)}
 	if by == "" {
 		h, err := l.app.logs.Hits(ctx, req, max(req.End-req.Start, 1))
 		if err != nil {
@@ -200,6 +203,11 @@ func (l *alertLogs) Count(ctx context.Context, text string, start, end int64, by
 		out[i] = alerting.Count{Value: v.Value, Lines: v.Count}
 	}
 	return out, found.Capped || len(out) == req.Limit, partial(found.Stats.Partial)
+}
+
+// notOfAlerts leaves out events about alerts: an alert whose event made it fire again would never end.
+func notOfAlerts() *query.Filter {
+	return query.Not(query.And(query.KindIs(wire.StreamEvent), query.Field("source", query.Equal, sourceAlerts)))
 }
 
 // partial refuses a count of which damaged parts are left out: it could end an alert that holds.
@@ -219,24 +227,38 @@ func (l *alertLogs) EventsAfter(ctx context.Context, text string, index uint64, 
 	if err != nil {
 		return nil, false, err
 	}
-	since := l.app.state.LogTime()*1e6 - eventsBack.Nanoseconds()
-	behind := logstore.Position{Index: index, Ord: 1<<32 - 1}
-	found, err := l.app.logs.ReadAfter(ctx, behind, query.And(query.KindIs(wire.StreamEvent), f), since, limit)
+	if l.app.eventMark.last.Load() <= index {
+		return nil, false, nil
+	}
+	found, err := l.page.read(ctx, l, index, limit)
+	if err == nil && found.More { // it is not known what of this rule's lies behind the page
+		found, err = l.search(ctx, f, index, limit)
+	}
 	if err != nil {
 		return nil, false, err
 	}
-	out := make([]alerting.Line, len(found.Rows))
+	var out []alerting.Line
 	for i := range found.Rows {
 		r := &found.Rows[i]
-		out[i] = alerting.Line{
-			Index: r.Index, T: r.T / 1e6, Labels: r.Labels.Map(), Fields: wire.Labels(r.Fields).Map(), Text: validText(r.Text),
+		if !logstore.Matches(f, r.Kind, r.Labels, &wire.LogLine{T: r.T, Severity: r.Severity, Text: r.Text, Fields: r.Fields}) {
+			continue
 		}
+		out = append(out, alerting.Line{
+			Index: r.Index, T: r.T / 1e6, Labels: r.Labels.Map(), Fields: wire.Labels(r.Fields).Map(), Text: validText(r.Text),
+		})
 	}
 	return out, found.More, partial(found.Stats.Partial)
 }
 
-// Applied implements alerting.Logs.
-func (l *alertLogs) Applied() uint64 { return l.app.logs.Applied() }
+// search reads events behind an entry, without those of alerts.
+func (l *alertLogs) search(ctx context.Context, f *query.Filter, index uint64, limit int) (*logstore.Tail, error) {
+	since := l.app.state.LogTime()*1e6 - eventsBack.Nanoseconds()
+	behind := logstore.Position{Index: index, Ord: 1<<32 - 1}
+	return l.app.logs.ReadAfter(ctx, behind, query.And(query.KindIs(wire.StreamEvent), notOfAlerts(), f), since, limit)
+}
+
+// Applied implements alerting.Logs: up to there it is known what came.
+func (l *alertLogs) Applied() uint64 { return l.app.eventMark.through.Load() }
 
 // alertFleet lists agents for rules about silence.
 type alertFleet struct{ app *App }

@@ -25,10 +25,12 @@ import (
 	"github.com/triward/triward/appliance/api/promapi"
 	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/events"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/appliance/gateway"
 	"github.com/triward/triward/appliance/intake"
 	"github.com/triward/triward/appliance/pki"
+	"github.com/triward/triward/appliance/selfmon"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate"
 	"github.com/triward/triward/tsdb"
@@ -53,6 +55,8 @@ type App struct {
 	certs    []*listenerCert // of the listeners for agents and for browsers
 	rootLog  *slog.Logger    // for the part that adds the node itself
 	log      *slog.Logger
+	quiet    *slog.Logger // what is said to it is not stored
+	ownLines *selfmon.Buffer
 	version  string
 	identity *pki.Identity
 	keys     *Keys
@@ -70,6 +74,7 @@ type App struct {
 	view    *fleet.View
 	lines   *ui.LineFeed
 	alerts  *alerting.Service
+	events  *events.Service
 	configs *agentconfig.Service
 	cluster *clusterView
 	disk    *diskGauge
@@ -77,9 +82,12 @@ type App struct {
 	intake  atomic.Pointer[intake.Intake]   // nil until it is made
 	hub     *ui.Hub
 	api     *api.API
+	// eventMark says whether events came.
+	eventMark eventMark
 
 	snapshots *snapshots
 	retention *retentionKeeper
+	self      *selfmon.Monitor
 
 	agentsListener, httpListener net.Listener
 
@@ -137,7 +145,9 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if err := a.cfg.Resolve(); err != nil {
 		return nil, err
 	}
-	a.rootLog, a.log = opts.Log, opts.Log.With("node", a.cfg.NodeID)
+	a.quiet, a.ownLines = opts.Log.With("node", a.cfg.NodeID), selfmon.NewBuffer()
+	a.rootLog = slog.New(selfmon.NewHandler(opts.Log.Handler(), a.ownLines))
+	a.log = a.rootLog.With("node", a.cfg.NodeID)
 	if a.identity, err = a.cfg.loadIdentity(a.log); err != nil {
 		return nil, err
 	}
@@ -174,9 +184,15 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	a.disk = &diskGauge{app: a}
 	a.retention = &retentionKeeper{app: a}
 	a.alerts = a.newAlerts()
+	if a.events, err = a.newEvents(); err != nil {
+		return nil, err
+	}
 	if err := a.openNode(); err != nil {
 		return nil, err
 	}
+	a.eventMark.begin(a.logs.Applied())
+	a.events.Start()
+	a.onStop("events", func(context.Context) error { return a.events.Close() })
 	a.alerts.Start()
 	a.onStop("alerting", func(context.Context) error { return a.alerts.Close() })
 	a.view.Start()
@@ -294,18 +310,22 @@ func (a *App) openServices() error {
 	}
 	taken := intake.New(intake.Options{Cluster: a.node, Coder: coder, Metrics: a.registry, Redactor: redactor})
 	a.intake.Store(taken)
+	if a.self, err = a.newSelfMonitor(taken); err != nil {
+		return err
+	}
+	a.onStop("self-monitoring", func(context.Context) error { return a.self.Close() })
 	gate := gateway.New(gateway.Options{
 		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
 		Certificates: a.agentCAs, Configs: a.configs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
 		Redactor: redactor, Intake: taken,
-		Problem: problemOf, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
+		Problem: problemOf, OnCloned: a.agentCloned, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
 		BytesInFlight: int64(a.cfg.Listen.Agents.BytesInFlight), RegisterRate: rate.Limit(a.cfg.Listen.Agents.RegisterRate),
 	})
 	a.gateway.Store(gate)
 	a.onStop("gateway", func(context.Context) error { return gate.Close() })
 	a.hub = ui.NewHub(ui.Config{
 		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query},
-		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Agents: live.Agents{View: a.view}, Tail: &tails{app: a}, Lines: a.lines,
+		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Agents: live.Agents{View: a.view}, Tail: &tails{app: a}, Events: &eventTails{tails{app: a}}, Lines: a.lines,
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
@@ -318,8 +338,8 @@ func (a *App) openServices() error {
 		return fmt.Errorf("register metrics of disk and retention: %w", err)
 	}
 	a.api, err = api.New(api.Config{
-		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, Retention: a.retention, Keys: a.keys,
+		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
@@ -362,6 +382,9 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.keepHouse(background) })
 	a.work.Go(func() { a.followKeys(background) })
 	a.work.Go(func() { a.snapshots.Run(background) })
+	if a.cfg.SelfMonitoring {
+		a.self.Start()
+	}
 	a.work.Go(func() { a.guard.run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })
 	a.log.Info("serving", "url", a.cfg.Listen.HTTP.URL, "agents", a.cfg.Listen.Agents.Advertise, "peers", a.cfg.Listen.Peer.Advertise)

@@ -30,6 +30,8 @@ type Config struct {
 	Access   AccessConfig   `yaml:"access"`
 	Alerting AlertingConfig `yaml:"alerting"`
 	Backup   BackupConfig   `yaml:"backup"`
+	// SelfMonitoring stores the node\'s own metrics and log like those of any host.
+	SelfMonitoring bool `yaml:"self_monitoring"`
 
 	Redaction RedactionConfig `yaml:"redaction"`
 }
@@ -166,11 +168,12 @@ func DefaultConfig() Config {
 			QueryTimeout: Duration(30 * time.Second),
 			QuerySamples: 20_000_000, Queries: 16, LiveClients: 500,
 		},
-		Metrics:  MetricsConfig{Retention: Duration(90 * day)},
-		Logs:     LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20},
-		Access:   AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
-		Alerting: AlertingConfig{Interval: Duration(15 * time.Second)},
-		Backup:   BackupConfig{Dir: "/var/backups/triward"},
+		Metrics:        MetricsConfig{Retention: Duration(90 * day)},
+		Logs:           LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20},
+		Access:         AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
+		Alerting:       AlertingConfig{Interval: Duration(15 * time.Second)},
+		Backup:         BackupConfig{Dir: "/var/backups/triward"},
+		SelfMonitoring: true,
 
 		Redaction: RedactionConfig{Cards: true, Passwords: true, Tokens: true, Patterns: []string{}},
 	}

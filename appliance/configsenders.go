@@ -119,7 +119,7 @@ func (a *App) openSyslog(coder *wire.Coder, redactor *pipeline.Redactor) (err er
 	}
 	opts := syslog.Options{
 		Node: a.cfg.NodeID, Dir: a.dataPath("syslog"), BufferBytes: int64(l.Buffer), Cluster: a.node, Coder: coder,
-		Redactor: redactor, Log: a.part("syslog"), Metrics: a.registry,
+		Redactor: redactor, Log: a.part("syslog"), Metrics: a.registry, Fatal: a.fail,
 	}
 	if opts.Allow, err = l.prefixes(); err != nil {
 		return err

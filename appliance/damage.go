@@ -33,7 +33,10 @@ func newLogGuard(a *App) *logGuard {
 }
 
 // damaged is logstore.Options.OnDamage.
-func (g *logGuard) damaged(*logstore.DamageError) { g.found.Inc() }
+func (g *logGuard) damaged(d *logstore.DamageError) {
+	g.found.Inc()
+	g.app.damageFound(d)
+}
 
 // installed is told that another store was put in place. It never blocks.
 func (g *logGuard) installed() {

@@ -3,6 +3,7 @@ package appliance_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -149,5 +150,53 @@ func TestRevocationEndsSessionsEverywhere(t *testing.T) {
 	}
 	if leaf, err := x509.ParseCertificate(good.Cert.Certificate[0]); err != nil || leaf.Subject.CommonName != good.ID {
 		t.Errorf("renewed for %v: %v", leaf.Subject, err)
+	}
+}
+
+// After the agents' CA has changed, agents with certificates of the one before go on, get the new one's when they renew,
+// and so do new agents; on a node that was installed anew as well.
+func TestAgentsOutliveTheirCA(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 3)
+	a := c.NewAgent(t, "old")
+	issuer := func(a *testcluster.Agent) string {
+		leaf, err := x509.ParseCertificate(a.Cert.Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(leaf.AuthorityKeyId)
+	}
+	first := issuer(a)
+	var list struct {
+		CAs []struct {
+			Signs bool `json:"signs"`
+		} `json:"cas"`
+	}
+	if err := c.Post(c.Nodes[1], "/v1/tls/agents/rotate", map[string]any{}, &list); err != nil || len(list.CAs) != 2 || !list.CAs[0].Signs {
+		t.Fatalf("%+v %v", list, err)
+	}
+	if err := c.Post(c.Nodes[2], "/v1/tls/agents/rotate", map[string]any{}, nil); err == nil || !strings.Contains(err.Error(), "409") {
+		t.Errorf("another one at once: %v", err)
+	}
+	wiped := c.Nodes[0]
+	if c.Leader(t) == wiped {
+		wiped = c.Nodes[1]
+	}
+	wiped.Stop(t)
+	wiped.Wipe(t)
+	wiped.Start(t)
+	wiped.WaitReady(t)
+	for _, n := range c.Nodes {
+		testcluster.Until(t, "an agent of the CA before is served", func() error { return a.Beat(n) })
+	}
+	if err := a.Renew(t, wiped); err != nil {
+		t.Fatal(err)
+	}
+	b := c.NewAgent(t, "new")
+	if issuer(a) == first || issuer(b) != issuer(a) {
+		t.Error("the CA before signs still")
+	}
+	for _, n := range c.Nodes {
+		testcluster.Until(t, "agents of the new CA are served", func() error { return errors.Join(a.Beat(n), b.Beat(n)) })
 	}
 }

@@ -65,7 +65,7 @@ func (k *Keys) RotateKey(ctx context.Context, by api.Operator) (api.RotatedKey, 
 	if k.offered != "" && ring.Holds(k.offered) && k.offered != ring.KeyIDs()[0] {
 		next, id = ring, k.offered // of an attempt that some member did not confirm
 	}
-	if err := k.take(next); err != nil {
+	if err := k.merge(next); err != nil {
 		return none, err
 	}
 	k.offered = id
@@ -176,12 +176,13 @@ func (a *App) mergeFrom(ctx context.Context, peer string) error {
 func (k *Keys) merge(other *keyring.Ring) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	next, changed := other, true
+	next := other
 	if k.ring != nil {
-		var err error
-		if next, changed, err = k.ring.Merged(other); err != nil || !changed {
+		merged, changed, err := k.ring.Merged(other)
+		if err != nil || !changed {
 			return err
 		}
+		next = merged
 	}
 	if err := next.Save(k.dir); err != nil {
 		return err

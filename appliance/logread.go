@@ -104,13 +104,17 @@ func (l *logQueries) Hits(ctx context.Context, text string, start, end int64, st
 	if err != nil {
 		return api.LogHits{}, logError(err)
 	}
+	return apiHits(h), nil
+}
+
+func apiHits(h *logstore.Hits) api.LogHits {
 	out := api.LogHits{T0: h.T0 / 1e6, Step: h.Step / 1e6, Total: h.Total, Series: []api.HitsSeries{}, Partial: h.Stats.Partial}
 	for severity, counts := range h.Counts {
 		if counts != nil {
 			out.Series = append(out.Series, api.HitsSeries{Severity: wire.Severity(severity).String(), Counts: counts})
 		}
 	}
-	return out, nil
+	return out
 }
 
 // Facets implements api.Logs.
@@ -123,11 +127,15 @@ func (l *logQueries) Facets(ctx context.Context, text string, start, end int64, 
 	if err != nil {
 		return api.Facet{}, logError(err)
 	}
+	return apiFacet(field, found), nil
+}
+
+func apiFacet(field string, found *logstore.Facets) api.Facet {
 	out := api.Facet{Field: field, Values: []api.FacetValue{}, Partial: found.Stats.Partial}
 	for _, v := range found.Values {
 		out.Values = append(out.Values, api.FacetValue{Value: v.Value, Count: v.Count})
 	}
-	return out, nil
+	return out
 }
 
 // Labels implements api.Logs.

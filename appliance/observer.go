@@ -1,6 +1,8 @@
 package appliance
 
 import (
+	"slices"
+
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/raftstate"
@@ -37,15 +39,22 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 			a.auth.Changed(bucket)
 		}
 		a.alerts.Changed("", "")
+		a.eventMark.installed(applied.Index)
+		a.events.Installed()
+		a.imageInstalled(applied.Index)
 		o.agentsChanged()
 		return
 	}
 	a.view.Observe(applied.LogTime, applied.Samples, applied.Logs)
 	a.lines.Observe(applied.Index, applied.Logs)
+	a.eventMark.observe(applied)
 	last := ""
 	for _, m := range applied.Meta {
 		if alertBuckets[m.Bucket] {
 			a.alerts.Changed(m.Bucket, m.Key)
+		}
+		if slices.Contains(eventBuckets, m.Bucket) {
+			a.events.Changed(m.Bucket, m.Key)
 		}
 		if m.Bucket != last { // neighbours are mostly of one bucket
 			a.auth.Changed(m.Bucket)

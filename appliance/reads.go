@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/triward/triward/agent/wire"
-	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/fleet"
 	"github.com/triward/triward/raftstate"
 	"github.com/triward/triward/raftstate/meta"
@@ -96,41 +95,4 @@ func (w *warmer) QueryRange(ctx context.Context, query string, start, end, step 
 		out[i] = fleet.AgentSeries{Agent: s.Labels.Get("agent"), T: s.T, V: s.V}
 	}
 	return out, nil
-}
-
-// checks are the parts that /-/healthy and /-/ready look at.
-func (a *App) checks() []api.Check {
-	return []api.Check{
-		{Part: "log", Live: true, Check: func(context.Context) error {
-			if st := a.node.Status(); st.Fatal != "" {
-				return errors.New(st.Fatal)
-			}
-			return nil
-		}},
-		{Part: "leader", Check: func(context.Context) error {
-			if id, _ := a.node.Leader(); id == "" {
-				return raftstate.ErrNoLeader
-			}
-			return nil
-		}},
-		{Part: "setup", Check: func(context.Context) error {
-			if !a.settled.Load() {
-				return errors.New("this node is still becoming a member")
-			}
-			return nil
-		}},
-		{Part: "vote", Check: func(context.Context) error {
-			if a.node.Status().Probation {
-				return errors.New("this node lost its data and has not caught up: the others cannot do without each other yet")
-			}
-			return nil
-		}},
-		{Part: "disk", Check: func(context.Context) error {
-			if st := a.node.Status(); st.DiskFull != "" {
-				return errors.New(st.DiskFull)
-			}
-			return nil
-		}},
-		{Part: "logs", Check: a.guard.check},
-	}
 }

@@ -78,7 +78,7 @@ func (k *retentionKeeper) keep(ctx context.Context) error {
 		return nil
 	}
 	r, _ := k.record()
-	cuts := retention.ByAge(&r.Policy, now, st.Floor)
+	cuts := k.byAge(&r.Policy, now, st)
 	reports, failed := k.reports(ctx)
 	k.tell(&r.Policy, now, reports, failed)
 	rest := cutRest
@@ -103,6 +103,25 @@ func (k *retentionKeeper) keep(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// floorLag is how far behind its age a floor may stay when there is nothing to remove: a cut of nothing would be in the
+// way in the history of those that removed something. A new cluster has no floor until something is older than it keeps.
+const floorLag = 30 * retention.DayMs
+
+// byAge returns the cuts by age that remove something, and those that bring a floor forward which stayed behind.
+func (k *retentionKeeper) byAge(p *retention.Policy, now int64, st *meta.Store) []retention.Cut {
+	cuts := retention.ByAge(p, now, st.Floor)
+	if len(cuts) == 0 {
+		return nil
+	}
+	_, sums := k.app.node.Digest()
+	return slices.DeleteFunc(cuts, func(c retention.Cut) bool {
+		at := st.Floor(c.Kind)
+		return (at <= 0 || c.Floor-at < floorLag) && !slices.ContainsFunc(sums, func(d meta.Digest) bool {
+			return d.Kind == c.Kind && d.Day < c.Floor/retention.DayMs
+		})
+	})
 }
 
 func dayText(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.DateOnly) }
@@ -227,10 +246,6 @@ func (k *retentionKeeper) history(most int) []api.RetentionCut {
 		if json.Unmarshal(v.Data, &c) != nil {
 			return true
 		}
-		if from[c.Kind] == 0 && c.Reason == command.CutAge.String() && len(out) < machine.DefaultLimits().RetentionCuts-1 {
-			from[c.Kind] = c.Floor // the first of a new cluster: there was nothing yet
-			return true
-		}
 		digits, _, _ := strings.Cut(key, ".")
 		index, _ := strconv.ParseUint(digits, 10, 64)
 		out = append(out, api.RetentionCut{Kind: c.Kind, From: from[c.Kind], To: c.Floor, Reason: c.Reason, At: c.At, Index: index})
@@ -281,14 +296,16 @@ var (
 	diskFreeDesc  = prometheus.NewDesc("triward_disk_free_bytes", "What is free of it.", nil, nil)
 	diskUsedDesc  = prometheus.NewDesc("triward_disk_used_ratio",
 		"How much of the room of the disk is used: 1 is when nothing but the reserve is left.", nil, nil)
-	diskWarnDesc = prometheus.NewDesc("triward_disk_warn_ratio", "From where on operators are warned.", nil, nil)
-	floorDesc    = prometheus.NewDesc("triward_retention_floor_timestamp_seconds",
+	diskWarnDesc  = prometheus.NewDesc("triward_disk_warn_ratio", "From where on operators are warned.", nil, nil)
+	diskStuckDesc = prometheus.NewDesc("triward_disk_stuck", "1 when the disk is used beyond the limit and no cut helps.", nil, nil)
+	certEndDesc   = prometheus.NewDesc("triward_certificate_expiry_timestamp_seconds", "End of the node's certificate.", nil, nil)
+	floorDesc     = prometheus.NewDesc("triward_retention_floor_timestamp_seconds",
 		"Data of the kind before this time was removed by retention; 0 when none was.", []string{"kind"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (k *retentionKeeper) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{diskBytesDesc, diskTotalDesc, diskFreeDesc, diskUsedDesc, diskWarnDesc, floorDesc} {
+	for _, d := range []*prometheus.Desc{diskBytesDesc, diskTotalDesc, diskFreeDesc, diskUsedDesc, diskWarnDesc, diskStuckDesc, certEndDesc, floorDesc} {
 		ch <- d
 	}
 }
@@ -311,6 +328,12 @@ func (k *retentionKeeper) Collect(ch chan<- prometheus.Metric) {
 	gauge(diskFreeDesc, float64(r.Free))
 	gauge(diskUsedDesc, r.Used()/100)
 	gauge(diskWarnDesc, float64(policy.Warn)/100)
+	stuck := 0.0
+	if state, _ := retention.Judge(&policy.Policy, k.app.state.LogTime(), &r); state == retention.StateStuck {
+		stuck = 1
+	}
+	gauge(diskStuckDesc, stuck)
+	gauge(certEndDesc, float64(k.app.identity.Expires().Unix()))
 	for _, kind := range command.Kinds {
 		gauge(floorDesc, float64(max(0, k.app.state.wait().Floor(kind)))/1000, kind.String())
 	}

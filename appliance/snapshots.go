@@ -171,6 +171,15 @@ func (s *snapshots) prepare(to []age.Recipient) (*prepared, error) {
 func (s *snapshots) cut(to []age.Recipient) (_ *prepared, err error) {
 	a := s.app
 	p := &prepared{s: s, req: backup.Request{Recipients: to}}
+	if p.export, err = a.node.Export(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.export.Close())
+		}
+	}()
+	// The keys after the cut: the ring only grows, so it opens whatever the cut holds, also while a key is rotated.
 	if p.req.Keys, err = keyFiles(a.cfg.TLS.Dir); err != nil {
 		return nil, err
 	}
@@ -178,9 +187,6 @@ func (s *snapshots) cut(to []age.Recipient) (_ *prepared, err error) {
 		if p.req.Recovery, err = age.ParseX25519Recipient(ring.Recovery()); err != nil {
 			return nil, fmt.Errorf("recovery key: %w", err)
 		}
-	}
-	if p.export, err = a.node.Export(); err != nil {
-		return nil, err
 	}
 	p.req.About = backup.About{
 		Cluster: a.identity.ClusterID(), Node: a.cfg.NodeID, Program: a.version, Created: time.Now().UnixMilli(), State: p.export.About,

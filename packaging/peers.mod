@@ -1,4 +1,4 @@
-// Senders for tests only: go build -modfile=packaging/peers.mod github.com/prometheus/prometheus/cmd/prometheus
+// Prometheus for tests only: go build -modfile=packaging/peers.mod -tags remove_all_sd,enable_file_sd github.com/prometheus/prometheus/cmd/prometheus
 module github.com/triward/triward
 
 go 1.26
@@ -108,7 +108,6 @@ require (
 	github.com/googleapis/gax-go/v2 v2.23.0 // indirect
 	github.com/gophercloud/gophercloud/v2 v2.13.0 // indirect
 	github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // indirect
-	github.com/grafana/loki-client-go v0.0.0-20240913122146-e119d400c3a5 // indirect
 	github.com/grafana/regexp v0.0.0-20250905093917-f7b3be9d1853 // indirect
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.29.0 // indirect
 	github.com/hashicorp/consul/api v1.33.7 // indirect

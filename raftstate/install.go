@@ -434,6 +434,8 @@ func (n *Node) swap(r io.Reader) error {
 	f.freezes++
 	f.adopt(&st.mark)
 	n.mark.Store(&st.mark)
+	now := time.Now()
+	n.markedAt.Store(&now)
 	n.log.Info("image installed", "index", st.mark.Index, "swap", time.Since(began))
 	f.observe(&Applied{Index: st.mark.Index, LogTime: n.state.LogTime(), Installed: true})
 	f.waiters.wake(st.mark.Index)

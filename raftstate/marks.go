@@ -181,6 +181,8 @@ func (n *Node) commit(frozen *meta.Frozen, m meta.Mark) error {
 		return err
 	}
 	n.mark.Store(&m)
+	now := time.Now()
+	n.markedAt.Store(&now)
 	n.retain()
 	took := time.Since(began)
 	n.metrics.marks.Observe(took.Seconds())

@@ -53,8 +53,9 @@ type Node struct {
 	peers    peers
 
 	fullVoters atomic.Pointer[fullVoters] // while this node leads
-	cutsRest   atomic.Uint64              // log time before which nothing is cut
-	logged     int64                      // the newest stamp that the log held at the start
+	markedAt   atomic.Pointer[time.Time]
+	cutsRest   atomic.Uint64 // log time before which nothing is cut
+	logged     int64         // the newest stamp that the log held at the start
 
 	generation string // changed only with durable held and Apply standing still
 	durably    chan struct{}

@@ -23,6 +23,7 @@ type Status struct {
 	CommitIndex   uint64    `json:"commit_index"`
 	AppliedIndex  uint64    `json:"applied_index"`
 	MarkIndex     uint64    `json:"mark_index"`
+	MarkedAt      time.Time `json:"marked_at"` // when the last mark was made, or the node was opened
 	LogTime       int64     `json:"log_time_ms"`
 	Clock         int64     `json:"clock_ms"`                // of the node, to compare with those of the others
 	ClockSuspect  string    `json:"clock_suspect,omitempty"` // why the node, as leader, does not go by its own clock
@@ -71,6 +72,10 @@ func (n *Node) Status() Status {
 	st.Leader, st.LeaderAddr = string(id), string(addr)
 	st.Term, st.LastIndex, st.CommitIndex = r.CurrentTerm(), r.LastIndex(), r.CommitIndex()
 	st.FirstIndex, _ = n.store.FirstIndex() // 0 when the log is closed
+	st.MarkedAt = n.startedAt
+	if at := n.markedAt.Load(); at != nil {
+		st.MarkedAt = *at
+	}
 	if err := n.fullDisk(); err != nil {
 		st.DiskFull = err.Error()
 	}

@@ -209,6 +209,16 @@ func (s *Store) hold() (*generation, error) {
 	}
 }
 
+// Check says why the store takes and answers nothing; nil when it does.
+func (s *Store) Check() error {
+	g, err := s.hold()
+	if err != nil {
+		return err
+	}
+	defer g.release()
+	return g.usable()
+}
+
 // SetFloor hides all samples before ms, in milliseconds since 1970, from queries at once; blocks that lie below it
 // as a whole are deleted later. It never goes back.
 func (s *Store) SetFloor(ms int64) {

@@ -335,7 +335,10 @@ func (c *conn) has(id string) bool {
 type starter func(ctx context.Context, c *conn, req *request) (stream, error)
 
 func (h *Hub) starters() map[string]starter {
-	return map[string]starter{KindHosts: h.startHosts, KindPromQL: h.startProm, KindTail: h.startTail, KindCluster: h.startCluster, KindAlerts: h.startAlerts, KindAgents: h.startAgents}
+	return map[string]starter{
+		KindHosts: h.startHosts, KindPromQL: h.startProm, KindTail: h.startTail, KindCluster: h.startCluster, KindAlerts: h.startAlerts,
+		KindEvents: h.startEvents, KindAgents: h.startAgents,
+	}
 }
 
 // place takes one of the places to evaluate first answers.

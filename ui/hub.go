@@ -25,7 +25,8 @@ type Config struct {
 	Alerts  AlertsSource
 	Agents  AgentsSource
 	Tail    TailSource
-	Lines   *LineFeed // where tails get new lines from; fed by the App's observer
+	Events  TailSource // of events; nothing of them is left out
+	Lines   *LineFeed  // where tails get new lines from; fed by the App's observer
 
 	Node string       // this node's id, told to clients
 	Log  *slog.Logger // default: discards

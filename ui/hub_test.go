@@ -197,7 +197,7 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 		ramp: &ramp{calls: map[string]int{}, series: []string{"a"}}, lines: &lines{}, feed: NewLineFeed(),
 	}
 	cfg := Config{
-		Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines, Lines: b.feed,
+		Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines, Events: b.lines, Lines: b.feed,
 		Node: "node1", HostsEvery: 20 * time.Millisecond, ClusterEvery: 20 * time.Millisecond,
 		TailEvery: 10 * time.Millisecond, Tick: 50 * time.Millisecond, Sweep: time.Hour,
 	}

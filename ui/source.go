@@ -18,11 +18,14 @@ const (
 	KindTail    = "logs.tail"
 	KindCluster = "cluster"
 	KindAlerts  = "alerts"
+	KindEvents  = "events"
 	KindAgents  = "agents"
 )
 
 // Kinds lists the kinds of subscriptions.
-func Kinds() []string { return []string{KindHosts, KindPromQL, KindTail, KindCluster, KindAlerts, KindAgents} }
+func Kinds() []string {
+	return []string{KindHosts, KindPromQL, KindTail, KindCluster, KindAlerts, KindEvents, KindAgents}
+}
 
 // Viewer is who holds a connection. Equal viewers are the same session of the same user with the same role.
 type Viewer struct {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // Bounds of a tail.
@@ -28,8 +30,13 @@ type tailParams struct {
 type tailTopic struct {
 	hub     *Hub
 	key     string
+	kind    string
+	source  TailSource
 	matcher Matcher
 	reader  *feedReader
+
+	// strict says that nothing may be left out: who is too slow to be told of everything is closed, to resume by cursor.
+	strict bool
 
 	mu     sync.Mutex
 	subs   map[*tailSub]struct{}
@@ -57,10 +64,20 @@ type tailSub struct {
 	toldAt  time.Time
 	budget  float64 // rows it may be sent
 	refill  time.Time
+	more    bool // there is more than the first answer holds: the client resumes behind it
 }
 
 func (h *Hub) startTail(ctx context.Context, c *conn, req *request) (stream, error) {
-	if h.cfg.Tail == nil || h.cfg.Lines == nil {
+	return h.startLines(ctx, c, req, &tailTopic{kind: KindTail, source: h.cfg.Tail})
+}
+
+func (h *Hub) startEvents(ctx context.Context, c *conn, req *request) (stream, error) {
+	return h.startLines(ctx, c, req, &tailTopic{kind: KindEvents, source: h.cfg.Events, strict: true})
+}
+
+// startLines subscribes to lines; t says of what kind.
+func (h *Hub) startLines(ctx context.Context, c *conn, req *request, t *tailTopic) (stream, error) {
+	if t.source == nil || h.cfg.Lines == nil {
 		return nil, errUnavailable
 	}
 	p := tailParams{Backlog: 50}
@@ -81,14 +98,13 @@ func (h *Hub) startTail(ctx context.Context, c *conn, req *request) (stream, err
 		}
 		cursor = &at
 	}
-	matcher, err := h.cfg.Tail.Compile(p.Query)
+	matcher, err := t.source.Compile(p.Query)
 	if err != nil {
 		return nil, err
 	}
 	s := &tailSub{conn: c, id: req.ID, budget: float64(h.cfg.TailRate), refill: time.Now()}
-	key := KindTail + "\x00" + p.Query
-	err = h.join(key, func() topic {
-		t := &tailTopic{hub: h, key: key, matcher: matcher, subs: make(map[*tailSub]struct{})}
+	t.hub, t.key, t.matcher, t.subs = h, t.kind+"\x00"+p.Query, matcher, make(map[*tailSub]struct{})
+	err = h.join(t.key, func() topic {
 		t.reader, t.head = h.cfg.Lines.reader()
 		return t
 	}, func(t topic) {
@@ -101,7 +117,7 @@ func (h *Hub) startTail(ctx context.Context, c *conn, req *request) (stream, err
 	leave, err := h.place(ctx)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, tailTimeout)
-		err = s.begin(ctx, h.cfg.Tail, p, cursor)
+		err = s.begin(ctx, p, cursor)
 		cancel()
 		leave()
 	}
@@ -125,7 +141,8 @@ func (t *tailTopic) attach(s *tailSub, cursor *Position) {
 }
 
 // begin prepares the first answer: the lines after the cursor, or the newest ones.
-func (s *tailSub) begin(ctx context.Context, src TailSource, p tailParams, cursor *Position) error {
+func (s *tailSub) begin(ctx context.Context, p tailParams, cursor *Position) error {
+	src := s.topic.source
 	s.topic.mu.Lock()
 	head := s.head
 	s.topic.mu.Unlock()
@@ -135,7 +152,12 @@ func (s *tailSub) begin(ctx context.Context, src TailSource, p tailParams, curso
 		if err != nil {
 			return fmt.Errorf("read lines after %s: %w", cursor, err)
 		}
-		if rows = upTo(rows, head); complete {
+		if rows = upTo(rows, head); s.topic.strict && !complete && len(rows) > 0 {
+			s.more = true // nothing is left out: these first, and what follows when it resumes behind them
+			s.publish(chunks(rows, func(part []Row, _ bool) frame { return s.delta(part, part[len(part)-1].Pos, 0) }))
+			return nil
+		}
+		if complete {
 			s.publish(chunks(rows, func(part []Row, last bool) frame { return s.delta(part, at(part, last, head, *cursor), 0) }))
 			return nil
 		}
@@ -230,10 +252,16 @@ func (s *tailSub) next() []frame {
 	}
 	out := s.first
 	s.first = nil
+	if s.more {
+		if out == nil {
+			s.conn.stop(websocket.CloseTryAgainLater, "there is more: resume from the cursor")
+		}
+		return out
+	}
 	if s.dropped != 0 {
 		gap, _ := json.Marshal(msgGap{Op: "gap", ID: s.id, From: s.lostAt[0].String(), To: s.lostAt[1].String(), Dropped: s.dropped})
 		out = append(out, frame{gap})
-		s.topic.hub.metrics.dropped.WithLabelValues(KindTail).Add(float64(max(1, s.dropped)))
+		s.topic.hub.metrics.dropped.WithLabelValues(s.topic.kind).Add(float64(max(1, s.dropped)))
 		s.dropped = 0
 	}
 	if len(s.pending) == 0 && (s.head == s.told || time.Since(s.toldAt) < s.topic.hub.cfg.Tick) {
@@ -278,7 +306,7 @@ func (t *tailTopic) run(ctx context.Context) {
 		var rows []Row
 		for i := range lines {
 			if t.matcher.Match(&lines[i]) {
-				rows = append(rows, Row{Pos: lines[i].Pos, Row: t.hub.cfg.Tail.Encode(&lines[i])})
+				rows = append(rows, Row{Pos: lines[i].Pos, Row: t.source.Encode(&lines[i])})
 			}
 		}
 		t.deliver(rows, lost, head)
@@ -311,6 +339,10 @@ func (s *tailSub) take(rows []Row, lost int, before, head Position, perSecond fl
 	if lost != 0 {
 		s.lose(lost, before, head)
 	}
+	if s.topic.strict {
+		s.takeAll(rows)
+		return
+	}
 	now := time.Now()
 	s.budget = min(perSecond, s.budget+perSecond*now.Sub(s.refill).Seconds())
 	s.refill = now
@@ -329,6 +361,19 @@ func (s *tailSub) take(rows []Row, lost int, before, head Position, perSecond fl
 		s.lose(1, s.pending[0].Pos, s.pending[0].Pos)
 		s.bytes -= len(s.pending[0].Row)
 		s.pending = s.pending[1:]
+	}
+}
+
+// takeAll adds all rows, or has the client resume from its cursor when it does not take them.
+func (s *tailSub) takeAll(rows []Row) {
+	for i := range rows {
+		s.pending = append(s.pending, rows[i])
+		s.bytes += len(rows[i].Row)
+	}
+	if s.dropped != 0 || len(s.pending) > tailPending || s.bytes > tailBytes && len(s.pending) > 1 {
+		s.pending, s.bytes, s.dropped = nil, 0, 0
+		s.started = false // nothing more is written, so that the cursor stays where it is
+		s.conn.stop(websocket.CloseTryAgainLater, "the client was not told of everything: resume from the cursor")
 	}
 }
 

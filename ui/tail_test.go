@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"github.com/triward/triward/agent/wire"
 )
 
@@ -262,6 +264,73 @@ func TestTailTellsAGapAfterAnInstall(t *testing.T) {
 		m := due(t, st)
 		if ops(m) != "gap delta" || m[0].Dropped != unknownCount || fmt.Sprint(texts(t, m[1].V)) != "[two]" {
 			t.Fatalf("%+v", m)
+		}
+	})
+}
+
+func TestEventsAreNeverLeftOut(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		// More than a tail may be sent in a moment: all come.
+		st := b.sub(KindEvents, `{"query":"","backlog":0}`, "")
+		first := due(t, st)
+		for range 6 {
+			var many []string
+			for i := range 100 {
+				many = append(many, fmt.Sprint(i))
+			}
+			b.apply(many...)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		n := 0
+		for _, m := range due(t, st) {
+			if m.Op != "delta" || m.Sampled != 0 {
+				t.Fatalf("%+v", m)
+			}
+			n += len(texts(t, m.V))
+		}
+		if n != 600 || ops(first) != "snap" {
+			t.Fatalf("%d events, first %s", n, ops(first))
+		}
+		// Who does not read is closed, and finds all from its cursor, in as many connections as it takes.
+		cursor := Position{Index: 3, Ord: 5}.String()
+		for range 40 {
+			var many []string
+			for i := range 100 {
+				many = append(many, fmt.Sprint(i))
+			}
+			b.apply(many...)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if c := st.(*tailSub).conn; c.closing == nil || c.closing.code != websocket.CloseTryAgainLater {
+			t.Fatal("the slow reader is not closed")
+		}
+		if m := due(t, st); len(m) != 0 {
+			t.Fatalf("it was sent %s, which moves its cursor past what it missed", ops(m))
+		}
+		n = 0
+		for life := 0; ; life++ {
+			st := b.sub(KindEvents, `{"query":"","backlog":0}`, cursor)
+			for _, m := range due(t, st) {
+				if m.Op != "delta" {
+					t.Fatalf("%+v", m)
+				}
+				n, cursor = n+len(texts(t, m.V)), m.Cursor
+			}
+			due(t, st)
+			c := st.(*tailSub).conn
+			more := c.closing != nil
+			st.detach()
+			if !more {
+				break
+			}
+			if life > 5 {
+				t.Fatal("it never ends")
+			}
+		}
+		if n != 94+300+4000 {
+			t.Fatalf("%d events after the cursor", n)
 		}
 	})
 }

@@ -21,7 +21,7 @@ func inBubble(t *testing.T, run func(t *testing.T, b *bench)) {
 			ramp: &ramp{calls: map[string]int{}, series: []string{"a"}}, lines: &lines{}, feed: NewLineFeed(),
 		}
 		b.hub = NewHub(Config{
-			Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines,
+			Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines, Events: b.lines,
 			Alerts: noAlerts{}, Agents: noAlerts{}, Lines: b.feed, Node: "node1",
 		})
 		run(t, b)

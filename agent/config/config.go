@@ -42,6 +42,7 @@ type Config struct {
 	Metrics    Metrics  `yaml:"metrics"`
 	Logs       Logs     `yaml:"logs"`
 	Journal    Journal  `yaml:"journal"`
+	Events     Events   `yaml:"events"`
 	Heartbeat  Beat     `yaml:"heartbeat"`
 	Remote     Remote   `yaml:"remote"`
 	Status     Status   `yaml:"status"`
@@ -158,10 +159,11 @@ func Default() Config {
 			Exclude: []string{"/var/log/journal/**", "wtmp*", "btmp*", "lastlog*", "faillog*", "tallylog*"},
 		}}},
 		Journal:   Journal{Enabled: "auto", Backlog: 1000},
+		Events:    defaultEvents(),
 		Heartbeat: Beat{Period: 10 * time.Second},
 		Remote:    Remote{Enabled: true, Files: []string{"/var/log"}},
-		Status:  Status{Listen: "127.0.0.1:9101"},
-		Log:     Log{Level: "info", Format: "text"},
+		Status:    Status{Listen: "127.0.0.1:9101"},
+		Log:       Log{Level: "info", Format: "text"},
 	}
 }
 
@@ -244,6 +246,7 @@ func (c *Config) check() error {
 	}
 	c.checkMetrics(&p)
 	c.checkLogs(&p)
+	c.checkEvents(&p)
 	c.checkJournal(&p)
 	c.checkRemote(&p)
 	if c.Heartbeat.Period < time.Second || c.Heartbeat.Period > 30*time.Second {
@@ -406,7 +409,9 @@ func (l *Logs) Groups() []tail.Group {
 }
 
 // Filters returns the rules for entries of the journal. The configuration must have passed its check.
-func (j *Journal) Filters() (drop, keep []*regexp.Regexp) { return compileAll(j.Drop), compileAll(j.Keep) }
+func (j *Journal) Filters() (drop, keep []*regexp.Regexp) {
+	return compileAll(j.Drop), compileAll(j.Keep)
+}
 
 func compileAll(exprs []string) []*regexp.Regexp {
 	out := make([]*regexp.Regexp, len(exprs))

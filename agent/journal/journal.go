@@ -52,8 +52,14 @@ type Config struct {
 	Priority   string
 	Drop, Keep []*regexp.Regexp
 	Machine    string // only entries of the machine with this id; "" for all
-	Backlog int      // entries read at the first start of all
-	Cursor  string   // where to go on; "" at the first start
+	Backlog    int    // entries read at the first start of all
+	Cursor     string // where to go on; "" at the first start
+	// Match are matches of journalctl besides the machine, those of several groups parted by "+"; Units and Machine
+	// are not used with them. Take is then given the entries instead of the batcher, and keeps the position itself; an
+	// error of it ends Run. Without a cursor the journal is read from Since on.
+	Match   []string
+	Take    func(ctx context.Context, e *Entry) error
+	Since   time.Time
 	Batcher *lines.Batcher
 	Log     *slog.Logger
 	Report  func(kind, text string) // may be nil
@@ -131,16 +137,26 @@ func (e *spoolError) Error() string { return e.err.Error() }
 
 func (f *Follower) args() []string {
 	args := append(slices.Clone(f.cfg.Command[1:]), "--output=json", "--all", "--follow", "--no-pager", "--quiet")
-	if f.cursor != "" {
+	switch {
+	case f.cursor != "":
 		args = append(args, "--after-cursor="+f.cursor)
-	} else {
+	case f.cfg.Take != nil:
+		args = append(args, "--since=@"+strconv.FormatInt(f.cfg.Since.Unix(), 10), "--no-tail")
+	default:
 		args = append(args, "--lines="+strconv.Itoa(f.cfg.Backlog))
 	}
 	if f.cursor != "" {
 		args = append(args, "--no-tail")
 	}
 	if !f.whole {
-		args = append(args, "--output-fields="+fields)
+		used := fields
+		if f.cfg.Take != nil {
+			used = takenFields
+		}
+		args = append(args, "--output-fields="+used)
+	}
+	if f.cfg.Take != nil {
+		return append(append(args, "--merge"), f.cfg.Match...)
 	}
 	for _, u := range f.cfg.Units {
 		args = append(args, "--unit="+u)
@@ -204,7 +220,11 @@ func (f *Follower) entries(ctx context.Context, out io.Reader) error {
 		case long != nil:
 			f.lost(ctx, long.values[keyCursor], fmt.Sprintf("an entry of %q has %d bytes, at most %d are read", long.source(), long.size, maxEntry))
 		default:
-			if err := f.entry(ctx, line); err != nil {
+			take := f.entry
+			if f.cfg.Take != nil {
+				take = f.taken
+			}
+			if err := take(ctx, line); err != nil {
 				return err
 			}
 		}
@@ -222,6 +242,9 @@ func (f *Follower) lost(ctx context.Context, cursor, why string) {
 	}
 	if cursor != "" && len(cursor) <= maxCursor {
 		f.cursor = cursor
+		if f.cfg.Take != nil { // the position moves with the next entry
+			return
+		}
 		f.cfg.Batcher.Note(ctx, lines.Mark{Key: StateKey, Position: position(cursor)})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -35,13 +36,14 @@ awk -v after="$after" '$1 + 0 > after + 0 { sub(/^[0-9]+ /, ""); print }' "$ENTR
 `
 
 type rig struct {
-	sp    *spool.Spool
-	coder *wire.Coder
-	b     *lines.Batcher
-	cmd   []string
-	file  string
-	whole bool
-	told  []string
+	sp     *spool.Spool
+	coder  *wire.Coder
+	b      *lines.Batcher
+	cmd    []string
+	file   string
+	whole  bool
+	told   []string
+	adjust func(c *Config) // may be nil
 }
 
 func newRig(t *testing.T) *rig {
@@ -78,10 +80,14 @@ func (r *rig) entries(t *testing.T, list ...string) {
 func (r *rig) follow(t *testing.T, flush bool) *Follower {
 	t.Helper()
 	b := lines.NewBatcher(wire.LaneLogs, r.sp, r.coder, slog.New(slog.DiscardHandler), nil)
-	f := New(Config{
+	conf := Config{
 		Command: r.cmd, Batcher: b, Log: slog.New(slog.DiscardHandler),
 		Cursor: string(r.sp.State(wire.LaneLogs)[StateKey]), Report: func(kind, text string) { r.told = append(r.told, kind+": "+text) },
-	})
+	}
+	if r.adjust != nil {
+		r.adjust(&conf)
+	}
+	f := New(conf)
 	f.whole = r.whole
 	if err := f.follow(t.Context()); err == nil {
 		t.Error("the end of journalctl is no error")
@@ -158,6 +164,31 @@ func TestEntries(t *testing.T) {
 	}
 	if c := string(r.sp.State(wire.LaneLogs)[StateKey]); c != "4" {
 		t.Errorf("cursor %q", c)
+	}
+}
+
+// What rules leave out is counted, moves the position, and is not sent.
+func TestFilters(t *testing.T) {
+	r := newRig(t)
+	r.adjust = func(c *Config) {
+		c.Drop, c.Keep = []*regexp.Regexp{regexp.MustCompile("health")}, []*regexp.Regexp{regexp.MustCompile("shop|health")}
+	}
+	r.entries(t, `{"MESSAGE":"shop opens"}`, `{"MESSAGE":"health of shop"}`, `{"MESSAGE":"something else"}`)
+	f := r.follow(t, true)
+	var texts []string
+	for _, s := range r.got(t) {
+		for _, l := range s.Lines {
+			texts = append(texts, string(l.Text))
+		}
+	}
+	if got := strings.Join(texts, "|"); got != "shop opens" || f.Filtered.Load() != 2 {
+		t.Errorf("%q came, %d were left out", got, f.Filtered.Load())
+	}
+	if c := string(r.sp.State(wire.LaneLogs)[StateKey]); c != "3" {
+		t.Errorf("cursor %q", c)
+	}
+	if args := New(Config{Priority: "warning"}).args(); !slices.Contains(args, "--priority=warning") {
+		t.Errorf("journalctl is not given the priority: %q", args)
 	}
 }
 

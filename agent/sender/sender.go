@@ -97,7 +97,7 @@ func New(cfg Config) *Sender {
 		nodes:     newNodeSet(append(append([]string{}, cfg.Nodes...), cfg.Identity.Nodes...)),
 		asides:    rate.NewLimiter(rate.Every(asideEvery), asideBurst),
 		renewSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1),
-		limit:     requestBytes, budget: requestBytes, maxCount: wire.MaxBatchesPerCall, count: wire.MaxBatchesPerCall,
+		limit: requestBytes, budget: requestBytes, maxCount: wire.MaxBatchesPerCall, count: wire.MaxBatchesPerCall,
 	}
 	s.last.Store("")
 	s.period.Store(int64(heartbeatPeriod))
@@ -317,13 +317,12 @@ func (s *Sender) newEpoch(why string) error {
 }
 
 // pending reads what the next request takes: batches of all lanes that wait, each lane with its share, or one batch
-// that must go alone. Which lane comes first is left to chance, for what has no room is left out at the end.
+// that must go alone. Events come first; which of the others does is left to chance, for what has no room is left out
+// at the end.
 func (s *Sender) pending(node string) ([]wire.Batch, error) {
 	sp, now := s.cfg.Spool, time.Now()
 	var waiting []wire.Lane
-	first := rand.IntN(len(wire.Lanes))
-	for i := range wire.Lanes {
-		lane := wire.Lanes[(first+i)%len(wire.Lanes)]
+	for _, lane := range s.order() {
 		acked, next := sp.Position(lane)
 		if acked+1 >= next {
 			s.suspects[lane] = nil
@@ -350,6 +349,19 @@ func (s *Sender) pending(node string) ([]wire.Batch, error) {
 		out = append(out, batches...)
 	}
 	return out, nil
+}
+
+// order is the order in which lanes are asked for what waits.
+func (s *Sender) order() []wire.Lane {
+	out := make([]wire.Lane, 0, len(wire.Lanes))
+	out = append(out, wire.LaneEvents)
+	first := rand.IntN(len(wire.Lanes))
+	for i := range wire.Lanes {
+		if lane := wire.Lanes[(first+i)%len(wire.Lanes)]; lane != wire.LaneEvents {
+			out = append(out, lane)
+		}
+	}
+	return out
 }
 
 func (s *Sender) read(lane wire.Lane, count, size int) ([]wire.Batch, error) {

@@ -1,6 +1,7 @@
 package agentconfig
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -240,11 +241,14 @@ func audit(by By, action, target string, detail map[string]any) auth.AuditRecord
 	return auth.AuditRecord{Actor: by.Actor, Address: by.Address, Action: action, Target: target, Detail: encode(detail)}
 }
 
-// encode marshals a record of this package; these are plain fields and cannot fail.
+// encode marshals a record of this package; these are plain fields and cannot fail. It escapes no more than it must, so
+// that the longest text fits in a value of the metadata whatever it holds.
 func encode(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		panic(fmt.Sprintf("agentconfig: encode %T: %v", v, err))
 	}
-	return b
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/triward/triward/appliance/alerting/rules"
@@ -286,11 +287,12 @@ func (s *Service) eventResults(ctx context.Context, r *rules.Rule, after, throug
 			break
 		}
 		ls := map[string]string{}
-		if r.By != "" {
-			if v := ln.Labels[r.By]; v != "" {
-				ls[r.By] = v
-			} else if v := ln.Fields[r.By]; v != "" {
-				ls[r.By] = v
+		for by := range strings.SplitSeq(r.By, ",") {
+			by = strings.TrimSpace(by)
+			if v := ln.Labels[by]; v != "" {
+				ls[by] = v
+			} else if v := ln.Fields[by]; v != "" {
+				ls[by] = v
 			}
 		}
 		data := map[string]string{"event": ln.Text}
@@ -303,7 +305,7 @@ func (s *Service) eventResults(ctx context.Context, r *rules.Rule, after, throug
 		for k, v := range ls {
 			data[k] = v
 		}
-		// Templates see all that the event has; the alert is told apart by the label alone.
+		// Templates see all that the event has; the alert is told apart by the labels of `by` alone.
 		labels := rules.NewExpander(ctx, r, now, ls, 1, s.templateQuery, external).Labels()
 		if err := rules.CheckLabels(labels); err != nil {
 			s.log.Warn("an event raises no alert", "rule", r.ID, "err", err)

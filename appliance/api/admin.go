@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"regexp"
 	"sync"
@@ -67,9 +68,13 @@ type healthAnswer struct {
 }
 
 type partHealth struct {
-	Part  string `json:"part"`
-	OK    bool   `json:"ok"`
-	Error string `json:"error,omitempty"`
+	Part string `json:"part"`
+	OK   bool   `json:"ok"`
+	// Warning says that somebody should look although the part works; Error why it does not. What they say is told only
+	// to those who may read.
+	Warned  bool   `json:"warned,omitempty"`
+	Warning string `json:"warning,omitempty"`
+	Error   string `json:"error,omitempty"`
 }
 
 func (a *API) cluster(q *request) error { return q.relay(a.cfg.Cluster.Status) }
@@ -258,10 +263,16 @@ func (a *API) health(q *request, liveOnly bool) error {
 	for i, c := range parts {
 		wg.Go(func() {
 			err := c.Check(ctx)
-			out.Parts[i] = partHealth{Part: c.Part, OK: err == nil}
-			if err != nil && q.p.Role.Allows(auth.Read) {
-				out.Parts[i].Error = err.Error()
+			warning, warned := errors.AsType[*Warning](err)
+			p := partHealth{Part: c.Part, OK: err == nil || warned, Warned: warned}
+			switch {
+			case !q.p.Role.Allows(auth.Read):
+			case warned:
+				p.Warning = warning.Error()
+			case err != nil:
+				p.Error = err.Error()
 			}
+			out.Parts[i] = p
 		})
 	}
 	wg.Wait()

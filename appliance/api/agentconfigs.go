@@ -85,7 +85,7 @@ func agentConfigRoutes() []Route {
 			Body:    configCheckBody{}, MaxBody: maxConfigBody, Answer: configCheckAnswer{}, serve: (*API).checkAgentConfig,
 		},
 		{
-			Method: "GET", Path: group, Permission: auth.Read, Summary: "The newest configuration of a group", Fresh: true,
+			Method: "GET", Path: group, Permission: auth.Read, Summary: "The newest configuration of a group; version 0 when it has none", Fresh: true,
 			Params: []Param{version("version", "another version that is kept; 0 for the newest")},
 			Answer: agentconfig.Version{}, serve: (*API).agentConfig,
 		},
@@ -178,7 +178,11 @@ func (a *API) checkAgentConfig(q *request) error {
 }
 
 func (a *API) agentConfig(q *request) error {
-	v, err := a.cfg.AgentConfigs.Version(q.r.PathValue("group"), uint64(q.v.int("version")))
+	group, version := q.r.PathValue("group"), uint64(q.v.int("version"))
+	if _, _, own := a.cfg.AgentConfigs.Own(group); !own && version == 0 {
+		return q.answer(http.StatusOK, agentconfig.Version{Group: group})
+	}
+	v, err := a.cfg.AgentConfigs.Version(group, version)
 	if err != nil {
 		return err
 	}

@@ -329,7 +329,7 @@ func (a *API) ack(q *request, ack bool) error {
 func (a *API) mayBeAssigned() []string {
 	names := []string{}
 	for _, u := range a.cfg.Auth.Users() {
-		if u.Role.Allows(auth.Operate) {
+		if u.Role.Allows(auth.Operate) && !u.Disabled {
 			names = append(names, u.Name)
 		}
 	}

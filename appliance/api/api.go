@@ -35,6 +35,7 @@ type Config struct {
 	Auth    *auth.Service
 	Reads   Reads
 	Logs    Logs
+	Events  Events
 	Fleet   Fleet
 	Cluster Cluster
 	Alerts  *alerting.Service
@@ -46,6 +47,8 @@ type Config struct {
 	Audit *auditlog.Log
 	// Retention knows how long data is kept.
 	Retention Retention
+	// AgentCAs are the CAs that sign agents' certificates.
+	AgentCAs AgentCAs
 	// Keys rotates the key that seals secrets.
 	Keys   Keys
 	Checks []Check // parts of the node for /-/healthy and /-/ready

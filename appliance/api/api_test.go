@@ -133,7 +133,7 @@ func newStand(t *testing.T, change func(*Config)) *stand {
 	})
 	cfg := Config{
 		Auth: s.auth, Reads: s.parts, Logs: s.parts, Fleet: s.parts, Cluster: s.parts, Alerts: testAlerts(t, s.meta), Prometheus: echo, Live: echo,
-		Assets: echo, Metrics: echo, Snapshots: &backups{}, AgentConfigs: agentconfig.New(s.meta),
+		Assets: echo, Metrics: echo, Snapshots: &backups{}, AgentConfigs: agentconfig.New(s.meta), AgentCAs: s.parts,
 	}
 	if change != nil {
 		change(&cfg)

@@ -183,10 +183,20 @@ type Cluster interface {
 	Pin() string
 }
 
-// Check tells whether a part of the node works. It must be quick.
+// Check tells whether a part of the node works. It must be quick. An error that wraps a Warning says that it works, but that
+// somebody should look.
 type Check struct {
 	Part  string
 	Check func(ctx context.Context) error
 	// Live marks a part whose failure a restart would mend: it counts for /-/healthy too, not only for /-/ready.
 	Live bool
 }
+
+// Warning is an error of a part that works all the same.
+type Warning struct{ Err error }
+
+// Error implements error.
+func (w *Warning) Error() string { return w.Err.Error() }
+
+// Unwrap returns what there is to say.
+func (w *Warning) Unwrap() error { return w.Err }

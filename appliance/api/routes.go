@@ -39,6 +39,7 @@ func SocketKinds() map[string]auth.Permission {
 		"logs.tail": auth.Read,
 		"cluster":   auth.Read,
 		"alerts":    auth.Read,
+		"events":    auth.Read,
 		"agents":    auth.Read,
 	}
 }
@@ -70,6 +71,7 @@ func Routes() []Route {
 	all = append(all, sessionRoutes()...)
 	all = append(all, dataRoutes()...)
 	all = append(all, adminRoutes()...)
+	all = append(all, eventRoutes()...)
 	all = append(all, accessRoutes()...)
 	all = append(all, auditRoutes()...)
 	all = append(all, alertRoutes()...)
@@ -78,6 +80,7 @@ func Routes() []Route {
 	all = append(all, intakeRoutes()...)
 	all = append(all, enrolRoutes()...)
 	all = append(all, agentConfigRoutes()...)
+	all = append(all, agentCARoutes()...)
 	all = append(all, keyRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -107,6 +106,9 @@ func newConfigGet(s streams, t *target) *cobra.Command {
 		if err := json.Unmarshal(raw, &v); err != nil {
 			return fmt.Errorf("answer of %s: %w", groupPath(args[0]), err)
 		}
+		if v.Version == 0 {
+			return fmt.Errorf("group %s has no configuration of its own: its agents have that of the group default", args[0])
+		}
 		fmt.Fprintf(s.err, "version %d of group %s, %s by %s\n", v.Version, v.Group, timeText(v.At), printable(v.Author))
 		_, err := io.WriteString(s.out, v.Body)
 		return err
@@ -124,10 +126,6 @@ func (c *client) newest(ctx context.Context, group string, cmd *cobra.Command, n
 	}
 	var v configVersion
 	err := c.get(ctx, groupPath(group), nil, &v)
-	var p *apiError
-	if errors.As(err, &p) && p.Status == 404 {
-		return 0, nil
-	}
 	return v.Version, err
 }
 
@@ -376,7 +374,11 @@ func spanText(ms *int64) string {
 	if ms == nil {
 		return ""
 	}
-	return strings.TrimSuffix(strconv.FormatFloat(float64(*ms)/1000, 'f', 1, 64), ".0") + "s"
+	text := strings.TrimSuffix(strconv.FormatFloat(float64(*ms)/1000, 'f', 1, 64), ".0")
+	if text == "-0" {
+		text = "0"
+	}
+	return text + "s"
 }
 
 func (c *agentCondition) spool() string {

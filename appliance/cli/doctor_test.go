@@ -84,17 +84,17 @@ func TestDoctorAsksTheCluster(t *testing.T) {
 	}
 	r := examineCluster(t.Context(), cl, "n1")
 	for what, want := range map[[2]string]doctor.Status{
-		{"cluster", "leader"}:          doctor.Warning, // no further node may fail
-		{"cluster", "n2"}:              doctor.OK,
-		{"cluster", "n3"}:              doctor.Problem,
-		{"clock", "against n2"}:        doctor.Problem,
-		{"clock", "this node"}:         doctor.Problem,
-		{"disk", "of n2"}:              doctor.Problem,
-		{"versions", "of the nodes"}:   doctor.Warning,
-		{"keys", "key ring"}:           doctor.Warning, // n2 has none
-		{"limits", "open files"}:       doctor.Problem,
-		{"backup", "schedule"}:         doctor.Warning,
-		{"certificates", "of n2"}:      "none",
+		{"cluster", "leader"}:           doctor.Warning, // no further node may fail
+		{"cluster", "n2"}:               doctor.OK,
+		{"cluster", "n3"}:               doctor.Problem,
+		{"clock", "against n2"}:         doctor.Problem,
+		{"clock", "this node"}:          doctor.Problem,
+		{"disk", "of n2"}:               doctor.Problem,
+		{"versions", "of the nodes"}:    doctor.Warning,
+		{"keys", "key ring"}:            doctor.Warning, // n2 has none
+		{"limits", "open files"}:        doctor.Problem,
+		{"backup", "schedule"}:          doctor.Warning,
+		{"certificates", "of n2"}:       "none",
 		{"cluster", "nobody's finding"}: "none",
 	} {
 		if got := worstOf(r, what[0], what[1]); got != want {

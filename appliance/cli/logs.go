@@ -158,7 +158,10 @@ func newLogsTail(s streams, t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			f := &follower{client: cl, query: strings.Join(args, ""), backlog: min(max(backlog, 0), 200), form: &form, s: s}
+			f := &follower{
+				client: cl, kind: "logs.tail", query: strings.Join(args, ""), backlog: min(max(backlog, 0), 200), s: s,
+				print: func(rows []json.RawMessage) error { return printRows(s.out, &form, rows) },
+			}
 			return f.run(c.Context())
 		},
 	}
@@ -170,9 +173,10 @@ func newLogsTail(s streams, t *target) *cobra.Command {
 // follower holds a live subscription, on another node when one is lost: its cursor is good on every node.
 type follower struct {
 	client  *client
+	kind    string // of the subscription
 	query   string
 	backlog int
-	form    *outputForm
+	print   func(rows []json.RawMessage) error
 	s       streams
 	cursor  string
 }
@@ -227,7 +231,7 @@ func (f *follower) follow(ctx context.Context, base string) (got bool, err error
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	sub := map[string]any{
-		"op": "sub", "id": "t", "kind": "logs.tail", "params": map[string]any{"query": f.query, "backlog": f.backlog},
+		"op": "sub", "id": "t", "kind": f.kind, "params": map[string]any{"query": f.query, "backlog": f.backlog},
 	}
 	if f.cursor != "" {
 		sub["cursor"] = f.cursor
@@ -248,7 +252,7 @@ func (f *follower) follow(ctx context.Context, base string) (got bool, err error
 		switch m.Op {
 		case "snap", "delta":
 			got = true
-			if err := printRows(f.s.out, f.form, m.V); err != nil {
+			if err := f.print(m.V); err != nil {
 				return got, err
 			}
 			if m.Sampled > 0 {

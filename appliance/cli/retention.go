@@ -41,11 +41,13 @@ func (p *retentionPolicy) rules() []struct {
 }
 
 type retentionAnswer struct {
-	Policy  retentionPolicy `json:"policy"`
-	Version uint64          `json:"version"`
-	By      string          `json:"by"`
-	At      int64           `json:"at"`
-	Kinds   []struct {
+	Policy retentionPolicy `json:"policy"`
+	// Defaults is the policy of the configuration of the node asked.
+	Defaults retentionPolicy `json:"defaults"`
+	Version  uint64          `json:"version"`
+	By       string          `json:"by"`
+	At       int64           `json:"at"`
+	Kinds    []struct {
 		Kind   string `json:"kind"`
 		Items  uint64 `json:"items"`
 		Oldest int64  `json:"oldest"`
@@ -111,17 +113,31 @@ Exit code 3: a disk is beyond the line of the warning, or a node does not answer
 		if err != nil {
 			return err
 		}
-		var bad []string
-		for _, n := range a.Nodes {
-			if n.State != "ok" {
-				bad = append(bad, n.Node+": "+strings.TrimSuffix(n.State+", "+n.Why, ", "))
-			}
-		}
-		if len(bad) > 0 {
-			return fmt.Errorf("%w: disks: %s", errWarnings, strings.Join(bad, "; "))
-		}
-		return nil
+		return warnOfDisks(s, &a)
 	})
+}
+
+// warnOfDisks says what is to be done about the disks.
+func warnOfDisks(s streams, a *retentionAnswer) error {
+	var bad error
+	for _, n := range a.Nodes {
+		what := ""
+		switch n.State {
+		case "ok":
+			continue
+		case "warning":
+			what = "fills up: grow it, or keep data for less long"
+		case "cutting":
+			what = "is full to the limit, so the oldest data goes: grow it, or keep data for less long"
+		case "stuck":
+			what = "is full and no cut helps: " + n.Why
+		default:
+			what = "is not known: the node does not answer"
+		}
+		fmt.Fprintf(s.err, "the disk of %s %s\n", n.Node, what)
+		bad = errWarnings
+	}
+	return bad
 }
 
 func printRetention(s streams, a *retentionAnswer) error {
@@ -239,41 +255,31 @@ smallest disk of the cluster decides. What was removed does not come back.`,
 		if err := cl.get(c.Context(), "/v1/retention", url.Values{"limit": {"1"}}, &a); err != nil {
 			return err
 		}
-		p, changed := a.Policy, false
-		var loses []string
-		now, old := p.rules(), want.rules()
+		p, changed := a.Policy, keep.set || f.Changed("limit") || f.Changed("warn")
+		now, asked := p.rules(), want.rules()
 		for i := range now {
-			kind, to := now[i].kind, now[i].rule
+			kind := now[i].kind
 			if ages[kind].set {
-				if old[i].rule.AgeMs < to.AgeMs {
-					loses = append(loses, fmt.Sprintf("%s older than %s", kind, daysText(old[i].rule.AgeMs)))
-				}
-				to.AgeMs, changed = old[i].rule.AgeMs, true
+				now[i].rule.AgeMs, changed = asked[i].rule.AgeMs, true
 			}
 			if f.Changed(kind + "-share") {
-				if old[i].rule.Share < to.Share {
-					loses = append(loses, fmt.Sprintf("the oldest %s beyond %d %% of a disk", kind, old[i].rule.Share))
-				}
-				to.Share, changed = old[i].rule.Share, true
+				now[i].rule.Share, changed = asked[i].rule.Share, true
 			}
 		}
 		if f.Changed("limit") {
-			if want.Limit > 0 && (want.Limit < p.Limit || p.Limit == 0) {
-				loses = append(loses, fmt.Sprintf("the oldest days of disks that are used beyond %d %%", want.Limit))
-			}
-			p.Limit, changed = want.Limit, true
+			p.Limit = want.Limit
 		}
 		if f.Changed("warn") {
-			p.Warn, changed = want.Warn, true
+			p.Warn = want.Warn
 		}
 		if keep.set {
-			p.KeepMs, changed = want.KeepMs, true
+			p.KeepMs = want.KeepMs
 		}
 		if !changed {
 			return errors.New("nothing to set: name what is to change, such as --logs-age 30d")
 		}
-		if len(loses) > 0 && !yes {
-			return fmt.Errorf("this removes for good: %s; repeat it with --yes", strings.Join(loses, ", "))
+		if err := agreed(&a.Policy, &p, yes); err != nil {
+			return err
 		}
 		return cl.put(c.Context(), "/v1/retention", struct {
 			retentionPolicy
@@ -283,15 +289,46 @@ smallest disk of the cluster decides. What was removed does not come back.`,
 	return c
 }
 
+// agreed refuses a change that removes data, unless that was said to be meant.
+func agreed(from, to *retentionPolicy, yes bool) error {
+	var loses []string
+	was, is := from.rules(), to.rules()
+	for i := range was {
+		if is[i].rule.AgeMs < was[i].rule.AgeMs {
+			loses = append(loses, fmt.Sprintf("%s older than %s", is[i].kind, daysText(is[i].rule.AgeMs)))
+		}
+		if is[i].rule.Share < was[i].rule.Share {
+			loses = append(loses, fmt.Sprintf("the oldest %s beyond %d %% of a disk", is[i].kind, is[i].rule.Share))
+		}
+	}
+	if to.Limit > 0 && (to.Limit < from.Limit || from.Limit == 0) {
+		loses = append(loses, fmt.Sprintf("the oldest days of disks that are used beyond %d %%", to.Limit))
+	}
+	if len(loses) > 0 && !yes {
+		return fmt.Errorf("this removes for good: %s; repeat it with --yes", strings.Join(loses, ", "))
+	}
+	return nil
+}
+
 func newRetentionReset(s streams, t *target) *cobra.Command {
-	return &cobra.Command{
+	var yes bool
+	c := &cobra.Command{
 		Use: "reset", Short: "Give retention back to the configuration of the nodes", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cl, err := t.client()
 			if err != nil {
 				return err
 			}
+			var a retentionAnswer
+			if err := cl.get(c.Context(), "/v1/retention", url.Values{"limit": {"1"}}, &a); err != nil {
+				return err
+			}
+			if err := agreed(&a.Policy, &a.Defaults, yes); err != nil {
+				return err
+			}
 			return cl.call(c.Context(), http.MethodDelete, "/v1/retention", nil, nil)
 		},
 	}
+	c.Flags().BoolVar(&yes, "yes", false, "remove at once what the configuration does not keep")
+	return c
 }

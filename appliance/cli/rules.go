@@ -19,7 +19,7 @@ func newRules(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "rules", Short: "See, check and change the rules that raise alerts", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newRulesCheck(s, &t), newRulesApply(s, &t), newRulesList(s, &t), newRulesExport(s, &t), newRulesSwitch(s, &t, true),
+	c.AddCommand(newRulesCheck(s, &t), newRulesTest(s), newRulesApply(s, &t), newRulesList(s, &t), newRulesExport(s, &t), newRulesSwitch(s, &t, true),
 		newRulesSwitch(s, &t, false), newRulesRemove(s, &t))
 	return c
 }

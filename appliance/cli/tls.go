@@ -16,8 +16,8 @@ import (
 )
 
 func newTLS(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "tls", Short: "Make this node's certificate anew", Args: cobra.NoArgs, RunE: needSubcommand}
-	c.AddCommand(newTLSIssue(s))
+	c := &cobra.Command{Use: "tls", Short: "Make certificates and CAs anew", Args: cobra.NoArgs, RunE: needSubcommand}
+	c.AddCommand(newTLSIssue(s), newTLSRotate(s))
 	return c
 }
 

@@ -18,7 +18,7 @@ type Config struct {
 	// Wanted says which configuration the agents of a group are to have, of which group it is; version 0 for none.
 	Wanted func(group string) (of string, version uint64, hash string)
 	Warmer Warmer       // nil: the view starts empty
-	Log       *slog.Logger // default: discards
+	Log    *slog.Logger // default: discards
 
 	LateAfter  time.Duration // 45 s without a sign of life
 	DownAfter  time.Duration // 2 min; values older than that are missing

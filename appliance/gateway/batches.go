@@ -141,6 +141,9 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 		for k, i := range proposed {
 			results[i].take(&outcomes[k])
 			refused[i].tell(&results[i])
+			if outcomes[k].Status == command.StatusCloned && g.opts.OnCloned != nil {
+				g.opts.OnCloned(agent)
+			}
 		}
 	}
 	for i := range results {

@@ -1,9 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"sync"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -40,7 +43,8 @@ func (g *Gateway) config(w http.ResponseWriter, r *http.Request, agent *auth.Age
 		return problem.New(http.StatusForbidden, fmt.Sprintf("agent_id is %.64q, the certificate is of agent %s", id, agent.ID)).
 			WithHint("an agent may ask for its own configuration only")
 	}
-	if err := g.catchUp(r.Context()); err != nil {
+	// A whole group asks at once when something was set for it.
+	if err := g.together.do(r.Context(), g.catchUp); err != nil {
 		return err
 	}
 	now, _, err := g.opts.Auth.Agent(agent.ID) // its group may have changed
@@ -52,6 +56,62 @@ func (g *Gateway) config(w http.ResponseWriter, r *http.Request, agent *auth.Age
 		Agent: agent.ID, Type: "agent", Group: v.Group, Version: v.Version, Hash: v.Hash, UpdatedAt: v.At, Body: v.Body, Content: asJSON(v.Body),
 	})
 }
+
+// together has many who want the same work done for them at once share it. Who comes while it is done for others waits
+// for the next time, so that it always begins after whoever shares it has come.
+type together struct {
+	turn chan struct{} // held by who does it; one place
+
+	mu   sync.Mutex
+	next *shared // that has not begun
+}
+
+type shared struct {
+	done chan struct{}
+	err  error
+}
+
+func newTogether() *together { return &together{turn: make(chan struct{}, 1)} }
+
+func (t *together) do(ctx context.Context, work func(context.Context) error) error {
+	t.mu.Lock()
+	s := t.next
+	first := s == nil
+	if first {
+		s = &shared{done: make(chan struct{})}
+		t.next = s
+	}
+	t.mu.Unlock()
+	if !first {
+		select {
+		case <-s.done:
+			return s.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	defer close(s.done)
+	select {
+	case t.turn <- struct{}{}:
+	case <-ctx.Done():
+		s.err = ctx.Err()
+	}
+	t.mu.Lock()
+	t.next = nil
+	t.mu.Unlock()
+	if s.err != nil {
+		return s.err
+	}
+	defer func() { <-t.turn }()
+	// It is done for others too: that the first of them goes away is no reason to leave it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), catchUpTime)
+	defer cancel()
+	s.err = work(ctx)
+	return s.err
+}
+
+// catchUpTime is how long a node tries to hear what was acknowledged before.
+const catchUpTime = 10 * time.Second
 
 // asJSON is the content of a YAML text; null for what JSON cannot say, for the text is there beside it.
 func asJSON(body string) json.RawMessage {

@@ -99,6 +99,8 @@ type Options struct {
 	Metrics  prometheus.Registerer
 	// Problem turns an error of the cluster into an answer.
 	Problem func(error) *problem.Problem
+	// OnCloned is told that another spool sends under an agent's identity. It must not block; nil tells nobody.
+	OnCloned func(agent *auth.Agent)
 
 	Timeout       time.Duration // of one request, from its headers to its answer
 	BytesInFlight int64         // what bodies take at once over all requests, decoded
@@ -112,6 +114,7 @@ type Gateway struct {
 	strange  *rate.Limiter // look-ups on behalf of senders that are not known yet
 	beats    *heartbeats
 	sessions *sessions
+	together *together // catching up for agents that want their configuration
 	failures *failureLog
 	met      gatewayMetrics
 	buffers  sync.Pool
@@ -123,6 +126,7 @@ func New(opts Options) *Gateway {
 		opts:     opts,
 		inFlight: newByteBudget(opts.BytesInFlight),
 		strange:  rate.NewLimiter(opts.RegisterRate, int(opts.RegisterRate)*2+1),
+		together: newTogether(),
 		failures: newFailureLog(),
 		met:      newGatewayMetrics(opts.Metrics),
 	}

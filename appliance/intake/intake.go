@@ -66,8 +66,8 @@ type Options struct {
 	Coder         *wire.Coder
 	Metrics       prometheus.Registerer
 	Redactor      *pipeline.Redactor // masks secrets in lines before they are proposed; nil masks nothing
-	BytesInFlight int64 // what requests hold at once, decoded; 128 MiB when 0
-	CacheBytes    int64 // of the cache of series ids; 128 MiB when 0
+	BytesInFlight int64              // what requests hold at once, decoded; 128 MiB when 0
+	CacheBytes    int64              // of the cache of series ids; 128 MiB when 0
 }
 
 // Intake decodes and proposes requests. It is safe for concurrent use and has no goroutine of its own. Its handlers

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/pipeline"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/machine"
@@ -492,4 +493,62 @@ func FuzzBodies(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Lines that differ in their secrets only are both kept, also when the request comes again; one that is there twice in a
+// request is kept once.
+func TestMaskedLinesStayApart(t *testing.T) {
+	s := newSite(t, machine.DefaultLimits())
+	r, err := pipeline.NewRedactor(pipeline.Options{Passwords: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := New(Options{Cluster: s, Coder: s.coder, Redactor: r})
+	at := start * 1e6
+	body := fmt.Sprintf(`{"streams":[{"stream":{"job":"password=alpha-alpha"},"values":[["%[1]d","password=alpha-alpha"],["%[1]d","password=bravo-bravo"],["%[1]d","password=alpha-alpha"],["%[1]d","x",{"secret_password":"charlie-charlie"}]]}]}`, at+1)
+	for range 2 {
+		want(t, "push", in.LokiPush, request([]byte(body), "Content-Type", "application/json"), 204, "")
+	}
+	all := strings.Join(s.lines, "\n")
+	for _, secret := range []string{"alpha", "bravo", "charlie"} {
+		if strings.Contains(all, secret) {
+			t.Errorf("%s is stored", secret)
+		}
+	}
+	if len(s.lines) != 3 || strings.Count(all, `redacted_nth="2"`) != 1 {
+		t.Errorf("%d lines:\n%s", len(s.lines), all)
+	}
+}
+
+// What an agent sends is its own: its labels, its series, and in no other's name.
+func TestListsOfAgents(t *testing.T) {
+	s := newSite(t, machine.DefaultLimits())
+	in := newIntake(s)
+	from := Agent{ID: "a1", Hostname: "h1"}
+	list := func(agent string) *http.Request {
+		return request(fmt.Appendf(nil, `[{"agent_id":%q,"timestamp":%d,"data":{"name":"n","value":1,"tags":{"agent":"a2","host":"h2"}}}]`, agent, start), "Content-Type", "application/json")
+	}
+	as := func(take func(http.ResponseWriter, *http.Request, Agent) error) handler {
+		return func(w http.ResponseWriter, r *http.Request) error { return take(w, r, from) }
+	}
+	for _, agent := range []string{"", "a1", "h1"} {
+		want(t, "metrics of "+agent, as(in.AgentMetrics), list(agent), 204, "")
+		want(t, "logs of "+agent, as(in.AgentLogs), list(agent), 204, "")
+		want(t, "events of "+agent, as(in.AgentEvents), list(agent), 204, "")
+	}
+	want(t, "in another's name", as(in.AgentMetrics), list("a2"), 400, "certificate is of agent a1")
+	want(t, "without a name", in.Logs, list(""), 400, "agent_id is missing")
+	if len(s.stored) != 1 {
+		t.Errorf("%v", s.stored)
+	}
+	for name := range s.stored {
+		if !strings.HasPrefix(name, `n{agent="a1", agent_id="a1", host="h1"}`) {
+			t.Errorf("stored as %s", name)
+		}
+	}
+	for _, l := range s.lines {
+		if !strings.Contains(l, `agent="a1"`) || !strings.Contains(l, `host="h1"`) {
+			t.Errorf("stored as %s", l)
+		}
+	}
 }

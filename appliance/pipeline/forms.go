@@ -108,19 +108,50 @@ var tokenForms = [...]struct {
 	prefix string
 	least  int // length of the whole
 }{
-	{"AKIA", 20}, {"ASIA", 20}, {"ABIA", 20}, // Amazon
-	{"AIza", 39}, {"ya29.", 30}, // Google
-	{"LTAI", 16}, {"AKID", 20}, // Aliyun, Tencent
-	{"SG.", 50},                                                   // SendGrid
-	{"dop_v1_", 40}, {"dckr_pat_", 20}, {"dapi", 32}, {"doo_", 40}, // DigitalOcean, Docker, Databricks
-	{"ghp_", 36}, {"gho_", 36}, {"ghu_", 36}, {"ghs_", 36}, {"ghr_", 36}, {"github_pat_", 30}, {"glpat-", 20}, {"gldt-", 20}, {"glrt-", 20},
-	{"glsa_", 30}, {"glc_", 30}, // Grafana
-	{"hvs.", 24}, {"hvb.", 24}, // Vault
-	{"npm_", 36}, {"pypi-", 40}, {"rubygems_", 40},
-	{"sk_live_", 20}, {"sk_test_", 20}, {"rk_live_", 20}, {"rk_test_", 20}, {"whsec_", 30}, // Stripe
-	{"sk-", 32}, {"hf_", 30},
-	{"twa_", 40}, {"twn_", 40}, {"twt_", 40}, // our own
-	{"xoxb-", 24}, {"xoxp-", 24}, {"xoxa-", 24}, {"xoxr-", 24}, {"xoxs-", 24}, {"xapp-", 24}, // Slack
+	{"AKIA", 20},
+	{"ASIA", 20},
+	{"ABIA", 20}, // Amazon
+	{"AIza", 39},
+	{"ya29.", 30}, // Google
+	{"LTAI", 16},
+	{"AKID", 20}, // Aliyun, Tencent
+	{"SG.", 50},  // SendGrid
+	{"dop_v1_", 40},
+	{"dckr_pat_", 20},
+	{"dapi", 32},
+	{"doo_", 40}, // DigitalOcean, Docker, Databricks
+	{"ghp_", 36},
+	{"gho_", 36},
+	{"ghu_", 36},
+	{"ghs_", 36},
+	{"ghr_", 36},
+	{"github_pat_", 30},
+	{"glpat-", 20},
+	{"gldt-", 20},
+	{"glrt-", 20},
+	{"glsa_", 30},
+	{"glc_", 30}, // Grafana
+	{"hvs.", 24},
+	{"hvb.", 24}, // Vault
+	{"npm_", 36},
+	{"pypi-", 40},
+	{"rubygems_", 40},
+	{"sk_live_", 20},
+	{"sk_test_", 20},
+	{"rk_live_", 20},
+	{"rk_test_", 20},
+	{"whsec_", 30}, // Stripe
+	{"sk-", 32},
+	{"hf_", 30},
+	{"twa_", 40},
+	{"twn_", 40},
+	{"twt_", 40}, // our own
+	{"xoxb-", 24},
+	{"xoxp-", 24},
+	{"xoxa-", 24},
+	{"xoxr-", 24},
+	{"xoxs-", 24},
+	{"xapp-", 24}, // Slack
 }
 
 // beginsToken are the first bytes of the forms, by their second.

@@ -257,7 +257,7 @@ func (c *scanner) goesOn(i int) bool {
 func (c *scanner) looksLikeToken(from int) bool {
 	digit := false
 	i := from
-	for end := min(len(c.s), from+peek); i < end && (inToken(c.s[i])); i++ {
+	for end := min(len(c.s), from+peek); i < end && inToken(c.s[i]); i++ {
 		digit = digit || c.s[i] >= '0' && c.s[i] <= '9'
 	}
 	return digit && i-from >= 8

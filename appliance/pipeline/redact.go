@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -213,7 +214,7 @@ func (r *Redactor) bytes(b []byte) ([]byte, bool) {
 // masks returns the text with its secrets masked when there are any.
 func (r *Redactor) masks(s string) ([]byte, bool) {
 	spans := scan(s, &r.opts)
-	if len(spans) == 0 && len(r.patterns) == 0 {
+	if len(spans) == 0 && !slices.ContainsFunc(r.patterns, func(p *regexp.Regexp) bool { return p.MatchString(s) }) {
 		return nil, false
 	}
 	return r.apply(s, spans)

@@ -28,63 +28,94 @@ const (
 	minToken = 4  // a shorter value behind the name of a token is none
 )
 
-// runs says of each byte whether it goes on with the word (low half) and with the run of digits, blanks and hyphens
-// (high half) that are counted up to it.
-var runs = func() (mask [256]uint64) {
-	for i := range mask {
+// steps say how a byte moves the scan on. The scan shifts a bit from the end of the last word towards trigger, and
+// another one from the end of the last run of digits, blanks and hyphens: keep drops what the byte ends, begin starts it
+// anew. So it needs no branch until a word is minWord long, a run minCards, or a byte stops it.
+var steps = func() (table [256]struct{ keep, begin uint64 }) {
+	const low, high = 1<<32 - 1, (1<<32 - 2) << 32
+	for i := range table {
+		st := &table[i]
 		if inWord[i] {
-			mask[i] = 1<<32 - 1
+			st.keep |= low
+		} else {
+			st.begin |= 1
 		}
-		if b := byte(i); b >= '0' && b <= '9' || b == ' ' || b == '-' {
-			mask[i] |= (1<<32 - 1) << 32
+		if inDigits[i] {
+			st.keep |= high &^ stopped
+		} else {
+			st.begin |= 1 << 32
+		}
+		switch byte(i) {
+		case ':', '=', '>', 0xef: // the last begins a colon of full width
+			st.begin |= stopped
 		}
 	}
-	return mask
+	return table
 }()
 
-// stops are the bytes that may stand between a name and its secret: ':', '=', the '>' of an element, and the first
-// byte of a colon of full width.
-var stops = [256]bool{':': true, '=': true, '>': true, 0xef: true}
+// inDigits are the bytes of card numbers in groups.
+var inDigits = [256]bool{
+	'0': true, '1': true, '2': true, '3': true, '4': true, '5': true, '6': true, '7': true, '8': true, '9': true,
+	' ': true, '-': true,
+}
 
-// scan returns the secrets of a text, in ascending order and apart. It counts its way over the text once, without a
-// branch for most bytes; whatever it looks at beyond the place where it stands is either masked, and passed over then,
-// or of bounded length.
+const (
+	longWord = 1 << minWord
+	longRun  = 1 << (32 + minCards)
+	stopped  = 1 << 63
+	fresh    = 1 | 1<<32 // nothing has begun
+)
+
+// scan returns the secrets of a text, in ascending order and apart. It goes over the text once, without a branch for most
+// bytes; whatever it looks at beyond the place where it stands is either masked, and passed over then, or of bounded
+// length.
 func scan(s string, opts *Options) []span {
 	c := scanner{s: s, opts: opts}
-	n := uint64(0) // lengths of the word and the run of digits before i
+	state := uint64(fresh)
 	for i := 0; i < len(s); i++ {
-		b := s[i]
-		word := int(uint32(n))
-		n = (n + 1<<32 + 1) & runs[b]
-		if !stops[b] && uint32(n) != minWord && n>>32 != minCards {
+		st := &steps[s[i]]
+		state = state<<1&st.keep | st.begin
+		if state&(longWord|longRun|stopped) == 0 {
 			continue
 		}
 		next := i + 1
 		switch {
-		case b == ':' || b == '=':
-			next = c.separator(i-word, i, 1)
-		case b == '>':
-			if word > 0 && i > word && s[i-word-1] == '<' {
-				next = c.element(i-word, i)
+		case state&stopped == 0:
+			if state&longWord != 0 {
+				next = c.word(i+1-minWord, i+1)
 			}
-		case b == 0xef:
+			if next == i+1 && state&longRun != 0 {
+				next = c.cards(i+1-minCards, i+1)
+			}
+		case s[i] == '>':
+			next = c.element(i)
+		case s[i] == 0xef:
 			if strings.HasPrefix(s[i:], "：") {
-				next = c.separator(i-word, i, len("："))
+				next = c.separator(i, len("："))
 			}
-		case uint32(n) == minWord:
-			next = c.word(i+1-minWord, i+1)
-		}
-		if next == i+1 && n>>32 == minCards {
-			next = c.cards(i+1-minCards, i+1)
+		default:
+			next = c.separator(i, 1)
 		}
 		if next != i+1 {
-			i, n = next-1, 0
+			i, state = next-1, fresh
 		}
 	}
-	if strings.Contains(s, "--") {
+	if hasTwoHyphens(s) {
 		c.options()
 	}
 	return c.spans
+}
+
+// hasTwoHyphens looks at short pieces, which the library searches fastest.
+func hasTwoHyphens(s string) bool {
+	const piece = 64
+	for len(s) > piece {
+		if strings.Contains(s[:piece], "--") {
+			return true
+		}
+		s = s[piece-1:]
+	}
+	return strings.Contains(s, "--")
 }
 
 type scanner struct {
@@ -157,7 +188,7 @@ func (c *scanner) word(from, at int) (next int) {
 // cards looks for card numbers in groups in a run of digits, blanks and hyphens that is long enough.
 func (c *scanner) cards(from, at int) (next int) {
 	s, to := c.s, at
-	for to < len(s) && runs[s[to]]>>32 != 0 {
+	for to < len(s) && inDigits[s[to]] {
 		to++
 	}
 	if to < len(s) && inWord[s[to]] { // the last group goes on with letters
@@ -246,8 +277,12 @@ func (c *scanner) pem(at int) (next int) {
 }
 
 // element looks at <name>secret<.
-func (c *scanner) element(from, at int) (next int) {
-	if at-from > maxKey {
+func (c *scanner) element(at int) (next int) {
+	if !mayBeKey(c.s, at) {
+		return at + 1
+	}
+	from := c.nameBefore(at)
+	if from == 0 || c.s[from-1] != '<' {
 		return at + 1
 	}
 	kind, _ := keyKind(c.s[from:at])
@@ -264,36 +299,37 @@ func (c *scanner) element(from, at int) (next int) {
 	return at + 1
 }
 
+// nameBefore returns where the name begins that ends at end, of which at most maxKey bytes count.
+func (c *scanner) nameBefore(end int) (from int) {
+	for from = end; from > 0 && end-from < maxKey && inWord[c.s[from-1]]; {
+		from--
+	}
+	return from
+}
+
 // separator looks at the name before a separator of n bytes and at what follows.
-func (c *scanner) separator(from, at, n int) (next int) {
+func (c *scanner) separator(at, n int) (next int) {
 	s := c.s
 	if s[at] == ':' && at+2 < len(s) && s[at+1] == '/' && s[at+2] == '/' {
 		return c.authority(at + 3)
 	}
 	end, quoted := at, s[at] == '='
-	if from == at { // something stands between: a quote, a blank, a bracket, or the name is no ASCII
-		for k := 0; k < 4 && end > 0 && (s[end-1] == ' ' || s[end-1] == '"' || s[end-1] == '\'' || s[end-1] == '\\' || s[end-1] == ']'); k++ {
-			quoted = quoted || s[end-1] != ' '
-			end--
-		}
-		if end == 0 {
-			return at + n
-		}
-		if s[end-1] >= 0x80 {
-			if kind := keyInChinese(s[max(0, end-6):end]); kind != keyNone {
-				return c.value(kind, true, at+n)
-			}
-			return at + n
-		}
-		for from = end; from > 0 && end-from < maxKey && inWord[s[from-1]]; {
-			from--
-		}
+	// A quote, a blank or a bracket may stand between.
+	for k := 0; k < 4 && end > 0 && (s[end-1] == ' ' || s[end-1] == '"' || s[end-1] == '\'' || s[end-1] == '\\' || s[end-1] == ']'); k++ {
+		quoted = quoted || s[end-1] != ' '
+		end--
 	}
-	if end <= from || !mayBeKey(s, end) {
+	if end > 0 && s[end-1] >= 0x80 {
+		if kind := keyInChinese(s[max(0, end-6):end]); kind != keyNone {
+			return c.value(kind, true, at+n)
+		}
 		return at + n
 	}
-	kind, bare := keyKind(s[max(from, end-maxKey):end])
-	if kind == keyNone || bare && s[at] == ':' && !quoted {
+	if !mayBeKey(s, end) {
+		return at + n
+	}
+	kind, bare := keyKind(s[c.nameBefore(end):end])
+	if kind == keyNone || bare && !quoted {
 		return at + n
 	}
 	return c.value(kind, quoted, at+n)

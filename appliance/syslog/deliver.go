@@ -44,6 +44,7 @@ func (d *deliverer) run(ctx context.Context) {
 		n, err := d.once(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
+			d.server.failed(err)
 			if d.server.warn.Allow() {
 				d.server.opts.Log.Warn("messages of syslog wait in the buffer", "err", err)
 			}

@@ -13,8 +13,10 @@ func TestParse(t *testing.T) {
 	p := NewParser(time.FixedZone("", 8*3600))
 	for _, c := range []struct{ in, want string }{
 		{`<165>1 2003-10-11T22:14:15.003Z mymachine.example.com evntslog 111 ID47 [exampleSDID@32473 iut="3" eventSource="App \"x\"" eventID="1011"][b a="]"] An event`, ""},
-		{`<165>1 2003-10-11T22:14:15.003Z mymachine.example.com evntslog 111 ID47 [exampleSDID@32473 iut="3" eventSource="App \"x\\" eventID="1011"] An event`,
-			`20.5 2003-10-11T22:14:15.003Z mymachine.example.com evntslog[111] ID47 [{exampleSDID@32473.iut 3} {exampleSDID@32473.eventSource App "x\} {exampleSDID@32473.eventID 1011}] "An event"`},
+		{
+			`<165>1 2003-10-11T22:14:15.003Z mymachine.example.com evntslog 111 ID47 [exampleSDID@32473 iut="3" eventSource="App \"x\\" eventID="1011"] An event`,
+			`20.5 2003-10-11T22:14:15.003Z mymachine.example.com evntslog[111] ID47 [{exampleSDID@32473.iut 3} {exampleSDID@32473.eventSource App "x\} {exampleSDID@32473.eventID 1011}] "An event"`,
+		},
 		{"<34>1 - - - - - -", `4.2 - - -[-] - [] ""`},
 		{"<34>1 - - - - - - x", `4.2 - - -[-] - [] "x"`},
 		{"<34>1 2026-11-26T17:30:00.123456789+08:00 h app - - - \xef\xbb\xbfnano", `4.2 2026-11-26T09:30:00.123456789Z h app[-] - [] "nano"`},

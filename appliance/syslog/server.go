@@ -66,6 +66,8 @@ type Options struct {
 	Redactor    *pipeline.Redactor
 	Log         *slog.Logger
 	Metrics     prometheus.Registerer
+	// Fatal is told when the disk of the buffer fails: what it holds is only known after opening it again.
+	Fatal func(error)
 }
 
 // Server receives messages. Make it with New, end it with Close.
@@ -184,11 +186,18 @@ func (s *Server) flush(ctx context.Context) {
 		select {
 		case <-tick.C:
 			if err := s.batcher.Flush(ctx); err != nil && ctx.Err() == nil {
-				s.opts.Log.Error("messages cannot be written to the buffer of syslog", "err", err)
+				s.failed(err)
 			}
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// failed ends the node when the buffer cannot be used any more.
+func (s *Server) failed(err error) {
+	if (s.spool.Failed() != nil || errors.Is(err, spool.ErrDamaged)) && s.opts.Fatal != nil {
+		s.opts.Fatal(fmt.Errorf("the buffer of syslog: %w", err))
 	}
 }
 

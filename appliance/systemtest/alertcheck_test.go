@@ -2,11 +2,13 @@ package systemtest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -118,6 +120,11 @@ func (w *watch) checkBad() {
 	}
 }
 
+// diedBefore reports whether the node was killed in the two minutes before a log time.
+func (w *watch) diedBefore(node string, t int64) bool {
+	return slices.ContainsFunc(w.kills, func(k killed) bool { return k.node == node && k.at <= t+1000 && k.at >= t-120_000 })
+}
+
 // check holds what was told against what happened.
 func (w *watch) check(subjects []string, kills int) {
 	w.t.Helper()
@@ -152,6 +159,9 @@ func (w *watch) check(subjects []string, kills int) {
 		case "escalated":
 			escalatedAt[subject] = h.T
 		case "send_lost", "send_failed":
+			if h.What == "send_lost" && !w.diedBefore(h.Node, h.T) {
+				w.t.Errorf("%s says that attempt %d of %s was lost, but nobody killed that node", h.Key, h.Attempt, h.Node)
+			}
 			reasons[h.Key] = append(reasons[h.Key], fmt.Sprintf("%s: attempt %d by %s to %s at %d (%s)", h.What, h.Attempt, h.Node, h.Receiver, h.T, h.Detail))
 		case "undelivered":
 			if !strings.HasPrefix(h.Receiver, "bad/") {
@@ -205,11 +215,59 @@ func (w *watch) check(subjects []string, kills int) {
 			continue
 		}
 		doubled += times[key] - 1
-		if len(reasons[key]) < times[key]-1 {
+		if len(reasons[key]) < times[key]-1 { // D13
 			w.t.Errorf("%s (%s) came %d times; the history gives no reason: %q", key, about[key], times[key], reasons[key])
 		}
 		w.t.Logf("%s (%s) came %d times: %s", key, about[key], times[key], strings.Join(reasons[key], "; "))
 	}
 	w.t.Logf("%d kills of the leader, %d alerts, %d messages under %d keys: %d doubled, each explained",
 		kills, len(subjects), len(list), len(times), doubled)
+}
+
+// checkRecorded looks at what the recording rule gave under all the leaders: the same samples on every node, each for a
+// multiple of the interval.
+func (w *watch) checkRecorded() {
+	w.t.Helper()
+	type answer struct {
+		Data struct {
+			Result []struct {
+				Metric map[string]string    `json:"metric"`
+				Values [][2]json.RawMessage `json:"values"`
+			} `json:"result"`
+		} `json:"data"`
+	}
+	at := time.Now().Add(-5 * time.Second).Unix()
+	query := url.Values{"query": {`{__name__="round:disk_free:ratio"}[1h]`}, "time": {strconv.FormatInt(at, 10)}, "consistency": {"linearizable"}}
+	seen := ""
+	for i := range w.c.Nodes {
+		var got answer
+		err := until(w.t.Context(), 30*time.Second, func(ctx context.Context) error {
+			got = answer{}
+			return w.c.get(ctx, &w.c.Nodes[i], "/api/v1/query", query, &got)
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		samples := 0
+		var text strings.Builder
+		for _, r := range got.Data.Result {
+			fmt.Fprintln(&text, r.Metric)
+			for _, v := range r.Values {
+				samples++
+				fmt.Fprintf(&text, "%s %s\n", v[0], v[1])
+				if t, err := strconv.ParseFloat(string(v[0]), 64); err != nil || int64(t*1000)%5000 != 0 {
+					w.t.Errorf("a sample is recorded for %s", v[0])
+				}
+			}
+		}
+		if samples < 10 {
+			w.t.Errorf("%s has %d recorded samples", w.c.Nodes[i].ID, samples)
+		}
+		if seen == "" {
+			seen = text.String()
+			w.t.Logf("%d samples of %d series were recorded", samples, len(got.Data.Result))
+		} else if seen != text.String() {
+			w.t.Errorf("%s has other recorded samples:\n%s\nand\n%s", w.c.Nodes[i].ID, text.String(), seen)
+		}
+	}
 }

@@ -98,6 +98,7 @@ func TestAlerts(t *testing.T) {
 	}
 	w.settled()
 	w.check(subjects, kills)
+	w.checkRecorded()
 }
 
 const alertRules = `
@@ -109,6 +110,11 @@ groups:
         expr: node_filesystem_avail_bytes{round!=""} / node_filesystem_size_bytes{round!=""} < 0.1
         for: 1s
         labels: {severity: critical}
+  - name: recorded
+    interval: 5s
+    rules:
+      - record: round:disk_free:ratio
+        expr: node_filesystem_avail_bytes{round!=""} / node_filesystem_size_bytes{round!=""}
 triward:
   - name: rest
     interval: 1s
@@ -144,9 +150,17 @@ type watch struct {
 	c    *cluster
 	sink *sink
 
+	kills []killed
+
 	mu    sync.Mutex
 	disks map[string]bool // rounds whose disk is full
 	ended map[string]bool // subjects that were acknowledged or have escalated, so that their cause may go
+}
+
+// killed is a node that was killed, and when, in ms since 1970.
+type killed struct {
+	node string
+	at   int64
 }
 
 func roundName(i int) string { return fmt.Sprintf("r%02d", i) }
@@ -344,6 +358,7 @@ func (w *watch) killLeader(ctx context.Context) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.kills = append(w.kills, killed{n.ID, time.Now().UnixMilli()})
 	if err := w.c.kill(n); err != nil {
 		w.t.Fatal(err)
 	}

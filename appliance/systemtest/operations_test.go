@@ -75,7 +75,8 @@ func (s *site) newMachine(name string) *machine {
 		http: "https://localhost:" + ports[0], agents: "https://localhost:" + ports[1],
 	}
 	config := map[string]any{
-		"node_id": name, "data_dir": filepath.Join(s.dir, name, "data"), "backup": map[string]any{"dir": filepath.Join(s.dir, name, "backups")}, "listen": map[string]any{
+		"self_monitoring": false, // so that a node which was restored still has the digests of its backup
+		"node_id":         name, "data_dir": filepath.Join(s.dir, name, "data"), "backup": map[string]any{"dir": filepath.Join(s.dir, name, "backups")}, "listen": map[string]any{
 			"http":   map[string]any{"address": ":" + ports[0], "url": m.http},
 			"agents": map[string]any{"address": "127.0.0.1:" + ports[1], "advertise": m.agents},
 			"peer":   map[string]any{"address": "127.0.0.1:" + ports[2], "advertise": "127.0.0.1:" + ports[2]},

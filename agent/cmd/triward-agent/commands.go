@@ -255,7 +255,23 @@ func printStatus(w io.Writer, s *agent.Status) {
 		fmt.Fprintf(w, "cert      until %s\n", time.UnixMilli(s.CertExpiresMS).UTC().Format(time.RFC3339))
 	}
 	fmt.Fprintf(w, "sources   %d files, journal %v\n", s.Files, s.Journal)
+	printConfig(w, &s.Config)
 	printSpool(w, &s.Spool)
+}
+
+// printConfig shows what of the cluster's configuration is in effect on this host.
+func printConfig(w io.Writer, c *agent.ConfigReport) {
+	text := c.State
+	if c.Version > 0 {
+		text = fmt.Sprintf("version %d of group %s, %s", c.Version, c.Group, c.State)
+	}
+	fmt.Fprintf(w, "config    %s\n", text)
+	if c.Error != "" {
+		fmt.Fprintf(w, "          version %d: %s\n", c.WantedVersion, strings.ReplaceAll(c.Error, "\n", "; "))
+	}
+	if len(c.Own) > 0 {
+		fmt.Fprintf(w, "          kept as agent.yaml has it: %s\n", strings.Join(c.Own, ", "))
+	}
 }
 
 func printSpool(w io.Writer, st *spool.Stats) {

@@ -162,6 +162,12 @@ func Parse(body []byte) (*Config, error) {
 			bad.add("the document is empty; it wants route and receivers")
 			return nil, bad
 		}
+		if found := badDurations(body); len(found) > 0 {
+			for _, text := range found {
+				bad.add("%s", text)
+			}
+			return nil, bad
+		}
 		texts := []string{err.Error()}
 		if typ, ok := errors.AsType[*yaml.TypeError](err); ok {
 			texts = typ.Errors

@@ -211,3 +211,12 @@ func FuzzDocument(f *testing.F) {
 		}
 	})
 }
+
+func TestDurationThatIsNoneHasItsLine(t *testing.T) {
+	_, err := Parse([]byte("route:\n  receiver: a\n  group_wait: soon\n  escalate: {after: later, receiver: a}\nreceivers: [{name: a}]\n"))
+	for _, want := range []string{`line 3: group_wait: "soon" is no duration`, `line 4: after: "later" is no duration`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}

@@ -160,7 +160,13 @@ func Parse(name string, body []byte, promql parser.Parser, queries Queries) (*Fi
 	dec := yaml.NewDecoder(bytes.NewReader(body))
 	dec.KnownFields(true)
 	if err := dec.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
-		bad.Problems = append(bad.Problems, yamlProblems(err)...)
+		problems := yamlProblems(err)
+		if problems[0].Line == 0 {
+			if found := badDurations(body); len(found) > 0 {
+				problems = found
+			}
+		}
+		bad.Problems = append(bad.Problems, problems...)
 		return nil, bad
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {

@@ -85,7 +85,7 @@ func TestProblems(t *testing.T) {
 	for body, want := range map[string]string{
 		"groups:\n  - name: g\n    rules:\n      - alert: A\n        expr: 'up =='\n":                                     "line 5: ",
 		"groups:\n  - name: g\n    rules:\n      - alert: A\n        expr: up\n        colour: red\n":                     "line 6: field colour not found",
-		"groups:\n  - name: g\n    rules:\n      - alert: A\n        expr: up\n        for: soon\n":                       "not a valid duration",
+		"groups:\n  - name: g\n    rules:\n      - alert: A\n        expr: up\n        for: soon\n":                       `line 6: for: "soon" is no duration`,
 		"groups:\n  - name: g\n    rules:\n      - alert: A\n        expr: up\n        annotations: {s: '{{ .X'}\n":       "annotation \"s\"",
 		"triward:\n  - name: g\n    rules:\n      - {alert: A, logs: {query: x, window: 5m}}\n":                           "line 4: rule \"A\": logs wants either above or below",
 		"triward:\n  - name: g\n    rules:\n      - {alert: A, logs: {query: '(', window: 5m, above: 1}}\n":               "bracket",

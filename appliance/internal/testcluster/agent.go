@@ -40,6 +40,12 @@ type BatchResult struct {
 // NewAgent enrolls an agent of that host with a fresh token, opens its epoch and registers the series.
 func (c *Cluster) NewAgent(t testing.TB, host string, series ...map[string]string) *Agent {
 	t.Helper()
+	return c.NewAgentAt(t, c.Nodes[0], host, series...)
+}
+
+// NewAgentAt is NewAgent by a node that may be another than the first.
+func (c *Cluster) NewAgentAt(t testing.TB, n *Node, host string, series ...map[string]string) *Agent {
+	t.Helper()
 	coder, err := wire.NewCoder()
 	must(t, err)
 	a := c.Stranger(host)
@@ -48,14 +54,14 @@ func (c *Cluster) NewAgent(t testing.TB, host string, series ...map[string]strin
 	var token struct {
 		Token string `json:"token"`
 	}
-	must(t, c.Post(c.Nodes[0], "/v1/tokens/join", map[string]any{"kind": "agent"}, &token))
-	must(t, a.Enroll(t, c.Nodes[0], token.Token))
-	must(t, a.call(c.Nodes[0], "/v1/agent/hello", map[string]any{"epoch": a.Epoch.String(), "open": true}, nil))
+	must(t, c.Post(n, "/v1/tokens/join", map[string]any{"kind": "agent"}, &token))
+	must(t, a.Enroll(t, n, token.Token))
+	must(t, a.call(n, "/v1/agent/hello", map[string]any{"epoch": a.Epoch.String(), "open": true}, nil))
 	if len(series) > 0 {
 		var ids struct {
 			IDs []uint64 `json:"ids"`
 		}
-		must(t, a.call(c.Nodes[0], "/v1/agent/series", map[string]any{"series": series}, &ids))
+		must(t, a.call(n, "/v1/agent/series", map[string]any{"series": series}, &ids))
 		a.Series = ids.IDs
 	}
 	return a

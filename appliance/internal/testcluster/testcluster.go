@@ -113,6 +113,7 @@ func nodeConfig(t testing.TB, dir, id string) appliance.Config {
 	cfg.TLS.Dir = filepath.Join(dir, id, "tls")
 	cfg.Backup.Dir = filepath.Join(dir, id, "backups")
 	cfg.Queue.MarkInterval = appliance.Duration(time.Second)
+	cfg.SelfMonitoring = false // what tests count is what they send
 	cfg.Alerting = appliance.AlertingConfig{Interval: appliance.Duration(time.Second), AllowLoopbackReceivers: true}
 	for _, address := range []*string{&cfg.Listen.Peer.Address, &cfg.Listen.Agents.Address, &cfg.Listen.HTTP.Address} {
 		*address = freeAddress(t)

@@ -144,7 +144,10 @@ export async function until(what, fn, ms = 15_000, every = 200) {
 export class Steps {
   failed = 0;
   passed = 0;
+  /** After a step that failed the others are not run. */
+  stopAtFirst = false;
   async step(name, fn) {
+    if (this.stopAtFirst && this.failed) return;
     const began = Date.now();
     try {
       await fn();

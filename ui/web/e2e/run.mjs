@@ -232,6 +232,135 @@ await steps.step(
 );
 
 await steps.step(
+  'retention: shown for every node, changed with a word of what goes, given back',
+  async () => {
+    await page.goto(`${env.url}/cluster`);
+    const section = page.getByTestId('retention');
+    await section.waitFor();
+    assert((await section.locator('[data-disk]').count()) === 3, 'not every node has its disk');
+    const age = section.locator('[data-kind=logs] [data-age]');
+    const before = await age.textContent();
+    await page.click('[data-testid=retention-edit]');
+    await page.fill('[data-testid=age-logs]', '700');
+    await page.waitForSelector('[data-testid=retention-loses]');
+    assert(await page.getByTestId('retention-save').isDisabled(), 'data goes without a word');
+    await page.check('[data-testid=retention-understood]');
+    await page.click('[data-testid=retention-save]');
+    await until('the new age', async () => (await age.textContent()) === '700 days');
+    page.once('dialog', (d) => d.accept());
+    await section.getByRole('button', { name: 'As configured' }).click();
+    await until('the age of before', async () => (await age.textContent()) === before);
+  },
+);
+
+await steps.step(
+  'agents: a configuration is checked, saved, taken by the agent, brought back and removed; a host may be enrolled',
+  async () => {
+    await page.goto(`${env.url}/agents/groups/e2e`);
+    await page.getByTestId('group-editor').waitFor();
+    const body = page.locator('#group-body');
+    await body.fill('metrics:\n  period: 1ms\n');
+    await page.getByTestId('config-save').click();
+    await page.getByTestId('config-problems').getByText('line 2').waitFor();
+    await body.fill('metrics:\n  exclude: ["node_netstat_.*"]\nheartbeat: {period: 2s}\n');
+    await page.getByTestId('config-save').click();
+    await page.getByText('Version 1 is saved').waitFor();
+
+    await page.goto(`${env.url}/agents`);
+    const row = page.locator('[data-agent][data-state=up]').first();
+    await row.locator('a').first().click();
+    const detail = page.getByTestId('agent-detail');
+    await detail.getByLabel('Move to group').fill('e2e');
+    await detail.getByTestId('move').click();
+    await until(
+      'the row says current',
+      async () => /e2e[\s\S]*current/.test((await row.textContent()) ?? ''),
+      60_000,
+    );
+
+    await page.goto(`${env.url}/agents/groups/e2e`);
+    await page.getByTestId('group-editor').waitFor();
+    await body.fill('metrics:\n  exclude: ["node_sockstat_.*"]\n');
+    await page.getByTestId('config-check').click();
+    await page.getByTestId('config-diff').getByText('- heartbeat').waitFor();
+    await page.getByTestId('config-save').click();
+    await page.getByText('Version 2 is saved').waitFor();
+    page.once('dialog', (d) => d.accept());
+    await page.getByRole('button', { name: 'Bring back' }).first().click();
+    await page.getByText('Version 3 is saved').waitFor();
+
+    await page.goto(`${env.url}/agents`);
+    await row.locator('a').first().click();
+    await detail.getByLabel('Move to group').fill('default');
+    await detail.getByTestId('move').click();
+    await detail.getByText('in group default now').waitFor();
+    await page.goto(`${env.url}/agents/groups/e2e`);
+    await page.getByTestId('group-editor').waitFor();
+    page.once('dialog', (d) => d.accept());
+    await page.getByRole('button', { name: 'Remove' }).click();
+    await page.getByTestId('groups').waitFor();
+
+    await page.goto(`${env.url}/agents`);
+    await page.getByTestId('enrol').click();
+    await page.getByTestId('enrol-make').click();
+    const command = (await page.getByTestId('enrol-command').textContent()) ?? '';
+    assert(/TRIWARD_TOKEN=twa_\S+ triward-agent enroll --url https:/.test(command), 'no command to enrol');
+    await page.getByText('Waiting for the host').waitFor();
+    await page.keyboard.press('Escape');
+  },
+);
+
+await steps.step(
+  'events: one comes by itself, filters and the detail are in the URL, repeats are one row',
+  async () => {
+    const list = page.getByTestId('event-list');
+    await page.goto(`${env.url}/events?kind=agent_enrolled&range=1d`);
+    await list.getByText('was enrolled').first().waitFor();
+    await page.goto(`${env.url}/events`);
+    await list.locator('li').first().waitFor();
+    const name = `e2e_${Date.now()}`;
+    const status = await page.evaluate(
+      async (kind) =>
+        (
+          await fetch('/monitor/events', {
+            method: 'POST',
+            headers: { 'Content-Type': 'application/json' },
+            body: JSON.stringify(
+              [0, 1, 2].map((i) => ({
+                agent_id: 'e2e-host',
+                timestamp: Date.now() - 1000 + i,
+                data: { name: kind, value: 'the test was here', tags: { severity: 'warning', key: 'x' } },
+              })),
+            ),
+          })
+        ).status,
+      name,
+    );
+    assert(status === 204, `sending events answers ${status}`);
+    const row = list.locator('li', { hasText: name });
+    await row.getByText('3×').waitFor({ timeout: 20_000 });
+    assert((await row.count()) === 1, 'repeats are more than one row');
+    await row.getByRole('button').click();
+    const detail = page.getByTestId('event-detail');
+    await detail.getByText('the test was here').first().waitFor();
+    await detail
+      .getByRole('button', { name: `Add to the query: kind=${name}` })
+      .or(detail.locator('dd button').first())
+      .first()
+      .click();
+    await until('the kind in the URL', () => new URL(page.url()).searchParams.get('kind') === name);
+    await page.reload();
+    await list.getByText('the test was here').first().waitFor();
+    assert((await list.locator('li').count()) === 1, 'the filter is lost by a reload');
+    await page.getByTestId('event-severity').selectOption('critical');
+    await page.getByText('No events in this time').waitFor();
+    await page.goto(`${env.url}/`);
+    await page.getByTestId('last-events').getByText('the test was here').first().click();
+    await page.getByTestId('event-detail').waitFor();
+  },
+);
+
+await steps.step(
   'access: invite a user, set up by the link in another browser, change the role, find it in the audit log, delete',
   async () => {
     await page.goto(`${env.url}/access`);

@@ -53,6 +53,15 @@ const PAGES = {
     },
   },
   'logs-tail': { path: '/logs?tail=1', ready: (p) => p.waitForTimeout(1500) },
+  events: { path: '/events', ready: (p) => p.waitForSelector('[data-testid=event-list]') },
+  'events-detail': {
+    path: '/events?lanes=host',
+    ready: async (p) => {
+      await p.click('[data-testid=event-list] button[data-event]', { timeout: 10_000 });
+      await p.waitForSelector('[data-testid=event-detail]');
+    },
+  },
+  'host-events': { path: () => `/hosts/${q(host)}/events`, ready: settled },
   agents: { path: '/agents', ready: (p) => p.waitForSelector('[data-testid=agents]') },
   'agents-detail': {
     path: '/agents',
@@ -106,6 +115,21 @@ const PAGES = {
   },
   'alerts-routes': { path: '/alerts/routes', ready: (p) => p.waitForSelector('[data-testid=routes]') },
   cluster: { path: '/cluster', ready: (p) => p.waitForSelector('[data-testid=queue]') },
+  'cluster-retention': {
+    path: '/cluster',
+    ready: async (p) => {
+      await p.waitForSelector('[data-testid=retention]');
+      await p.evaluate(() => document.querySelector('[data-testid=retention]').scrollIntoView());
+    },
+  },
+  'cluster-retention-edit': {
+    path: '/cluster',
+    ready: async (p) => {
+      await p.click('[data-testid=retention-edit]');
+      await p.fill('[data-testid=age-logs]', '7');
+      await p.waitForSelector('[data-testid=retention-loses]');
+    },
+  },
   backups: { path: '/backups', ready: (p) => p.waitForSelector('[data-testid=backups]') },
   'backups-edit': {
     path: '/backups',

@@ -17,6 +17,7 @@ export const alerts = {
     expired: 'Ended',
     off: 'Off',
     error: 'Error',
+    recording: 'Recording',
   } as Record<string, string>,
   what: {
     fired: 'Fired',
@@ -27,6 +28,8 @@ export const alerts = {
     unsilenced: 'Silence over',
     inhibited: 'Inhibited',
     uninhibited: 'Inhibition over',
+    assigned: 'Assigned',
+    unassigned: 'Assignment taken back',
     escalated: 'Escalated',
     sent: 'Message sent',
     send_failed: 'Message failed',
@@ -80,6 +83,10 @@ export const alerts = {
   ack: 'Acknowledge',
   unack: 'Give back',
   ackComment: 'What is done about it (optional)',
+  assign: 'Assign',
+  assignHint: 'Who is to look after it; it escalates until somebody acknowledges it',
+  assignedTo: (to: string, by: string) => `Assigned to ${to} by ${by}`,
+  escalate: 'Escalate now',
   silence: 'Silence',
   openMetrics: 'Open in Metrics',
   openLogs: 'Logs of the host',
@@ -88,6 +95,9 @@ export const alerts = {
   done: {
     ack: 'Acknowledged',
     unack: 'Given back',
+    assign: 'Assigned',
+    unassign: 'Assigned to nobody',
+    escalate: 'The second receiver is told',
     silence: 'Silenced',
     expire: 'Silence ended',
     saved: 'Saved',
@@ -103,6 +113,8 @@ export const alerts = {
   expire: 'End now',
   matcherHint: 'One a line: host="web1", with =, !=, =~ or !~',
   duration: 'For how long',
+  durationNow: 'For how long from now',
+  save: 'Save',
   durations: { '3600': '1 hour', '14400': '4 hours', '86400': '1 day', '604800': '1 week' } as Record<
     string,
     string

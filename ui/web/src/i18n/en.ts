@@ -3,6 +3,7 @@ import { access } from './access.en';
 import { agents } from './agents.en';
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
+import { events } from './events.en';
 import { retention } from './retention.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
@@ -38,6 +39,7 @@ export const en = {
     agents: 'Agents',
     cluster: 'Cluster',
     backups: 'Backups',
+    events: 'Events',
     access: 'Access',
     more: 'More',
     collapse: 'Collapse the navigation',
@@ -378,6 +380,7 @@ export const en = {
   agents,
   alerts,
   backups,
+  events,
   access,
   retention,
   notFound: {

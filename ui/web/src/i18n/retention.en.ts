@@ -30,7 +30,7 @@ export const retention = {
   room: (limit: number, keep: number) =>
     limit === 0
       ? 'Nothing is removed for want of room: a full disk stops writing.'
-      : `From ${limit} % of a disk’s room on the oldest days go; the last ${days(keep)} never do.`,
+      : `From ${limit} % of a disk’s room on the oldest days go; never those of the last ${days(keep)}.`,
   warnAt: (n: number) => `Warning from ${n} % on.`,
   disks: 'Disks',
   node: 'Node',
@@ -38,8 +38,8 @@ export const retention = {
   used: 'Used of its room',
   free: 'Free',
   perDay: 'In a day',
-  fullIn: 'Limit reached in',
-  never: 'not by the ages set',
+  fullIn: (n: number) => `Limit reached in ${days(n)}`,
+  never: 'Holds the ages set',
   deleting: 'deleting',
   part: {
     metrics: 'Metrics',

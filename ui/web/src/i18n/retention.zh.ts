@@ -37,8 +37,8 @@ export const retention: typeof en = {
   used: '已用空间比例',
   free: '可用',
   perDay: '每天新增',
-  fullIn: '达到上限还有',
-  never: '按现有保留时间不会达到',
+  fullIn: (n) => `${n} 天后达到上限`,
+  never: '容得下所设的保留时间',
   deleting: '删除中',
   part: {
     metrics: '指标',

@@ -4,6 +4,7 @@ import { agents } from './agents.zh';
 import { alerts } from './alerts.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
+import { events } from './events.zh';
 import { retention } from './retention.zh';
 
 export const zh: Dictionary = {
@@ -36,9 +37,10 @@ export const zh: Dictionary = {
     logs: '日志',
     cluster: '集群',
     backups: '备份',
+    agents: '代理',
+    events: '事件',
     access: '访问控制',
     more: '更多',
-    agents: '代理',
     collapse: '收起导航',
     expand: '展开导航',
   },
@@ -371,6 +373,7 @@ export const zh: Dictionary = {
   agents,
   alerts,
   backups,
+  events,
   access,
   retention,
   notFound: {

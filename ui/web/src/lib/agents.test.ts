@@ -54,7 +54,7 @@ describe('agents', () => {
     expect(ids({ drift: 'refused' })).toEqual(['2']);
   });
   it('writes spans short and keeps the sign', () => {
-    expect([0, 340, -12_000, 300_000, 7_300_000].map(span)).toEqual([
+    expect([-3, 340, -12_000, 300_000, 7_300_000].map(span)).toEqual([
       '0 s',
       '0.3 s',
       '−12 s',

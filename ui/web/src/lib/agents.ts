@@ -152,7 +152,7 @@ export function filterAgents(list: Agent[], f: Filter): Agent[] {
 export function span(ms: number | undefined): string {
   if (ms === undefined) return '-';
   const s = Math.abs(ms) / 1000;
-  const sign = ms < 0 ? '−' : '';
+  const sign = ms <= -50 ? '−' : '';
   if (s < 10) return `${sign}${Number(s.toFixed(1))} s`;
   if (s < 120) return `${sign}${Math.round(s)} s`;
   if (s < 7200) return `${sign}${Math.round(s / 60)} min`;

@@ -18,6 +18,9 @@ export interface Alert {
   resolved_at?: number;
   escalated_at?: number;
   ack?: { by: string; at: number; comment?: string };
+  assigned?: { to: string; by: string; at: number };
+  /** Its route has a second step that was not taken yet. */
+  escalates?: boolean;
   silenced_by?: string[];
   inhibited_by?: string;
   receivers: string[];
@@ -37,11 +40,17 @@ export interface HistoryRecord {
   rule?: string;
   labels?: Record<string, string>;
   by?: string;
+  to?: string;
   detail?: string;
   receiver?: string;
   dedup_key?: string;
   alerts?: string[];
   count?: number;
+}
+/** Who did what is in a record, and to whom it went. */
+export function whoOf(r: HistoryRecord): string {
+  if (r.to) return `${r.by ?? ''} → ${r.to}`;
+  return [r.by, r.receiver].filter(Boolean).join(' → ');
 }
 export interface Matcher {
   name: string;

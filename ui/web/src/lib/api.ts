@@ -29,7 +29,7 @@ export const position = {
 };
 /** Routes that take min_index. The state of the cluster and of the session does not wait: it is asked when nodes lag. */
 const FRESH =
-  /^\/(api\/v1\/|v1\/(hosts|agents?|logs|tokens|users|alerts?|silences|rules|routes|snapshots|sessions|audit|retention)(\/|$))/;
+  /^\/(api\/v1\/|v1\/(hosts|agents?|logs|events|tokens|users|alerts?|silences|rules|routes|snapshots|sessions|audit|retention)(\/|$))/;
 
 export const onUnauthorized: { handler: (() => void) | null } = { handler: null };
 

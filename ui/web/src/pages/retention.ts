@@ -70,7 +70,7 @@ export function parts(n: DiskNode): { part: string; bytes: number }[] {
     ...KINDS.map((k) => ({ part: k as string, bytes: n.kinds[k] ?? 0 })),
     { part: 'queue', bytes: n.queue },
     { part: 'meta', bytes: n.meta },
-    { part: 'temporary', bytes: n.temporary },
+    { part: 'temporary', bytes: n.temporary < 1 << 20 ? 0 : n.temporary },
     { part: 'foreign', bytes: n.foreign },
   ].filter((p) => p.bytes > 0);
 }

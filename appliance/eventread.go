@@ -1,0 +1,251 @@
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/logstore/query"
+	"github.com/triward/triward/ui"
+)
+
+// Events are structured lines of the stream kind `event`. What an event is called is the label `name` of its stream;
+// the stream's other labels say whose it is, the line's fields are the event's tags, of which key, title and count have
+// a meaning of their own.
+const (
+	labelEventName = "name"
+	fieldKey       = "key"
+	fieldTitle     = "title"
+	fieldCount     = "count"
+	// sourceAlerts is the source of events about alerts. No rule is evaluated over them: an alert whose event made it
+	// fire again would never end.
+	sourceAlerts = "alerts"
+	maxTitle     = 160 // bytes of a title made from the text
+)
+
+// eventFilter is what an EventQuery asks for.
+func eventFilter(q *api.EventQuery) (*query.Filter, error) {
+	f, err := compile(q.Query)
+	if err != nil {
+		return nil, err
+	}
+	all := []*query.Filter{query.KindIs(wire.StreamEvent), f}
+	anyOf := func(field string, values []string) {
+		if len(values) == 0 {
+			return
+		}
+		var some []*query.Filter
+		for _, v := range values {
+			some = append(some, query.Field(field, query.Equal, v))
+		}
+		all = append(all, query.Or(some...))
+	}
+	anyOf(labelEventName, q.Kinds)
+	anyOf("source", q.Sources)
+	if len(q.Hosts) > 0 {
+		var some []*query.Filter
+		for _, h := range q.Hosts {
+			some = append(some, query.Field("host", query.Equal, h), query.And(
+				query.Not(query.Field("host", query.Exists, "")), query.Field("agent_id", query.Equal, h)))
+		}
+		all = append(all, query.Or(some...))
+	}
+	if q.Severity != "" {
+		var mask uint16
+		found := false
+		for s := wire.SeverityUnknown; s <= wire.SeverityCritical; s++ {
+			if found = found || s.String() == q.Severity; found {
+				mask |= 1 << s
+			}
+		}
+		all = append(all, query.SeverityIn(mask))
+	}
+	return query.And(all...), nil
+}
+
+// Events implements api.Events.
+func (l *logQueries) Events(ctx context.Context, q api.EventQuery) (api.EventPage, error) {
+	f, err := eventFilter(&q)
+	if err != nil {
+		return api.EventPage{}, err
+	}
+	a, err := l.store.Search(ctx, logstore.Request{Filter: f, Start: q.Start, End: q.End, Limit: q.Limit, Cursor: q.Cursor})
+	if err != nil {
+		return api.EventPage{}, logError(err)
+	}
+	page := api.EventPage{Events: make([]api.EventRow, len(a.Rows)), Next: a.Next, Stats: apiStats(&a.Stats)}
+	for i := range a.Rows {
+		r := &a.Rows[i]
+		page.Events[i] = apiEvent(r.T, r.Position.String(), r.Severity, r.Text, r.Labels, r.Fields)
+	}
+	return page, nil
+}
+
+// EventHits implements api.Events.
+func (l *logQueries) EventHits(ctx context.Context, q api.EventQuery, step time.Duration) (api.LogHits, error) {
+	f, err := eventFilter(&q)
+	if err != nil {
+		return api.LogHits{}, err
+	}
+	h, err := l.store.Hits(ctx, logstore.Request{Filter: f, Start: q.Start, End: q.End}, int64(step))
+	if err != nil {
+		return api.LogHits{}, logError(err)
+	}
+	return apiHits(h), nil
+}
+
+// EventFacets implements api.Events.
+func (l *logQueries) EventFacets(ctx context.Context, q api.EventQuery, field string, limit int) (api.Facet, error) {
+	f, err := eventFilter(&q)
+	if err != nil {
+		return api.Facet{}, err
+	}
+	if field == "kind" { // of the event; all have the same kind of stream
+		field = labelEventName
+	}
+	found, err := l.store.Facets(ctx, logstore.Request{Filter: f, Start: q.Start, End: q.End, Limit: limit}, field)
+	if err != nil {
+		return api.Facet{}, logError(err)
+	}
+	return apiFacet(field, found), nil
+}
+
+// apiEvent is an event as it is shown.
+func apiEvent(t int64, pos string, sev wire.Severity, text []byte, labels wire.Labels, fields []wire.Label) api.EventRow {
+	e := api.EventRow{
+		ID: pos, T: strconv.FormatInt(t, 10), Severity: sev.String(), Message: validText(text), Count: 1,
+		Kind: labels.Get(labelEventName), Host: labels.Get("host"), Agent: labels.Get("agent"), Source: labels.Get("source"),
+	}
+	tags := make(map[string]string)
+	for _, l := range labels {
+		switch l.Name {
+		case labelEventName, "host", "agent", "source":
+		default:
+			tags[l.Name] = l.Value
+		}
+	}
+	for _, f := range fields {
+		switch f.Name {
+		case fieldKey:
+			e.Key = f.Value
+			continue
+		case fieldTitle:
+			e.Title = f.Value
+			continue
+		case fieldCount:
+			if n, err := strconv.ParseInt(f.Value, 10, 64); err == nil && n > 0 {
+				e.Count = n
+				continue
+			}
+		case "severity": // the event has it as its own
+			if f.Value == e.Severity {
+				continue
+			}
+		}
+		tags[f.Name] = f.Value
+	}
+	if e.Host == "" {
+		e.Host = tags["agent_id"]
+		delete(tags, "agent_id")
+	}
+	if e.Title == "" {
+		e.Title = titleOf(e.Message)
+	}
+	if len(tags) > 0 {
+		e.Tags = tags
+	}
+	return e
+}
+
+// titleOf is the first line of a text, or the beginning of a long one.
+func titleOf(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	if len(line) <= maxTitle {
+		return line
+	}
+	end := maxTitle
+	for end > 0 && !utf8.RuneStart(line[end]) {
+		end--
+	}
+	return line[:end] + "…"
+}
+
+// eventTails answers what a live stream of events asks of the log store.
+type eventTails struct{ tails }
+
+// Compile implements ui.TailSource.
+func (t *eventTails) Compile(text string) (ui.Matcher, error) {
+	f, err := compileTail(text)
+	if err != nil {
+		return nil, err
+	}
+	return matcher{query.And(query.KindIs(wire.StreamEvent), f)}, nil
+}
+
+func encodeEvent(e api.EventRow) json.RawMessage {
+	body, err := json.Marshal(e)
+	if err != nil { // texts and maps of texts always encode
+		return json.RawMessage("null")
+	}
+	return body
+}
+
+// Encode implements ui.TailSource.
+func (t *eventTails) Encode(l *ui.Line) json.RawMessage {
+	return encodeEvent(apiEvent(l.T, l.Pos.String(), l.Severity, l.Text, l.Labels, l.Fields))
+}
+
+func eventTailRow(r *logstore.Row) ui.Row {
+	return ui.Row{
+		Pos: ui.Position{Index: r.Index, Ord: r.Ord},
+		Row: encodeEvent(apiEvent(r.T, r.Position.String(), r.Severity, r.Text, r.Labels, r.Fields)),
+	}
+}
+
+// since is the time before which a stream of events does not look, in nanoseconds.
+func (t *eventTails) since() int64 { return t.app.state.LogTime()*1e6 - eventsBack.Nanoseconds() }
+
+// Newest implements ui.TailSource.
+func (t *eventTails) Newest(ctx context.Context, text string, n int) ([]ui.Row, error) {
+	f, err := compileTail(text)
+	if err != nil || n <= 0 {
+		return nil, err
+	}
+	a, err := t.app.logs.Search(ctx, logstore.Request{
+		Filter: query.And(query.KindIs(wire.StreamEvent), f), Start: t.since(), End: math.MaxInt64, Limit: n,
+	})
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]ui.Row, 0, len(a.Rows))
+	for i := range a.Rows {
+		rows = append(rows, eventTailRow(&a.Rows[i]))
+	}
+	sortRows(rows)
+	return rows, nil
+}
+
+// ReadAfter implements ui.TailSource.
+func (t *eventTails) ReadAfter(ctx context.Context, text string, after ui.Position, limit int) ([]ui.Row, bool, error) {
+	f, err := compileTail(text)
+	if err != nil {
+		return nil, false, err
+	}
+	found, err := t.app.logs.ReadAfter(ctx, logstore.Position{Index: after.Index, Ord: after.Ord},
+		query.And(query.KindIs(wire.StreamEvent), f), t.since(), limit)
+	if err != nil {
+		return nil, false, err
+	}
+	rows := make([]ui.Row, 0, len(found.Rows))
+	for i := range found.Rows {
+		rows = append(rows, eventTailRow(&found.Rows[i]))
+	}
+	return rows, !found.More && !found.Stats.Partial, nil
+}

@@ -1,0 +1,50 @@
+package tsdb_test
+
+import (
+	"testing"
+	"time"
+)
+
+// Merged blocks are days in UTC, so that what a cut between days removes is freed and nothing else is waited for.
+func TestMergedBlocksAreDays(t *testing.T) {
+	opts := options(t)
+	opts.BlockDuration, opts.MaxBlockDuration = 2*time.Hour, 24*time.Hour
+	s := newStore(t, opts, t.TempDir())
+	const dayMs = 24 * 3600 * 1000
+	first := (t0/dayMs + 1) * dayMs
+	var list []sample
+	for at := first; at < first+4*dayMs; at += 5 * minute {
+		list = append(list, sample{1, at, float64(at)})
+	}
+	apply(t, s, list...)
+	for range 4 {
+		if err := s.Compact(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blocks, err := s.Blocks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := 0
+	for _, b := range blocks {
+		if b.MinTime/dayMs != (b.MaxTime-1)/dayMs {
+			t.Errorf("block %+v reaches over midnight", b)
+		}
+		if b.MaxTime-b.MinTime > 20*3600*1000 {
+			whole++
+		}
+		if b.Bytes <= 0 {
+			t.Errorf("block %+v", b)
+		}
+	}
+	if whole < 3 {
+		t.Errorf("%d days are merged to one block: %+v", whole, blocks)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(); err == nil {
+		t.Error("a closed store says that it works")
+	}
+}
