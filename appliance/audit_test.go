@@ -229,6 +229,7 @@ func (a *changes) settings() {
 	a.do("PUT /v1/agents/{id}/group", "/v1/agents/"+agent.ID+"/group", "agent.group", map[string]string{"group": "web"}, nil)
 	a.do("PUT /v1/agents/{id}/group", "/v1/agents/"+agent.ID+"/group", "agent.group", map[string]string{"group": ""}, nil)
 	a.do("DELETE "+group+"{group}", group+"web?version=3", "agents.config.remove", nil, nil)
+	a.do("POST /v1/tls/agents/rotate", "", "pki.agents.rotate", map[string]any{}, nil)
 	a.do("POST /v1/keys/rotate", "", "key.rotate", map[string]any{}, nil)
 }
 
