@@ -369,13 +369,17 @@ func (t *Tailer) discover(path string, g *Group) {
 const copyGrace = time.Minute
 
 // looksLikeCopy reports whether the new file at path may be the copy that copy-and-truncate is making of a file
-// that is followed: it lies beside it, has a similar name and the same beginning.
+// that is followed: it lies beside it, has a similar name and the same beginning, of which little or nothing may be
+// written yet.
 func (t *Tailer) looksLikeCopy(path string, f *os.File) bool {
 	dir, base := filepath.Split(path)
 	for _, other := range t.files {
 		odir, obase := filepath.Split(other.pos.Path)
 		stem := strings.TrimSuffix(obase, filepath.Ext(obase))
-		if odir != dir || !strings.HasPrefix(base, stem) || other.pos.Print.N < 64 || !other.pos.Print.matches(f) {
+		if path == other.pos.Path || path == other.pos.Stream { // the next generation of a file that was renamed
+			continue
+		}
+		if odir != dir || !strings.HasPrefix(base, stem) || other.pos.Print.N < 64 || !mayBegin(f, other) {
 			continue
 		}
 		since, seen := t.suspects[path]
@@ -389,6 +393,16 @@ func (t *Tailer) looksLikeCopy(path string, f *os.File) bool {
 	}
 	delete(t.suspects, path)
 	return false
+}
+
+// mayBegin reports whether f begins as the followed file does, or will when it goes on so.
+func mayBegin(f *os.File, followed *file) bool {
+	p, err := printOf(f, followed.pos.Print.N)
+	if err != nil || p.N == followed.pos.Print.N {
+		return err == nil && p == followed.pos.Print
+	}
+	q, err := printOf(followed.f, p.N)
+	return err == nil && p == q
 }
 
 // begin follows a file that was never seen.

@@ -383,6 +383,32 @@ func TestCopyThatMatches(t *testing.T) {
 	})
 }
 
+// TestCopySeenWhileItIsMade has scans see the copy when it is made but empty, and when a part of it is written.
+func TestCopySeenWhileItIsMade(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.start()
+		first := strings.Repeat("x", 100)
+		r.write("a.log", first+"\n2\n")
+		settle()
+		b, err := os.ReadFile(r.path("a.log"))
+		r.must(err)
+		r.must(os.WriteFile(r.path("a-1.log"), nil, 0o600))
+		time.Sleep(15 * time.Second)
+		r.must(os.WriteFile(r.path("a-1.log"), b[:80], 0o600))
+		time.Sleep(15 * time.Second)
+		r.must(os.WriteFile(r.path("a-1.log"), b, 0o600))
+		time.Sleep(15 * time.Second)
+		r.must(os.Truncate(r.path("a.log"), 0))
+		r.write("a.log", "3\n")
+		r.write("a-2.log", "") // no copy, as its first line will tell
+		time.Sleep(15 * time.Second)
+		r.write("a-2.log", "4\n")
+		time.Sleep(2 * time.Minute)
+		r.end()
+		r.want(first + "|2|3|4")
+	})
+}
+
 func TestTruncatedAndWrittenAnew(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.start()
