@@ -191,7 +191,9 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 		return nil, err
 	}
 	a.eventMark.begin(a.logs.Applied())
-	a.events.Start()
+	if a.cfg.SelfMonitoring {
+		a.events.Start()
+	}
 	a.onStop("events", func(context.Context) error { return a.events.Close() })
 	a.alerts.Start()
 	a.onStop("alerting", func(context.Context) error { return a.alerts.Close() })

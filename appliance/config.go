@@ -30,7 +30,7 @@ type Config struct {
 	Access   AccessConfig   `yaml:"access"`
 	Alerting AlertingConfig `yaml:"alerting"`
 	Backup   BackupConfig   `yaml:"backup"`
-	// SelfMonitoring stores the node\'s own metrics and log like those of any host.
+	// SelfMonitoring stores the node's own metrics and log like those of any host, and the events of the cluster.
 	SelfMonitoring bool `yaml:"self_monitoring"`
 
 	Redaction RedactionConfig `yaml:"redaction"`

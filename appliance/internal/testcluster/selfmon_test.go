@@ -22,11 +22,14 @@ type health struct {
 	} `json:"parts"`
 }
 
+// watchesItself has nodes store their own metrics and logs, and events of the cluster.
+func watchesItself(cfg *appliance.Config) { cfg.SelfMonitoring = true }
+
 // Every node's own metrics and log are found at every node, as those of a host; a node that is gone is a warning of the
 // others and not their failure.
 func TestNodesWatchThemselves(t *testing.T) {
 	t.Parallel()
-	c := StartWith(t, 3, func(cfg *appliance.Config) { cfg.SelfMonitoring = true })
+	c := StartWith(t, 3, watchesItself)
 	for _, n := range c.Nodes {
 		Until(t, "metrics of all nodes", func() error {
 			var answer struct {
