@@ -108,6 +108,19 @@ func TestByRoomOverNodes(t *testing.T) {
 	if got := floors(retention.ByRoom(&p, noon, []retention.Report{large, taking})); got != "" {
 		t.Errorf("while a node installs: %q", got)
 	}
+	held := disk(100*gib, map[command.Kind][2]int64{command.KindLogs: {43, gib}, command.KindMetrics: {40, gib}, command.KindEvents: {1, gib}}, 0)
+	held.Kinds["logs"] += 9 * gib // days that were cut, which readers hold
+	held.Free -= 9 * gib
+	if got := floors(retention.ByRoom(&p, noon, []retention.Report{held})); got == "" {
+		t.Error("nothing goes from a full disk")
+	}
+	held.Pass(9*gib, command.KindLogs, command.KindEvents)
+	if got := floors(retention.ByRoom(&p, noon, []retention.Report{held})); got != "" {
+		t.Errorf("while readers hold what was cut: %q", got)
+	}
+	if held.Pass(1<<50, command.KindMetrics); held.Kinds["metrics"] != 0 {
+		t.Errorf("more passes than there is: %+v", held.Kinds)
+	}
 	passing := disk(52*gib, map[command.Kind][2]int64{command.KindLogs: {35, gib}}, 0)
 	passing.Free -= 8 * gib
 	passing.Temporary = 4 * gib
