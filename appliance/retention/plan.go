@@ -198,7 +198,7 @@ func (s *shrink) toShares() {
 			continue
 		}
 		why := fmt.Sprintf("%s take %d MiB of the disk of node %s, their share is %d", k, s.bytes[k]>>20, s.r.Node, most>>20)
-		for low := most - s.share(slack); s.bytes[k] > low && s.oldest(k) && s.taken < s.most; {
+		for low := most - min(s.share(slack), most/10); s.bytes[k] > low && s.oldest(k) && s.taken < s.most; {
 			s.take(k, why)
 		}
 	}
