@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -64,7 +65,11 @@ func (d *diskGauge) report() retention.Report {
 		d.at, d.free = time.Now(), r.Free
 	}
 	r.Node, r.Pending, r.Installing = a.cfg.NodeID, pending, st.Installing || st.Probation
-	return *r
+	out := *r
+	out.Kinds = maps.Clone(r.Kinds)
+	out.Pass(a.metrics.Passing(), command.KindMetrics)
+	out.Pass(a.logs.Passing(), command.KindLogs, command.KindEvents)
+	return out
 }
 
 // pending reports whether days that were cut are still on the disk.

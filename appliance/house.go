@@ -48,8 +48,8 @@ func (a *App) keepHouse(ctx context.Context) {
 			a.retention.reset()
 		case <-look.C:
 			if leading {
-				if err := a.retention.keep(ctx); err != nil && ctx.Err() == nil {
-					a.log.Warn("retention is not cut", "err", err)
+				if err := a.retention.keep(ctx); ctx.Err() == nil {
+					a.retention.said(err)
 				}
 			}
 			continue

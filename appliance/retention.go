@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -37,25 +38,32 @@ type retentionKeeper struct {
 	app *App
 
 	// Of the goroutine of keepHouse.
-	cutAt  time.Time
-	states map[string]retention.State // of the disks, as they were last told of
-	failed map[string]bool            // voters whose disks are not known
+	cutAt   time.Time
+	states  map[string]retention.State // of the disks, as they were last told of
+	failed  map[string]bool            // voters whose disks are not known
+	trouble string                     // that was last told of
 }
 
 // reset forgets what belongs to a term. A new leader does not know when the last cut was: it waits as after one.
-func (k *retentionKeeper) reset() { k.cutAt, k.states, k.failed = time.Now(), nil, nil }
+func (k *retentionKeeper) reset() { k.cutAt, k.states, k.failed, k.trouble = time.Now(), nil, nil, "" }
 
-// record returns the policy in effect, and the index at which it was set: 0 for that of the configuration.
+// record returns the policy in effect, and the index at which it was set: 0 for that of the configuration, which is also
+// shown in place of one that this program cannot read.
 func (k *retentionKeeper) record() (r retention.Record, index uint64) {
+	r, index, _ = k.policy()
+	return r, index
+}
+
+// policy is record with the reason why the policy of the cluster cannot be used: a newer program may have set it, which
+// may keep data for longer than the configuration does. Nothing may be cut then.
+func (k *retentionKeeper) policy() (r retention.Record, index uint64, err error) {
 	v, ok := k.app.state.Get(retention.Bucket, retention.KeyPolicy)
 	if ok {
-		r, err := retention.Decode(v.Data)
-		if err == nil {
-			return r, v.ModIndex
+		if r, err = retention.Decode(v.Data); err == nil {
+			return r, v.ModIndex, nil
 		}
-		k.app.log.Error("the retention policy of the cluster cannot be used; that of the configuration holds", "err", err)
 	}
-	return retention.Record{Policy: k.defaults()}, v.ModIndex
+	return retention.Record{Policy: k.defaults()}, v.ModIndex, err
 }
 
 // defaults is the policy that holds as long as nobody sets one.
@@ -77,32 +85,61 @@ func (k *retentionKeeper) keep(ctx context.Context) error {
 	if now == 0 {
 		return nil
 	}
-	r, _ := k.record()
-	cuts := k.byAge(&r.Policy, now, st)
+	r, _, err := k.policy()
+	if err != nil {
+		return fmt.Errorf("what the cluster keeps is not known: %w", err)
+	}
+	var errs []error
+	for _, c := range k.byAge(&r.Policy, now, st) { // one by one: they may be held while those by room are not
+		if err := k.cut(ctx, &c); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, k.keepRoom(ctx, &r.Policy, now, st))...)
+}
+
+// keepRoom proposes the cuts that the disks ask for.
+func (k *retentionKeeper) keepRoom(ctx context.Context, p *retention.Policy, now int64, st *meta.Store) error {
 	reports, failed := k.reports(ctx)
-	k.tell(&r.Policy, now, reports, failed)
+	k.tell(p, now, reports, failed)
 	rest := cutRest
-	if slices.ContainsFunc(reports, func(x retention.Report) bool { return retention.Urgent(&r.Policy, &x) }) {
+	if slices.ContainsFunc(reports, func(x retention.Report) bool { return retention.Urgent(p, &x) }) {
 		rest = urgentRest
 	}
-	if time.Since(k.cutAt) >= rest {
-		cuts = append(cuts, retention.ByRoom(&r.Policy, now, reports)...)
+	if time.Since(k.cutAt) < rest {
+		return nil
 	}
-	cuts = slices.DeleteFunc(cuts, func(c retention.Cut) bool { return c.Floor <= st.Floor(c.Kind) })
-	for _, c := range cuts { // one by one: cuts by age may be held while those by room are not
-		if err := k.app.propose(ctx, command.NewRetentionCut(c.Kind, c.Floor, c.Reason)); err != nil {
-			if c.Reason == command.CutAge {
-				k.app.log.Warn("data is not cut by age", "kind", c.Kind, "err", err)
-				continue
-			}
-			return fmt.Errorf("cut %s: %w", c.Kind, err)
+	for _, c := range retention.ByRoom(p, now, reports) {
+		if c.Floor <= st.Floor(c.Kind) {
+			continue
 		}
-		if c.Reason == command.CutSize {
-			k.cutAt = time.Now()
-			k.app.log.Warn("the oldest data goes for want of room", "kind", c.Kind, "before", dayText(c.Floor), "why", c.Why)
+		if err := k.cut(ctx, &c); err != nil {
+			return err
 		}
+		k.app.log.Warn("the oldest data goes for want of room", "kind", c.Kind, "before", dayText(c.Floor), "why", c.Why)
 	}
 	return nil
+}
+
+// cut proposes one cut. What it frees, whatever it is for, is waited for before room is cut for again.
+func (k *retentionKeeper) cut(ctx context.Context, c *retention.Cut) error {
+	if err := k.app.propose(ctx, command.NewRetentionCut(c.Kind, c.Floor, c.Reason)); err != nil {
+		return fmt.Errorf("cut %s by %s: %w", c.Kind, c.Reason, err)
+	}
+	k.cutAt = time.Now()
+	return nil
+}
+
+// said logs what is in the way of cuts, once as long as it stays the same.
+func (k *retentionKeeper) said(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != k.trouble {
+		k.app.log.Warn("retention is not cut", "err", err)
+	}
+	k.trouble = text
 }
 
 // floorLag is how far behind its age a floor may stay when there is nothing to remove: a cut of nothing would be in the

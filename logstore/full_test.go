@@ -339,6 +339,22 @@ func TestCutLinesOfADayLeaveNothingOnDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = testStore(t, dir, Options{}) // what is in use is known after a start too
+	e, release, err := s.acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Passing(); n > before/20 {
+		t.Errorf("%d of %d bytes pass although all is in use", n, before)
+	}
+	reader, err := e.db.NewIter(nil) // as a search under way has one
+	release()
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.SetKindFloor(wire.StreamLog, (testDay+1)*DayNs)
 	if pending, err := s.Pending(); err != nil || !pending {
 		t.Errorf("pending: %v %v", pending, err)
@@ -346,6 +362,12 @@ func TestCutLinesOfADayLeaveNothingOnDisk(t *testing.T) {
 	work(t, s, false)
 	if pending, err := s.Pending(); err != nil || pending {
 		t.Errorf("pending after the work: %v %v", pending, err)
+	}
+	if n := s.Passing(); n < 2<<20 {
+		t.Errorf("%d of %d bytes pass while a reader holds them", n, before)
+	}
+	if err := reader.Close(); err != nil {
+		t.Fatal(err)
 	}
 	page, err := s.Search(t.Context(), Request{Filter: query.Phrase("precious", false), Start: minTime, End: maxTime, Limit: 10})
 	if err != nil || len(page.Rows) != 1 {

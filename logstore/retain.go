@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -179,6 +180,33 @@ func (s *Store) Pending() (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Passing is what files take, in bytes, that the store does not use any more: they go when the last reader lets go of
+// them.
+func (s *Store) Passing() int64 {
+	e, release, err := s.acquire()
+	if err != nil {
+		return 0
+	}
+	defer release()
+	// Pebble does not tell of blob files that only readers keep, and BlobFiles.Local counts from the start only.
+	fs, dir := e.store.opt.FS, filepath.Join(e.dir, "pebble")
+	names, err := fs.List(dir)
+	if err != nil {
+		return 0
+	}
+	var all int64
+	for _, name := range names {
+		if ext := filepath.Ext(name); ext != ".sst" && ext != ".blob" {
+			continue
+		}
+		if info, err := fs.Stat(filepath.Join(dir, name)); err == nil {
+			all += info.Size()
+		}
+	}
+	m := e.db.Metrics()
+	return max(0, all-int64(m.Table.Local.LiveSize+m.BlobFiles.LiveSize))
 }
 
 // dropAtOnce bounds in bytes what one batch of dropStreams grows to before its last stream.

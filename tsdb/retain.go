@@ -2,7 +2,12 @@ package tsdb
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/oklog/ulid/v2"
 )
 
 // BlockInfo is a block as retention sees it: a block is deleted when all of it lies below the floor.
@@ -26,6 +31,31 @@ func (s *Store) Blocks() ([]BlockInfo, error) {
 		out[i] = BlockInfo{m.MinTime, m.MaxTime, b.Size()}
 	}
 	return out, nil
+}
+
+// Passing is what files take, in bytes, that are no block of the store: blocks that are deleted, which a reader may hold
+// up, and those that are being made, mostly in place of others.
+func (s *Store) Passing() (n int64) {
+	g, err := s.hold()
+	if err != nil {
+		return 0
+	}
+	defer g.release()
+	listed := make(map[string]bool)
+	for _, b := range g.db.Blocks() {
+		listed[b.Meta().ULID.String()] = true
+	}
+	entries, err := os.ReadDir(g.dir)
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries { // ID, ID.tmp-for-deletion, ID.tmp-for-creation
+		id, _, _ := strings.Cut(e.Name(), ".")
+		if _, err := ulid.ParseStrict(id); err == nil && e.IsDir() && (id != e.Name() || !listed[id]) {
+			n += int64(dirBytes(filepath.Join(g.dir, e.Name())))
+		}
+	}
+	return n
 }
 
 // reloadEvery is how often the library deletes blocks below the floor.

@@ -1,15 +1,21 @@
 package tsdb_test
 
 import (
+	"crypto/rand"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/oklog/ulid/v2"
 )
 
 // Merged blocks are days in UTC, so that what a cut between days removes is freed and nothing else is waited for.
 func TestMergedBlocksAreDays(t *testing.T) {
 	opts := options(t)
 	opts.BlockDuration, opts.MaxBlockDuration = 2*time.Hour, 24*time.Hour
-	s := newStore(t, opts, t.TempDir())
+	dir := t.TempDir()
+	s := newStore(t, opts, dir)
 	const dayMs = 24 * 3600 * 1000
 	first := (t0/dayMs + 1) * dayMs
 	var list []sample
@@ -40,6 +46,21 @@ func TestMergedBlocksAreDays(t *testing.T) {
 	}
 	if whole < 3 {
 		t.Errorf("%d days are merged to one block: %+v", whole, blocks)
+	}
+	if n := s.Passing(); n != 0 {
+		t.Errorf("%d bytes pass although nothing is deleted", n)
+	}
+	gone := filepath.Join(dir, ulid.MustNew(1, rand.Reader).String()) // as a reader leaves it that holds a deleted block
+	for _, dir := range []string{gone, gone + ".tmp-for-deletion"} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "index"), make([]byte, 1000), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.Passing(); n != 2000 {
+		t.Errorf("%d bytes pass, want 2000", n)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

@@ -50,6 +50,24 @@ func (r *Report) Stored() (n int64) {
 	return n
 }
 
+// Pass counts n bytes of what the kinds take as temporary: files that a store does not use any more, which go when the
+// last reader lets go of them, or that it makes in place of others.
+func (r *Report) Pass(n int64, kinds ...command.Kind) {
+	var all int64
+	for _, k := range kinds {
+		all += r.Kinds[k.String()]
+	}
+	if n = min(n, all); n <= 0 {
+		return
+	}
+	part := float64(n) / float64(all)
+	for _, k := range kinds {
+		b := int64(part * float64(r.Kinds[k.String()]))
+		r.Kinds[k.String()] -= b
+		r.Temporary += b
+	}
+}
+
 // Foreign is what files take that are not ours.
 func (r *Report) Foreign() int64 {
 	return max(0, r.Total-r.Free-r.Stored()-r.Queue-r.Meta-r.Temporary)
@@ -180,7 +198,7 @@ func (s *shrink) toShares() {
 			continue
 		}
 		why := fmt.Sprintf("%s take %d MiB of the disk of node %s, their share is %d", k, s.bytes[k]>>20, s.r.Node, most>>20)
-		for low := most - s.share(slack); s.bytes[k] > low && s.oldest(k) && s.taken < s.most; {
+		for low := most - min(s.share(slack), most/10); s.bytes[k] > low && s.oldest(k) && s.taken < s.most; {
 			s.take(k, why)
 		}
 	}

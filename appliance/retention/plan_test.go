@@ -61,6 +61,10 @@ func TestByRoom(t *testing.T) {
 		"events are greedy for little": {report: disk(100*gib, kinds{m: {30, gib}, l: {31, gib}, e: {25, gib}}, 0), want: "events<-23 size", state: retention.StateCutting},
 		"a kind beyond its share":      {report: disk(100*gib, kinds{m: {20, gib / 8}, l: {71, gib}}, 0), want: "logs<-69 size", state: retention.StateOK},
 		"many at once near the end":    {report: disk(100*gib, kinds{m: {1, gib}, l: {93, gib}}, 0), want: "logs<-66 size", state: retention.StateCutting},
+		"a small share near the end": {
+			report: disk(100*gib, kinds{m: {80, gib}, e: {96, gib / 8}}, 0), change: func(p *retention.Policy) { p.Metrics.Share, p.Events.Share = 90, 2 },
+			want: "events<-13 size", state: retention.StateCutting,
+		},
 		"never the newest":             {report: disk(100*gib, kinds{m: {1, 90 * gib}}, 0), state: retention.StateStuck, because: "always kept"},
 		"yesterday stays too":          {report: disk(100*gib, kinds{l: {2, 45 * gib}}, 0), state: retention.StateStuck, because: "always kept"},
 		"files of others cost":         {report: disk(100*gib, kinds{m: {30, gib}, l: {10, gib}}, 46*gib), want: "metrics<-28 size", state: retention.StateCutting},
@@ -107,6 +111,19 @@ func TestByRoomOverNodes(t *testing.T) {
 	taking.Installing = true
 	if got := floors(retention.ByRoom(&p, noon, []retention.Report{large, taking})); got != "" {
 		t.Errorf("while a node installs: %q", got)
+	}
+	held := disk(100*gib, map[command.Kind][2]int64{command.KindLogs: {43, gib}, command.KindMetrics: {40, gib}, command.KindEvents: {1, gib}}, 0)
+	held.Kinds["logs"] += 9 * gib // days that were cut, which readers hold
+	held.Free -= 9 * gib
+	if got := floors(retention.ByRoom(&p, noon, []retention.Report{held})); got == "" {
+		t.Error("nothing goes from a full disk")
+	}
+	held.Pass(9*gib, command.KindLogs, command.KindEvents)
+	if got := floors(retention.ByRoom(&p, noon, []retention.Report{held})); got != "" {
+		t.Errorf("while readers hold what was cut: %q", got)
+	}
+	if held.Pass(1<<50, command.KindMetrics); held.Kinds["metrics"] != 0 {
+		t.Errorf("more passes than there is: %+v", held.Kinds)
 	}
 	passing := disk(52*gib, map[command.Kind][2]int64{command.KindLogs: {35, gib}}, 0)
 	passing.Free -= 8 * gib

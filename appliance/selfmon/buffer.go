@@ -54,8 +54,14 @@ func (b *Buffer) put(t time.Time, level slog.Level, text string) {
 	b.add(t.UnixNano(), severityOf(level), text)
 }
 
+// setBack is how much earlier than the newest a line must be to say that the clock was set back. It keeps its time then:
+// that of a clock which was far ahead is refused.
+const setBack = time.Minute
+
 func (b *Buffer) add(t int64, s wire.Severity, text string) {
-	t = max(t, b.last+1)
+	if t > b.last-int64(setBack) {
+		t = max(t, b.last+1)
+	}
 	b.last = t
 	b.lines = append(b.lines, wire.LogLine{T: t, Severity: s, Text: []byte(text)})
 	b.bytes += len(text)

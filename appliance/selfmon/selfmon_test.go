@@ -227,3 +227,16 @@ func TestMetricsAreChosenAndBounded(t *testing.T) {
 		}
 	})
 }
+
+// A clock that was ahead for a while does not date all that comes later.
+func TestLinesAfterTheClockWasSetBack(t *testing.T) {
+	b := NewBuffer()
+	now := time.Now()
+	for _, at := range []time.Time{now.AddDate(1, 0, 0), now, now, now.Add(-time.Second)} {
+		b.put(at, slog.LevelInfo, "line")
+	}
+	lines, _ := b.take()
+	if len(lines) != 4 || lines[1].T != now.UnixNano() || lines[2].T != lines[1].T+1 || lines[3].T != lines[1].T+2 {
+		t.Errorf("%+v, set back to %d", lines, now.UnixNano())
+	}
+}

@@ -5,13 +5,17 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/retention"
 	"github.com/triward/triward/raftstate/audit"
+	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/meta"
 )
 
@@ -107,4 +111,41 @@ func TestRetentionPolicyIsThatOfTheCluster(t *testing.T) {
 		t.Errorf("audit has %v", actions)
 	}
 	c.WaitEqual(t)
+}
+
+// A policy that only a newer program can read may keep what the configuration does not: nothing is cut until it is known.
+func TestNothingIsCutByAPolicyThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	c := StartWith(t, 1, func(cfg *appliance.Config) { cfg.Logs.Retention = appliance.Duration(48 * time.Hour) })
+	n := c.Nodes[0]
+	unreadable := func(limit int) {
+		t.Helper()
+		p := retention.Default(400*24*time.Hour, 400*24*time.Hour)
+		p.Limit = limit
+		rec := retention.Record{Policy: p}
+		_, results, err := n.App.Node().Propose(t.Context(), command.NewMetaTxn(command.Txn{
+			Ops: []command.Op{{Bucket: retention.Bucket, Key: retention.KeyPolicy, Value: rec.Encode()}},
+		}))
+		if err != nil || results[0].Status != command.StatusOK {
+			t.Fatal(results, err)
+		}
+	}
+	unreadable(300)
+	a := c.NewAgent(t, "host-a")
+	if _, err := a.Send(n, a.Lines(time.Now().Add(-9*24*time.Hour).UnixNano(), "walrus of last week")); err != nil {
+		t.Fatal(err)
+	}
+	for limit := 301; limit <= 302; limit++ { // when the second is told of, a look that found the line has ended
+		unreadable(limit)
+		Until(t, "the node says that the policy cannot be used", func() error {
+			body, err := os.ReadFile(filepath.Join(n.Config.DataDir, "../../log"))
+			if want := fmt.Sprintf("limit_pct: %d", limit); err == nil && !strings.Contains(string(body), want) {
+				err = fmt.Errorf("%s is not in the log", want)
+			}
+			return err
+		})
+	}
+	if floor := n.App.Node().State().Floor(command.KindLogs); floor > 0 {
+		t.Errorf("logs before %s were cut", time.UnixMilli(floor).UTC())
+	}
 }
