@@ -304,6 +304,10 @@ func TestJournal(t *testing.T) {
 	if !strings.Contains(lives[0], "--since=@") || !strings.Contains(lives[1], "--after-cursor=7") && !strings.Contains(lives[1], "--after-cursor=6") {
 		t.Errorf("journalctl was called with %q", lives)
 	}
+	// Should the entry of the cursor be gone, what was told is not read again.
+	if st := string(r.sp.State(wire.LaneEvents)[StateKey]); !strings.Contains(st, `"since":1700000000001`) {
+		t.Errorf("without the cursor it would be read on from %s", st)
+	}
 	if !strings.Contains(lives[0], "_MACHINE_ID=m1 MESSAGE_ID="+idUnitFailure+" MESSAGE_ID="+idUnitOOM+" MESSAGE_ID="+idCoredump+" + _MACHINE_ID=m1 _TRANSPORT=kernel PRIORITY=0") {
 		t.Errorf("matches: %q", lives[0])
 	}
