@@ -2,6 +2,7 @@ package agent
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -231,5 +232,61 @@ func TestConfigurationWaitsForAFullSpool(t *testing.T) {
 				t.Errorf("%d lines", len(got))
 			}
 		})
+	})
+}
+
+// What keeps a good configuration from being taken for a while (a disk that is full, a byte that changed on the disk) does
+// not keep it from being taken for ever, and is not told again and again.
+func TestConfigurationIsTakenLater(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.adjust = r.open
+		r.set(1, r.files(""))
+		r.start()
+		time.Sleep(15 * time.Second)
+		r.reports(t, configApplied, 1)
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		// As if a byte of the text had changed.
+		path := filepath.Join(r.dir, "data", remoteFile)
+		b, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(path, []byte(strings.Replace(string(b), "include", "exclude", 1)), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.start()
+		time.Sleep(15 * time.Second)
+		r.reports(t, configApplied, 1)
+		// As if nothing could be written: a folder in the place of the file.
+		if err := errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "x"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		r.set(2, r.files(", labels: {app: shop}"))
+		var fetched int
+		time.Sleep(time.Minute)
+		r.cluster.Do(func(c *gatewaytest.Cluster) { fetched = c.Fetched })
+		time.Sleep(time.Minute)
+		now := r.reports(t, configWaiting, 1)
+		if !strings.Contains(now.Error, remoteFile) || now.WantedVersion != 2 {
+			t.Errorf("it waits for %+v", now)
+		}
+		r.cluster.Do(func(c *gatewaytest.Cluster) {
+			if n := c.Fetched - fetched; n < 5 || n > 7 {
+				t.Errorf("it was fetched %d times in a minute", n)
+			}
+			if n := strings.Count(strings.Join(c.Texts("source", "agent"), "|"), "configuration 2 of group web is not taken"); n != 1 {
+				t.Errorf("it was told %d times", n)
+			}
+		})
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Second)
+		r.reports(t, configApplied, 2)
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
 	})
 }

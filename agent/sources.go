@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -132,7 +131,7 @@ func (s *sources) stop() {
 }
 
 // errHeld says that what is followed cannot be changed now.
-var errHeld = errors.New("the spool is full: what is read of logs cannot be changed before it has room")
+var errHeld = fmt.Errorf("the spool is full, what is read of logs cannot be changed before it has room: %w", errLater)
 
 // replaceSources puts the sources of another configuration in the place of those that run. Every source goes on exactly
 // where it stood: nothing is taken while they change places.
