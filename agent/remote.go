@@ -113,7 +113,7 @@ func (r *remote) settled(n *sender.ConfigNotice) bool {
 func (a *Agent) remembered() (*config.Config, prometheus.Gatherer, error) {
 	if !a.cfg.Remote.Enabled {
 		a.remote.set(ConfigReport{State: configOff})
-	} else if got, err := readRemote(a.remotePath()); err != nil {
+	} else if got, err := readRemote(a.remotePath(), a.opt.Identity.AgentID); err != nil {
 		a.log.Error("the cluster's configuration that was kept cannot be read: agent.yaml alone counts until a node answers", "err", err)
 	} else if got != nil {
 		c, own, err := a.merge(got)
@@ -220,7 +220,7 @@ func (a *Agent) adopt(ctx context.Context, got *sender.GroupConfig, failures cha
 			return err
 		}
 	}
-	if err := writeRemote(a.remotePath(), got); err != nil {
+	if err := writeRemote(a.remotePath(), a.opt.Identity.AgentID, got); err != nil {
 		return fmt.Errorf("%w: %w", err, errLater)
 	}
 	if fresh {
@@ -258,8 +258,15 @@ func sameSources(a, b *config.Config) bool {
 
 func (a *Agent) remotePath() string { return filepath.Join(a.cfg.DataDir, remoteFile) }
 
-// readRemote reads what the cluster set last; nil when it set nothing.
-func readRemote(path string) (*sender.GroupConfig, error) {
+// kept is a configuration as it lies in remoteFile.
+type kept struct {
+	Agent string `json:"agent_id,omitempty"` // whom it was for
+	sender.GroupConfig
+}
+
+// readRemote reads what the cluster set last for the agent; nil when it set nothing, or set it for whom this machine was
+// before it was enrolled anew, perhaps with another cluster.
+func readRemote(path, agent string) (*sender.GroupConfig, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -272,22 +279,25 @@ func readRemote(path string) (*sender.GroupConfig, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration of the cluster: %w", err)
 	}
-	var got sender.GroupConfig
+	var got kept
 	if err := json.Unmarshal(b, &got); err != nil {
 		return nil, fmt.Errorf("read configuration of the cluster %s: %w", path, err)
 	}
-	return &got, nil
+	if got.Agent != "" && got.Agent != agent {
+		return nil, nil
+	}
+	return &got.GroupConfig, nil
 }
 
 // writeRemote keeps a configuration so that a crash leaves the old one or the new one.
-func writeRemote(path string, got *sender.GroupConfig) error {
+func writeRemote(path, agent string, got *sender.GroupConfig) error {
 	if got.Version == 0 {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("forget configuration of the cluster: %w", err)
 		}
 		return nil
 	}
-	b, err := json.Marshal(got)
+	b, err := json.Marshal(kept{agent, *got})
 	if err != nil {
 		return fmt.Errorf("encode configuration of the cluster: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/triward/triward/agent/config"
 	"github.com/triward/triward/agent/gatewaytest"
+	"github.com/triward/triward/agent/sender"
 )
 
 // set has the cluster want a configuration.
@@ -289,4 +290,19 @@ func TestConfigurationIsTakenLater(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// A host that was enrolled anew does not begin with what the cluster before wanted to be read.
+func TestConfigurationOfAnotherEnrolment(t *testing.T) {
+	path := filepath.Join(t.TempDir(), remoteFile)
+	want := sender.GroupConfig{Group: "web", Version: 3, Hash: "h", Body: "{}\n"}
+	if err := writeRemote(path, "a1", &want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readRemote(path, "a1"); err != nil || got == nil || *got != want {
+		t.Errorf("the same agent reads %+v: %v", got, err)
+	}
+	if got, err := readRemote(path, "a2"); err != nil || got != nil {
+		t.Errorf("another agent reads %+v: %v", got, err)
+	}
 }
