@@ -91,10 +91,14 @@ func (t *together) do(ctx context.Context, work func(context.Context) error) err
 		}
 	}
 	defer close(s.done)
+	// It is done for others too: that the first of them goes away is no reason to leave it.
+	ctx = context.WithoutCancel(ctx)
+	wait, enough := context.WithTimeout(ctx, catchUpTime)
+	defer enough()
 	select {
 	case t.turn <- struct{}{}:
-	case <-ctx.Done():
-		s.err = ctx.Err()
+	case <-wait.Done():
+		s.err = wait.Err()
 	}
 	t.mu.Lock()
 	t.next = nil
@@ -103,8 +107,7 @@ func (t *together) do(ctx context.Context, work func(context.Context) error) err
 		return s.err
 	}
 	defer func() { <-t.turn }()
-	// It is done for others too: that the first of them goes away is no reason to leave it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), catchUpTime)
+	ctx, cancel := context.WithTimeout(ctx, catchUpTime)
 	defer cancel()
 	s.err = work(ctx)
 	return s.err

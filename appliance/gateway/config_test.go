@@ -69,6 +69,35 @@ func TestManyCatchUpTogether(t *testing.T) {
 	})
 }
 
+// That the first of those who wait together goes away costs the others nothing.
+func TestOthersCatchUpWithoutTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTogether()
+		release := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = w.do(t.Context(), func(context.Context) error { <-release; return nil }) })
+		synctest.Wait()
+		gone, cancel := context.WithCancel(t.Context())
+		did := false
+		work := func(ctx context.Context) error { did = true; return ctx.Err() }
+		wg.Go(func() { _ = w.do(gone, work) })
+		synctest.Wait()
+		wg.Go(func() {
+			if err := w.do(t.Context(), work); err != nil {
+				t.Errorf("who waits for what another asked for first: %v", err)
+			}
+		})
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		close(release)
+		wg.Wait()
+		if !did {
+			t.Error("it was not done")
+		}
+	})
+}
+
 // An agent learns by its heartbeat that its group has another configuration, and gets it, and only its own.
 func TestConfigurationOfAnAgent(t *testing.T) {
 	r := newRig(t)
