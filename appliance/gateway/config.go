@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -116,8 +117,13 @@ func (t *together) do(ctx context.Context, work func(context.Context) error) err
 // catchUpTime is how long a node tries to hear what was acknowledged before.
 const catchUpTime = 10 * time.Second
 
-// asJSON is the content of a YAML text; null for what JSON cannot say, for the text is there beside it.
+// asJSON is the content of a YAML text; null for what JSON cannot say, for the text is there beside it. A text with
+// aliases is such: written out it may be a thousand times as long, more than an agent takes.
 func asJSON(body string) json.RawMessage {
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(body), &doc); err != nil || hasAlias(&doc) {
+		return json.RawMessage("null")
+	}
 	content := map[string]any{}
 	if err := yaml.Unmarshal([]byte(body), &content); err != nil {
 		return json.RawMessage("null")
@@ -127,4 +133,8 @@ func asJSON(body string) json.RawMessage {
 		return json.RawMessage("null")
 	}
 	return b
+}
+
+func hasAlias(n *yaml.Node) bool {
+	return n.Kind == yaml.AliasNode || slices.ContainsFunc(n.Content, hasAlias)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -96,6 +97,17 @@ func TestOthersCatchUpWithoutTheFirst(t *testing.T) {
 			t.Error("it was not done")
 		}
 	})
+}
+
+// What a text says with aliases is not written out: it could be longer than agents take.
+func TestAliasesAreNotWrittenOut(t *testing.T) {
+	list := "logs: {files: [&a {include: [/var/log/x, /var/log/y]}" + strings.Repeat(", *a", 10_000) + "]}\n"
+	if got := asJSON(list); string(got) != "null" {
+		t.Errorf("%d bytes of JSON for %d of YAML", len(got), len(list))
+	}
+	if got := asJSON("journal: {units: [a]}\n"); string(got) != `{"journal":{"units":["a"]}}` {
+		t.Errorf("%s", got)
+	}
 }
 
 // An agent learns by its heartbeat that its group has another configuration, and gets it, and only its own.
