@@ -118,3 +118,12 @@ func TestTailGoesOnWhenANodeIsUnavailable(t *testing.T) {
 		t.Errorf("%d events: %v\n%s", rows, err, &errs)
 	}
 }
+
+// A tail of a host shows what a query of it does: also what a sender without an agent tells, which names itself otherwise.
+func TestTailOfAHost(t *testing.T) {
+	f := eventFilter{hosts: []string{"web1", `b"x`}}
+	const want = `(host:"web1" OR (agent_id:"web1" -host:*) OR host:"b\"x" OR (agent_id:"b\"x" -host:*))`
+	if got, err := f.query(""); err != nil || got != want {
+		t.Errorf("asks for %s: %v", got, err)
+	}
+}
