@@ -292,6 +292,33 @@ func TestConfigurationIsTakenLater(t *testing.T) {
 	})
 }
 
+// Metrics whose gathering hangs, as it does on a disk that gives no answer, do not keep the lines from being read when
+// the configuration changes.
+func TestConfigurationChangesWhileMetricsHang(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.adjust = r.open
+		r.hangs = make(chan struct{})
+		r.set(1, r.files(""))
+		r.write("one\n")
+		r.start()
+		time.Sleep(35 * time.Second)
+		r.set(2, r.files(", labels: {app: shop}"))
+		time.Sleep(15 * time.Second)
+		r.write("two\n")
+		time.Sleep(15 * time.Second)
+		r.reports(t, configApplied, 2)
+		r.cluster.Do(func(c *gatewaytest.Cluster) {
+			if got := c.Texts("app", "shop"); !slices.Equal(got, []string{"two"}) {
+				t.Errorf("lines %q", got)
+			}
+		})
+		close(r.hangs)
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // A host that was enrolled anew does not begin with what the cluster before wanted to be read.
 func TestConfigurationOfAnotherEnrolment(t *testing.T) {
 	path := filepath.Join(t.TempDir(), remoteFile)
