@@ -196,7 +196,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.Event("spool-damaged", fmt.Sprintf("the spool was damaged and is kept in %s: %v", a.damage.SetAside, a.damage.Cause))
 	}
 	consumers.Go(func() { failures <- a.sender.Run(sending) })
-	a.src.Load().start(sources, failures)
+	a.src.Load().start(sources, nil, failures)
 	changes.Go(func() { a.followCluster(sources, failures) })
 	if a.watch != nil {
 		changes.Go(func() { failures <- a.watch.Run(sources) })

@@ -34,6 +34,7 @@ type rig struct {
 	stop    func() error
 	agent   *Agent
 	adjust  func(c *config.Config) // the configuration of the next start; may be nil
+	hangs   chan struct{}          // gathering metrics waits until it is closed; may be nil
 }
 
 func (r *rig) config() config.Config {
@@ -53,7 +54,12 @@ func (r *rig) config() config.Config {
 func (r *rig) start() {
 	r.t.Helper()
 	reg := prometheus.NewRegistry()
-	g := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "test_clock"}, func() float64 { return float64(time.Now().Unix()) })
+	g := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "test_clock"}, func() float64 {
+		if r.hangs != nil {
+			<-r.hangs
+		}
+		return float64(time.Now().Unix())
+	})
 	reg.MustRegister(g)
 	a, err := New(Options{
 		Config: r.config(), Version: "v0", Gatherer: reg,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,7 +113,7 @@ func (r *remote) settled(n *sender.ConfigNotice) bool {
 func (a *Agent) remembered() (*config.Config, prometheus.Gatherer, error) {
 	if !a.cfg.Remote.Enabled {
 		a.remote.set(ConfigReport{State: configOff})
-	} else if got, err := readRemote(a.remotePath()); err != nil {
+	} else if got, err := readRemote(a.remotePath(), a.opt.Identity.AgentID); err != nil {
 		a.log.Error("the cluster's configuration that was kept cannot be read: agent.yaml alone counts until a node answers", "err", err)
 	} else if got != nil {
 		c, own, err := a.merge(got)
@@ -139,7 +140,7 @@ func (a *Agent) merge(got *sender.GroupConfig) (*config.Config, []string, error)
 		return a.cfg, nil, nil
 	}
 	if hash := config.HashGroup([]byte(got.Body)); hash != got.Hash {
-		return nil, nil, fmt.Errorf("the text has hash %s, not %s: it was damaged on its way", hash, got.Hash)
+		return nil, nil, fmt.Errorf("the text has hash %s, not %s: it was damaged on its way, %w", hash, got.Hash, errLater)
 	}
 	g, err := config.ParseGroup([]byte(got.Body))
 	if err != nil {
@@ -149,11 +150,15 @@ func (a *Agent) merge(got *sender.GroupConfig) (*config.Config, []string, error)
 	return &c, own, err
 }
 
+// errLater says of what keeps a configuration from being taken that it has nothing to do with what the cluster wants and
+// may be over the next time.
+var errLater = errors.New("it is tried again")
+
 // refusal is the report on a configuration that is not taken while before stays in effect.
 func refusal(before ConfigReport, got *sender.GroupConfig, err error) ConfigReport {
 	r := before
 	r.State, r.WantedVersion, r.WantedHash = configRefused, got.Version, got.Hash
-	if errors.Is(err, errHeld) {
+	if errors.Is(err, errLater) {
 		r.State = configWaiting
 	}
 	r.Error = strings.TrimSpace(err.Error())
@@ -189,6 +194,9 @@ func (a *Agent) followCluster(ctx context.Context, failures chan<- error) {
 			}
 			now := refusal(before, &got, err)
 			a.remote.set(now)
+			if now.State == configWaiting && before.State == now.State && before.Error == now.Error {
+				continue // told already; it is tried again when a heartbeat is due
+			}
 			if now.Error != before.Error {
 				a.log.Error("the configuration of the group is not taken", "group", got.Group, "version", got.Version, "err", err)
 				a.Event("config-refused", fmt.Sprintf("configuration %d of group %s is not taken: %v", got.Version, got.Group, err))
@@ -212,8 +220,8 @@ func (a *Agent) adopt(ctx context.Context, got *sender.GroupConfig, failures cha
 			return err
 		}
 	}
-	if err := writeRemote(a.remotePath(), got); err != nil {
-		return err
+	if err := writeRemote(a.remotePath(), a.opt.Identity.AgentID, got); err != nil {
+		return fmt.Errorf("%w: %w", err, errLater)
 	}
 	if fresh {
 		if err := a.replaceSources(ctx, c, g, failures); err != nil {
@@ -250,8 +258,15 @@ func sameSources(a, b *config.Config) bool {
 
 func (a *Agent) remotePath() string { return filepath.Join(a.cfg.DataDir, remoteFile) }
 
-// readRemote reads what the cluster set last; nil when it set nothing.
-func readRemote(path string) (*sender.GroupConfig, error) {
+// kept is a configuration as it lies in remoteFile.
+type kept struct {
+	Agent string `json:"agent_id,omitempty"` // whom it was for
+	sender.GroupConfig
+}
+
+// readRemote reads what the cluster set last for the agent; nil when it set nothing, or set it for whom this machine was
+// before it was enrolled anew, perhaps with another cluster.
+func readRemote(path, agent string) (*sender.GroupConfig, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -264,28 +279,31 @@ func readRemote(path string) (*sender.GroupConfig, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration of the cluster: %w", err)
 	}
-	var got sender.GroupConfig
+	var got kept
 	if err := json.Unmarshal(b, &got); err != nil {
 		return nil, fmt.Errorf("read configuration of the cluster %s: %w", path, err)
 	}
-	return &got, nil
+	if got.Agent != "" && got.Agent != agent {
+		return nil, nil
+	}
+	return &got.GroupConfig, nil
 }
 
 // writeRemote keeps a configuration so that a crash leaves the old one or the new one.
-func writeRemote(path string, got *sender.GroupConfig) error {
+func writeRemote(path, agent string, got *sender.GroupConfig) error {
 	if got.Version == 0 {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("forget configuration of the cluster: %w", err)
 		}
 		return nil
 	}
-	b, err := json.Marshal(got)
+	b, err := json.Marshal(kept{agent, *got})
 	if err != nil {
 		return fmt.Errorf("encode configuration of the cluster: %w", err)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".remote-*") // mode 0600
 	if err != nil {
-		return fmt.Errorf("keep configuration of the cluster: %w", err)
+		return fmt.Errorf("keep configuration of the cluster in %s: %w", path, nameless(err))
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(b)
@@ -296,7 +314,18 @@ func writeRemote(path string, got *sender.GroupConfig) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		return fmt.Errorf("keep configuration of the cluster: %w", err)
+		return fmt.Errorf("keep configuration of the cluster in %s: %w", path, nameless(err))
 	}
 	return nil
+}
+
+// nameless is an error without the name of the file: that of a temporary one is another each time, and makes it look new.
+func nameless(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
+		return e.Err
+	}
+	return err
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/triward/triward/agent/config"
 	"github.com/triward/triward/agent/gatewaytest"
+	"github.com/triward/triward/agent/sender"
 )
 
 // set has the cluster want a configuration.
@@ -232,4 +234,102 @@ func TestConfigurationWaitsForAFullSpool(t *testing.T) {
 			}
 		})
 	})
+}
+
+// What keeps a good configuration from being taken for a while (a disk that is full, a byte that changed on the disk) does
+// not keep it from being taken for ever, and is not told again and again.
+func TestConfigurationIsTakenLater(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.adjust = r.open
+		r.set(1, r.files(""))
+		r.start()
+		time.Sleep(15 * time.Second)
+		r.reports(t, configApplied, 1)
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		// As if a byte of the text had changed.
+		path := filepath.Join(r.dir, "data", remoteFile)
+		b, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(path, []byte(strings.Replace(string(b), "include", "exclude", 1)), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.start()
+		time.Sleep(15 * time.Second)
+		r.reports(t, configApplied, 1)
+		// As if nothing could be written: a folder in the place of the file.
+		if err := errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "x"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		r.set(2, r.files(", labels: {app: shop}"))
+		var fetched int
+		time.Sleep(time.Minute)
+		r.cluster.Do(func(c *gatewaytest.Cluster) { fetched = c.Fetched })
+		time.Sleep(time.Minute)
+		now := r.reports(t, configWaiting, 1)
+		if !strings.Contains(now.Error, remoteFile) || now.WantedVersion != 2 {
+			t.Errorf("it waits for %+v", now)
+		}
+		r.cluster.Do(func(c *gatewaytest.Cluster) {
+			if n := c.Fetched - fetched; n < 5 || n > 7 {
+				t.Errorf("it was fetched %d times in a minute", n)
+			}
+			if n := strings.Count(strings.Join(c.Texts("source", "agent"), "|"), "configuration 2 of group web is not taken"); n != 1 {
+				t.Errorf("it was told %d times", n)
+			}
+		})
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Second)
+		r.reports(t, configApplied, 2)
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Metrics whose gathering hangs, as it does on a disk that gives no answer, do not keep the lines from being read when
+// the configuration changes.
+func TestConfigurationChangesWhileMetricsHang(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.adjust = r.open
+		r.hangs = make(chan struct{})
+		r.set(1, r.files(""))
+		r.write("one\n")
+		r.start()
+		time.Sleep(35 * time.Second)
+		r.set(2, r.files(", labels: {app: shop}"))
+		time.Sleep(15 * time.Second)
+		r.write("two\n")
+		time.Sleep(15 * time.Second)
+		r.reports(t, configApplied, 2)
+		r.cluster.Do(func(c *gatewaytest.Cluster) {
+			if got := c.Texts("app", "shop"); !slices.Equal(got, []string{"two"}) {
+				t.Errorf("lines %q", got)
+			}
+		})
+		close(r.hangs)
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// A host that was enrolled anew does not begin with what the cluster before wanted to be read.
+func TestConfigurationOfAnotherEnrolment(t *testing.T) {
+	path := filepath.Join(t.TempDir(), remoteFile)
+	want := sender.GroupConfig{Group: "web", Version: 3, Hash: "h", Body: "{}\n"}
+	if err := writeRemote(path, "a1", &want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readRemote(path, "a1"); err != nil || got == nil || *got != want {
+		t.Errorf("the same agent reads %+v: %v", got, err)
+	}
+	if got, err := readRemote(path, "a2"); err != nil || got != nil {
+		t.Errorf("another agent reads %+v: %v", got, err)
+	}
 }

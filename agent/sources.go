@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -29,8 +28,8 @@ type sources struct {
 	tailer   *tail.Tailer
 	follower *journal.Follower
 
-	cancel context.CancelFunc
-	work   sync.WaitGroup
+	cancel            context.CancelFunc
+	reading, scraping sync.WaitGroup
 }
 
 // totals are the counters of sources that were replaced.
@@ -101,11 +100,12 @@ func (a *Agent) makeSources(c *config.Config, g prometheus.Gatherer, positions m
 	return s
 }
 
-// start runs the sources until stop is called or ctx ends. What they cannot go on from is sent to failures.
-func (s *sources) start(ctx context.Context, failures chan<- error) {
+// start runs the sources until stop is called or ctx ends. What they cannot go on from is sent to failures. Metrics are
+// not gathered before those whose place these take (nil: nobody's) have ended doing so, which may take long.
+func (s *sources) start(ctx context.Context, before *sources, failures chan<- error) {
 	ctx, s.cancel = context.WithCancel(ctx)
 	run := func(work func(context.Context) error) {
-		s.work.Go(func() {
+		s.reading.Go(func() {
 			if err := work(ctx); err != nil {
 				select {
 				case failures <- err:
@@ -114,9 +114,14 @@ func (s *sources) start(ctx context.Context, failures chan<- error) {
 			}
 		})
 	}
-	if s.scraper != nil {
-		run(func(ctx context.Context) error { s.scraper.Run(ctx); return nil })
-	}
+	s.scraping.Go(func() {
+		if before != nil {
+			before.scraping.Wait()
+		}
+		if s.scraper != nil {
+			s.scraper.Run(ctx)
+		}
+	})
 	if s.tailer != nil {
 		run(s.tailer.Run)
 	}
@@ -128,11 +133,12 @@ func (s *sources) start(ctx context.Context, failures chan<- error) {
 // stop ends the sources and waits for them.
 func (s *sources) stop() {
 	s.cancel()
-	s.work.Wait()
+	s.reading.Wait()
+	s.scraping.Wait()
 }
 
 // errHeld says that what is followed cannot be changed now.
-var errHeld = errors.New("the spool is full: what is read of logs cannot be changed before it has room")
+var errHeld = fmt.Errorf("the spool is full, what is read of logs cannot be changed before it has room: %w", errLater)
 
 // replaceSources puts the sources of another configuration in the place of those that run. Every source goes on exactly
 // where it stood: nothing is taken while they change places.
@@ -148,7 +154,8 @@ func (a *Agent) replaceSources(ctx context.Context, c *config.Config, g promethe
 	}
 	defer release()
 	old := a.src.Load()
-	old.stop()
+	old.cancel()
+	old.reading.Wait() // not for metrics, which may be held up by a disk that hangs: nothing is read meanwhile
 	a.totals.keep(old)
 	positions := map[string][]byte{}
 	maps.Copy(positions, a.spool.State(wire.LaneLogs))
@@ -162,6 +169,6 @@ func (a *Agent) replaceSources(ctx context.Context, c *config.Config, g promethe
 	fresh := a.makeSources(c, g, positions, before)
 	a.effective.Store(c)
 	a.src.Store(fresh)
-	fresh.start(ctx, failures)
+	fresh.start(ctx, old, failures)
 	return nil
 }

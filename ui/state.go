@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,6 +43,9 @@ type stateRow struct {
 	json    json.RawMessage
 	changed uint64 // the tick that changed it
 }
+
+// maxGone is how many rows that are gone are remembered, however long ago they went.
+const maxGone = 4096
 
 type goneRow struct {
 	id  string
@@ -334,5 +336,13 @@ func (t *stateTopic) apply(rows []Host) {
 		}
 	}
 	t.order = order
-	t.gone = slices.DeleteFunc(t.gone, func(g goneRow) bool { return g.seq+ringTicks < t.seq })
+	// A page in the background reads nothing for as long as it likes, and must still hear of them; those of strict
+	// topics begin anew instead.
+	keep := 0
+	if !t.strict {
+		keep = maxGone
+	}
+	for len(t.gone) > keep && t.gone[0].seq+ringTicks < t.seq {
+		t.gone = t.gone[1:]
+	}
 }

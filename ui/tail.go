@@ -65,6 +65,7 @@ type tailSub struct {
 	budget  float64 // rows it may be sent
 	refill  time.Time
 	more    bool // there is more than the first answer holds: the client resumes behind it
+	cut     bool // it was not told of everything: nothing more is written, so that its cursor stays where it is
 }
 
 func (h *Hub) startTail(ctx context.Context, c *conn, req *request) (stream, error) {
@@ -247,7 +248,7 @@ func (s *tailSub) delta(rows []Row, cursor Position, sampled int) frame {
 func (s *tailSub) next() []frame {
 	s.topic.mu.Lock()
 	defer s.topic.mu.Unlock()
-	if !s.started {
+	if !s.started || s.cut {
 		return nil
 	}
 	out := s.first
@@ -366,13 +367,16 @@ func (s *tailSub) take(rows []Row, lost int, before, head Position, perSecond fl
 
 // takeAll adds all rows, or has the client resume from its cursor when it does not take them.
 func (s *tailSub) takeAll(rows []Row) {
+	if s.cut {
+		return
+	}
 	for i := range rows {
 		s.pending = append(s.pending, rows[i])
 		s.bytes += len(rows[i].Row)
 	}
 	if s.dropped != 0 || len(s.pending) > tailPending || s.bytes > tailBytes && len(s.pending) > 1 {
 		s.pending, s.bytes, s.dropped = nil, 0, 0
-		s.started = false // nothing more is written, so that the cursor stays where it is
+		s.cut = true
 		s.conn.stop(websocket.CloseTryAgainLater, "the client was not told of everything: resume from the cursor")
 	}
 }

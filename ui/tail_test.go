@@ -334,3 +334,30 @@ func TestEventsAreNeverLeftOut(t *testing.T) {
 		}
 	})
 }
+
+// Who was not told of everything while its first answer was made is told nothing behind that either: its cursor would
+// move past what it missed.
+func TestEventsAreNotGoneOnWithBehindAHole(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		st := b.sub(KindEvents, `{"query":"","backlog":0}`, "")
+		due(t, st)
+		s := st.(*tailSub)
+		s.topic.mu.Lock()
+		s.started = false // as while the first answer is made
+		s.topic.mu.Unlock()
+		many := make([]string, tailPending+1)
+		b.apply(many...)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s.conn.closing == nil {
+			t.Fatal("the slow reader is not closed")
+		}
+		s.publish(nil)
+		b.apply("later")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if m := due(t, st); len(m) != 0 {
+			t.Fatalf("behind a hole it was sent %s", ops(m))
+		}
+	})
+}

@@ -286,6 +286,38 @@ func TestSlowHostsReaderGetsTheUnion(t *testing.T) {
 	})
 }
 
+// A page in the background for longer than the topic remembers its ticks still hears which rows are gone.
+func TestLongPausedReaderHearsWhatIsGone(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.hosts.set("h2", "1")
+		st := b.sub(KindHosts, `{}`, "")
+		due(t, st)
+		b.hosts.set("h2", "")
+		time.Sleep(5 * time.Second * (ringTicks + 10))
+		synctest.Wait()
+		m := due(t, st)
+		if ops(m) != "delta" || fmt.Sprint(m[0].Gone) != "[h2]" {
+			t.Fatalf("%+v", m)
+		}
+		for i := range maxGone + 10 {
+			b.hosts.set(fmt.Sprint("x", i), "1")
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		for i := range maxGone + 10 {
+			b.hosts.set(fmt.Sprint("x", i), "")
+		}
+		time.Sleep(5 * time.Second * (ringTicks + 10))
+		synctest.Wait()
+		topic := st.(*stateSub).topic
+		topic.mu.Lock()
+		defer topic.mu.Unlock()
+		if n := len(topic.gone); n > maxGone {
+			t.Fatalf("%d rows that are gone are remembered", n)
+		}
+	})
+}
+
 func TestTailRefillsItsRate(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		st := b.sub(KindTail, `{"query":"","backlog":0}`, "")

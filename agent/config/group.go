@@ -19,6 +19,10 @@ import (
 // MaxGroup bounds the text of a group's configuration, in bytes.
 const MaxGroup = 64 << 10
 
+// maxNames bounds the files, patterns and names of a group's configuration: with aliases a short text names very many,
+// and each is looked at again and again on every host.
+const maxNames = 2000
+
 // Remote is what the host lets the cluster set.
 type Remote struct {
 	Enabled bool     `yaml:"enabled"`
@@ -65,6 +69,9 @@ func ParseGroup(b []byte) (*Group, error) {
 	if err := decode(b, &g); err != nil {
 		return nil, err
 	}
+	if n := g.names(); n > maxNames {
+		return nil, fmt.Errorf("  %d files, patterns and names in all, at most %d are allowed", n, maxNames)
+	}
 	c := Default()
 	for i := range settings {
 		settings[i].set(&c, &g)
@@ -81,6 +88,22 @@ func ParseGroup(b []byte) (*Group, error) {
 		}
 	}
 	return &g, errors.Join(p...)
+}
+
+// names counts the files, patterns and names.
+func (g *Group) names() (n int) {
+	m, j := &g.Metrics, &g.Journal
+	for _, list := range []*[]string{m.Collectors.Enable, m.Collectors.Disable, m.Exclude, j.Units, j.Drop, j.Keep} {
+		if list != nil {
+			n += len(*list)
+		}
+	}
+	if g.Logs.Files != nil {
+		for _, f := range *g.Logs.Files {
+			n += len(f.Include) + len(f.Exclude) + len(f.Drop) + len(f.Keep) + len(f.Labels)
+		}
+	}
+	return n
 }
 
 // take adds the problems of a check.

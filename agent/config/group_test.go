@@ -105,6 +105,15 @@ func TestFilesOfTheClusterStayWithin(t *testing.T) {
 	}
 }
 
+// A short text that names very many files by aliases is refused before they are looked at.
+func TestNamesOfAGroupAreBounded(t *testing.T) {
+	text := "logs: {files: [&a {include: [/var/log/x, /var/log/y]}" + strings.Repeat(", *a", 10_000) + "]}\n"
+	if _, err := ParseGroup([]byte(text)); err == nil || !strings.Contains(err.Error(), "20002 files") {
+		t.Errorf("%d bytes with %v", len(text), err)
+	}
+	group(t, "logs: {files: [&a {include: [/var/log/x, /var/log/y]}"+strings.Repeat(", *a", 999)+"]}\n")
+}
+
 func TestRemoteIsChecked(t *testing.T) {
 	_, err := Parse([]byte("remote: {files: [logs, '/var/*'], keep: [metrics, nothing, metrics.perio]}\nheartbeat: {period: 31s}\njournal: {priority: loud, keep: ['(']}\n"))
 	if err == nil {

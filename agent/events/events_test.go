@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -243,6 +244,81 @@ func TestStormIsBounded(t *testing.T) {
 	})
 }
 
+// What is written with each event stays within what the spool takes, however much happens again with however long words:
+// else the event would be given up with it. What is not kept apart for that is counted with the suppressed.
+func TestStateFitsTheSpool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		s, end := r.life()
+		long := strings.Repeat("\x01", tagMax/2)
+		for i := range 2 * burst {
+			name := fmt.Sprintf("p%d %s", i%burst, long)
+			if err := s.Emit(t.Context(), Event{
+				Name: ProcessCrashed, Key: name, Severity: wire.SeverityError, Text: "process " + name + " crashed",
+				Tags: map[string]string{"process": name, "unit": long, "exe": long},
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(window)
+		s.summarize(t.Context())
+		told, again := r.told(), 0
+		if len(told) < burst {
+			t.Fatalf("%d of %d events are told, %d lines were given up", len(told), burst, s.cfg.Batcher.Lost.Load())
+		}
+		for _, text := range told[burst:] {
+			n := 1
+			if i := strings.LastIndex(text, " x"); i >= 0 {
+				n, _ = strconv.Atoi(text[i+2:])
+			}
+			again += n
+		}
+		if again != burst || s.cfg.Batcher.Lost.Load() > 0 {
+			t.Errorf("of %d events that came again %d are told, %d lines were given up", burst, again, s.cfg.Batcher.Lost.Load())
+		}
+		for i := range maxMounts { // full file systems with long names as well
+			name := fmt.Sprintf("/%s/%d", long, i)
+			r.mounts, r.used[name] = append(r.mounts, Mount{Point: name}), 990
+		}
+		if err := s.lookAtFilesystems(t.Context(), map[string]bool{}); err != nil {
+			t.Fatal(err)
+		}
+		end(true)
+		if n := len(r.sp.State(wire.LaneEvents)[StateKey]); n == 0 || n > 64<<10 || s.cfg.Batcher.Lost.Load() > 0 {
+			t.Errorf("the state has %d bytes, %d lines were given up", n, s.cfg.Batcher.Lost.Load())
+		}
+	})
+}
+
+// What is counted together while the repeats are told is told with the others, once.
+func TestSummaryOfAStateTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		s, end := r.life()
+		long := strings.Repeat("\x01", tagMax)
+		for i := range maxHeld - 1 {
+			name := fmt.Sprint("p", i, long)
+			s.st.Held[name] = &repeat{Name: ProcessCrashed, Key: name, Severity: wire.SeverityError, Text: long, Count: 2, Until: time.Now().UnixMilli()}
+		}
+		for range 3 {
+			s.summarize(t.Context())
+			time.Sleep(window)
+		}
+		told := 0
+		for _, text := range r.told() {
+			n, err := strconv.Atoi(text[strings.LastIndex(text, " x")+2:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			told += n
+		}
+		if told != 2*(maxHeld-1) || s.cfg.Batcher.Lost.Load() > 0 {
+			t.Errorf("%d of %d are told, %d lines were given up", told, 2*(maxHeld-1), s.cfg.Batcher.Lost.Load())
+		}
+		end(true)
+	})
+}
+
 // journalctl prints the entries behind the cursor and ends.
 const journalctl = `#!/bin/sh
 after=0
@@ -303,6 +379,10 @@ func TestJournal(t *testing.T) {
 	lives := strings.Split(strings.TrimSpace(string(args)), "\n")
 	if !strings.Contains(lives[0], "--since=@") || !strings.Contains(lives[1], "--after-cursor=7") && !strings.Contains(lives[1], "--after-cursor=6") {
 		t.Errorf("journalctl was called with %q", lives)
+	}
+	// Should the entry of the cursor be gone, what was told is not read again.
+	if st := string(r.sp.State(wire.LaneEvents)[StateKey]); !strings.Contains(st, `"since":1700000000001`) {
+		t.Errorf("without the cursor it would be read on from %s", st)
 	}
 	if !strings.Contains(lives[0], "_MACHINE_ID=m1 MESSAGE_ID="+idUnitFailure+" MESSAGE_ID="+idUnitOOM+" MESSAGE_ID="+idCoredump+" + _MACHINE_ID=m1 _TRANSPORT=kernel PRIORITY=0") {
 		t.Errorf("matches: %q", lives[0])

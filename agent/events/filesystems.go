@@ -205,6 +205,10 @@ func (s *Source) fill(ctx context.Context, m *Mount, name string, u Usage) error
 	if now == was {
 		return nil
 	}
+	if was == "" && !s.room(name) {
+		s.cfg.Log.Warn("more file systems are full than can be remembered: one is not told", "mountpoint", name)
+		return nil
+	}
 	percent := strconv.FormatFloat(u.Percent(), 'f', 1, 64)
 	e := Event{
 		Name: FilesystemFull, Key: name, Severity: wire.SeverityWarning, Text: fmt.Sprintf("%s is %s %% full", name, percent),
@@ -231,6 +235,18 @@ func (s *Source) fill(ctx context.Context, m *Mount, name string, u Usage) error
 	return nil
 }
 
+// room reports whether the state may name one more file system.
+func (s *Source) room(name string) bool {
+	n := len(encode(name))
+	for p := range s.st.Levels {
+		n += len(encode(p)) + 12
+	}
+	for p := range s.st.Frozen {
+		n += len(encode(p)) + 12
+	}
+	return n <= maxPlaces
+}
+
 // readOnly tells of a file system that turned read-only under the programs that write to it, as it does when its disk
 // gives errors. One that was mounted so is as it should be.
 func (s *Source) readOnly(ctx context.Context, m *Mount, name string, rw map[string]bool) error {
@@ -239,7 +255,7 @@ func (s *Source) readOnly(ctx context.Context, m *Mount, name string, rw map[str
 	frozen := s.st.Frozen[name]
 	var e Event
 	switch {
-	case m.ReadOnly && rw[name] && !frozen:
+	case m.ReadOnly && rw[name] && !frozen && s.room(name):
 		e = Event{Name: FilesystemReadOnly, Severity: wire.SeverityCritical, Text: name + " became read-only: look at the kernel's log for errors of " + m.Device}
 		s.st.Frozen[name] = true
 	case !m.ReadOnly && frozen:

@@ -24,15 +24,15 @@ var oomKilled = regexp.MustCompile(`^(Out of memory|Memory cgroup out of memory)
 func (s *Source) entry(ctx context.Context, e *journal.Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	was := s.st.Cursor
-	s.st.Cursor = e.Cursor
+	was, since := s.st.Cursor, s.st.Since
+	s.st.Cursor, s.st.Since = e.Cursor, e.Time.UnixMilli()+1
 	ev, ok := s.read(e)
 	if !ok {
 		return nil
 	}
 	ev.T = e.Time
 	if err := s.emit(ctx, ev); err != nil {
-		s.st.Cursor = was
+		s.st.Cursor, s.st.Since = was, since
 		return err
 	}
 	return nil

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,12 @@ const (
 	diskEvery    = 15 * time.Second
 	hangPatience = 2 * time.Second // for a file system that does not answer when the agent ends
 	aliveEvery   = time.Minute     // how exactly the end of a life that was not orderly is known
+
+	// The state goes with each event into one record of the spool, which takes no position of more than 64 KiB and would
+	// give up the event with it.
+	maxState  = 56 << 10 // bytes of the state
+	heldState = 28 << 10 // of what is held, once it was too long
+	maxPlaces = 16 << 10 // of the names of file systems
 )
 
 // Kinds of sources, as the configuration turns them off.
@@ -238,13 +245,63 @@ type encoded []byte
 // EncodePosition implements lines.Position.
 func (e encoded) EncodePosition() []byte { return e }
 
-// mark is the state as of now; the caller holds the lock.
+// mark is the state as of now, as long as it may be; the caller holds the lock.
 func (s *Source) mark() lines.Mark {
-	b, err := json.Marshal(&s.st)
-	if err != nil { // plain fields: cannot fail
-		panic(fmt.Sprintf("events: encode state: %v", err))
+	b := encode(&s.st)
+	if len(b) > maxState {
+		s.lighten()
+		b = encode(&s.st)
 	}
 	return lines.Mark{Key: StateKey, Position: encoded(b)}
+}
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil { // plain fields: cannot fail
+		panic(fmt.Sprintf("events: encode %T: %v", v, err))
+	}
+	return b
+}
+
+// lighten shortens what is held. What was said last of things that happen again is cut; when that is not enough, those
+// whose window is over first are counted together with the others that are not told one by one.
+func (s *Source) lighten() {
+	const textLeft = 100
+	size := make(map[string]int, len(s.st.Held))
+	total := 0
+	for id, r := range s.st.Held {
+		r.Tags, r.Text = nil, lines.Valid(r.Text, textLeft)
+		size[id] = len(encode(id)) + len(encode(r)) + 2
+		total += size[id]
+	}
+	ids := slices.Sorted(maps.Keys(s.st.Held))
+	slices.SortStableFunc(ids, func(a, b string) int { return cmp.Compare(s.st.Held[a].Until, s.st.Held[b].Until) })
+	for _, id := range ids {
+		if total <= heldState {
+			return
+		}
+		if id == Suppressed {
+			continue
+		}
+		r := s.st.Held[id]
+		delete(s.st.Held, id)
+		total -= size[id]
+		if r.Count > 0 {
+			all := s.suppressed()
+			all.Count += r.Count
+			all.Severity, all.Text = max(all.Severity, r.Severity), r.Text
+		}
+	}
+}
+
+// suppressed is what counts those that are not told one by one.
+func (s *Source) suppressed() *repeat {
+	r := s.st.Held[Suppressed]
+	if r == nil {
+		r = &repeat{Name: Suppressed, Severity: wire.SeverityWarning, Until: time.Now().Add(window).UnixMilli()}
+		s.st.Held[Suppressed] = r
+	}
+	return r
 }
 
 // Emit tells an event, or counts it when the same was told within the window. It waits while the spool is full. The
@@ -264,12 +321,7 @@ func (s *Source) emit(ctx context.Context, e Event) error {
 		return nil
 	}
 	if !e.always && (len(s.st.Held) >= maxHeld || !s.limit.Allow()) {
-		r := s.st.Held[Suppressed]
-		if r == nil {
-			r = &repeat{Name: Suppressed, Severity: wire.SeverityWarning, Until: now.Add(window).UnixMilli()}
-			s.st.Held[Suppressed] = r
-		}
-		r.add(&e)
+		s.suppressed().add(&e)
 		s.cfg.Batcher.Note(ctx, s.mark())
 		return nil
 	}
@@ -338,6 +390,9 @@ func (s *Source) summarize(ctx context.Context) {
 	slices.Sort(due)
 	for _, id := range due {
 		r := s.st.Held[id]
+		if r == nil { // counted together with others meanwhile
+			continue
+		}
 		if r.Count == 0 {
 			delete(s.st.Held, id)
 			continue
@@ -346,6 +401,7 @@ func (s *Source) summarize(ctx context.Context) {
 		r.Count, r.Until, r.Text, r.Tags = 0, now.Add(window).UnixMilli(), "", nil
 		if err := s.put(ctx, was.event(), was.Count); err != nil {
 			*r = was
+			s.st.Held[id] = r
 			if ctx.Err() == nil {
 				s.cfg.Log.Warn("repeated events are not spooled yet", "name", r.Name, "count", r.Count, "err", err)
 			}

@@ -51,7 +51,7 @@ func (f *Follower) taken(ctx context.Context, b []byte) error {
 		}
 		return &spoolError{fmt.Errorf("take entries of the journal: %w", err)}
 	}
-	f.cursor = e.Cursor
+	f.cursor, f.cfg.Since = e.Cursor, e.Time.Add(time.Microsecond)
 	f.Entries.Add(1)
 	return nil
 }

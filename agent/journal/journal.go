@@ -56,7 +56,8 @@ type Config struct {
 	Cursor     string // where to go on; "" at the first start
 	// Match are matches of journalctl besides the machine, those of several groups parted by "+"; Units and Machine
 	// are not used with them. Take is then given the entries instead of the batcher, and keeps the position itself; an
-	// error of it ends Run. Without a cursor the journal is read from Since on.
+	// error of it ends Run. Without a cursor, or when its entry is gone, the journal is read from Since on, or from behind
+	// the time of the last entry that was taken.
 	Match   []string
 	Take    func(ctx context.Context, e *Entry) error
 	Since   time.Time
@@ -141,7 +142,8 @@ func (f *Follower) args() []string {
 	case f.cursor != "":
 		args = append(args, "--after-cursor="+f.cursor)
 	case f.cfg.Take != nil:
-		args = append(args, "--since=@"+strconv.FormatInt(f.cfg.Since.Unix(), 10), "--no-tail")
+		since := f.cfg.Since.UnixMicro()
+		args = append(args, fmt.Sprintf("--since=@%d.%06d", since/1e6, since%1e6), "--no-tail")
 	default:
 		args = append(args, "--lines="+strconv.Itoa(f.cfg.Backlog))
 	}

@@ -371,3 +371,27 @@ func FuzzSkimmed(f *testing.F) {
 		}
 	})
 }
+
+// Who takes entries himself goes on behind the last one by its time when the cursor is gone, not where he began months ago.
+func TestTakenGoesOnByTimeWithoutCursor(t *testing.T) {
+	r := newRig(t)
+	r.entries(t, `{"MESSAGE":"one"}`, `{"MESSAGE":"two"}`)
+	taken := 0
+	f := New(Config{
+		Command: r.cmd, Log: slog.New(slog.DiscardHandler), Since: time.Unix(1_600_000_000, 0),
+		Take: func(context.Context, *Entry) error { taken++; return nil },
+	})
+	if args := f.args(); !slices.Contains(args, "--since=@1600000000.000000") {
+		t.Errorf("at first journalctl is called with %q", args)
+	}
+	if err := f.follow(t.Context()); err == nil || taken != 2 {
+		t.Fatalf("%d entries taken: %v", taken, err)
+	}
+	f.cursor = "gone"
+	if err := f.follow(t.Context()); err == nil || f.cursor != "" {
+		t.Fatalf("the cursor is %q: %v", f.cursor, err)
+	}
+	if args := f.args(); !slices.Contains(args, "--since=@1700000000.000003") {
+		t.Errorf("without its cursor journalctl is called with %q", args)
+	}
+}

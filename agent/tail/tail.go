@@ -207,23 +207,51 @@ func (g *Group) open(path string) (*os.File, os.FileInfo, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	places := make([]string, 0, len(g.Within))
 	for _, p := range g.Within {
-		if q, err := filepath.EvalSymlinks(p); err == nil {
-			places = append(places, q)
+		if place, err := filepath.EvalSymlinks(p); err == nil && Within(real, []string{place}) {
+			return openBelow(place, real)
 		}
 	}
-	if !Within(real, places) {
-		return nil, nil, errOutside
+	return nil, nil, errOutside
+}
+
+// openBelow opens a file that is the place or lies below it; neither has a link in it. The way from the place on is gone
+// so that a link that was put into it meanwhile, for the file or for a folder above it, leads to nothing outside.
+func openBelow(place, name string) (*os.File, os.FileInfo, error) {
+	if name == place {
+		place = filepath.Dir(place)
 	}
-	f, fi, err := openRegular(real)
+	rel, err := filepath.Rel(place, name)
 	if err != nil {
 		return nil, nil, err
 	}
-	// Between the look at the path and now it may have been replaced by a link.
-	if at, err := os.Lstat(real); err != nil || !os.SameFile(at, fi) {
+	root, err := os.OpenRoot(place)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer root.Close()
+	if at, err := root.Lstat(rel); err != nil {
+		return nil, nil, err
+	} else if !at.Mode().IsRegular() { // opening a named pipe would wait for its writer
+		return nil, nil, errNotRegular
+	}
+	f, err := root.Open(rel)
+	if err != nil {
+		return nil, nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errNotRegular
+	}
+	if err == nil {
+		// A place may be a single file: a link that took its name leads to another.
+		if at, lerr := root.Lstat(rel); lerr != nil || !os.SameFile(at, fi) {
+			err = errOutside
+		}
+	}
+	if err != nil {
 		f.Close()
-		return nil, nil, errOutside
+		return nil, nil, err
 	}
 	return f, fi, nil
 }

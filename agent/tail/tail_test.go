@@ -923,3 +923,42 @@ func mustCoder(b *testing.B) *wire.Coder {
 	}
 	return c
 }
+
+// A folder on the way to a file may become a link between the look at the file and its opening: nothing outside of the
+// place is opened by it.
+func TestLinkPutInTheWay(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := func(name ...string) string { return filepath.Join(append([]string{dir}, name...)...) }
+	for _, f := range []string{in("secret", "x.log"), in("logs", "app", "x.log"), in("logs", "one.log"), in("logs", "two.log")} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(f), 0o700), os.WriteFile(f, []byte(f+"\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opens := func(place, name string) bool {
+		f, _, err := openBelow(place, name)
+		if err == nil {
+			f.Close()
+		}
+		return err == nil
+	}
+	if !opens(in("logs"), in("logs", "app", "x.log")) || !opens(in("logs", "one.log"), in("logs", "one.log")) || !opens("/", in("logs", "one.log")) {
+		t.Error("what may be opened is not")
+	}
+	for _, target := range []string{in("secret"), "../secret"} {
+		if err := errors.Join(os.RemoveAll(in("logs", "app")), os.Symlink(target, in("logs", "app"))); err != nil {
+			t.Fatal(err)
+		}
+		if opens(in("logs"), in("logs", "app", "x.log")) {
+			t.Errorf("a file outside was opened by a folder that became a link to %s", target)
+		}
+	}
+	if err := errors.Join(os.Remove(in("logs", "one.log")), os.Symlink("two.log", in("logs", "one.log"))); err != nil {
+		t.Fatal(err)
+	}
+	if opens(in("logs", "one.log"), in("logs", "one.log")) {
+		t.Error("another file was opened in the place of the one that is allowed")
+	}
+}

@@ -58,7 +58,11 @@ func (f *eventFilter) query(text string) (string, error) {
 	}{{"host", f.hosts}, {"name", f.kinds}, {"source", f.sources}} {
 		var some []string
 		for _, v := range of.values {
-			some = append(some, of.field+`:"`+strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(v)+`"`)
+			quoted := `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(v) + `"`
+			some = append(some, of.field+":"+quoted)
+			if of.field == "host" { // a sender without an agent names itself in agent_id
+				some = append(some, "(agent_id:"+quoted+" -host:*)")
+			}
 		}
 		if len(some) > 0 {
 			all = append(all, "("+strings.Join(some, " OR ")+")")

@@ -264,6 +264,9 @@ func (f *follower) follow(ctx context.Context, base string) (got bool, err error
 		case "gap":
 			fmt.Fprintf(f.s.err, "... lines are missing here (%d)\n", m.Dropped)
 		case "err":
+			if m.Code == "unavailable" { // now, or at this node
+				return got, errors.New(m.Message)
+			}
 			return got, &apiError{Status: http.StatusBadRequest, Detail: m.Message, Pos: m.Pos}
 		case "end":
 			return got, errors.New("the node ended the subscription")

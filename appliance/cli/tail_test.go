@@ -2,6 +2,10 @@ package cli
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -10,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/triward/triward/appliance/internal/testcluster"
@@ -77,5 +82,48 @@ func TestLogsAreFollowedAtTheDefaultAddress(t *testing.T) {
 	}
 	if _, err := os.Stat(n.Config.TokenPath()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A node that cannot answer now (it starts, it stops, its store is slow) does not end a tail: it goes on at the next.
+func TestTailGoesOnWhenANodeIsUnavailable(t *testing.T) {
+	upgrader := websocket.Upgrader{Subprotocols: []string{liveProtocol}}
+	asked := 0
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := upgrader.Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer ws.Close()
+		answer := `{"op":"err","id":"t","code":"unavailable","message":"the store is slow"}`
+		if asked++; asked > 1 {
+			answer = `{"op":"snap","id":"t","v":[{"n":1}],"cursor":"1.0"}`
+		}
+		_ = ws.WriteMessage(websocket.TextMessage, []byte(answer))
+		_, _, _ = ws.ReadMessage()
+		_, _, _ = ws.ReadMessage()
+		_, _, _ = ws.ReadMessage() // until the client has gone
+	}))
+	defer srv.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out, errs output
+	rows := 0
+	f := &follower{client: &client{urls: []string{srv.URL}, http: srv.Client()}, kind: "events", s: streams{nil, &out, &errs}, print: func(r []json.RawMessage) error {
+		rows += len(r)
+		cancel()
+		return nil
+	}}
+	if err := f.run(ctx); err != nil || rows != 1 {
+		t.Errorf("%d events: %v\n%s", rows, err, &errs)
+	}
+}
+
+// A tail of a host shows what a query of it does: also what a sender without an agent tells, which names itself otherwise.
+func TestTailOfAHost(t *testing.T) {
+	f := eventFilter{hosts: []string{"web1", `b"x`}}
+	const want = `(host:"web1" OR (agent_id:"web1" -host:*) OR host:"b\"x" OR (agent_id:"b\"x" -host:*))`
+	if got, err := f.query(""); err != nil || got != want {
+		t.Errorf("asks for %s: %v", got, err)
 	}
 }

@@ -158,8 +158,9 @@ const (
 	diskFull    = 95
 	diskGrain   = 3 // per cent below where a level ends
 	certEnds    = 7 * 24 * 3600 * 1000
-	perTick     = 100 // transitions of agents in one look, and events in one delivery
-	maxWaiting  = 256 // events of this node that wait to be written down
+	perTick     = 100       // transitions of agents in one look, and events in one delivery
+	perDelivery = 256 << 10 // bytes of events in one delivery: a body of lines may have 512 KiB
+	maxWaiting  = 256       // events of this node that wait to be written down
 	prefixFact  = "fact/"
 	prefixOut   = "out/"
 	prefixDone  = "done/"

@@ -58,6 +58,9 @@ func (d dying) Commit(ctx context.Context, txn auth.Txn) (index uint64, err erro
 }
 
 func (w *world) deliver(_ context.Context, b *wire.LogBatch) error {
+	if n := len(wire.AppendLogs(nil, b)); n > wire.MaxBatchRaw {
+		return fmt.Errorf("a body of %d bytes is refused", n)
+	}
 	return w.step(func() error {
 		for _, s := range b.Streams {
 			for _, l := range s.Lines {
@@ -287,5 +290,33 @@ func TestBoundsOfAnEvent(t *testing.T) {
 	}
 	if len(s.waiting) != maxWaiting || len(s.changed) > maxChanged {
 		t.Errorf("%d wait, %d changed", len(s.waiting), len(s.changed))
+	}
+}
+
+// However long many events at once are, they are delivered in bodies that the log takes.
+func TestManyLongEventsAreDelivered(t *testing.T) {
+	w := newWorld()
+	s := w.node("n1")
+	tags := make(map[string]string)
+	for i := range maxTags {
+		tags[fmt.Sprint("tag", i)] = strings.Repeat("v", maxTag)
+	}
+	const n = 2 * perTick
+	for i := range n {
+		w.records[fmt.Sprintf("r%03d", i)] = Event{
+			ID: fmt.Sprint("records/", i), T: w.meta.LogTime(), Kind: "long", Text: strings.Repeat("t", maxText), Key: fmt.Sprint(i), Tags: tags,
+		}
+	}
+	if err := s.turns(t, 2); err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	for _, l := range w.lines {
+		if strings.HasPrefix(l, "long ") {
+			got++
+		}
+	}
+	if out := w.meta.Keys(Bucket); got != n || slices.ContainsFunc(out, func(k string) bool { return strings.HasPrefix(k, prefixOut) }) {
+		t.Errorf("%d of %d events delivered", got, n)
 	}
 }

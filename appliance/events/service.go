@@ -234,13 +234,15 @@ func (s *Service) deliver(ctx context.Context) error {
 		var events []Event
 		var keys []string
 		var ops []auth.Op
+		size := 0
 		s.cfg.Meta.Scan(Bucket, prefixOut, func(key string, v auth.Value) bool {
 			var e Event
 			if err := json.Unmarshal(v.Data, &e); err == nil && e.Kind != "" {
 				events = append(events, e)
 			}
 			keys = append(keys, key)
-			return len(keys) < perTick
+			size += len(v.Data)
+			return len(keys) < perTick && size < perDelivery
 		})
 		if len(keys) == 0 {
 			return nil

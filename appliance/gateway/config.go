@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -91,10 +92,14 @@ func (t *together) do(ctx context.Context, work func(context.Context) error) err
 		}
 	}
 	defer close(s.done)
+	// It is done for others too: that the first of them goes away is no reason to leave it.
+	ctx = context.WithoutCancel(ctx)
+	wait, enough := context.WithTimeout(ctx, catchUpTime)
+	defer enough()
 	select {
 	case t.turn <- struct{}{}:
-	case <-ctx.Done():
-		s.err = ctx.Err()
+	case <-wait.Done():
+		s.err = wait.Err()
 	}
 	t.mu.Lock()
 	t.next = nil
@@ -103,8 +108,7 @@ func (t *together) do(ctx context.Context, work func(context.Context) error) err
 		return s.err
 	}
 	defer func() { <-t.turn }()
-	// It is done for others too: that the first of them goes away is no reason to leave it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), catchUpTime)
+	ctx, cancel := context.WithTimeout(ctx, catchUpTime)
 	defer cancel()
 	s.err = work(ctx)
 	return s.err
@@ -113,8 +117,13 @@ func (t *together) do(ctx context.Context, work func(context.Context) error) err
 // catchUpTime is how long a node tries to hear what was acknowledged before.
 const catchUpTime = 10 * time.Second
 
-// asJSON is the content of a YAML text; null for what JSON cannot say, for the text is there beside it.
+// asJSON is the content of a YAML text; null for what JSON cannot say, for the text is there beside it. A text with
+// aliases is such: written out it may be a thousand times as long, more than an agent takes.
 func asJSON(body string) json.RawMessage {
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(body), &doc); err != nil || hasAlias(&doc) {
+		return json.RawMessage("null")
+	}
 	content := map[string]any{}
 	if err := yaml.Unmarshal([]byte(body), &content); err != nil {
 		return json.RawMessage("null")
@@ -124,4 +133,8 @@ func asJSON(body string) json.RawMessage {
 		return json.RawMessage("null")
 	}
 	return b
+}
+
+func hasAlias(n *yaml.Node) bool {
+	return n.Kind == yaml.AliasNode || slices.ContainsFunc(n.Content, hasAlias)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -67,6 +68,46 @@ func TestManyCatchUpTogether(t *testing.T) {
 			t.Errorf("it was done %d times", runs)
 		}
 	})
+}
+
+// That the first of those who wait together goes away costs the others nothing.
+func TestOthersCatchUpWithoutTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTogether()
+		release := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = w.do(t.Context(), func(context.Context) error { <-release; return nil }) })
+		synctest.Wait()
+		gone, cancel := context.WithCancel(t.Context())
+		did := false
+		work := func(ctx context.Context) error { did = true; return ctx.Err() }
+		wg.Go(func() { _ = w.do(gone, work) })
+		synctest.Wait()
+		wg.Go(func() {
+			if err := w.do(t.Context(), work); err != nil {
+				t.Errorf("who waits for what another asked for first: %v", err)
+			}
+		})
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		close(release)
+		wg.Wait()
+		if !did {
+			t.Error("it was not done")
+		}
+	})
+}
+
+// What a text says with aliases is not written out: it could be longer than agents take.
+func TestAliasesAreNotWrittenOut(t *testing.T) {
+	list := "logs: {files: [&a {include: [/var/log/x, /var/log/y]}" + strings.Repeat(", *a", 10_000) + "]}\n"
+	if got := asJSON(list); string(got) != "null" {
+		t.Errorf("%d bytes of JSON for %d of YAML", len(got), len(list))
+	}
+	if got := asJSON("journal: {units: [a]}\n"); string(got) != `{"journal":{"units":["a"]}}` {
+		t.Errorf("%s", got)
+	}
 }
 
 // An agent learns by its heartbeat that its group has another configuration, and gets it, and only its own.

@@ -58,6 +58,7 @@ export const events = {
     agent_stopped: 'Agent stopped',
     agent_certificate: 'Agent certificate',
     agent_config: 'Agent configuration',
+    agent_config_refused: 'Agent refuses its configuration',
     data_lost: 'Data lost on the host',
     data_set_aside: 'Data set aside',
     spool_damaged: 'Spool damaged',

@@ -58,6 +58,7 @@ export const events: Dictionary['events'] = {
     agent_stopped: '代理停止',
     agent_certificate: '代理证书',
     agent_config: '代理配置',
+    agent_config_refused: '代理拒绝配置',
     data_lost: '主机数据丢失',
     data_set_aside: '数据被搁置',
     spool_damaged: '缓冲区损坏',
