@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,6 +61,31 @@ func TestRecoveryFileOfAnotherClusterIsRefused(t *testing.T) {
 		}
 		if _, err := keyring.Load(cfg.TLS.Dir); !errors.Is(err, keyring.ErrNoRing) {
 			t.Errorf("%s is lost: the ring of the other cluster was taken: %v", name, err)
+		}
+	}
+}
+
+// In a cluster that was restored, a node whose certificate is damaged makes itself one with which its peers take it: it
+// names the incarnation.
+func TestDamagedCertificateKeepsTheIncarnation(t *testing.T) {
+	for name, text := range map[string]func([]byte) []byte{
+		"cut off": func(b []byte) []byte { return b[:len(b)/2] }, "lost": func([]byte) []byte { return []byte("garbage") },
+	} {
+		cfg, _ := bareNode(t, "a", "second")
+		path := filepath.Join(cfg.TLS.Dir, pki.FileCert)
+		body, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, text(body), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		id, err := cfg.loadIdentity(slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := id.Incarnation(); got != "second" {
+			t.Errorf("%s: the new certificate names the incarnation %q", name, got)
 		}
 	}
 }
