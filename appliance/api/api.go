@@ -354,6 +354,15 @@ func (a *API) identify(route *Route, q *request) error {
 			return fmt.Errorf("this node cannot say yet whether the session or token is good: %w", ErrNoLeader)
 		}
 	}
+	if route.Permission == auth.Operate || route.Permission == auth.Administer {
+		if err == nil && a.behind(q.r.Context()) {
+			return problem.New(http.StatusServiceUnavailable, "this node has not caught up with the others yet and does not know whether you may still do this").
+				WithHint("use another node, or wait; `triward cluster status` shows how far each is").WithRetryAfter(time.Second)
+		}
+		if err == nil {
+			p, err = a.cfg.Auth.Authenticate(q.r)
+		}
+	}
 	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
 		return err
 	}
@@ -375,6 +384,24 @@ func (a *API) identify(route *Route, q *request) error {
 
 // catchUpTimeout is how long somebody unknown waits for this node to learn what others have committed.
 const catchUpTimeout = time.Second
+
+// behindTimeout is how long who wants to change something waits for a node that is behind.
+const behindTimeout = 10 * time.Second
+
+// behind waits until this node holds all that was committed before, and reports whether it does not: on a node that was
+// started a moment ago, or is slow, somebody who was kept out or is no administrator any more must not change anything by
+// what it still believes. Where no majority is nothing can have been changed, nor can be: it counts what is known here.
+func (a *API) behind(ctx context.Context) bool {
+	ask, cancel := context.WithTimeout(ctx, catchUpTimeout)
+	index, err := a.cfg.Reads.ReadIndex(ask)
+	cancel()
+	if err != nil || a.cfg.Reads.AppliedIndex() >= index {
+		return false
+	}
+	ctx, cancel = context.WithTimeout(ctx, behindTimeout)
+	defer cancel()
+	return a.cfg.Reads.WaitApplied(ctx, index) != nil
+}
 
 // catchUp waits until this node holds all that was committed before: a session or ticket that another node made a
 // moment ago must not look unknown here. It reports whether it got there.

@@ -29,6 +29,8 @@ import (
 type parts struct {
 	applied  atomic.Uint64
 	readErr  error
+	index    uint64 // of the cluster, when this node is behind it
+	waiting  func() // called when somebody waits for it
 	logErr   error
 	joinErr  error
 	lastLogs LogQuery
@@ -37,13 +39,19 @@ type parts struct {
 
 func (p *parts) AppliedIndex() uint64 { return p.applied.Load() }
 func (p *parts) WaitApplied(ctx context.Context, index uint64) error {
+	if p.waiting != nil {
+		p.waiting()
+	}
 	if index <= p.AppliedIndex() {
 		return nil
 	}
 	<-ctx.Done()
 	return ctx.Err()
 }
-func (p *parts) ReadIndex(context.Context) (uint64, error) { return p.applied.Load(), p.readErr }
+
+func (p *parts) ReadIndex(context.Context) (uint64, error) {
+	return max(p.applied.Load(), p.index), p.readErr
+}
 
 func (p *parts) Query(_ context.Context, q LogQuery) (LogPage, error) {
 	p.lastLogs = q
