@@ -278,6 +278,11 @@ func (c *clusterView) disk() diskUsage {
 // it starts and asks on the peer port with that certificate.
 func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnswer, error) {
 	var none api.JoinAnswer
+	// The token first: who has none is not told which nodes there are.
+	token, err := c.app.auth.CheckJoin(auth.JoinNode, r.Token, netip.Addr{})
+	if err != nil {
+		return none, err
+	}
 	ca := c.app.identity.CA()
 	if ca == nil {
 		return none, errors.New("this node does not have the CA's key; ask another member")
@@ -294,10 +299,6 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 		if err := json.Unmarshal(held.Data, &old); err != nil || old.PeerAddr != r.PeerAddr {
 			return none, problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member already, at another address", r.ID)).WithHint("choose another node_id")
 		}
-	}
-	token, err := c.app.auth.CheckJoin(auth.JoinNode, r.Token, netip.Addr{})
-	if err != nil {
-		return none, err
 	}
 	wrapped, err := c.ringFor(r.RingTo)
 	if err != nil {

@@ -53,6 +53,10 @@ func (k *Keys) RotateKey(ctx context.Context, by api.Operator) (api.RotatedKey, 
 	if err := a.node.Barrier(ctx); err != nil {
 		return none, err
 	}
+	// A node that lacks the key that seals now could not open what it has to seal anew, and would never look for it again.
+	if err := k.follow(ctx); err != nil {
+		return none, problem.Wrap(http.StatusConflict, err).WithHint(ringHint)
+	}
 	ring, err := k.Ring()
 	if err != nil {
 		return none, problem.Wrap(http.StatusConflict, err).WithHint(ringHint)

@@ -81,17 +81,6 @@ func (k *Keys) Open(purpose, sealed string) ([]byte, error) {
 	return ring.Open(purpose, sealed)
 }
 
-// take saves a ring and uses it from now on.
-func (k *Keys) take(ring *keyring.Ring) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := ring.Save(k.dir); err != nil {
-		return err
-	}
-	k.ring = ring
-	return nil
-}
-
 // Keys returns the cluster's keys as this node holds them.
 func (a *App) Keys() *Keys { return a.keys }
 
@@ -157,7 +146,7 @@ func (a *App) fetchRing(ctx context.Context) error {
 			var ring *keyring.Ring
 			if ring, err = keyring.Unwrap(wrapped, identity); err == nil {
 				a.log.Info("key ring taken from a member", "from", m.ID)
-				return a.keys.take(ring)
+				return a.keys.merge(ring) // a newer one may have been offered meanwhile
 			}
 		}
 		errs = append(errs, fmt.Errorf("node %s: %w", m.ID, err))

@@ -106,3 +106,29 @@ func TestNodeWithoutKeyRingSaysSo(t *testing.T) {
 		t.Errorf("sealing without a ring: %v", err)
 	}
 }
+
+// A node that lacks the key that seals takes it before it makes another: afterwards it would never look for it again, and
+// could not open what was sealed with it.
+func TestRotationOnANodeThatLacksAKey(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 3)
+	n1, n2 := c.Nodes[0], c.Nodes[1]
+	old, err := n1.App.Keys().Ring()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotate := func(n *testcluster.Node) {
+		t.Helper()
+		testcluster.Until(t, "rotate the key", func() error { return c.Post(n, "/v1/keys/rotate", struct{}{}, nil) })
+	}
+	rotate(n2)
+	sealed, err := n2.App.Keys().Seal("test", []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n1.App.Keys().SetRing(old)
+	rotate(n1)
+	if _, err := n1.App.Keys().Open("test", sealed); err != nil {
+		t.Errorf("what another node sealed before the rotation: %v", err)
+	}
+}

@@ -229,6 +229,12 @@ func TestStrangersAndGarbage(t *testing.T) {
 	if err := c.Get(n, "/v1/logs/query?query="+url.QueryEscape(`a AND (`), nil); err == nil || !strings.Contains(err.Error(), `"pos"`) {
 		t.Errorf("a broken query is not told its place: %v", err)
 	}
+	for _, id := range []string{n.Config.NodeID, "n9"} { // whether there is such a node is told to those who have a token
+		err := stranger.Post(n, "/v1/cluster/join", map[string]any{"token": "twn_x", "id": id, "csr_pem": "x", "peer_addr": "127.0.0.1:1", "ring_to": "x"}, nil)
+		if err == nil || !strings.Contains(err.Error(), "401") {
+			t.Errorf("joining as %s without a token: %v", id, err)
+		}
+	}
 	resp, err := c.HTTP.Post(n.Config.Listen.Agents.Advertise+"/v1/agent/batches", wire.ContentType, strings.NewReader("garbage"))
 	if err != nil {
 		t.Fatal(err)

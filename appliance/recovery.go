@@ -212,6 +212,14 @@ func (c *Config) findCA(opts *IssueOptions, out *Issued) (*pki.CA, string, error
 		}
 		return nil, "", errFile
 	}
+	if r != nil { // nothing is taken of a file before it is known to be of this cluster
+		if err := c.ofThisCluster(path, r); err != nil {
+			if ca == nil || opts.From != "" || opts.RecoveryKey != "" {
+				return nil, "", err
+			}
+			r = nil
+		}
+	}
 	if opts.RecoveryKey != "" {
 		opened, err := keyring.Unwrap(r.Ring, opts.RecoveryKey)
 		if err != nil {
@@ -242,9 +250,18 @@ func (c *Config) findCA(opts *IssueOptions, out *Issued) (*pki.CA, string, error
 	if ca, err = pki.ParseCA([]byte(r.CA), key); err != nil {
 		return nil, "", fmt.Errorf("recovery file %s: %w", path, err)
 	}
-	if err := pki.SameCA(c.TLS.Dir, ca); err != nil {
-		return nil, "", err
-	}
 	out.CAFrom = path
 	return ca, incarnation, nil
+}
+
+// ofThisCluster refuses a recovery file of another cluster than the one whose CA lies here, if one does.
+func (c *Config) ofThisCluster(path string, r *recovery) error {
+	cert, err := pki.ParseCertificate([]byte(r.CA))
+	if err != nil {
+		return fmt.Errorf("recovery file %s: its CA: %w", path, err)
+	}
+	if err := pki.SameCA(c.TLS.Dir, cert); err != nil {
+		return fmt.Errorf("recovery file %s: %w", path, err)
+	}
+	return nil
 }

@@ -131,6 +131,9 @@ func found(cfg *Config, staged *raftstate.Restored, report *RestoreReport) error
 		if report.NewCA { // with the keys the ring was lost that opens this one's
 			tx.Delete(bucketPKI, keyAgentCAs)
 		}
+		if !report.hasRing() { // which key of the lost ring sealed
+			tx.Delete(bucketSettings, keySealing)
+		}
 		return beginAnew(tx, note)
 	})
 	if err != nil {
@@ -169,6 +172,11 @@ func restoredCA(report *RestoreReport) (*pki.CA, error) {
 		return nil, fmt.Errorf("keys in the backup: %w", err)
 	}
 	return ca, nil
+}
+
+// hasRing reports whether the backup gave its key ring.
+func (r *RestoreReport) hasRing() bool {
+	return slices.ContainsFunc(r.Keys, func(k backup.KeyFile) bool { return k.Name == keyring.File })
 }
 
 // restoreRing puts the key ring of the backup in place, with which the secrets in the metadata are sealed, or a new one.

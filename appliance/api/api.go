@@ -75,6 +75,7 @@ const (
 	defaultMaxBody = 64 << 10
 	defaultBodies  = 64 << 20
 	bodyUnfolds    = 4               // times its length that a body is held once it is decoded
+	strangersShare = 8               // bodies of routes that anybody may call are held beside, in this part of BodyBytes
 	maxStreams     = 100             // requests that one connection may have under way; a page has some twenty
 	longestAnswer  = 6 * time.Minute // more than the longest ?timeout=
 	// IndexHeader tells how far the node was when it answered: whoever asks another node for at least that index sees
@@ -91,12 +92,30 @@ type API struct {
 	mux     *http.ServeMux
 	rules   []problem.Rule
 	methods map[string][]string // by path
-	bodies  *semaphore.Weighted
-	bodyCap int64  // of bodies
-	doc     []byte // the OpenAPI description
-	took    *prometheus.HistogramVec
+	bodies  bodyRoom
+	// strangers is the room of routes that need no identity, so that nobody unknown can keep senders and users out by
+	// sending slowly.
+	strangers bodyRoom
+	doc       []byte // the OpenAPI description
+	took      *prometheus.HistogramVec
 	// caughtUp says that since its start this node has held once all that was committed, so that it knows its users.
 	caughtUp atomic.Bool
+}
+
+// bodyRoom bounds the bodies that are held at once.
+type bodyRoom struct {
+	held *semaphore.Weighted
+	size int64
+}
+
+func newBodyRoom(size int64) bodyRoom { return bodyRoom{semaphore.NewWeighted(size), size} }
+
+// cost is what a body takes while its request is served. One that is larger than all there is has it when it is alone.
+func (b *bodyRoom) cost(length, most int64) int64 {
+	if length < 0 || length > most {
+		length = most
+	}
+	return min(length*bodyUnfolds, b.size)
 }
 
 // New builds the handler from the table of routes.
@@ -104,11 +123,11 @@ func New(cfg Config) (*API, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string), bodyCap: cfg.BodyBytes}
-	if a.bodyCap == 0 {
-		a.bodyCap = defaultBodies
+	if cfg.BodyBytes == 0 {
+		cfg.BodyBytes = defaultBodies
 	}
-	a.bodies = semaphore.NewWeighted(a.bodyCap)
+	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string)}
+	a.bodies, a.strangers = newBodyRoom(cfg.BodyBytes), newBodyRoom(cfg.BodyBytes/strangersShare)
 	a.rules = slices.Concat(cfg.Errors, alertErrorRules(), agentConfigErrors(), errorRules())
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
@@ -271,11 +290,15 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 		rec.index = a.cfg.Reads.AppliedIndex
 	}
 	if q.r.Body != nil && q.r.Body != http.NoBody {
-		cost := a.bodyCost(q.r.ContentLength, maxBody)
-		if !a.bodies.TryAcquire(cost) {
+		room := &a.bodies
+		if route.Permission == auth.Public {
+			room = &a.strangers
+		}
+		cost := room.cost(q.r.ContentLength, maxBody)
+		if !room.held.TryAcquire(cost) {
 			return fmt.Errorf("bodies of requests: %w", ErrBusy)
 		}
-		defer a.bodies.Release(cost)
+		defer room.held.Release(cost)
 		q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxBody)
 		// A body that trickles in must not hold the request for ever.
 		_ = http.NewResponseController(q.w).SetReadDeadline(q.now.Add(defaultTimeout))
@@ -317,14 +340,6 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 	return route.serve(a, q)
 }
 
-// bodyCost is what a body takes while its request is served. One that is larger than all there is has it when it is alone.
-func (a *API) bodyCost(length, most int64) int64 {
-	if length < 0 || length > most {
-		length = most
-	}
-	return min(length*bodyUnfolds, a.bodyCap)
-}
-
 // identify finds out who asks and whether they may.
 func (a *API) identify(route *Route, q *request) error {
 	p, err := a.cfg.Auth.Authenticate(q.r)
@@ -337,6 +352,15 @@ func (a *API) identify(route *Route, q *request) error {
 			// A node that was started a moment ago does not know whom the others know. To say 401 would make a sender
 			// throw away what it may send in a second.
 			return fmt.Errorf("this node cannot say yet whether the session or token is good: %w", ErrNoLeader)
+		}
+	}
+	if route.Permission == auth.Operate || route.Permission == auth.Administer {
+		if err == nil && a.behind(q.r.Context()) {
+			return problem.New(http.StatusServiceUnavailable, "this node has not caught up with the others yet and does not know whether you may still do this").
+				WithHint("use another node, or wait; `triward cluster status` shows how far each is").WithRetryAfter(time.Second)
+		}
+		if err == nil {
+			p, err = a.cfg.Auth.Authenticate(q.r)
 		}
 	}
 	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
@@ -360,6 +384,24 @@ func (a *API) identify(route *Route, q *request) error {
 
 // catchUpTimeout is how long somebody unknown waits for this node to learn what others have committed.
 const catchUpTimeout = time.Second
+
+// behindTimeout is how long who wants to change something waits for a node that is behind.
+const behindTimeout = 10 * time.Second
+
+// behind waits until this node holds all that was committed before, and reports whether it does not: on a node that was
+// started a moment ago, or is slow, somebody who was kept out or is no administrator any more must not change anything by
+// what it still believes. Where no majority is nothing can have been changed, nor can be: it counts what is known here.
+func (a *API) behind(ctx context.Context) bool {
+	ask, cancel := context.WithTimeout(ctx, catchUpTimeout)
+	index, err := a.cfg.Reads.ReadIndex(ask)
+	cancel()
+	if err != nil || a.cfg.Reads.AppliedIndex() >= index {
+		return false
+	}
+	ctx, cancel = context.WithTimeout(ctx, behindTimeout)
+	defer cancel()
+	return a.cfg.Reads.WaitApplied(ctx, index) != nil
+}
 
 // catchUp waits until this node holds all that was committed before: a session or ticket that another node made a
 // moment ago must not look unknown here. It reports whether it got there.

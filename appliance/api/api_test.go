@@ -29,6 +29,8 @@ import (
 type parts struct {
 	applied  atomic.Uint64
 	readErr  error
+	index    uint64 // of the cluster, when this node is behind it
+	waiting  func() // called when somebody waits for it
 	logErr   error
 	joinErr  error
 	lastLogs LogQuery
@@ -37,13 +39,19 @@ type parts struct {
 
 func (p *parts) AppliedIndex() uint64 { return p.applied.Load() }
 func (p *parts) WaitApplied(ctx context.Context, index uint64) error {
+	if p.waiting != nil {
+		p.waiting()
+	}
 	if index <= p.AppliedIndex() {
 		return nil
 	}
 	<-ctx.Done()
 	return ctx.Err()
 }
-func (p *parts) ReadIndex(context.Context) (uint64, error) { return p.applied.Load(), p.readErr }
+
+func (p *parts) ReadIndex(context.Context) (uint64, error) {
+	return max(p.applied.Load(), p.index), p.readErr
+}
 
 func (p *parts) Query(_ context.Context, q LogQuery) (LogPage, error) {
 	p.lastLogs = q
@@ -295,11 +303,36 @@ func TestWritesFromForeignPagesAreRefused(t *testing.T) {
 	}
 }
 
-// Bodies that are on their way hold their share; what comes beyond it is told to wait, whoever it is.
+// Bodies that are on their way hold their share; what comes beyond it is told to wait. What strangers send slowly keeps
+// nobody out whom the node knows, nor the other way round.
 func TestBodiesUnderWayPushBack(t *testing.T) {
-	s := newStand(t, func(c *Config) { c.BodyBytes = 4096 })
+	login := call{method: "POST", path: "/v1/login", body: `{"user":"ada","password":"correct horse"}`}
+	t.Run("strangers", func(t *testing.T) {
+		s := newStand(t, func(c *Config) { c.BodyBytes = 4096 })
+		known := []call{
+			{method: "POST", path: "/v1/users", body: `{"name":"eve","password":"correct horse","role":"viewer"}`, token: s.tokens[auth.RoleAdministrator]},
+			{method: "POST", path: "/api/v1/query", body: `query=up`, token: s.tokens[auth.RoleViewer]},
+		}
+		s.slowBody("/v1/login", "", `"user":"ada","password":"correct horse"}`, []call{login, {method: "POST", path: "/v1/cluster/join", body: `{}`}}, known)
+	})
+	t.Run("known", func(t *testing.T) {
+		s := newStand(t, func(c *Config) { c.BodyBytes = 4096 })
+		admin := s.tokens[auth.RoleAdministrator]
+		s.slowBody("/v1/tokens/api", admin, `"name":"x","role":"viewer"}`, []call{
+			{method: "POST", path: "/v1/users", body: `{}`, token: admin}, {method: "POST", path: "/api/v1/query", body: `query=up`, token: admin},
+		}, []call{login, {method: "GET", path: "/v1/hosts", token: admin}})
+	})
+}
+
+// slowBody sends a request whose body ends with rest once those beside it were answered: refused, or done.
+func (s *stand) slowBody(path, token, rest string, refused, done []call) {
+	t := s.t
+	t.Helper()
 	body, feed := io.Pipe()
-	r := httptest.NewRequest("POST", "/v1/login", body)
+	r := httptest.NewRequest("POST", path, body)
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
 	r.Header.Set("Content-Type", "application/json")
 	r.ContentLength = 2000 // decoded it may be more than all there is
 	first, reading := httptest.NewRecorder(), make(chan struct{})
@@ -313,32 +346,30 @@ func TestBodiesUnderWayPushBack(t *testing.T) {
 		close(reading)
 	}()
 	<-reading
-	admin := s.tokens[auth.RoleAdministrator]
-	for _, c := range []call{
-		{method: "POST", path: "/v1/login", body: `{"user":"ada","password":"correct horse"}`},
-		{method: "POST", path: "/v1/cluster/join", body: `{}`},
-		{method: "POST", path: "/v1/users", body: `{}`, token: admin},
-		{method: "POST", path: "/api/v1/query", body: `query=up`, token: admin},
-	} {
+	for _, c := range done {
+		if w := s.do(c); w.Code >= 300 {
+			t.Errorf("%s beside it: %d %s", c.path, w.Code, w.Body)
+		}
+	}
+	for _, c := range refused {
 		w := s.do(c)
 		s.problem(c.path, w, http.StatusTooManyRequests)
 		if w.Header().Get("Retry-After") != "1" {
 			t.Errorf("%s: Retry-After %q", c.path, w.Header().Get("Retry-After"))
 		}
 	}
-	if w := s.do(call{method: "GET", path: "/v1/hosts", token: admin}); w.Code != 200 {
-		t.Errorf("a request without a body: %d", w.Code)
-	}
-	if _, err := io.WriteString(feed, `"user":"ada","password":"correct horse"}`); err != nil {
+	if _, err := io.WriteString(feed, rest); err != nil {
 		t.Error(err)
 	}
 	feed.Close()
 	<-ended
-	if first.Code != 200 {
+	if first.Code >= 300 {
 		t.Errorf("the slow body: %d %s", first.Code, first.Body)
 	}
-	if w := s.do(call{method: "POST", path: "/v1/login", body: `{"user":"ada","password":"correct horse"}`}); w.Code != 200 {
-		t.Errorf("after it: %d", w.Code)
+	for _, c := range refused {
+		if w := s.do(c); w.Code == http.StatusTooManyRequests {
+			t.Errorf("%s after it: %d", c.path, w.Code)
+		}
 	}
 }
 

@@ -83,7 +83,7 @@ func (s *Service) invite(ctx context.Context, name string, role Role, hash strin
 				return Invite{}, fmt.Errorf("invite user %s: %d users: %w", name, s.cfg.MaxUsers, ErrLimit)
 			}
 			u = userRecord{ID: newSecret(""), Name: name, Role: role, Created: s.meta.LogTime()}
-			txn.Ops = append(txn.Ops, Op{Bucket: BucketUsers, Key: name, Value: encode(u)})
+			txn.Ops = append(s.sessionsOf(name), Op{Bucket: BucketUsers, Key: name, Value: encode(u)}) // and nothing of an earlier one
 		}
 		txn.Compares = []Compare{{Bucket: BucketUsers, Key: name, ModIndex: mod}}
 		if u.ID == "" { // of before users had one: the link must not outlive them
@@ -223,7 +223,21 @@ func (s *Service) RedeemInvite(ctx context.Context, from netip.Addr, secret, pas
 		if errors.Is(err, ErrConflict) {
 			continue // used meanwhile, or the user was changed: look again
 		}
+		if err == nil {
+			s.endBefore(ctx, p)
+		}
 		return session, p, err
 	}
 	return "", Principal{}, fmt.Errorf("redeem set-up link: %w", ErrConflict)
+}
+
+// endBefore ends the sessions that were opened before this one, which the set-up link opened.
+func (s *Service) endBefore(ctx context.Context, p Principal) {
+	_, index, ok := s.session(p.Key)
+	if !ok {
+		return // ended already
+	}
+	if _, err := s.endMissed(ctx, p.Name, index, p.Key); err != nil {
+		s.log.Warn("sessions from before the use of a set-up link may go on", "user", p.Name, "err", err)
+	}
 }

@@ -60,7 +60,7 @@ func (s *Service) EndSessions(ctx context.Context, user string, by Principal) (i
 	if _, _, ok := s.user(user); !ok {
 		return 0, fmt.Errorf("user %.70s: %w", user, ErrNotFound)
 	}
-	return s.end(ctx, user, s.sessionsOf(user), by)
+	return s.end(ctx, user, s.sessionsOf(user), "", by)
 }
 
 // EndOthers ends all sessions of the user but the one that asks, and returns how many there were.
@@ -68,15 +68,42 @@ func (s *Service) EndOthers(ctx context.Context, p Principal) (int, error) {
 	if p.Kind != KindSession {
 		return 0, fmt.Errorf("end other sessions: an API token has none: %w", ErrInvalid)
 	}
-	return s.end(ctx, p.Name, s.others(p), p)
+	return s.end(ctx, p.Name, s.others(p), p.Key, p)
 }
 
-func (s *Service) end(ctx context.Context, user string, ops []Op, by Principal) (int, error) {
+// end ends the sessions of the user that ops remove, and those that another node opened meanwhile; keep goes on.
+func (s *Service) end(ctx context.Context, user string, ops []Op, keep string, by Principal) (int, error) {
 	if len(ops) == 0 {
 		return 0, nil
 	}
-	if _, err := s.meta.Commit(ctx, Txn{Ops: ops, Audit: by.did("session.end", user, map[string]any{"sessions": len(ops)})}); err != nil {
+	index, err := s.meta.Commit(ctx, Txn{Ops: ops, Audit: by.did("session.end", user, map[string]any{"sessions": len(ops)})})
+	missed := 0
+	if err == nil {
+		missed, err = s.endMissed(ctx, user, index, keep)
+	}
+	if err != nil {
 		return 0, fmt.Errorf("end sessions of %s: %w", user, err)
+	}
+	return len(ops) + missed, nil
+}
+
+// endMissed ends the sessions of the user that were opened up to the entry at index, but for keep, and returns how many.
+// Whoever ends sessions names those that this node has applied; what another node opened a moment before it only sees
+// once its own entry is applied.
+func (s *Service) endMissed(ctx context.Context, user string, index uint64, keep string) (int, error) {
+	var ops []Op
+	s.meta.Scan(BucketSessions, "", func(key string, v Value) bool {
+		var rec sessionRecord
+		if key != keep && v.ModIndex <= index && json.Unmarshal(v.Data, &rec) == nil && rec.User == user {
+			ops = append(ops, Op{Delete: true, Bucket: BucketSessions, Key: key})
+		}
+		return len(ops) < maxOps
+	})
+	if len(ops) == 0 {
+		return 0, nil
+	}
+	if _, err := s.meta.Commit(ctx, Txn{Ops: ops}); err != nil {
+		return 0, fmt.Errorf("end sessions that were opened at the same moment: %w", err)
 	}
 	return len(ops), nil
 }

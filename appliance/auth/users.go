@@ -93,8 +93,9 @@ func (s *Service) CreateUser(ctx context.Context, name, password string, role Ro
 	rec := userRecord{ID: newSecret(""), Name: name, Role: role, Password: hash, Created: s.meta.LogTime()}
 	_, err = s.meta.Commit(ctx, Txn{
 		Compares: []Compare{{Bucket: BucketUsers, Key: name}},
-		Ops:      []Op{{Bucket: BucketUsers, Key: name, Value: encode(rec)}},
-		Audit:    by.did("user.create", name, change{After: map[string]any{"role": role}}),
+		// What an earlier user of the name left behind must not log in as this one.
+		Ops:   append(s.sessionsOf(name), Op{Bucket: BucketUsers, Key: name, Value: encode(rec)}),
+		Audit: by.did("user.create", name, change{After: map[string]any{"role": role}}),
 	})
 	if errors.Is(err, ErrConflict) {
 		return fmt.Errorf("create user %s: %w", name, ErrExists)
@@ -114,10 +115,13 @@ func (s *Service) SetPassword(ctx context.Context, name, password string, by Pri
 	if err != nil {
 		return fmt.Errorf("set password of %s: %w", name, err)
 	}
-	err = s.changeUser(ctx, name, func(u *userRecord) (Txn, error) {
+	index, err := s.changeUser(ctx, name, func(u *userRecord) (Txn, error) {
 		u.Password = hash
 		return Txn{Ops: slices.Concat(s.sessionsOf(name), s.invitesOf(name)), Audit: by.did("user.password", name, nil)}, nil
 	})
+	if err == nil {
+		_, err = s.endMissed(ctx, name, index, "")
+	}
 	if err != nil {
 		return fmt.Errorf("set password of %s: %w", name, err)
 	}
@@ -151,13 +155,16 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, from netip.Ad
 		return fmt.Errorf("change password: %w", err)
 	}
 	was := u.Password
-	err = s.changeUser(ctx, p.Name, func(u *userRecord) (Txn, error) {
+	index, err := s.changeUser(ctx, p.Name, func(u *userRecord) (Txn, error) {
 		if u.Password != was { // the right old password is not right any more
 			return Txn{}, ErrConflict
 		}
 		u.Password = hash
 		return Txn{Ops: append(s.others(p), s.invitesOf(p.Name)...), Audit: p.did("user.password", p.Name, nil)}, nil
 	})
+	if err == nil {
+		_, err = s.endMissed(ctx, p.Name, index, p.Key)
+	}
 	if err != nil {
 		return fmt.Errorf("change password: %w", err)
 	}
@@ -170,7 +177,7 @@ func (s *Service) SetRole(ctx context.Context, name string, role Role, by Princi
 	if err := CheckUser(name, role); err != nil {
 		return err
 	}
-	err := s.changeUser(ctx, name, func(u *userRecord) (Txn, error) {
+	_, err := s.changeUser(ctx, name, func(u *userRecord) (Txn, error) {
 		txn := Txn{Audit: by.did("user.role", name, change{
 			Before: map[string]any{"role": u.Role}, After: map[string]any{"role": role},
 		})}
@@ -194,7 +201,7 @@ func (s *Service) SetDisabled(ctx context.Context, name string, disabled bool, b
 	if disabled {
 		action = "user.disable"
 	}
-	err := s.changeUser(ctx, name, func(u *userRecord) (Txn, error) {
+	index, err := s.changeUser(ctx, name, func(u *userRecord) (Txn, error) {
 		txn := Txn{Audit: by.did(action, name, change{
 			Before: map[string]any{"disabled": u.Disabled}, After: map[string]any{"disabled": disabled},
 		})}
@@ -206,6 +213,9 @@ func (s *Service) SetDisabled(ctx context.Context, name string, disabled bool, b
 		u.Disabled = disabled
 		return txn, err
 	})
+	if err == nil && disabled {
+		_, err = s.endMissed(ctx, name, index, "")
+	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", action, name, err)
 	}
@@ -233,25 +243,25 @@ func (s *Service) another(u *userRecord) ([]Compare, error) {
 }
 
 // changeUser reads, changes and writes the record of a user together with what change returns, again when somebody else
-// was faster.
-func (s *Service) changeUser(ctx context.Context, name string, change func(*userRecord) (Txn, error)) error {
+// was faster. It returns the index of the entry that changed it.
+func (s *Service) changeUser(ctx context.Context, name string, change func(*userRecord) (Txn, error)) (uint64, error) {
 	for range casRetries {
 		u, mod, ok := s.user(name)
 		if !ok {
-			return fmt.Errorf("user %.70s: %w", name, ErrNotFound)
+			return 0, fmt.Errorf("user %.70s: %w", name, ErrNotFound)
 		}
 		txn, err := change(&u)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		txn.Compares = append(txn.Compares, Compare{Bucket: BucketUsers, Key: name, ModIndex: mod})
 		txn.Ops = append(txn.Ops, Op{Bucket: BucketUsers, Key: name, Value: encode(u)})
-		_, err = s.meta.Commit(ctx, txn)
+		index, err := s.meta.Commit(ctx, txn)
 		if !errors.Is(err, ErrConflict) {
-			return err
+			return index, err
 		}
 	}
-	return ErrConflict
+	return 0, ErrConflict
 }
 
 // DeleteUser removes the user with their sessions, set-up links and the tokens that they have made; all of these are void
@@ -278,7 +288,7 @@ func (s *Service) deleteUser(ctx context.Context, name string, by Principal) err
 	}
 	left := slices.Concat(s.sessionsOf(name), s.invitesOf(name), s.ownedBy(Owner{name, u.ID}))
 	first := left[:min(len(left), maxOps-1)]
-	_, err = s.meta.Commit(ctx, Txn{
+	index, err := s.meta.Commit(ctx, Txn{
 		Compares: append(compares, Compare{Bucket: BucketUsers, Key: name, ModIndex: mod}),
 		Ops:      append([]Op{{Delete: true, Bucket: BucketUsers, Key: name}}, first...),
 		Audit:    by.did("user.delete", name, change{Before: map[string]any{"role": u.Role, "tokens_and_sessions": len(left)}}),
@@ -291,6 +301,9 @@ func (s *Service) deleteUser(ctx context.Context, name string, by Principal) err
 			s.log.Warn("tokens of a deleted user are not cleared away", "user", name, "err", err)
 			break
 		}
+	}
+	if _, err := s.endMissed(ctx, name, index, ""); err != nil { // they are void without their user
+		s.log.Warn("sessions of a deleted user are not cleared away", "user", name, "err", err)
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func Hosts(cert *x509.Certificate) []string {
 }
 
 // SameCA refuses a CA that is another than the one whose certificate lies in the directory, if one does.
-func SameCA(dir string, ca *CA) error {
+func SameCA(dir string, ca *x509.Certificate) error {
 	body, err := readFile(dir, FileCA)
 	if errors.Is(err, ErrNotInitialised) {
 		return nil
@@ -72,8 +72,8 @@ func SameCA(dir string, ca *CA) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(dir, FileCA), err)
 	}
-	if Fingerprint(have) != ca.Fingerprint() {
-		return fmt.Errorf("the CA is of another cluster than %s: %s, here is %s", filepath.Join(dir, FileCA), ca.cert.Subject.CommonName, have.Subject.CommonName)
+	if Fingerprint(have) != Fingerprint(ca) {
+		return fmt.Errorf("the CA is of another cluster than %s: %s, here is %s", filepath.Join(dir, FileCA), ca.Subject.CommonName, have.Subject.CommonName)
 	}
 	return nil
 }

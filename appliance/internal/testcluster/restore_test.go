@@ -267,6 +267,7 @@ func TestABackupWithoutKeysMakesANewCA(t *testing.T) {
 		Token string `json:"token"`
 	}
 	must(t, old.Post(old.Nodes[0], "/v1/tokens/join", map[string]any{"kind": "agent"}, &token))
+	must(t, old.Post(old.Nodes[0], "/v1/keys/rotate", struct{}{}, nil))
 	b, err := old.Backup(old.Nodes[0])
 	must(t, err)
 	key, err := os.ReadFile(filepath.Join(old.Nodes[0].Config.TLS.Dir, pki.FileCAKey))
@@ -290,5 +291,9 @@ func TestABackupWithoutKeysMakesANewCA(t *testing.T) {
 	fresh := Adopt(t, cfg, old.Token)
 	if err := fresh.Stranger("x").Enroll(t, fresh.Nodes[0], token.Token); err == nil {
 		t.Error("a join token of the old cluster still works")
+	}
+	// It does not look for the key that sealed in the lost cluster, for good.
+	if v, ok := fresh.Nodes[0].App.Node().State().Get("settings", "keyring"); ok {
+		t.Errorf("the restored cluster, with a ring of its own, is to seal with a key of the lost one: %s", v.Data)
 	}
 }
