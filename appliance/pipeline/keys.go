@@ -119,10 +119,25 @@ func (c *scanner) secret(kind keyed, from, to int) bool {
 	return n >= minToken && c.found(from, to, Token)
 }
 
+// masks reports whether secrets of the kind are masked at all. It is asked before a value is looked for: the end of one
+// that stays may be far away, and the next name stands within it.
+func (c *scanner) masks(kind keyed) bool {
+	switch kind {
+	case keyPassword:
+		return c.opts.Passwords
+	case keyAuthorization: // it says itself which of them it is
+		return true
+	}
+	return c.opts.Tokens
+}
+
 // value masks the value at `at`, behind a name and its separator. named says that the name was written so that only a
 // value can follow it, and not a sentence.
 func (c *scanner) value(kind keyed, named bool, at int) (next int) {
 	s, from := c.s, at
+	if !c.masks(kind) {
+		return at
+	}
 	for from < len(s) && from-at < 8 && (s[from] == ' ' || s[from] == '\t' || s[from] == '=' || s[from] == '>' && from == at) {
 		from++
 	}
@@ -281,6 +296,9 @@ func (c *scanner) authorization(at, from int) (next int) {
 		default:
 			from, whole = word+1, true // Digest and those of clouds have several parts
 		}
+	}
+	if kind == Password && !c.opts.Passwords || kind == Token && !c.opts.Tokens {
+		return at
 	}
 	to := from
 	for ; to < len(s); to++ {

@@ -206,6 +206,19 @@ func TestHostileLinesAreLinear(t *testing.T) {
 	}
 }
 
+// So they do when one kind of secrets is not masked: what is not masked is not passed over either.
+func TestHostileLinesAreLinearWithKindsOff(t *testing.T) {
+	for _, o := range []Options{{}, {Cards: true}, {Passwords: true}, {Tokens: true}} {
+		r := newRedactor(t, o)
+		for _, unit := range []string{
+			"password=", "token=", "authorization: x ", "authorization: basic", "-----BEGIN PRIVATE KEY----- ", "--token x--", `password=\"`, "<secret>a",
+			"bearer a", "4111 ", "a://b:c",
+		} {
+			redacted(r, strings.Repeat(unit, 16*wire.MaxLine/len(unit)))
+		}
+	}
+}
+
 func FuzzRedact(f *testing.F) {
 	f.Add("password=\"x\" token: 'y' 4111 1111 1111 1111 Authorization: Basic x ://a:b@c")
 	f.Add("--password -----BEGIN PRIVATE KEY----- \\\" 密码： <token>a</token>")

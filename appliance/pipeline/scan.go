@@ -257,6 +257,9 @@ const pemBegin = "-----BEGIN"
 
 // pem masks a private key, to its end or to that of the text. at is behind its first word.
 func (c *scanner) pem(at int) (next int) {
+	if !c.opts.Tokens { // its end may be far away
+		return at + 1
+	}
 	head := c.s[at:min(len(c.s), at+peek)]
 	_, after, ok := strings.Cut(head, "PRIVATE KEY")
 	if !ok {
@@ -286,7 +289,7 @@ func (c *scanner) element(at int) (next int) {
 		return at + 1
 	}
 	kind, _ := keyKind(c.s[from:at])
-	if kind == keyNone {
+	if kind == keyNone || !c.masks(kind) {
 		return at + 1
 	}
 	to := at + 1
