@@ -310,6 +310,9 @@ func (c *scanner) nameBefore(end int) (from int) {
 	return from
 }
 
+// between are the bytes that may stand between a name and its separator.
+var between = [256]bool{' ': true, '\t': true, '"': true, '\'': true, '\\': true, ']': true}
+
 // separator looks at the name before a separator of n bytes and at what follows.
 func (c *scanner) separator(at, n int) (next int) {
 	s := c.s
@@ -317,9 +320,9 @@ func (c *scanner) separator(at, n int) (next int) {
 		return c.authority(at + 3)
 	}
 	end, quoted := at, s[at] == '='
-	// A quote, a blank or a bracket may stand between.
-	for k := 0; k < 4 && end > 0 && (s[end-1] == ' ' || s[end-1] == '"' || s[end-1] == '\'' || s[end-1] == '\\' || s[end-1] == ']'); k++ {
-		quoted = quoted || s[end-1] != ' '
+	// Quotes, blanks and brackets may stand between.
+	for end > 0 && at-end < maxBlanks && between[s[end-1]] {
+		quoted = quoted || s[end-1] != ' ' && s[end-1] != '\t'
 		end--
 	}
 	if end > 0 && s[end-1] >= 0x80 {
