@@ -77,6 +77,8 @@ func TestWhatIsMasked(t *testing.T) {
 		{`{"authorization":"Bearer abcdef123456","x":1}`, `{"authorization":"Bearer [redacted]","x":1}`},
 		{`Authorization: Digest username="x", response="abc"`, "Authorization: Digest [redacted]"},
 		{"sent bearer abcdefghij0123456789 to it", "sent bearer [redacted] to it"},
+		{"sent Bearer ab+cd/ef0123456789ghij== to it", "sent Bearer [redacted] to it"},
+		{"BEARER 0123/456+789abcdef", "BEARER [redacted]"},
 		{"X-Api-Key: abcdef0123456789", "X-Api-Key: [redacted]"},
 		// tokens
 		{"token=abcdef123456 x", "token=[redacted] x"},
@@ -117,6 +119,7 @@ func TestWhatIsLeft(t *testing.T) {
 		"(using password: YES)",
 		"Unexpected token: something in line 3",
 		"tokens=500 max_tokens=4096 bypass=on compass: north",
+		"the bearer /var/lib/something/long waits, the bearer of news",
 		"blk_-1608999687919862906 terminating",
 		"blk_4111111111111111 terminating",
 		"4111111111111112 fails the check digit",

@@ -103,7 +103,37 @@ func scan(s string, opts *Options) []span {
 	if hasTwoHyphens(s) {
 		c.options()
 	}
+	if opts.Tokens {
+		c.bearers("earer ")
+		c.bearers("EARER ")
+	}
 	return c.spans
+}
+
+// bearers looks for tokens behind "bearer", which ends as given, but for its first letter. They are of any characters of
+// base64, so no word of them needs to be long.
+func (c *scanner) bearers(ends string) {
+	s, before := c.s, len(c.spans)
+	for at := 0; ; {
+		k := strings.Index(s[at:], ends)
+		if k < 0 {
+			break
+		}
+		first, from := at+k-1, at+k+len(ends)
+		at = from
+		if first < 0 || s[first]|0x20 != 'b' || from < len(s) && s[from] == '/' { // a path
+			continue
+		}
+		for at < len(s) && inToken(s[at]) {
+			at++
+		}
+		if at-from >= 16 {
+			c.found(from, at, Token)
+		}
+	}
+	if len(c.spans) > before && before > 0 {
+		c.spans = apart(c.spans)
+	}
 }
 
 // hasTwoHyphens looks at short pieces, which the library searches fastest.
@@ -153,14 +183,6 @@ func (c *scanner) word(from, at int) (next int) {
 		to++
 	}
 	end := to
-	if from >= len("bearer ") && s[from-1] == ' ' && fold(s[from-len("bearer "):from-1], "bearer") {
-		for to < len(s) && inToken(s[to]) {
-			to++
-		}
-		if to-from >= 16 && c.found(from, to, Token) {
-			return to
-		}
-	}
 	for from < end && (s[from] == '-' || s[from] == '.') {
 		from++
 	}
