@@ -200,16 +200,3 @@ func mixed(s string) bool { return strings.ContainsAny(s, "0123456789") }
 
 // inToken reports whether a byte may stand in a token: base64, hexadecimal and the like.
 func inToken(b byte) bool { return inWord[b] || b == '+' || b == '/' || b == '~' || b == '=' }
-
-// fold reports whether s is the word in whatever case; word is of small letters.
-func fold(s string, word string) bool {
-	if len(s) != len(word) {
-		return false
-	}
-	for i := range len(word) {
-		if s[i]|0x20 != word[i] {
-			return false
-		}
-	}
-	return true
-}

@@ -119,11 +119,29 @@ func (c *scanner) secret(kind keyed, from, to int) bool {
 	return n >= minToken && c.found(from, to, Token)
 }
 
+// masks reports whether secrets of the kind are masked at all. It is asked before a value is looked for: the end of one
+// that stays may be far away, and the next name stands within it.
+func (c *scanner) masks(kind keyed) bool {
+	switch kind {
+	case keyPassword:
+		return c.opts.Passwords
+	case keyAuthorization: // it says itself which of them it is
+		return true
+	}
+	return c.opts.Tokens
+}
+
+// maxBlanks is how many blanks may stand before and behind a separator: lists of settings are written in columns.
+const maxBlanks = 64
+
 // value masks the value at `at`, behind a name and its separator. named says that the name was written so that only a
 // value can follow it, and not a sentence.
 func (c *scanner) value(kind keyed, named bool, at int) (next int) {
 	s, from := c.s, at
-	for from < len(s) && from-at < 8 && (s[from] == ' ' || s[from] == '\t' || s[from] == '=' || s[from] == '>' && from == at) {
+	if !c.masks(kind) {
+		return at
+	}
+	for from < len(s) && from-at < maxBlanks && (s[from] == ' ' || s[from] == '\t' || s[from] == '=' || s[from] == '>' && from == at) {
 		from++
 	}
 	if from < len(s) && s[from] == '[' && from+1 < len(s) && c.quote(from+1) > 0 { // a list
@@ -142,10 +160,10 @@ func (c *scanner) value(kind keyed, named bool, at int) (next int) {
 	}
 	if q := c.quote(from); q > 0 {
 		inner := from + q
-		to := c.closing(from, inner)
-		if kind == keyPassword && isPath(s[inner:to]) && !named {
+		if kind == keyPassword && isPath(s[inner:]) && !named {
 			return at
 		}
+		to := c.closing(from, inner)
 		if c.secret(kind, inner, to) {
 			return to
 		}
@@ -166,40 +184,36 @@ func (c *scanner) value(kind keyed, named bool, at int) (next int) {
 
 func isPath(v string) bool { return len(v) > 0 && v[0] == '/' }
 
-// quote returns how many bytes the quote at i has, 0 when there is none.
+// maxEscapes is how many backslashes may stand before a quote: a text in quotes within four others has 15.
+const maxEscapes = 15
+
+// quote returns how many bytes the quote at i has, with the backslashes before it; 0 when there is none.
 func (c *scanner) quote(i int) int {
-	switch c.s[i] {
-	case '"', '\'', '`':
-		return 1
-	case '\\':
-		if i+1 < len(c.s) && (c.s[i+1] == '"' || c.s[i+1] == '\'') {
-			return 2
-		}
+	k := i
+	for k < len(c.s) && k-i < maxEscapes && c.s[k] == '\\' {
+		k++
+	}
+	if k < len(c.s) && (c.s[k] == '"' || c.s[k] == '\'' || c.s[k] == '`' && k == i) {
+		return k + 1 - i
 	}
 	return 0
 }
 
-// closing returns where the quote that begins at `open` ends; the end of the text when it was cut off.
+// closing returns where the quote that lies between `open` and i ends, before its backslashes; the end of the text when
+// it was cut off. Within a text that is in quotes itself, n backslashes stand before both quotes, and what the value holds
+// of backslashes and quotes has n+1 for each of its own.
 func (c *scanner) closing(open, i int) int {
-	s := c.s
-	if s[open] == '\\' { // within a text in quotes itself
-		for ; i+1 < len(s); i++ {
-			if s[i] == '\\' && s[i+1] == s[open+1] {
-				return i
-			}
-			if s[i] == '\\' {
-				i++
-			}
-		}
-		return len(s)
-	}
+	s, n := c.s, i-1-open
+	mark, run := s[i-1], 0
 	for ; i < len(s); i++ {
-		switch s[i] {
-		case s[open]:
-			return i
-		case '\\':
-			i++
+		switch {
+		case s[i] == '\\':
+			run++
+			continue
+		case s[i] == mark && run >= n && (run-n)/(n+1)%2 == 0:
+			return i - n
 		}
+		run = 0
 	}
 	return len(s)
 }
@@ -281,6 +295,9 @@ func (c *scanner) authorization(at, from int) (next int) {
 		default:
 			from, whole = word+1, true // Digest and those of clouds have several parts
 		}
+	}
+	if kind == Password && !c.opts.Passwords || kind == Token && !c.opts.Tokens {
+		return at
 	}
 	to := from
 	for ; to < len(s); to++ {

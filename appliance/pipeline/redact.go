@@ -87,7 +87,7 @@ type Redactor struct {
 }
 
 // codeVersion goes up whenever the same options mask something else.
-const codeVersion = 1
+const codeVersion = 2
 
 // NewRedactor makes a Redactor and registers its counter of what was masked.
 func NewRedactor(opts Options, reg prometheus.Registerer) (*Redactor, error) {

@@ -49,6 +49,12 @@ func TestWhatIsMasked(t *testing.T) {
 		{`{"user":"bob","password":"a \"quoted\" one","x":1}`, `{"user":"bob","password":"[redacted]","x":1}`},
 		{`{"password" : "tr0ub4dor&3", "x":1}`, `{"password" : "[redacted]", "x":1}`},
 		{`msg="{\"password\":\"hunter22222\",\"x\":1}"`, `msg="{\"password\":\"[redacted]\",\"x\":1}"`},
+		{`{"m":"{\"log\":\"{\\\"password\\\":\\\"hunter22222\\\",\\\"x\\\":1}\"}"}`, `{"m":"{\"log\":\"{\\\"password\\\":\\\"[redacted]\\\",\\\"x\\\":1}\"}"}`},
+		{`msg="{\"password\":\"hunter\\\"22222\",\"x\":1}"`, `msg="{\"password\":\"[redacted]\",\"x\":1}"`},
+		{`"password":"ends with a backslash\\","x":"y"`, `"password":"[redacted]","x":"y"`},
+		{"db.password           = hunter2hunter2", "db.password           = [redacted]"},
+		{"password:                 hunter2hunter2", "password:                 [redacted]"},
+		{"password\t=\thunter2hunter2", "password\t=\t[redacted]"},
 		{`{"passwd":12345678}`, `{"passwd":***}`},
 		{"spring.datasource.password=Zx9,yy;zz.33 next", "spring.datasource.password=[redacted] next"},
 		{"Server=db;User Id=sa;Password=abc123;Encrypt=true", "Server=db;User Id=sa;Password=***;Encrypt=true"},
@@ -71,6 +77,8 @@ func TestWhatIsMasked(t *testing.T) {
 		{`{"authorization":"Bearer abcdef123456","x":1}`, `{"authorization":"Bearer [redacted]","x":1}`},
 		{`Authorization: Digest username="x", response="abc"`, "Authorization: Digest [redacted]"},
 		{"sent bearer abcdefghij0123456789 to it", "sent bearer [redacted] to it"},
+		{"sent Bearer ab+cd/ef0123456789ghij== to it", "sent Bearer [redacted] to it"},
+		{"BEARER 0123/456+789abcdef", "BEARER [redacted]"},
 		{"X-Api-Key: abcdef0123456789", "X-Api-Key: [redacted]"},
 		// tokens
 		{"token=abcdef123456 x", "token=[redacted] x"},
@@ -111,6 +119,7 @@ func TestWhatIsLeft(t *testing.T) {
 		"(using password: YES)",
 		"Unexpected token: something in line 3",
 		"tokens=500 max_tokens=4096 bypass=on compass: north",
+		"the bearer /var/lib/something/long waits, the bearer of news",
 		"blk_-1608999687919862906 terminating",
 		"blk_4111111111111111 terminating",
 		"4111111111111112 fails the check digit",
@@ -203,6 +212,19 @@ func TestHostileLinesAreLinear(t *testing.T) {
 			unit += parts[rng.IntN(len(parts))]
 		}
 		redacted(r, strings.Repeat(unit, wire.MaxLine/len(unit)))
+	}
+}
+
+// So they do when one kind of secrets is not masked: what is not masked is not passed over either.
+func TestHostileLinesAreLinearWithKindsOff(t *testing.T) {
+	for _, o := range []Options{{}, {Cards: true}, {Passwords: true}, {Tokens: true}} {
+		r := newRedactor(t, o)
+		for _, unit := range []string{
+			"password=", "token=", "authorization: x ", "authorization: basic", "-----BEGIN PRIVATE KEY----- ", "--token x--", `password=\"`, "<secret>a",
+			"bearer a", "4111 ", "a://b:c",
+		} {
+			redacted(r, strings.Repeat(unit, 16*wire.MaxLine/len(unit)))
+		}
 	}
 }
 

@@ -103,7 +103,37 @@ func scan(s string, opts *Options) []span {
 	if hasTwoHyphens(s) {
 		c.options()
 	}
+	if opts.Tokens {
+		c.bearers("earer ")
+		c.bearers("EARER ")
+	}
 	return c.spans
+}
+
+// bearers looks for tokens behind "bearer", which ends as given, but for its first letter. They are of any characters of
+// base64, so no word of them needs to be long.
+func (c *scanner) bearers(ends string) {
+	s, before := c.s, len(c.spans)
+	for at := 0; ; {
+		k := strings.Index(s[at:], ends)
+		if k < 0 {
+			break
+		}
+		first, from := at+k-1, at+k+len(ends)
+		at = from
+		if first < 0 || s[first]|0x20 != 'b' || from < len(s) && s[from] == '/' { // a path
+			continue
+		}
+		for at < len(s) && inToken(s[at]) {
+			at++
+		}
+		if at-from >= 16 {
+			c.found(from, at, Token)
+		}
+	}
+	if len(c.spans) > before && before > 0 {
+		c.spans = apart(c.spans)
+	}
 }
 
 // hasTwoHyphens looks at short pieces, which the library searches fastest.
@@ -153,14 +183,6 @@ func (c *scanner) word(from, at int) (next int) {
 		to++
 	}
 	end := to
-	if from >= len("bearer ") && s[from-1] == ' ' && fold(s[from-len("bearer "):from-1], "bearer") {
-		for to < len(s) && inToken(s[to]) {
-			to++
-		}
-		if to-from >= 16 && c.found(from, to, Token) {
-			return to
-		}
-	}
 	for from < end && (s[from] == '-' || s[from] == '.') {
 		from++
 	}
@@ -257,6 +279,9 @@ const pemBegin = "-----BEGIN"
 
 // pem masks a private key, to its end or to that of the text. at is behind its first word.
 func (c *scanner) pem(at int) (next int) {
+	if !c.opts.Tokens { // its end may be far away
+		return at + 1
+	}
 	head := c.s[at:min(len(c.s), at+peek)]
 	_, after, ok := strings.Cut(head, "PRIVATE KEY")
 	if !ok {
@@ -286,7 +311,7 @@ func (c *scanner) element(at int) (next int) {
 		return at + 1
 	}
 	kind, _ := keyKind(c.s[from:at])
-	if kind == keyNone {
+	if kind == keyNone || !c.masks(kind) {
 		return at + 1
 	}
 	to := at + 1
@@ -307,6 +332,9 @@ func (c *scanner) nameBefore(end int) (from int) {
 	return from
 }
 
+// between are the bytes that may stand between a name and its separator.
+var between = [256]bool{' ': true, '\t': true, '"': true, '\'': true, '\\': true, ']': true}
+
 // separator looks at the name before a separator of n bytes and at what follows.
 func (c *scanner) separator(at, n int) (next int) {
 	s := c.s
@@ -314,9 +342,9 @@ func (c *scanner) separator(at, n int) (next int) {
 		return c.authority(at + 3)
 	}
 	end, quoted := at, s[at] == '='
-	// A quote, a blank or a bracket may stand between.
-	for k := 0; k < 4 && end > 0 && (s[end-1] == ' ' || s[end-1] == '"' || s[end-1] == '\'' || s[end-1] == '\\' || s[end-1] == ']'); k++ {
-		quoted = quoted || s[end-1] != ' '
+	// Quotes, blanks and brackets may stand between.
+	for end > 0 && at-end < maxBlanks && between[s[end-1]] {
+		quoted = quoted || s[end-1] != ' ' && s[end-1] != '\t'
 		end--
 	}
 	if end > 0 && s[end-1] >= 0x80 {

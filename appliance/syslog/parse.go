@@ -190,6 +190,9 @@ func (p *Parser) old(m *Message, b []byte, now time.Time) {
 	case word[len(word)-1] == ':':
 		if len(word) <= 6 && strings.ToUpper(string(word)) == string(word) && word[0] != '%' && word[0] >= 'A' { // "UTC:"
 			rest = bytes.TrimLeft(after, " ")
+			if string(word) == "UTC:" || string(word) == "GMT:" { // other short names have several meanings
+				m.Time = inUTC(m.Time, p.zone())
+			}
 		}
 		m.tag(rest)
 	default:
@@ -261,6 +264,12 @@ func (p *Parser) stamp(m *Message, b []byte, now time.Time) (n int, rest []byte)
 		m.Time = time.Date(y, t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), t.Location()).UnixNano()
 	}
 	return n, b[n:]
+}
+
+// inUTC is the time whose date and clock in UTC are those of ns in the zone.
+func inUTC(ns int64, zone *time.Location) int64 {
+	t := time.Unix(0, ns).In(zone)
+	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC).UnixNano()
 }
 
 func (p *Parser) zone() *time.Location {

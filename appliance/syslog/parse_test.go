@@ -38,7 +38,7 @@ func TestParse(t *testing.T) {
 		{"<13>Nov 26 17:40:00 host key:value pairs", `1.5 2026-11-26T09:40:00Z host -[-] - [] "key:value pairs"`},
 		{"<30>Nov 26 17:40:00 host CRON[99]: (root) CMD (x)", `3.6 2026-11-26T09:40:00Z host CRON[99] - [] "(root) CMD (x)"`},
 		{"<189>123: *Mar  1 18:46:11: %SYS-5-CONFIG_I: Configured", `23.5 2026-03-01T10:46:11Z - SYS[-] - [] "%SYS-5-CONFIG_I: Configured"`},
-		{"<189>123: Mar  1 18:46:11.123 UTC: %SYS-5-CONFIG_I: Configured", `23.5 2026-03-01T10:46:11.123Z - SYS[-] - [] "%SYS-5-CONFIG_I: Configured"`},
+		{"<189>123: Mar  1 18:46:11.123 UTC: %SYS-5-CONFIG_I: Configured", `23.5 2026-03-01T18:46:11.123Z - SYS[-] - [] "%SYS-5-CONFIG_I: Configured"`},
 		{"<13>hello world", `1.5 - - -[-] - [] "hello world"`},
 		{"<13>app[7]: hello", `1.5 - - app[7] - [] "hello"`},
 		{"<13>", `1.5 - - -[-] - [] ""`},

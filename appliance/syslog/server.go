@@ -93,8 +93,9 @@ type Server struct {
 	once    sync.Once
 	err     error
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
+	mu     sync.Mutex
+	conns  map[net.Conn]struct{}
+	closed bool // no connection is added any more
 }
 
 type datagram struct {
@@ -160,6 +161,7 @@ func (s *Server) Close() error {
 		defer cancel()
 		stopWaiting := context.AfterFunc(ctx, s.cancel) // of a full buffer
 		s.mu.Lock()
+		s.closed = true
 		for c := range s.conns {
 			_ = c.Close() // it is gone either way
 		}
@@ -230,7 +232,7 @@ func (s *Server) readPackets(conn *net.UDPConn) {
 			}
 			continue
 		}
-		addr := from.Addr().Unmap()
+		addr := from.Addr().Unmap().WithZone("") // networks have no zone
 		if !s.allowed(addr) {
 			s.lost("not_allowed", 1, "not among listen.syslog.allow: "+addr.String())
 			continue

@@ -29,6 +29,9 @@ func newStreams() *streams {
 // of returns the stream of a program on a host, and what its labels do not say.
 func (s *streams) of(host, app string, r *pipeline.Redactor) (st *lines.Stream, fields []wire.Label, err error) {
 	host, app = lines.Valid(host, maxHost), lines.Valid(app, maxTag)
+	if named, changed := r.Labels(wire.Labels{{Name: "hostname", Value: host}}); changed { // a message without a host, taken for one
+		host = named[0].Value
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if st := s.byName[[2]string{host, app}]; st != nil {

@@ -2,11 +2,13 @@ package syslog
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/triward/triward/agent/wire"
@@ -15,8 +17,11 @@ import (
 const (
 	// maxFrame is how long a message may be that says its length; a longer one ends the connection.
 	maxFrame = 1 << 20
-	// idleAfter is how long a connection may be within a message.
+	// keptOfFrame is how much is kept of a message: a little more than a line may have, so that whoever cuts it says so.
+	keptOfFrame = wire.MaxLine + 1024
+	// frameTimeout is how long a connection may be within a message, and within the handshake of TLS.
 	frameTimeout = time.Minute
+	keepBuffer   = 64 << 10 // of a connection, from one message to the next
 )
 
 // accept serves connections until the listener is closed.
@@ -42,8 +47,15 @@ func (s *Server) accept(ln net.Listener) {
 			continue
 		}
 		s.mu.Lock()
-		s.conns[c] = struct{}{}
+		closed := s.closed
+		if !closed {
+			s.conns[c] = struct{}{}
+		}
 		s.mu.Unlock()
+		if closed { // taken just before the listener was closed: nobody would close it
+			_ = c.Close()
+			continue
+		}
 		s.met.connections.Inc()
 		s.receive.Go(func() {
 			defer s.met.connections.Dec()
@@ -53,16 +65,31 @@ func (s *Server) accept(ln net.Listener) {
 				s.mu.Unlock()
 				_ = c.Close()
 			}()
-			if err := s.readFrames(c, from); err != nil && s.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+			err := s.handshake(c)
+			if err == nil {
+				err = s.readFrames(c, from)
+			}
+			if err != nil && s.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) && s.warn.Allow() {
 				s.opts.Log.Warn("connection of syslog is cut", "from", from, "err", err)
 			}
 		})
 	}
 }
 
+// handshake does that of TLS. Who begins none must not hold a place.
+func (s *Server) handshake(c net.Conn) error {
+	secure, ok := c.(interface{ HandshakeContext(context.Context) error })
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, frameTimeout)
+	defer cancel()
+	return secure.HandshakeContext(ctx)
+}
+
 func addressOf(c net.Conn) netip.Addr {
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr().Unmap()
+		return a.AddrPort().Addr().Unmap().WithZone("")
 	}
 	return netip.IPv4Unspecified()
 }
@@ -85,7 +112,7 @@ func (s *Server) readFrames(c net.Conn, from netip.Addr) error {
 		}
 		cut := false
 		if first[0] >= '1' && first[0] <= '9' {
-			buf, err = readCounted(r, buf[:0])
+			buf, cut, err = readCounted(r, buf[:0])
 		} else {
 			buf, cut, err = readLine(r, buf[:0])
 		}
@@ -101,7 +128,7 @@ func (s *Server) readFrames(c net.Conn, from netip.Addr) error {
 		if err != nil {
 			return ended(err)
 		}
-		if cap(buf) > 2*wire.MaxLine {
+		if cap(buf) > keepBuffer {
 			buf = nil
 		}
 	}
@@ -115,37 +142,47 @@ func ended(err error) error {
 	return err
 }
 
-// readCounted reads "length message".
-func readCounted(r *bufio.Reader, buf []byte) ([]byte, error) {
+// readCounted reads "length message". What it holds grows with what came, not with what was announced. Of a longer
+// message than is kept the rest is passed over.
+func readCounted(r *bufio.Reader, buf []byte) (message []byte, cut bool, err error) {
 	n := 0
 	for i := 0; ; i++ {
 		b, err := r.ReadByte()
 		switch {
 		case err != nil:
-			return buf, err
+			return buf, false, err
 		case b == ' ':
-			if cap(buf) < n {
-				buf = make([]byte, 0, n)
-			}
-			buf = buf[:n]
-			if _, err := io.ReadFull(r, buf); err != nil {
-				return buf[:0], fmt.Errorf("a message of %d bytes broke off: %w", n, err)
-			}
-			return buf, nil
+			return readBytes(r, buf, n)
 		case b < '0' || b > '9' || i == 7:
-			return buf, fmt.Errorf("a message begins neither with '<' nor with its length (%q)", b)
+			return buf, false, fmt.Errorf("a message begins neither with '<' nor with its length (%q)", b)
 		}
 		if n = n*10 + int(b-'0'); n > maxFrame {
-			return buf, fmt.Errorf("a message of more than %d bytes is announced", maxFrame)
+			return buf, false, fmt.Errorf("a message of more than %d bytes is announced", maxFrame)
 		}
 	}
+}
+
+// readBytes reads n bytes, of which it keeps those that a line may have.
+func readBytes(r *bufio.Reader, buf []byte, n int) (message []byte, cut bool, err error) {
+	const step = 16 << 10
+	for kept := min(n, keptOfFrame); len(buf) < kept; {
+		from := len(buf)
+		buf = slices.Grow(buf, min(step, kept-from))[:from+min(step, kept-from)]
+		if _, err := io.ReadFull(r, buf[from:]); err != nil {
+			return buf[:0], false, fmt.Errorf("a message of %d bytes broke off: %w", n, err)
+		}
+	}
+	if _, err := r.Discard(n - len(buf)); err != nil {
+		return buf[:0], false, fmt.Errorf("a message of %d bytes broke off: %w", n, err)
+	}
+	return buf, len(buf) < n, nil
 }
 
 // readLine reads up to a line feed. Of a longer line than is kept the rest is passed over.
 func readLine(r *bufio.Reader, buf []byte) (line []byte, cut bool, err error) {
 	for {
 		part, err := r.ReadSlice('\n')
-		if room := wire.MaxLine + 1024 - len(buf); len(part) > room {
+		if room := keptOfFrame - len(buf); len(part) > room {
 			part, cut = part[:max(room, 0)], true
 		}
 		buf = append(buf, part...)
