@@ -537,7 +537,9 @@ func TestTidyWhileRoutesChange(t *testing.T) {
 	c.step()
 	c.put("own", testRules)
 	c.route(testRoutes)
-	c.answer = func(string, *route.Integration, *notify.Message) (bool, error) { return false, errors.New("it is away") }
+	c.answer = func(string, *route.Integration, *notify.Message) (bool, error) {
+		return false, errors.New("it is away")
+	}
 	c.world.set("temperature > 30", room("attic", 35))
 	c.run(time.Minute)
 	c.world.set("temperature > 30")
