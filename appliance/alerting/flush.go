@@ -315,8 +315,10 @@ func (l *leader) settleOne(ctx context.Context, c held[*state.Claim], r *sendRes
 
 // tidy forgets alerts that have ended and of which everybody was told, groups without members, and history beyond its
 // bound.
-func (l *leader) tidy(ctx context.Context) error {
-	groups := l.gather()
+func (l *leader) tidy(ctx context.Context) error { return l.tidyGroups(ctx, l.gather()) }
+
+// tidyGroups does that by groups gathered before: the routes may have changed since, and an alert be in others now.
+func (l *leader) tidyGroups(ctx context.Context, groups map[string]*gathered) error {
 	b := l.s.board
 	b.mu.RLock()
 	var changes []state.Change
@@ -326,7 +328,8 @@ func (l *leader) tidy(ctx context.Context) error {
 		}
 		settled := true
 		for _, k := range l.keysOf(a.rec) {
-			settled = settled && groups[k.key].rec.Settled(a.rec, k.timing())
+			g := groups[k.key]
+			settled = settled && g != nil && g.rec.Settled(a.rec, k.timing())
 		}
 		if settled {
 			changes = append(changes, state.Change{ID: id})

@@ -159,6 +159,7 @@ func (c *eventCursor) read(meta Meta) {
 
 const (
 	eventsAtOnce = 500
+	eventsOfOne  = 5000            // looked at of one entry, which cannot be read in parts
 	eventTime    = 5 * time.Second // for the search of one rule
 	saveEvents   = 60_000          // ms between notes of a cursor that found nothing
 )
@@ -271,6 +272,14 @@ func (s *Service) eventResults(ctx context.Context, r *rules.Rule, after, throug
 	lines, more, err := s.cfg.Logs.EventsAfter(ctx, r.Query, after, eventsAtOnce)
 	if err != nil {
 		return nil, 0, err
+	}
+	if n := len(lines); more && n > 0 && lines[0].Index == lines[n-1].Index {
+		if lines, more, err = s.cfg.Logs.EventsAfter(ctx, r.Query, after, eventsOfOne); err != nil {
+			return nil, 0, err
+		}
+		if n = len(lines); more && n > 0 && lines[0].Index == lines[n-1].Index {
+			s.log.Warn("one entry of the log brought more events than a rule looks at; the others raise no alerts", "rule", r.ID, "events", n)
+		}
 	}
 	last = through
 	if more && len(lines) > 0 {

@@ -531,6 +531,29 @@ func TestShippedRulesStayAsTheOperatorWantsThem(t *testing.T) {
 	}
 }
 
+// Routes that change while the leader tidies put alerts into groups that it has not gathered.
+func TestTidyWhileRoutesChange(t *testing.T) {
+	c := newFakeCluster(t, 1)
+	c.step()
+	c.put("own", testRules)
+	c.route(testRoutes)
+	c.answer = func(string, *route.Integration, *notify.Message) (bool, error) {
+		return false, errors.New("it is away")
+	}
+	c.world.set("temperature > 30", room("attic", 35))
+	c.run(time.Minute)
+	c.world.set("temperature > 30")
+	c.run(20 * time.Minute)
+	c.want("Hot", "resolved") // what nobody was told of is kept
+	l := c.nodes[0].leader
+	groups := l.gather()
+	c.route(strings.ReplaceAll(testRoutes, "group_by: [alertname]", "group_by: [alertname, room]"))
+	if err := l.tidyGroups(t.Context(), groups); err != nil {
+		t.Error(err)
+	}
+	c.want("Hot", "resolved")
+}
+
 // xorSealer stands for the key ring.
 type xorSealer struct{}
 

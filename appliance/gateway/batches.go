@@ -238,6 +238,10 @@ func (c *checker) stream(lane wire.Lane, s *wire.LogStream) (changed bool, err e
 		s.Labels = s.Labels.With("agent", c.agent.ID).With("host", c.agent.Hostname)
 		changed = true
 	}
+	if from := s.Labels.Get("source"); s.Kind == wire.StreamEvent && (from == "cluster" || from == "alerts") {
+		s.Labels = s.Labels.With("source", "agent") // rules go by what the cluster itself tells
+		changed = true
+	}
 	return changed, wire.CheckStreamLabels(s.Labels)
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/auth"
 )
 
 // TestBadStreamDoesNotTakeItsNeighbours: lines of a stream whose labels cannot be taken are refused one by one, under
@@ -49,5 +50,20 @@ func TestBadStreamDoesNotTakeItsNeighbours(t *testing.T) {
 	}
 	if res := r.send(epoch, r.batch(wire.LaneLogs, epoch, 4, body(stream(wire.StreamLog, "\xff", now))))[0]; res.Status != "gap" || res.Rejected != 0 {
 		t.Errorf("gap: %+v", res)
+	}
+}
+
+// Events of the cluster are the cluster's alone: no agent tells of a lost node.
+func TestAgentsTellNoEventsOfTheCluster(t *testing.T) {
+	c := checker{agent: &auth.Agent{ID: "a1", Hostname: "web1"}}
+	for from, want := range map[string]string{"cluster": "agent", "alerts": "agent", "agent": "agent", "app": "app", "": ""} {
+		ls := map[string]string{"name": "node_lost", "host": "n1", "agent": "a2", "source": from}
+		if from == "" {
+			delete(ls, "source")
+		}
+		s := wire.LogStream{Kind: wire.StreamEvent, Labels: wire.LabelsFromMap(ls)}
+		if changed, err := c.stream(wire.LaneEvents, &s); err != nil || !changed || s.Labels.Get("source") != want || s.Labels.Get("host") != "web1" || s.Labels.Get("agent") != "a1" {
+			t.Errorf("source %q became %v, %v", from, s.Labels, err)
+		}
 	}
 }

@@ -552,3 +552,22 @@ func TestListsOfAgents(t *testing.T) {
 		}
 	}
 }
+
+// A line that is cut keeps as many of its fields as it may have.
+func TestCutLineKeepsItsFields(t *testing.T) {
+	p := linePush{in: newIntake(newSite(t, machine.DefaultLimits()))}
+	s, err := p.newStream(wire.StreamLog, wire.Labels{{Name: "app", Value: "x"}}, "loki")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := wire.LogLine{T: 1, Text: make([]byte, wire.MaxLine+1)}
+	for i := range wire.MaxFields {
+		l.Fields = append(l.Fields, wire.Label{Name: fmt.Sprintf("f%03d", i), Value: "v"})
+	}
+	p.add(s, l, 0)
+	for _, b := range p.open {
+		if got := b.batch.Streams[0].Lines[0]; len(got.Fields) != wire.MaxFields || wire.Labels(got.Fields).Get("truncated") != "true" || len(got.Text) != wire.MaxLine {
+			t.Errorf("%d fields are left", len(got.Fields))
+		}
+	}
+}

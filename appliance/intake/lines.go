@@ -100,10 +100,10 @@ func (p *linePush) add(s *stream, l wire.LogLine, flags command.DeliverFlags) {
 	l.Fields = fieldsOf(l.Fields)
 	if len(l.Text) > wire.MaxLine {
 		l.Text = l.Text[:wire.MaxLine]
-		l.Fields = wire.Labels(l.Fields).With("truncated", "true")
-		if len(l.Fields) > wire.MaxFields {
-			l.Fields = slices.DeleteFunc(l.Fields, func(f wire.Label) bool { return f.Name != "truncated" })
+		if len(l.Fields) == wire.MaxFields { // the last one makes room
+			l.Fields = l.Fields[:wire.MaxFields-1]
 		}
+		l.Fields = wire.Labels(l.Fields).With("truncated", "true")
 	}
 	if l.Severity == wire.SeverityUnknown {
 		l.Severity = severity(s, &l)
