@@ -57,6 +57,7 @@ type App struct {
 	log      *slog.Logger
 	quiet    *slog.Logger // what is said to it is not stored
 	ownLines *selfmon.Buffer
+	parts    []api.Check
 	version  string
 	identity *pki.Identity
 	keys     *Keys
@@ -340,7 +341,7 @@ func (a *App) openServices() error {
 		return fmt.Errorf("register metrics of disk and retention: %w", err)
 	}
 	a.api, err = api.New(api.Config{
-		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.checks(),
+		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
 		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,

@@ -91,11 +91,11 @@ func (d *diskGauge) pending() bool {
 // measure adds up files and days.
 func (d *diskGauge) measure(st *raftstate.Status) {
 	a, r := d.app, &d.last
-	files := make(fileSum)
+	files := newFileSum(a.cfg.DataDir)
+	tsdbDir, logsDir := filepath.Join(a.dataPath("tsdb"), st.Generation), filepath.Join(a.dataPath("logs"), st.Generation)
 	r.Queue = files.add(a.dataPath("raft"))
 	r.QueueMost = st.QueueBytes + 2*segmentBytes
-	metrics := files.add(filepath.Join(a.dataPath("tsdb"), st.Generation))
-	lines := files.add(filepath.Join(a.dataPath("logs"), st.Generation))
+	metrics, lines := files.add(tsdbDir), files.add(logsDir)
 	r.Meta = files.add(filepath.Join(a.dataPath("meta"), st.Generation))
 	// Images and other generations; what of them is linked was counted already.
 	r.Temporary = files.add(a.dataPath("tsdb")) + files.add(a.dataPath("logs")) + files.add(a.dataPath("meta"))
@@ -118,12 +118,14 @@ func (d *diskGauge) measure(st *raftstate.Status) {
 	}
 	r.Days = make(map[string][]retention.DayBytes)
 	for i := range sums {
-		if s := &sums[i]; s.Kind != command.KindMetrics {
+		if s := &sums[i]; s.Kind != command.KindMetrics && files.lies(logsDir) {
 			name := s.Kind.String()
 			r.Days[name] = append(r.Days[name], retention.DayBytes{Day: s.Day, Bytes: int64(perItem * float64(s.Count))})
 		}
 	}
-	r.Days[command.KindMetrics.String()] = d.blockDays()
+	if files.lies(tsdbDir) {
+		r.Days[command.KindMetrics.String()] = d.blockDays()
+	}
 }
 
 // blockDays is what blocks of samples take, by the day in which they end: then they can go.
@@ -145,13 +147,34 @@ func (d *diskGauge) blockDays() (days []retention.DayBytes) {
 	return days
 }
 
-// fileSum adds up what files take on the disk, each once however many names it has.
-type fileSum map[inode]bool
+// fileSum adds up what files take on one disk, each once however many names it has. A store on a disk of its own takes
+// nothing of this one, and what were cut of it would free nothing here.
+type fileSum struct {
+	disk uint64
+	seen map[inode]bool
+}
 
 type inode struct{ dev, ino uint64 }
 
-// add returns what the files below dir take that were not added before.
-func (f fileSum) add(dir string) (n int64) {
+func newFileSum(dir string) *fileSum { return &fileSum{diskOf(dir), make(map[inode]bool)} }
+
+// diskOf is the number of the file system that path lies on; 0 when that is not known.
+func diskOf(path string) uint64 {
+	var st syscall.Stat_t
+	if syscall.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Dev
+}
+
+// lies reports whether dir lies on the disk.
+func (f *fileSum) lies(dir string) bool { return diskOf(dir) == f.disk }
+
+// add returns what the files below dir take of the disk that were not added before.
+func (f *fileSum) add(dir string) (n int64) {
+	if !f.lies(dir) {
+		return 0
+	}
 	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return nil // files come and go while we look
@@ -165,10 +188,10 @@ func (f fileSum) add(dir string) (n int64) {
 			return nil
 		}
 		key := inode{st.Dev, st.Ino}
-		if f[key] {
+		if f.seen[key] {
 			return nil
 		}
-		f[key] = true
+		f.seen[key] = true
 		n += st.Blocks * 512
 		return nil
 	})

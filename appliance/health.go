@@ -30,7 +30,8 @@ const (
 
 // newSelfMonitor makes what stores the node's own metrics and log.
 func (a *App) newSelfMonitor(taken *intake.Intake) (*selfmon.Monitor, error) {
-	if err := a.registry.Register(&partsCollector{a.checks()}); err != nil {
+	a.parts = a.checks()
+	if err := a.registry.Register(&partsCollector{a.parts}); err != nil {
 		return nil, fmt.Errorf("register metrics of health: %w", err)
 	}
 	m, err := selfmon.New(selfmon.Config{
@@ -74,7 +75,7 @@ func (a *App) checks() []api.Check {
 		{Part: "disk", Check: a.checkDisk},
 		{Part: "metrics", Check: func(context.Context) error { return a.metrics.Check() }},
 		{Part: "logs", Check: a.guard.check},
-		{Part: "metadata", Check: a.checkMarks},
+		{Part: "metadata", Check: (&marksCheck{app: a}).check},
 		{Part: "clock", Check: func(context.Context) error { return warning(says(a.node.Status().ClockSuspect)) }},
 		{Part: "peers", Check: (&peersCheck{app: a}).check},
 		{Part: "certificate", Check: a.checkCertificate},
@@ -104,14 +105,38 @@ func (a *App) checkDisk(context.Context) error {
 	return nil
 }
 
-// checkMarks fails when the state is not made durable any more.
-func (a *App) checkMarks(context.Context) error {
-	st := a.node.Status()
-	late := max(markLateLeast, markLate*time.Duration(a.cfg.Queue.MarkInterval))
-	if age := time.Since(st.MarkedAt); st.AppliedIndex > st.MarkIndex && age > late && !st.Installing {
-		return fmt.Errorf("the state was last made durable %s ago, at entry %d of %d", age.Round(time.Second), st.MarkIndex, st.AppliedIndex)
+// marksCheck fails when the state is not made durable any more.
+type marksCheck struct {
+	app *App
+
+	mu    sync.Mutex
+	mark  uint64
+	since time.Time // when it was first seen that entries came after the mark
+}
+
+func (c *marksCheck) check(context.Context) error {
+	st := c.app.node.Status()
+	late := max(markLateLeast, markLate*time.Duration(c.app.cfg.Queue.MarkInterval))
+	if age := c.late(st.MarkIndex, st.AppliedIndex, time.Now()); age > late && !st.Installing {
+		return fmt.Errorf("the state was last made durable %s ago, at entry %d of %d",
+			time.Since(st.MarkedAt).Round(time.Second), st.MarkIndex, st.AppliedIndex)
 	}
 	return nil
+}
+
+// late is for how long there have been entries after the mark. How old the mark is says nothing: a node to which nothing
+// came for an hour has nothing to mark, and is not ill when something comes.
+func (c *marksCheck) late(mark, applied uint64, now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case applied <= mark:
+		c.since = time.Time{}
+		return 0
+	case mark != c.mark || c.since.IsZero():
+		c.mark, c.since = mark, now
+	}
+	return now.Sub(c.since)
 }
 
 // checkCertificate fails when the node's certificate has ended, and warns when it was not renewed in time.
@@ -141,7 +166,8 @@ func (c *peersCheck) check(ctx context.Context) error {
 	if !c.at.IsZero() && time.Since(c.at) < peersEvery {
 		return c.last
 	}
-	ctx, cancel := context.WithTimeout(ctx, peerPatience)
+	// What is found is told to others too: it must not depend on whether this one goes away.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), peerPatience)
 	defer cancel()
 	var mu sync.Mutex
 	var gone []string

@@ -31,6 +31,8 @@ const (
 	// the same where a disk is about to be full.
 	cutRest    = 10 * time.Second
 	urgentRest = 3 * time.Second
+	// deleteLate is how long a node may take to delete what was cut before somebody should look.
+	deleteLate = 10 * time.Minute
 )
 
 // retentionKeeper knows the policy and proposes what it makes due while this node leads.
@@ -41,11 +43,14 @@ type retentionKeeper struct {
 	cutAt   time.Time
 	states  map[string]retention.State // of the disks, as they were last told of
 	failed  map[string]bool            // voters whose disks are not known
+	slow    map[string]time.Time       // since when voters have deleted what was cut; zero: that was told
 	trouble string                     // that was last told of
 }
 
 // reset forgets what belongs to a term. A new leader does not know when the last cut was: it waits as after one.
-func (k *retentionKeeper) reset() { k.cutAt, k.states, k.failed, k.trouble = time.Now(), nil, nil, "" }
+func (k *retentionKeeper) reset() {
+	k.cutAt, k.states, k.failed, k.slow, k.trouble = time.Now(), nil, nil, nil, ""
+}
 
 // record returns the policy in effect, and the index at which it was set: 0 for that of the configuration, which is also
 // shown in place of one that this program cannot read.
@@ -166,7 +171,7 @@ func dayText(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.Date
 // tell logs once when the disk of a node passes a line.
 func (k *retentionKeeper) tell(p *retention.Policy, now int64, reports []retention.Report, failed []string) {
 	if k.states == nil {
-		k.states, k.failed = make(map[string]retention.State), make(map[string]bool)
+		k.states, k.failed, k.slow = make(map[string]retention.State), make(map[string]bool), make(map[string]time.Time)
 	}
 	for i := range reports {
 		r := &reports[i]
@@ -174,6 +179,16 @@ func (k *retentionKeeper) tell(p *retention.Policy, now int64, reports []retenti
 		was := cmp.Or(k.states[r.Node], retention.StateOK)
 		k.states[r.Node] = st
 		delete(k.failed, r.Node)
+		switch since, known := k.slow[r.Node]; {
+		case !r.Pending:
+			delete(k.slow, r.Node)
+		case !known:
+			k.slow[r.Node] = time.Now()
+		case !since.IsZero() && time.Since(since) > deleteLate:
+			k.slow[r.Node] = time.Time{}
+			k.app.log.Error("days that were cut are still on a disk, and until they are gone nothing more is cut for it; its node's log says why",
+				"disk_of", r.Node, "used_pct", int(r.Used()))
+		}
 		full, wasFull := st != retention.StateOK, was != retention.StateOK
 		switch {
 		case st == retention.StateStuck && was != st:
