@@ -80,7 +80,7 @@ func (f *eventFilter) query(text string) (string, error) {
 func newEventsQuery(s streams, t *target) *cobra.Command {
 	var form outputForm
 	var filter eventFilter
-	var start, end string
+	var when span
 	var limit int
 	c := &cobra.Command{
 		Use:     "query [QUERY]",
@@ -91,14 +91,9 @@ func newEventsQuery(s streams, t *target) *cobra.Command {
 			if limit < 1 {
 				return errors.New("--limit must be at least 1")
 			}
-			now := time.Now()
-			from, err := parseTime(start, now)
+			from, to, err := when.times()
 			if err != nil {
-				return fmt.Errorf("--start: %w", err)
-			}
-			to, err := parseTime(end, now)
-			if err != nil {
-				return fmt.Errorf("--end: %w", err)
+				return err
 			}
 			cl, err := t.client()
 			if err != nil {
@@ -109,28 +104,14 @@ func newEventsQuery(s streams, t *target) *cobra.Command {
 				"source": {strings.Join(filter.sources, ",")}, "severity": {filter.severity},
 				"start": {strconv.FormatInt(from.UnixNano(), 10)}, "end": {strconv.FormatInt(to.UnixNano(), 10)},
 			}
-			for limit > 0 {
-				q.Set("limit", strconv.Itoa(min(limit, pageLines)))
-				var answer eventAnswer
-				if err := cl.get(c.Context(), "/v1/events", q, &answer); err != nil {
-					return err
-				}
-				if err := printEvents(s.out, &form, answer.Events); err != nil {
-					return err
-				}
-				limit -= len(answer.Events)
-				if answer.Next == "" || len(answer.Events) == 0 {
-					return nil
-				}
-				q.Set("cursor", answer.Next)
-			}
-			return nil
+			return pages(c.Context(), cl, "/v1/events", q, limit, func(a *eventAnswer) (int, string, error) {
+				return len(a.Events), a.Next, printEvents(s.out, &form, a.Events)
+			})
 		},
 	}
 	form.flag(c)
 	filter.flags(c)
-	c.Flags().StringVar(&start, "start", "now-24h", "from: RFC 3339, Unix seconds, now or now-1h")
-	c.Flags().StringVar(&end, "end", "now", "to")
+	when.flags(c, "now-24h")
 	c.Flags().IntVar(&limit, "limit", 200, "most events to print")
 	return c
 }

@@ -43,7 +43,7 @@ func newLogs(s streams) *cobra.Command {
 
 func newLogsQuery(s streams, t *target) *cobra.Command {
 	var form outputForm
-	var start, end string
+	var when span
 	var limit int
 	c := &cobra.Command{
 		Use:     "query QUERY",
@@ -54,14 +54,9 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 			if limit < 1 {
 				return errors.New("--limit must be at least 1")
 			}
-			now := time.Now()
-			from, err := parseTime(start, now)
+			from, to, err := when.times()
 			if err != nil {
-				return fmt.Errorf("--start: %w", err)
-			}
-			to, err := parseTime(end, now)
-			if err != nil {
-				return fmt.Errorf("--end: %w", err)
+				return err
 			}
 			cl, err := t.client()
 			if err != nil {
@@ -74,8 +69,7 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 		},
 	}
 	form.flag(c)
-	c.Flags().StringVar(&start, "start", "now-24h", "from: RFC 3339, Unix seconds, now or now-1h")
-	c.Flags().StringVar(&end, "end", "now", "to")
+	when.flags(c, "now-24h")
 	c.Flags().IntVar(&limit, "limit", 200, "most lines to print")
 	return c
 }
@@ -85,20 +79,29 @@ const pageLines = 5000
 
 // queryLogs prints up to limit lines, page by page: a table as text, JSON as one row a line.
 func queryLogs(ctx context.Context, s streams, cl *client, form *outputForm, q url.Values, limit int) error {
+	return pages(ctx, cl, "/v1/logs/query", q, limit, func(a *logAnswer) (int, string, error) {
+		return len(a.Rows), a.Next, printRows(s.out, form, a.Rows)
+	})
+}
+
+// pages asks for up to limit items, page by page, and gives each page to print, which returns how many it held and the
+// cursor of the next.
+func pages[A any](ctx context.Context, cl *client, path string, q url.Values, limit int, print func(*A) (n int, next string, err error)) error {
 	for limit > 0 {
 		q.Set("limit", strconv.Itoa(min(limit, pageLines)))
-		var answer logAnswer
-		if err := cl.get(ctx, "/v1/logs/query", q, &answer); err != nil {
+		var answer A
+		if err := cl.get(ctx, path, q, &answer); err != nil {
 			return err
 		}
-		if err := printRows(s.out, form, answer.Rows); err != nil {
+		n, next, err := print(&answer)
+		if err != nil {
 			return err
 		}
-		limit -= len(answer.Rows)
-		if answer.Next == "" || len(answer.Rows) == 0 {
+		if next == "" || n == 0 {
 			return nil
 		}
-		q.Set("cursor", answer.Next)
+		limit -= n
+		q.Set("cursor", next)
 	}
 	return nil
 }

@@ -65,7 +65,7 @@ func newQueryInstant(s streams, t *target) *cobra.Command {
 
 func newQueryRange(s streams, t *target) *cobra.Command {
 	var form outputForm
-	var start, end string
+	var when span
 	var step time.Duration
 	c := &cobra.Command{
 		Use:     "range QUERY",
@@ -73,14 +73,9 @@ func newQueryRange(s streams, t *target) *cobra.Command {
 		Example: "  triward query range node_load1 --start now-15m --step 30s",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			now := time.Now()
-			from, err := parseTime(start, now)
+			from, to, err := when.times()
 			if err != nil {
-				return fmt.Errorf("--start: %w", err)
-			}
-			to, err := parseTime(end, now)
-			if err != nil {
-				return fmt.Errorf("--end: %w", err)
+				return err
 			}
 			if !from.Before(to) || step <= 0 {
 				return fmt.Errorf("want --start before --end and a --step above 0")
@@ -91,10 +86,29 @@ func newQueryRange(s streams, t *target) *cobra.Command {
 		},
 	}
 	form.flag(c)
-	c.Flags().StringVar(&start, "start", "now-1h", "from: RFC 3339, Unix seconds, now or now-1h")
-	c.Flags().StringVar(&end, "end", "now", "to")
+	when.flags(c, "now-1h")
 	c.Flags().DurationVar(&step, "step", time.Minute, "distance of the points")
 	return c
+}
+
+// span is a span of time as flags name it.
+type span struct{ start, end string }
+
+// flags adds --start, with the default start, and --end.
+func (s *span) flags(c *cobra.Command, start string) {
+	c.Flags().StringVar(&s.start, "start", start, "from: RFC 3339, Unix seconds, now or now-1h")
+	c.Flags().StringVar(&s.end, "end", "now", "to")
+}
+
+func (s *span) times() (from, to time.Time, err error) {
+	now := time.Now()
+	if from, err = parseTime(s.start, now); err != nil {
+		return from, to, fmt.Errorf("--start: %w", err)
+	}
+	if to, err = parseTime(s.end, now); err != nil {
+		return from, to, fmt.Errorf("--end: %w", err)
+	}
+	return from, to, nil
 }
 
 func runQuery(c *cobra.Command, s streams, t *target, form *outputForm, path string, q url.Values) error {
