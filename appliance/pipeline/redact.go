@@ -1,9 +1,10 @@
 // Package pipeline is what lines go through before they are proposed. Today that is redaction: card numbers, passwords
-// and tokens in the text of lines, in their fields and in the bodies of events are masked, for every way in.
+// and tokens in the text of lines, in their fields and in the bodies of events are masked, for every way in from outside
+// and for the nodes' own logs. What the cluster tells of itself as events is written by us and does not pass here.
 //
 // Whatever a Redactor does is a function of one line and its options alone (DESIGN D5): it knows no line before, no
 // clock and no other node. Version names the options and the code in the entry. It takes time linear in the length
-// of a line, and a line never becomes longer by it. It finds what looks like a secret, in one line: the inner lines
+// of a line, patterns of the operator's own excepted, and a line never becomes longer by it. It finds what looks like a secret, in one line: the inner lines
 // of a key that a program writes line by line, or a password that stands in a text without its name, it cannot know.
 //
 // The package must not import the gateway, the intake or the stores.
