@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -21,6 +22,8 @@ type leaderCalls struct {
 	mu   sync.Mutex
 	next uint64
 	all  map[uint64]leaderCall
+
+	last atomic.Pointer[string] // who led last as far as is known here
 }
 
 type leaderCall struct {
@@ -84,6 +87,9 @@ func (n *Node) watchLeader(r *raft.Raft, changes <-chan raft.Observation) {
 		case <-grace.C:
 			_, id := r.LeaderWithID()
 			n.calls.endOthers(string(id))
+			if last := string(id); last != "" {
+				n.calls.last.Store(&last)
+			}
 		case <-n.closing:
 			return
 		}

@@ -34,6 +34,7 @@ func (tr *trial) send(ctx context.Context, n int) error {
 		if err != nil {
 			return fmt.Errorf("register a sender: %w", err)
 		}
+		s.repeats = 25
 		tf.senders = append(tf.senders, s)
 	}
 	running, stop := context.WithCancel(ctx)
