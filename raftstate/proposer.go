@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	entryTarget  = 256 << 10 // an entry is closed once it has this many bytes
-	entriesOut   = 8         // entries on their way at once: more made it slower
-	queueLength  = 4096      // proposals waiting to become part of an entry
+	entryTarget  = 256 << 10              // an entry is closed once it has this many bytes
+	entriesOut   = 8                      // entries on their way at once: more made it slower
+	queueLength  = 4096                   // proposals waiting to become part of an entry
 	leaderWait   = 900 * time.Millisecond // so that the answer without one is there within a second
 	leaderRetry  = 25 * time.Millisecond
 	proposeLimit = 30 * time.Second // for a proposal whose context has no end

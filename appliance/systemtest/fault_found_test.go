@@ -87,7 +87,7 @@ func (tr *trial) newNode(ctx context.Context, i int, p *plan) error {
 		}
 	} else if os.Getenv(inBench) != "" { // nobody else has addresses here
 		for j, port := range []string{"8443", "8001", "8002"} {
-			at[j] = net.JoinHostPort(fmt.Sprintf("127.0.77.%d", 11+i), port)
+			at[j] = net.JoinHostPort(loopback(11+i), port)
 		}
 	} else {
 		for j := range at {
@@ -123,6 +123,9 @@ func (tr *trial) newNode(ctx context.Context, i int, p *plan) error {
 	tr.c.Nodes = append(tr.c.Nodes, n)
 	return os.WriteFile(n.Config, body, 0o600)
 }
+
+// loopback is an address of this machine alone that nobody else has in the network of the bench.
+func loopback(i int) string { return fmt.Sprintf("127.0.77.%d", i) }
 
 // launch starts a node where it belongs.
 func (tr *trial) launch(n *devNode, cmd *exec.Cmd, p *plan) error {

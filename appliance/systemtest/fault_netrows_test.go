@@ -123,7 +123,6 @@ func (tr *trial) partition(ctx context.Context, leader bool, s split) error {
 		return err
 	}
 	tr.leaders += tr.elections(from)
-	tr.under += time.Since(begin)
 	return nil
 }
 

@@ -89,32 +89,74 @@ func (tr *trial) refuses(ctx context.Context, client *http.Client, n *devNode) e
 	return nil
 }
 
-// fresh holds that a linearizable read of a node holds all that was acknowledged before it, or is refused. It reports
-// whether it was answered.
+// reading is what a linearizable read gave.
+type reading struct {
+	s           *sender
+	before, got uint64 // batches acknowledged before it began, and the newest one that it has
+	answered    bool
+}
+
+// read asks a node for the newest batch of a sender, linearizably. It may run beside the row.
+func (tr *trial) read(ctx context.Context, client *http.Client, n *devNode, s *sender) (reading, error) {
+	r := reading{s: s, before: tr.traffic.ledger.of(s.name).acked}
+	got, status, err := tr.newest(ctx, client, n, s, "linearizable")
+	switch {
+	case status == 0, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout:
+		return r, nil // no answer is no stale answer
+	case err != nil:
+		return r, fmt.Errorf("a linearizable read of %s: %w", n.ID, err)
+	}
+	r.got, r.answered = got, true
+	return r, nil
+}
+
+// judge holds that a read has all that was acknowledged before it.
+func (tr *trial) judge(n *devNode, r reading) error {
+	if !r.answered {
+		return nil
+	}
+	tr.reads++
+	if r.got < r.before {
+		tr.stales++
+		return fmt.Errorf("a linearizable read of %s has batch %d of %s, batch %d was acknowledged before", n.ID, r.got, r.s.name, r.before)
+	}
+	return nil
+}
+
+// fresh is read and judge of any sender. It reports whether the node answered.
 func (tr *trial) fresh(ctx context.Context, client *http.Client, n *devNode) (answered bool, err error) {
-	s := tr.traffic.senders[tr.rng.IntN(len(tr.traffic.senders))]
-	before := tr.traffic.ledger.of(s.name).acked
-	q := url.Values{"query": {fmt.Sprintf(`max(max_over_time(ledger_seq{sender=%q}[2h]))`, s.name)}, "consistency": {"linearizable"}}
+	r, err := tr.read(ctx, client, n, tr.traffic.senders[tr.rng.IntN(len(tr.traffic.senders))])
+	return r.answered, errors.Join(err, tr.judge(n, r))
+}
+
+// stale is the newest batch of a sender that a node has, whatever others have.
+func (tr *trial) stale(ctx context.Context, n *devNode, s *sender) (uint64, error) {
+	got, status, err := tr.newest(ctx, tr.client(nil), n, s, "stale")
+	if err != nil {
+		return 0, fmt.Errorf("read of %s (status %d): %w", n.ID, status, err)
+	}
+	return got, nil
+}
+
+// newest is the newest batch of a sender that a node has; status is 0 when it gave no answer.
+func (tr *trial) newest(ctx context.Context, client *http.Client, n *devNode, s *sender, consistency string) (got uint64, status int, err error) {
+	q := url.Values{"query": {fmt.Sprintf(`max(max_over_time(ledger_seq{sender=%q}[2h]))`, s.name)}, "consistency": {consistency}}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, n.URL+"/api/v1/query?"+q.Encode(), nil)
 	if err != nil {
-		return false, err
+		return 0, 0, err
 	}
 	r.Header.Set("Authorization", "Bearer "+tr.c.Token)
 	resp, err := client.Do(r)
 	if err != nil {
-		return false, nil //nolint:nilerr // no answer is no stale answer
+		return 0, 0, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return false, nil //nolint:nilerr // likewise
+		return 0, 0, err
 	}
-	switch resp.StatusCode {
-	case http.StatusOK:
-	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return false, nil
-	default:
-		return false, fmt.Errorf("a linearizable read of %s: %s %s", n.ID, resp.Status, b)
+	if resp.StatusCode != http.StatusOK {
+		return 0, resp.StatusCode, &answerError{resp.StatusCode, string(b)}
 	}
 	var answer struct {
 		Data struct {
@@ -122,20 +164,12 @@ func (tr *trial) fresh(ctx context.Context, client *http.Client, n *devNode) (an
 		}
 	}
 	if err := json.Unmarshal(b, &answer); err != nil {
-		return false, err
+		return 0, resp.StatusCode, err
 	}
-	var got uint64
 	if len(answer.Data.Result) == 1 {
-		if got, err = strconv.ParseUint(strings.Trim(string(answer.Data.Result[0].Value[1]), `"`), 10, 64); err != nil {
-			return false, fmt.Errorf("a linearizable read of %s: %s", n.ID, b)
-		}
+		got, err = strconv.ParseUint(strings.Trim(string(answer.Data.Result[0].Value[1]), `"`), 10, 64)
 	}
-	tr.reads++
-	if got < before {
-		tr.stale++
-		return true, fmt.Errorf("a linearizable read of %s has batch %d of %s, batch %d was acknowledged before", n.ID, got, s.name, before)
-	}
-	return true, nil
+	return got, resp.StatusCode, err
 }
 
 // sameState returns when all nodes have the same digests at the same index, and how long that took.

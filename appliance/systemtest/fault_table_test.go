@@ -16,7 +16,7 @@ type result struct {
 	recoveries []time.Duration
 	refusals   []time.Duration // to the answers of nodes without a majority
 	reads      int             // linearizable ones that were answered
-	stale      int             // those of them that lacked what was acknowledged before
+	stales     int             // those of them that lacked what was acknowledged before
 	leaders    int             // elected while faults were injected
 	under      time.Duration   // for how long they were
 	goodput    []float64       // of what was acknowledged before a fault, while it lasted
@@ -66,7 +66,10 @@ func (r *result) figures() string {
 		out = append(out, fmt.Sprintf("503 without a majority after %s (goal %v)", percentiles(r.refusals), refuseGoal))
 	}
 	if r.reads > 0 {
-		out = append(out, fmt.Sprintf("%d linearizable reads answered, %d stale", r.reads, r.stale))
+		out = append(out, fmt.Sprintf("%d linearizable reads answered, %d stale", r.reads, r.stales))
+	}
+	if r.leaders > 0 && r.under == 0 {
+		out = append(out, fmt.Sprintf("%d leaders elected for %d faults", r.leaders, r.faults))
 	}
 	if r.under > 0 {
 		out = append(out, fmt.Sprintf("%d leaders in %v, %.1f a minute (goal %d)", r.leaders, r.under.Round(time.Second), float64(r.leaders)/r.under.Minutes(), changesGoal))
@@ -104,7 +107,7 @@ func (s *summary) add(row *faultRow, r *result, seed uint64) {
 	s.refusals = append(s.refusals, r.refusals...)
 	s.goodput = append(s.goodput, r.goodput...)
 	s.reads += r.reads
-	s.stale += r.stale
+	s.stales += r.stales
 	s.leaders += r.leaders
 	s.under += r.under
 	s.notes = append(s.notes, r.notes...)
