@@ -41,6 +41,7 @@ func faultRows() []faultRow {
 		killRows(),
 		networkRows(),
 		slowRows(),
+		notifyRows(),
 	)
 }
 
