@@ -42,6 +42,8 @@ func faultRows() []faultRow {
 		networkRows(),
 		slowRows(),
 		notifyRows(),
+		metaRows(),
+		agentRows(),
 	)
 }
 
