@@ -44,6 +44,7 @@ func faultRows() []faultRow {
 		notifyRows(),
 		metaRows(),
 		agentRows(),
+		loadRows(),
 	)
 }
 
