@@ -407,7 +407,13 @@ func (tr *trial) manySockets(ctx context.Context, n int) error {
 	if err := moreFiles(4 * n); err != nil {
 		return fmt.Errorf("%w: %w", errNotRun, err)
 	}
-	return tr.quiet(ctx, limited(), func(ctx context.Context) error {
+	p := limited()
+	p.config = func(_ int, c map[string]any) { c["limits"] = map[string]any{"live_clients": n} }
+	return tr.quiet(ctx, p, func(ctx context.Context) error {
+		tokens, err := tr.tokens(ctx, 8) // one user may have 100 sockets at a node
+		if err != nil {
+			return err
+		}
 		var mu sync.Mutex
 		var open []*websocket.Conn
 		var work, readers sync.WaitGroup
@@ -418,14 +424,14 @@ func (tr *trial) manySockets(ctx context.Context, n int) error {
 				_ = c.Close()
 			}
 		}()
-		d := websocket.Dialer{TLSClientConfig: tr.c.tlsConf, HandshakeTimeout: 20 * time.Second, ReadBufferSize: 1024, WriteBufferSize: 1024}
-		const watch = `{"type":"subscribe","id":"1","kind":"chart","params":{"query":"sum(ledger_seq)","range_ms":60000}}`
+		d := websocket.Dialer{TLSClientConfig: tr.c.tlsConf, Subprotocols: []string{"triward.v1.json"}, HandshakeTimeout: 20 * time.Second, ReadBufferSize: 1024, WriteBufferSize: 1024}
+		const watch = `{"op":"sub","id":"a","kind":"promql","params":{"query":"sum(ledger_seq)","step":1000,"window":60000}}`
 		for w := range 16 {
 			work.Go(func() {
 				for k := range n / 16 {
 					node := &tr.c.Nodes[(w+k)%len(tr.c.Nodes)]
 					at := strings.Replace(node.URL, "https://", "wss://", 1) + "/v1/live"
-					c, resp, err := d.DialContext(ctx, at, http.Header{"Authorization": {"Bearer " + tr.c.Token}})
+					c, resp, err := d.DialContext(ctx, at, http.Header{"Authorization": {"Bearer " + tokens[k%len(tokens)]}})
 					if err != nil {
 						if resp != nil && (resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable) {
 							refused.Add(1)
@@ -459,11 +465,24 @@ func (tr *trial) manySockets(ctx context.Context, n int) error {
 		if unclear.Load() > 0 {
 			return fmt.Errorf("%d sockets failed without a clear answer", unclear.Load())
 		}
-		if len(open) == 0 {
-			return errors.New("no socket was taken")
+		if len(open) == 0 || frames.Load() < int64(len(open)) {
+			return errors.New("the sockets were told nothing")
 		}
 		return nil
 	})
+}
+
+// tokens makes API tokens for reading.
+func (tr *trial) tokens(ctx context.Context, n int) ([]string, error) {
+	out := make([]string, n)
+	for i := range out {
+		var answer struct{ Token string }
+		if err := tr.c.change(ctx, &tr.c.Nodes[0], http.MethodPost, "/v1/tokens/api", map[string]any{"name": fmt.Sprintf("sockets%d", i), "role": "viewer"}, &answer); err != nil {
+			return nil, err
+		}
+		out[i] = answer.Token
+	}
+	return out, nil
 }
 
 // newSeries floods the cluster with series.
@@ -492,7 +511,7 @@ func (tr *trial) newSeries(ctx context.Context) error {
 			}
 			if err := s.retry(ctx, "/v1/agent/series", map[string]any{"series": series}, &ids); err != nil {
 				if a, ok := errors.AsType[*answerError](err); ok && a.status/100 == 4 {
-					tr.note("refused after %d series: %v", at, err)
+					tr.note("refused after %d series with %d: %s", at, a.status, a.body)
 					break
 				}
 				return err
