@@ -206,6 +206,7 @@ func TestOnlyTheBugItselfIsFound(t *testing.T) {
 // TestPlantedBugs shows that the kill test bites: each bug must turn it red, by what the ledger says and not by a run
 // that went wrong. The bugs that other rows find take longer: TestPlantedInRows.
 func TestPlantedBugs(t *testing.T) {
+	t.Parallel()
 	for _, p := range plantedBugs() {
 		if p.row != "kill" || !asked(&p) {
 			continue
