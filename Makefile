@@ -179,6 +179,12 @@ torture: go-build ## every fault over and over: MINUTES=60 SEED=number ROWS='kil
 	  go test -count=1 -v -run '^TestTorture$$' -timeout 0 ./appliance/systemtest
 	@echo 'make torture: passed'
 
+BUG ?= all
+.PHONY: torture-planted
+torture-planted: ## show that the tests bite: plant a bug (BUG=fsync-off) and see its row turn red
+	TRIWARD_PLANTED_BUG='$(BUG)' go test -count=1 -v -run '^(TestPlantedBugs|TestPlantedInRows)$$' -timeout 0 ./appliance/systemtest
+	@echo 'make torture-planted: passed'
+
 .PHONY: bench
 bench: go-build ## whole-path figures for docs/benchmarks.md, then those of the packages
 	TRIWARD_BIN=$(BIN) go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./appliance/systemtest/...

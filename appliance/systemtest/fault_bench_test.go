@@ -40,6 +40,7 @@ func faultRows() []faultRow {
 	return slices.Concat(
 		killRows(),
 		networkRows(),
+		diskRows(),
 	)
 }
 
@@ -60,6 +61,7 @@ type trial struct {
 	net     *network // when the plan says apart
 	places  []*place // of the nodes, likewise
 	traffic *traffic // when it was begun
+	flooder *sender  // likewise, of data that only fills
 
 	result
 	ends []func()
@@ -124,6 +126,9 @@ func (b *bench) once(ctx context.Context, i int, seed uint64) {
 		return
 	}
 	tr.err = err
+	if err := tr.result.writeCounts(); err != nil {
+		b.t.Error(err)
+	}
 	b.sums[i].add(row, &tr.result, seed)
 	fmt.Printf("%s %s\n", time.Now().Format("15:04:05"), tr.result.line(row, seed))
 }
