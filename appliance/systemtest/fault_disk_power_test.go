@@ -249,12 +249,18 @@ func (tr *trial) mustInstall(ctx context.Context, i int) error {
 	if err := tr.c.kill(n); err != nil {
 		return err
 	}
-	leader, err := tr.c.leader(ctx)
-	if err != nil {
-		return err
-	}
+	var leader *devNode
 	var gone clusterStatus
-	if err := tr.c.get(ctx, leader, "/v1/cluster", nil, &gone); err != nil {
+	err := until(ctx, time.Minute, func(ctx context.Context) (err error) {
+		if leader, err = tr.c.leader(ctx); err == nil && leader == n {
+			err = fmt.Errorf("%s is still named the leader", n.ID)
+		}
+		if err != nil {
+			return err
+		}
+		return tr.c.get(ctx, leader, "/v1/cluster", nil, &gone)
+	})
+	if err != nil {
 		return err
 	}
 	if err := truncatedPast(ctx, tr.c, leader, applied(gone, leader.ID)); err != nil {

@@ -106,3 +106,23 @@ func (t *tracer) syncsSeen() (list []tracedSync, ended time.Duration, err error)
 	}
 	return list, ended, nil
 }
+
+// threadsOf returns the states of a process' threads, as proc(5) names them.
+func threadsOf(pid int) ([]byte, error) {
+	dir := fmt.Sprintf("/proc/%d/task", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var states []byte
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(dir, e.Name(), "stat"))
+		if err != nil {
+			continue // it has ended
+		}
+		if at := bytes.LastIndexByte(b, ')'); at >= 0 && at+2 < len(b) {
+			states = append(states, b[at+2])
+		}
+	}
+	return states, nil
+}

@@ -1,7 +1,6 @@
 package systemtest
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,11 +16,10 @@ import (
 // planted is a bug that a row of the fault bench must see: a change of the source, applied by `go build -overlay` and
 // never by a switch in the product.
 type planted struct {
-	name   string // as BUG= of make torture-planted, with spaces for dashes
-	module string // whose source is changed; "" for this one
-	file   string // below the root of the module
-	edits  []edit
-	row    string // of the fault table, or "kill" or "alerts" for the tests of these names
+	name  string // as BUG= of make torture-planted, with spaces for dashes
+	file  string // below the root of the module
+	edits []edit
+	row   string // of the fault table, or "kill" or "alerts" for the tests of these names
 	// shows is the count that the bug must raise: any other thing amiss might have another cause. With a row "alerts" it
 	// is says.
 	shows func(*violations) int
@@ -69,8 +67,32 @@ func plantedBugs() []planted {
 			shows: func(v *violations) int { return v.differing },
 		},
 		{ // what was acknowledged is in memory only, on all three nodes
-			name: "fsync off", module: "github.com/hashicorp/raft-wal", file: "segment/writer.go", row: "power-all",
-			edits: []edit{{"	if err := w.wf.Sync(); err != nil {\n", "	if err := error(nil); err != nil {\n"}},
+			name: "fsync off", file: "raftstate/logfile/store.go", row: "power-all",
+			edits: []edit{
+				{"	wal \"github.com/hashicorp/raft-wal\"\n", `	wal "github.com/hashicorp/raft-wal"
+	walfs "github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
+`},
+				{"wal.WithMetaStore(m))", "wal.WithMetaStore(m), wal.WithSegmentFiler(segment.NewFiler(dir, unsynced{walfs.New()})))"},
+				{"// measure seeds the extents", `type unsynced struct{ types.VFS }
+
+func (u unsynced) Create(dir, name string, size uint64) (types.WritableFile, error) {
+	f, err := u.VFS.Create(dir, name, size)
+	return unsyncedFile{f}, err
+}
+
+func (u unsynced) OpenWriter(dir, name string) (types.WritableFile, error) {
+	f, err := u.VFS.OpenWriter(dir, name)
+	return unsyncedFile{f}, err
+}
+
+type unsyncedFile struct{ types.WritableFile }
+
+func (unsyncedFile) Sync() error { return nil }
+
+// measure seeds the extents`},
+			},
 			shows: func(v *violations) int { return v.lost + v.forgotten },
 		},
 		{ // the mark says more than the store of metrics has made durable; what lies before it is not replayed
@@ -124,7 +146,7 @@ func plantedBugs() []planted {
 // overlay writes the changed file and the description that go build wants, and returns its path.
 func (p *planted) overlay(t *testing.T) string {
 	t.Helper()
-	root, err := p.root(t.Context())
+	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,18 +176,6 @@ func (p *planted) overlay(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return file
-}
-
-// root is the folder of the module.
-func (p *planted) root(ctx context.Context) (string, error) {
-	if p.module == "" {
-		return filepath.Abs("../..")
-	}
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", p.module).Output()
-	if err != nil {
-		return "", fmt.Errorf("find module %s: %w", p.module, err)
-	}
-	return strings.TrimSpace(string(out)), nil
 }
 
 // verdict says why a run does not show that the bug is found, nil when it does.
