@@ -31,7 +31,7 @@ func powerRows() []faultRow {
 		},
 		{
 			name: "power-all", fault: "power loss of all nodes at once, at any moment", needs: []need{needLoop}, weight: 60 * time.Second, short: true, goal: powerGoal,
-			run: func(ctx context.Context, tr *trial) error { return tr.powerRounds(ctx, powerRow{all: true}) },
+			run: func(ctx context.Context, tr *trial) error { return tr.powerRounds(ctx, powerRow{all: true, settled: true}) },
 		},
 		{
 			name: "power-marks", fault: "power loss of one or all nodes while a mark is made every second", needs: []need{needLoop}, weight: 60 * time.Second, goal: powerGoal,
@@ -55,6 +55,7 @@ func powerRows() []faultRow {
 // powerRow says how a row of losses of power goes.
 type powerRow struct {
 	all     bool // all nodes lose it
+	settled bool // each node has made a mark before, which holds who the members are
 	marks   bool // marks are made all the time, and the log behind them is short
 	install bool // one node is away before, so that it must install
 	seal    bool // there is so much to store that blocks are sealed all the time; some nodes are killed instead
@@ -112,6 +113,11 @@ func (tr *trial) powerRounds(ctx context.Context, r powerRow) error {
 	if err := tr.send(ctx, trialSenders); err != nil {
 		return err
 	}
+	if r.settled {
+		if err := tr.marked(ctx); err != nil {
+			return err
+		}
+	}
 	if r.install || r.seal {
 		if err := tr.flood(ctx); err != nil {
 			return err
@@ -131,6 +137,31 @@ func (tr *trial) powerRounds(ctx context.Context, r powerRow) error {
 		}
 	}
 	return tr.compare(ctx)
+}
+
+// marked returns when every node has a mark behind what is acknowledged now.
+func (tr *trial) marked(ctx context.Context) error {
+	leader, err := tr.c.leader(ctx)
+	if err != nil {
+		return err
+	}
+	var now clusterStatus
+	if err := tr.c.get(ctx, leader, "/v1/cluster", nil, &now); err != nil {
+		return err
+	}
+	at := applied(now, leader.ID)
+	return until(ctx, 90*time.Second, func(ctx context.Context) error {
+		var st clusterStatus
+		if err := tr.c.get(ctx, leader, "/v1/cluster", nil, &st); err != nil {
+			return err
+		}
+		for _, n := range st.Nodes {
+			if n.MarkIndex < at {
+				return fmt.Errorf("the mark of %s is at %d, waiting for %d", n.ID, n.MarkIndex, at)
+			}
+		}
+		return nil
+	})
 }
 
 // powerRound is one loss of power and the way back.
