@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// hungGoal is how long writes stand still at most when the leader's disk hangs: the limit at which it gives up, and an
-// election.
-const hungGoal = 15 * time.Second
+// hungGoal is how long writes stand still at most when the leader's disk hangs: half the limit, at which it no longer leads,
+// and an election.
+const hungGoal = 8 * time.Second
 
 // hungDisk is for how long a write to the log may hang before the node ends (raftstate.Config.HungDisk).
 const hungDisk = 10 * time.Second

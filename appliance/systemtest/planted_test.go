@@ -61,7 +61,6 @@ func plantedBugs() []planted {
 		{ // two nodes that decide by their own clocks differ as soon as a sender's clock is ahead
 			name: "wall clock in apply", file: "raftstate/machine/batch.go", row: "kill",
 			edits: []edit{
-				{"import (\n", "import (\n\t\"time\"\n"},
 				{"	now := tx.LogTime() * 1e6\n", "	now := time.Now().UnixNano()\n"},
 			},
 			shows: func(v *violations) int { return v.differing },
