@@ -64,6 +64,7 @@ func (tr *trial) foundOnClocks(ctx context.Context) ([]*wallClock, error) {
 		return nil, err
 	}
 	tr.bin = bin
+	tr.t.Cleanup(func() { _ = os.RemoveAll(bin) })
 	past, err := newWallClock(filepath.Join(tr.dir, "clock"))
 	if err != nil {
 		return nil, err

@@ -31,7 +31,9 @@ func powerRows() []faultRow {
 		},
 		{
 			name: "power-all", fault: "power loss of all nodes at once, at any moment", needs: []need{needLoop}, weight: 60 * time.Second, short: true, goal: powerGoal,
-			run: func(ctx context.Context, tr *trial) error { return tr.powerRounds(ctx, powerRow{all: true, settled: true}) },
+			run: func(ctx context.Context, tr *trial) error {
+				return tr.powerRounds(ctx, powerRow{all: true, settled: true})
+			},
 		},
 		{
 			name: "power-marks", fault: "power loss of one or all nodes while a mark is made every second", needs: []need{needLoop}, weight: 60 * time.Second, goal: powerGoal,

@@ -44,6 +44,9 @@ func attach(ctx context.Context, pid int, dir string, expressions ...string) (*t
 		return nil, fmt.Errorf("strace: %w", err)
 	}
 	err := until(ctx, 10*time.Second, func(context.Context) error {
+		if info, err := os.Stat(t.path); err == nil && info.Size() > 0 {
+			return nil // it has seen something already, perhaps the end
+		}
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		if err != nil {
 			return err
@@ -54,7 +57,8 @@ func attach(ctx context.Context, pid int, dir string, expressions ...string) (*t
 		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(err, t.close())
+		_ = t.close()
+		return nil, fmt.Errorf("%w: %s", err, t.said)
 	}
 	return t, nil
 }
