@@ -447,7 +447,8 @@ func (a *App) Stop(ctx context.Context) error {
 	return a.stopErr
 }
 
-// Run starts the node and serves until ctx ends or something fails for good.
+// Run starts the node and serves until ctx ends or something fails for good. When that is the disk, it returns at once
+// and takes nothing down: the process must end, since whatever ended in an orderly way would write and sync once more.
 func (a *App) Run(ctx context.Context) error {
 	if err := a.Start(); err != nil {
 		return errors.Join(err, a.Stop(context.Background()))
@@ -459,7 +460,9 @@ func (a *App) Run(ctx context.Context) error {
 		notifySystemd(a.log, "STOPPING=1")
 		return a.Stop(context.Background())
 	case err := <-a.fatal:
-		// A disk that hangs would hold up an orderly end; what is on it is as good as after a crash.
+		if diskFailed(err) {
+			return err
+		}
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

@@ -27,6 +27,12 @@ func fatalCause(err error) error {
 	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
+// diskFailed reports whether the node ended because a disk failed or hangs.
+func diskFailed(err error) bool {
+	fatal, ok := errors.AsType[*raftstate.FatalError](err)
+	return ok && fatal.ExitCode() == raftstate.ExitStorage
+}
+
 // errorRules is how errors of the log and the stores are answered, to browsers and agents alike.
 func errorRules() []problem.Rule {
 	const quorum = "too few nodes are up for a majority; what was acknowledged is kept"

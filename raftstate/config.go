@@ -51,7 +51,7 @@ type Config struct {
 	TickInterval   time.Duration                   // log time stands still no longer than this; 5 s
 	MaxInFlight    int64                           // bytes of proposals held by this node; 64 MiB
 	DiskReserve    int64                           // bytes free below which no data is taken, and nothing below half of them; 192 MiB, negative: not checked
-	HungDisk       time.Duration                   // a write to the log that takes longer is fatal; 10 s
+	HungDisk       time.Duration                   // a write to the log that takes longer is fatal, half of it ends leading; 10 s
 	InstallPause   time.Duration                   // images are cut at least this far apart; 10 s
 	Heartbeat      time.Duration                   // raft's heartbeat time-out; 1 s
 	Election       time.Duration                   // raft's election time-out; 1 s

@@ -252,7 +252,7 @@ func (n *Node) startRaft(context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.trans = trans
+	n.trans = n.quiet(trans)
 	g := &guard{Store: n.store, n: n}
 	snaps := marks{n}
 	old, err := raft.HasExistingState(g, g, snaps)
