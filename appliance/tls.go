@@ -13,7 +13,7 @@ func (a *App) peerIdentity() *forward.Identity {
 		ID:          a.cfg.NodeID,
 		Certificate: func() (*tls.Certificate, error) { return a.identity.Certificate(nil) },
 		Roots:       func() *x509.CertPool { return a.identity.Pool() },
-		Verify:      func(_ string, cert *x509.Certificate) error { return a.identity.CheckPeer(cert) },
+		Verify:      a.admit,
 	}
 }
 

@@ -53,6 +53,7 @@ type Node struct {
 	peers    peers
 
 	fullVoters atomic.Pointer[fullVoters] // while this node leads
+	changing   sync.Mutex                 // held by a change of membership: one at a time
 	markedAt   atomic.Pointer[time.Time]
 	cutsRest   atomic.Uint64 // log time before which nothing is cut
 	logged     int64         // the newest stamp that the log held at the start
