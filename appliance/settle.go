@@ -56,6 +56,7 @@ func (a *App) settleIn(ctx context.Context) {
 		{"join the cluster", a.joinPeers},
 		{"found the cluster", a.found},
 		{"note the restore", a.noteRestore},
+		{"note the recovery", a.noteRecovery},
 		{"write the record of the node", a.writeRecord},
 		{"finish setup", a.finishSetup},
 	} {

@@ -37,6 +37,8 @@ type Setup struct {
 	Peers []raftstate.Server `json:"peers,omitempty"`
 	// Restored, when set, is the backup that the node's state was restored from.
 	Restored *restoredFrom `json:"restored,omitempty"`
+	// Recovered, when set, says how the cluster lost its majority and went on with this node alone.
+	Recovered *recoveredFrom `json:"recovered,omitempty"`
 }
 
 const setupFile = "setup.json"

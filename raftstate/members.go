@@ -160,6 +160,9 @@ func (n *Node) serveMember(ctx context.Context, body []byte) ([]byte, error) {
 			future = r.RemoveServer(id, 0, memberTimeout)
 		}
 	default:
+		if c.ID == n.cfg.NodeID {
+			return nil, nil
+		}
 		if err := memberError(n.transfer(c.ID)); err != nil && !errors.Is(err, errNotLeader) {
 			return nil, fmt.Errorf("%w: the leadership was not handed over: %w", ErrQuorum, err)
 		} else if err != nil {

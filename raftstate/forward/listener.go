@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -107,10 +108,14 @@ func (l *Listener) members(next http.Handler) http.Handler {
 			return
 		}
 		if err := l.id.verify(*r.TLS, ""); err != nil {
+			said := err.Error()
 			if errors.Is(err, ErrEnded) {
 				w.Header().Set(codeHeader, CodeEnded)
+				if _, why, ok := strings.Cut(said, ErrEnded.Error()+": "); ok {
+					said = why
+				}
 			}
-			http.Error(w, err.Error(), http.StatusForbidden)
+			http.Error(w, said, http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)
