@@ -146,6 +146,9 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if err := a.cfg.Resolve(); err != nil {
 		return nil, err
 	}
+	if err := errors.Join(a.cfg.Removed(), a.cfg.recovering()); err != nil {
+		return nil, err
+	}
 	a.quiet, a.ownLines = opts.Log.With("node", a.cfg.NodeID), selfmon.NewBuffer()
 	a.rootLog = slog.New(selfmon.NewHandler(opts.Log.Handler(), a.ownLines))
 	a.log = a.rootLog.With("node", a.cfg.NodeID)
@@ -342,7 +345,7 @@ func (a *App) openServices() error {
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys, Membership: a,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
@@ -383,6 +386,8 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { a.keepMembers(background) })
+	a.work.Go(func() { a.watchMembership(background) })
 	a.work.Go(func() { a.followKeys(background) })
 	a.work.Go(func() { a.snapshots.Run(background) })
 	if a.cfg.SelfMonitoring {

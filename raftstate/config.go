@@ -66,6 +66,7 @@ type Config struct {
 	Registerer     prometheus.Registerer
 	MaxSyncEntries int // raft's MaxAppendEntries; 8
 
+	alone  bool   // the other members are lost: see alone.go
 	format uint32 // the greatest that this program applies: machine.Format; tests have others
 }
 

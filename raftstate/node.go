@@ -54,8 +54,10 @@ type Node struct {
 	calls    leaderCalls
 
 	fullVoters atomic.Pointer[fullVoters] // while this node leads
+	changing   sync.Mutex                 // held by a change of membership: one at a time
 	markedAt   atomic.Pointer[time.Time]
 	cutsRest   atomic.Uint64 // log time before which nothing is cut
+	aloneFrom  uint64        // with Config.alone: the last entry of the log before raft began
 	logged     int64         // the newest stamp that the log held at the start
 
 	generation string // changed only with durable held and Apply standing still
@@ -263,6 +265,11 @@ func (n *Node) startRaft(context.Context) error {
 	if len(n.cfg.Bootstrap) > 0 && !old {
 		if err := raft.BootstrapCluster(rc, g, g, snaps, n.trans, n.bootstrap()); err != nil {
 			return fmt.Errorf("start a new cluster: %w", err)
+		}
+	}
+	if n.cfg.alone {
+		if err := n.makeAlone(g); err != nil {
+			return err
 		}
 	}
 	r, err := raft.NewRaft(rc, n.fsm, g, g, snaps, n.trans)
