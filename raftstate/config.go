@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/types"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/triward/triward/raftstate/command"
@@ -62,6 +63,7 @@ type Config struct {
 	OnLeadership   func(bool)                      // told that the node became the leader, and is ready, or ceased to be; must not block
 	Now            func() time.Time                // the wall clock; time.Now
 	FreeBytes      func(dir string) (int64, error) // of the file system of a directory; asks it
+	LogFiles       types.VFS                       // file system of the log's segments, for tests; the machine's
 	Logger         *slog.Logger
 	Registerer     prometheus.Registerer
 	MaxSyncEntries int // raft's MaxAppendEntries; 8

@@ -95,7 +95,7 @@ func Open(ctx context.Context, cfg Config, sinks Sinks) (*Node, error) {
 	n.clock = newLogClock(cfg.Now)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.budget.limit = cfg.MaxInFlight
-	n.images = &images{n: n}
+	n.images = &images{n: n, mu: newGate()}
 	n.mark.Store(&meta.Mark{})
 	n.fsm = &fsm{sinks: sinks, log: n.log, fatal: n.fatal, closing: n.closing, restore: n.swap, mu: newGate()}
 	n.proposer = newProposer(n)
@@ -156,7 +156,7 @@ func (n *Node) openState(context.Context) error {
 func (n *Node) openLog(ctx context.Context) error {
 	store, err := logfile.Open(filepath.Join(n.cfg.DataDir, raftDir), logfile.Options{
 		SegmentBytes: n.cfg.LogSegment, CacheBytes: n.cfg.LogCache, ReserveBytes: n.cfg.DiskReserve, FreeBytes: n.cfg.FreeBytes,
-		HoldBytes: 4 * n.cfg.QueueBytes, Logger: newRaftLogger(n.log),
+		HoldBytes: 4 * n.cfg.QueueBytes, Logger: newRaftLogger(n.log), Files: n.cfg.LogFiles,
 	})
 	if err != nil {
 		return refused("log", err)
