@@ -26,7 +26,9 @@ type Damage struct {
 	From  int64  `json:"from_ms,omitempty"`
 	To    int64  `json:"to_ms,omitempty"`
 	Place string `json:"place"` // a file, a key, a day
-	Err   string `json:"error"`
+	// FoundMs is when it was found, in milliseconds since 1970; set by whoever keeps it.
+	FoundMs int64  `json:"found_ms,omitempty"`
+	Err     string `json:"error"`
 }
 
 // String names the damage.

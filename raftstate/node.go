@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,14 +57,16 @@ type Node struct {
 	// What follows is of repairs.
 	rosterMu     sync.Mutex
 	roster       []rosterMember // as it is in its file
+	leaving      []string       // generations that this start replaced and whose stores may still be closing
 	hasRun       bool           // a node has run on the data directory before
 	refusal      atomic.Pointer[string]
 	pending      atomic.Pointer[Repaired] // is done once the probation ends
 	giving       atomic.Bool              // an image is being given to a peer
 	reinstalling atomic.Bool
 	replaying    atomic.Bool
-	dropping     atomic.Bool   // damaged entries are being dropped
-	toldLog      atomic.Uint64 // the damaged entry behind the mark that was told of last
+	inUseName    atomic.Pointer[string] // generation, for those who may not wait for Apply
+	dropping     atomic.Bool            // damaged entries are being dropped
+	toldLog      atomic.Uint64          // the damaged entry behind the mark that was told of last
 
 	fullVoters atomic.Pointer[fullVoters] // while this node leads
 	markedAt   atomic.Pointer[time.Time]
@@ -123,7 +126,7 @@ func (n *Node) openState(context.Context) error {
 	if err != nil {
 		return refused("state", err)
 	}
-	if err := n.layout.Clean(generation); err != nil {
+	if err := n.layout.Clean(append(n.leaving, generation)...); err != nil {
 		return err
 	}
 	if generation == "" {
@@ -134,7 +137,7 @@ func (n *Node) openState(context.Context) error {
 			return err
 		}
 	}
-	n.generation = generation
+	n.useGeneration(generation)
 	file := n.layout.MetaFile(generation)
 	if n.state, err = meta.Open(file, n.log); err != nil {
 		return refused("metadata", err)
@@ -200,6 +203,17 @@ func (n *Node) storesAreThere() error {
 		}
 	}
 	return nil
+}
+
+func (n *Node) useGeneration(name string) {
+	n.generation = name
+	n.inUseName.Store(&name)
+}
+
+// InUse reports whether dir is, or lies in, a directory of a store that is in use now.
+func (n *Node) InUse(dir string) bool {
+	name := n.inUseName.Load()
+	return name != nil && slices.Contains(strings.Split(filepath.ToSlash(dir), "/"), *name)
 }
 
 func (n *Node) logOptions() logfile.Options {

@@ -153,7 +153,7 @@ func (n *Node) replayOnto(t *taken, generation string, r *Repaired) (*meta.Froze
 	if err := n.layout.Flip(t.generation); err != nil {
 		return stop(err) // which generation is current is only known after a restart
 	}
-	n.generation = t.generation
+	n.useGeneration(t.generation)
 	f.freezes++
 	f.adopt(&t.mark)
 	if err := n.openStores(); err != nil {
@@ -163,7 +163,7 @@ func (n *Node) replayOnto(t *taken, generation string, r *Repaired) (*meta.Froze
 	if err := n.replayLog(t.mark.Index, goal); err != nil {
 		return stop(err)
 	}
-	f.observe(&Applied{Index: goal, LogTime: n.state.LogTime(), Installed: true})
+	f.observe(&Applied{Index: goal, LogTime: n.state.LogTime(), Installed: true, Repaired: true})
 	f.waiters.wake(goal)
 	n.log.Info("state was replaced for a repair", "from", t.from, "image", t.mark.Index, "replayed_to", goal, "apply_paused", time.Since(began))
 	n.retire(old, r)

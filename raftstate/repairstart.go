@@ -158,6 +158,14 @@ func (n *Node) replaceState(ctx context.Context, d Damage, began time.Time) erro
 			n.log.Warn("what is damaged was not set aside", "err", err)
 		}
 	}
+	if old != "" {
+		n.leaving = append(n.leaving, old)
+		n.after(oldGeneration, func() {
+			if err := n.layout.Remove(old); err != nil {
+				n.log.Warn("remove replaced generation", "err", err)
+			}
+		})
+	}
 	r.Took = time.Since(began)
 	n.mended(r)
 	return nil
