@@ -53,6 +53,7 @@ type Node struct {
 	proposer *proposer
 	budget   budget
 	peers    peers
+	calls    leaderCalls
 
 	// What follows is of repairs.
 	rosterMu     sync.Mutex
@@ -342,11 +343,12 @@ func (n *Node) startRaft(context.Context) error {
 	n.raft.Store(r)
 	n.retain()
 	n.noteMembers()
-	observer := n.peers.observe(r)
+	observer, changes := n.peers.observe(r), leaderChanges(r)
 	n.started.Store(true)
 	n.proposer.wg.Add(1)
 	go n.proposer.run()
 	n.wg.Go(func() { n.lead(r, observer) })
+	n.wg.Go(func() { n.watchLeader(r, changes) })
 	n.wg.Go(n.watchDisk)
 	n.wg.Go(n.keepRoom)
 	n.metrics.register(n)
