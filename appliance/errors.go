@@ -54,6 +54,7 @@ func errorRules() []problem.Rule {
 		{Is: raftstate.ErrUnsupported, Status: http.StatusServiceUnavailable, RetryAfter: 30 * time.Second, Hint: "bring every node to the same version"},
 		{Is: raftstate.ErrUnknown, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "repeat the request: what was taken is not taken twice"},
 		{Is: raftstate.ErrStopped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
+		{Is: errReplaying, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
 		{Is: tsdb.ErrSwapped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second},
 		{Is: tsdb.ErrClosed, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
 		{Is: tsdb.ErrDamaged, Status: http.StatusServiceUnavailable, Hint: "ask another node"},

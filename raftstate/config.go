@@ -30,6 +30,10 @@ type Transport struct {
 	Caller forward.Caller
 	// Serve is told who answers the calls to this node; nil takes it away.
 	Serve func(forward.Handler)
+	// Pages reaches the pages of other nodes (https://<node id>/path), ServePages is given this node's. Without them a
+	// node mends nothing.
+	Pages      http.RoundTripper
+	ServePages func(http.Handler)
 }
 
 // Config of a node. Zero values take the defaults named.
@@ -43,6 +47,7 @@ type Config struct {
 
 	PeerHandler http.Handler // further pages for peers, on the same port
 	Bootstrap   []Server     // the members of a new cluster; only looked at when the node has no state
+	Repairs     Repairs      // knows of damage; nil: a node that is damaged stops and does not mend itself
 	Founding    bool         // another node founds the cluster that this one is of from the beginning: with no state it may vote
 
 	Limits         machine.Limits                  // zero: machine.DefaultLimits
