@@ -185,8 +185,8 @@ fault-tools: ## install what disks and networks are broken with, when something 
 
 BUG ?= all
 .PHONY: torture-planted
-torture-planted: fault-tools ## show that the tests bite: plant a bug (BUG=fsync-off) and see its row turn red
-	TRIWARD_PLANTED_BUG='$(BUG)' go test -count=1 -v -run '^(TestPlantedBugs|TestPlantedInRows)$$' -timeout 0 ./appliance/systemtest
+torture-planted: fault-tools ## show that the tests bite: plant a bug (BUG=fsync-off) and see its row, or that of ROW=, turn red
+	TRIWARD_PLANTED_BUG='$(BUG)' TRIWARD_PLANTED_ROW='$(ROW)' go test -count=1 -v -run '^(TestPlantedBugs|TestPlantedInRows)$$' -timeout 0 ./appliance/systemtest
 	@echo 'make torture-planted: passed'
 
 .PHONY: bench

@@ -304,6 +304,7 @@ func TestFaults(t *testing.T) {
 func TestFaultTable(t *testing.T) {
 	seen := make(map[string]bool)
 	var short time.Duration
+	var which []string
 	for _, r := range faultRows() {
 		if seen[r.name] || strings.Trim(r.name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || r.fault == "" || r.weight <= 0 {
 			t.Errorf("row %+v", r)
@@ -311,10 +312,11 @@ func TestFaultTable(t *testing.T) {
 		seen[r.name] = true
 		if r.short {
 			short += r.weight
+			which = append(which, fmt.Sprintf("%s %v", r.name, r.weight))
 		}
 	}
 	if short > 10*time.Minute {
-		t.Errorf("make faults takes %v, 10 minutes at most", short)
+		t.Errorf("make faults takes %v, 10 minutes at most: %s", short, strings.Join(which, ", "))
 	}
 	if rngOf(7, "a").Uint64() != rngOf(7, "a").Uint64() || rngOf(7, "a").Uint64() == rngOf(7, "b").Uint64() {
 		t.Error("a seed does not give its schedule again")

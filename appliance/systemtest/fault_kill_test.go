@@ -25,11 +25,11 @@ func killRows() []faultRow {
 			run: func(ctx context.Context, tr *trial) error { return tr.killRounds(ctx, tr.killFollower) },
 		},
 		{
-			name: "kill-leader", fault: "kill -9 of the leader, and its start", weight: 30 * time.Second, short: true, goal: leaderGoal,
+			name: "kill-leader", fault: "kill -9 of the leader, and its start", weight: 30 * time.Second, goal: leaderGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.killRounds(ctx, tr.killLeader) },
 		},
 		{
-			name: "kill-all", fault: "kill -9 of all nodes at once, and their start", weight: 40 * time.Second, short: true, goal: startGoal,
+			name: "kill-all", fault: "kill -9 of all nodes at once, and their start", weight: 40 * time.Second, goal: startGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.killRounds(ctx, tr.killAll) },
 		},
 	}

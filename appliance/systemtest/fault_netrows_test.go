@@ -38,7 +38,7 @@ func networkRows() []faultRow {
 		partRow("oneway-follower-mute", "a follower receives and what it sends is lost", false, false, leaderGoal, split{cut: toOthers, reached: true}),
 		{
 			name: "flap-leader", fault: "the cables of the leader are cut and mended again every 0.3 to 3 s for 40 s", needs: []need{needNet},
-			weight: 65 * time.Second, short: true,
+			weight: 65 * time.Second,
 			run: func(ctx context.Context, tr *trial) error { return tr.flap(ctx, (*trial).apart) },
 		},
 		{
@@ -51,7 +51,7 @@ func networkRows() []faultRow {
 // partRow cuts three times; about says whether it is about the leader or a follower.
 func partRow(name, fault string, leader, short bool, goal time.Duration, s split) faultRow {
 	return faultRow{
-		name: name, fault: fault + ", for 5 to 9 s", needs: []need{needNet}, weight: 60 * time.Second, short: short, goal: goal,
+		name: name, fault: fault + ", for 5 to 9 s", needs: []need{needNet}, weight: 55 * time.Second, short: short, goal: goal,
 		run: func(ctx context.Context, tr *trial) error {
 			if err := tr.found(ctx, plan{apart: true}); err != nil {
 				return err

@@ -35,7 +35,7 @@ func notifyRows() []faultRow {
 		notifyRow("notify-stop", "SIGSTOP of the leader for 1 to 8 s", 30, 300*time.Second, false, (*watch).haltLeader),
 		{
 			name: "notify-mixed", fault: "one of kill -9, SIGSTOP, a cut, a cut in one direction, flapping, each on the leader", needs: []need{needNet},
-			weight: 110 * time.Second, short: true, run: func(ctx context.Context, tr *trial) error { return tr.notify(ctx, 8, true, (*watch).anyFault) },
+			weight: 80 * time.Second, short: true, run: func(ctx context.Context, tr *trial) error { return tr.notify(ctx, 6, true, (*watch).anyFault) },
 		},
 	}
 }

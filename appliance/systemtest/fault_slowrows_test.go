@@ -46,7 +46,7 @@ func slowRows() []faultRow {
 			},
 		},
 		{
-			name: "stop-short", fault: "SIGSTOP of the leader for 1 to 6 s, and reads that wait for it to wake", weight: 40 * time.Second, short: true, goal: leaderGoal,
+			name: "stop-short", fault: "SIGSTOP of the leader for 1 to 6 s, and reads that wait for it to wake", weight: 35 * time.Second, short: true, goal: leaderGoal,
 			run: func(ctx context.Context, tr *trial) error {
 				return tr.stops(ctx, 4, time.Second, 6*time.Second, tr.leader)
 			},
