@@ -39,7 +39,7 @@ func networkRows() []faultRow {
 		{
 			name: "flap-leader", fault: "the cables of the leader are cut and mended again every 0.3 to 3 s for 40 s", needs: []need{needNet},
 			weight: 65 * time.Second,
-			run: func(ctx context.Context, tr *trial) error { return tr.flap(ctx, (*trial).apart) },
+			run:    func(ctx context.Context, tr *trial) error { return tr.flap(ctx, (*trial).apart) },
 		},
 		{
 			name: "flap-link", fault: "the cable between the leader and one follower is cut and mended every 0.3 to 3 s for 40 s", needs: []need{needNet},
@@ -85,6 +85,7 @@ func (tr *trial) partition(ctx context.Context, leader bool, s split) error {
 		return err
 	}
 	takeLongest(tr.traffic.senders)
+	tr.traffic.still.take()
 	begin, from := time.Now(), tr.logEnd()
 	if err := s.cut(tr, ctx, i); err != nil {
 		return err
@@ -94,11 +95,11 @@ func (tr *trial) partition(ctx context.Context, leader bool, s split) error {
 		if err := tr.progress(ctx, 3); err != nil {
 			return fmt.Errorf("while %s is cut off: %w", n.ID, err)
 		}
-		gap := takeLongest
-		if !s.reached {
-			gap = takeShortest
+		gap := takeLongest(tr.traffic.senders)
+		if !s.reached { // senders that wait for it are patient for 5 s
+			gap = tr.traffic.still.take()
 		}
-		tr.recovered(gap(tr.traffic.senders))
+		tr.recovered(gap)
 	}
 	if err := tr.lookAt(ctx, n, s); err != nil {
 		return err

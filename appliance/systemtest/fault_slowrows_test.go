@@ -46,9 +46,9 @@ func slowRows() []faultRow {
 			},
 		},
 		{
-			name: "stop-short", fault: "SIGSTOP of the leader for 1 to 6 s, and reads that wait for it to wake", weight: 35 * time.Second, short: true, goal: leaderGoal,
+			name: "stop-short", fault: "SIGSTOP of the leader for 4 to 7 s, and reads that wait for it to wake", weight: 35 * time.Second, short: true, goal: leaderGoal,
 			run: func(ctx context.Context, tr *trial) error {
-				return tr.stops(ctx, 4, time.Second, 6*time.Second, tr.leader)
+				return tr.stops(ctx, 4, 4*time.Second, 7*time.Second, tr.leader)
 			},
 		},
 		{
@@ -201,7 +201,17 @@ func (tr *trial) stops(ctx context.Context, times int, least, most time.Duration
 // halt stops a node for d. Reads are under way when it wakes: what they answer must hold all that was acknowledged
 // meanwhile.
 func (tr *trial) halt(ctx context.Context, n *devNode, d time.Duration) error {
-	takeLongest(tr.traffic.senders)
+	const reads = 24
+	warm, err := tr.warm(ctx, n, reads)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, c := range warm {
+			c.CloseIdleConnections()
+		}
+	}()
+	tr.traffic.still.take()
 	begin := time.Now()
 	if err := syscall.Kill(n.PID, syscall.SIGSTOP); err != nil {
 		return err
@@ -220,17 +230,16 @@ func (tr *trial) halt(ctx context.Context, n *devNode, d time.Duration) error {
 		reading
 		err error
 	}
-	const reads = 24
 	got := make(chan answer, 2*reads)
-	ask := func(m *devNode) {
+	ask := func(m *devNode, client *http.Client) {
 		s := tr.traffic.senders[tr.rng.IntN(len(tr.traffic.senders))]
 		go func() {
-			r, err := tr.read(ctx, tr.client(nil), m, s)
+			r, err := tr.read(ctx, client, m, s)
 			got <- answer{r, err}
 		}()
 	}
-	for range reads { // they wait in the sockets of the node
-		ask(n)
+	for _, c := range warm { // they wait in the sockets of the node
+		ask(n, c)
 	}
 	if err := pause(ctx, max(100*time.Millisecond, d-time.Since(begin))); err != nil {
 		return err
@@ -243,7 +252,7 @@ func (tr *trial) halt(ctx context.Context, n *devNode, d time.Duration) error {
 		return err
 	}
 	for range reads {
-		ask(n)
+		ask(n, tr.client(nil))
 	}
 	if err := tr.session(ctx, n, index); err != nil {
 		return err
@@ -258,9 +267,23 @@ func (tr *trial) halt(ctx context.Context, n *devNode, d time.Duration) error {
 		return err
 	}
 	if d > 5*time.Second {
-		tr.recovered(takeShortest(tr.traffic.senders))
+		tr.recovered(tr.traffic.still.take())
 	}
 	return nil
+}
+
+// warm makes clients with a connection each that is open: what is asked by it is there the moment the node wakes.
+func (tr *trial) warm(ctx context.Context, n *devNode, count int) ([]*http.Client, error) {
+	all := make([]*http.Client, count)
+	for i := range all {
+		c := tr.client(nil)
+		c.Transport = &http.Transport{TLSClientConfig: tr.c.tlsConf, IdleConnTimeout: time.Hour}
+		if _, status, err := tr.newest(ctx, c, n, tr.traffic.senders[0], "stale"); err != nil {
+			return nil, fmt.Errorf("%s answers %d before it is stopped: %w", n.ID, status, err)
+		}
+		all[i] = c
+	}
+	return all, nil
 }
 
 // appliedElsewhere is how far a node but n is.

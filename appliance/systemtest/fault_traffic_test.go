@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -17,6 +18,7 @@ type traffic struct {
 	fillers  []*sender // which are not compared
 	stop     context.CancelFunc
 	ended    chan error
+	still    stillness
 	stopped  bool
 	compared bool
 }
@@ -51,6 +53,7 @@ func (tr *trial) send(ctx context.Context, n int) error {
 		go func() { tf.ended <- s.run(running, pace) }()
 	}
 	tr.atEnd(tf.end)
+	tf.still.watch(tr.acks)
 	return tr.progress(ctx, 10)
 }
 
@@ -88,6 +91,7 @@ func (tf *traffic) end() {
 	}
 	tf.stopped = true
 	tf.stop()
+	tf.still.end()
 	errs := make([]error, 0, cap(tf.ended))
 	for range cap(tf.ended) {
 		errs = append(errs, <-tf.ended)
@@ -154,12 +158,50 @@ func (tr *trial) allReady(ctx context.Context) error {
 	return nil
 }
 
-// takeShortest is the longest time without an acknowledgement of the sender that fared best: others waited for a node that
-// gives no answer at all for as long as their own patience lasts, which is 5 s.
-func takeShortest(senders []*sender) time.Duration {
-	d := senders[0].takeLongest()
-	for _, s := range senders[1:] {
-		d = min(d, s.takeLongest())
-	}
+// stillness is the longest time during which nobody's batch was acknowledged. A sender that waits for a node which gives no
+// answer at all does not count while others are served.
+type stillness struct {
+	mu      sync.Mutex
+	longest time.Duration
+	since   time.Time
+	stop    chan struct{}
+	done    sync.WaitGroup
+}
+
+// watch looks fifty times a second at how many acknowledgements there were, until end.
+func (s *stillness) watch(acks func() int) {
+	s.stop, s.since = make(chan struct{}), time.Now()
+	s.done.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		seen := -1
+		for {
+			select {
+			case <-tick.C:
+			case <-s.stop:
+				return
+			}
+			now := acks()
+			s.mu.Lock()
+			s.longest = max(s.longest, time.Since(s.since))
+			if now != seen {
+				seen, s.since = now, time.Now()
+			}
+			s.mu.Unlock()
+		}
+	})
+}
+
+// take returns the longest time since the last call.
+func (s *stillness) take() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := max(s.longest, time.Since(s.since))
+	s.longest = 0
 	return d
+}
+
+func (s *stillness) end() {
+	close(s.stop)
+	s.done.Wait()
 }
