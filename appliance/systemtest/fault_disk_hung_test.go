@@ -61,12 +61,17 @@ func (tr *trial) victim(ctx context.Context, leader bool) (*devNode, error) {
 // gone returns when the process of a node has ended by itself, or can do nothing more: with a hung disk under it, the
 // kernel keeps it as long as the disk hangs.
 func (tr *trial) gone(ctx context.Context, n *devNode, limit time.Duration) error {
-	return until(ctx, limit, func(context.Context) error {
+	err := until(ctx, limit, func(context.Context) error {
 		if tr.c.ended(n) || exiting(n.PID) {
 			return nil
 		}
 		return fmt.Errorf("%s still runs", n.ID)
 	})
+	if err != nil { // its log says what it was at
+		_ = syscall.Kill(n.PID, syscall.SIGQUIT)
+		_ = pause(ctx, time.Second)
+	}
+	return err
 }
 
 // reap waits for a process that ended, or ends, and forgets it.

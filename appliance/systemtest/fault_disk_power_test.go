@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -130,6 +131,9 @@ func (tr *trial) powerRounds(ctx context.Context, r powerRow) error {
 		if err := tr.powerRound(ctx, r, disks, i); err != nil {
 			return fmt.Errorf("loss of power %d: %w", i+1, err)
 		}
+		if slices.ContainsFunc(tr.traffic.senders, (*sender).gaveUp) {
+			return tr.askedAgain(ctx)
+		}
 		if err := tr.compareNow(ctx); err != nil {
 			return fmt.Errorf("after loss of power %d: %w", i+1, err)
 		}
@@ -139,6 +143,18 @@ func (tr *trial) powerRounds(ctx context.Context, r powerRow) error {
 		}
 	}
 	return tr.compare(ctx)
+}
+
+// askedAgain ends a trial in which the cluster asks for what it had acknowledged: that is found, whether or not the nodes
+// still come to one state.
+func (tr *trial) askedAgain(ctx context.Context) error {
+	if err := tr.compare(ctx); err != nil {
+		if tr.total() == 0 {
+			return err
+		}
+		tr.note("the nodes could not be compared: %v", err)
+	}
+	return nil
 }
 
 // marked returns when every node has a mark behind what is acknowledged now.
