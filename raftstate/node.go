@@ -51,6 +51,7 @@ type Node struct {
 	proposer *proposer
 	budget   budget
 	peers    peers
+	calls    leaderCalls
 
 	fullVoters atomic.Pointer[fullVoters] // while this node leads
 	markedAt   atomic.Pointer[time.Time]
@@ -270,11 +271,12 @@ func (n *Node) startRaft(context.Context) error {
 	}
 	n.raft.Store(r)
 	n.retain()
-	observer := n.peers.observe(r)
+	observer, changes := n.peers.observe(r), leaderChanges(r)
 	n.started.Store(true)
 	n.proposer.wg.Add(1)
 	go n.proposer.run()
 	n.wg.Go(func() { n.lead(r, observer) })
+	n.wg.Go(func() { n.watchLeader(r, changes) })
 	n.wg.Go(n.watchDisk)
 	n.wg.Go(n.keepRoom)
 	n.metrics.register(n)

@@ -40,6 +40,10 @@ func faultRows() []faultRow {
 	return slices.Concat(
 		killRows(),
 		networkRows(),
+		slowRows(),
+		notifyRows(),
+		metaRows(),
+		agentRows(),
 		diskRows(),
 	)
 }
@@ -60,8 +64,12 @@ type trial struct {
 	c       *cluster
 	net     *network // when the plan says apart
 	places  []*place // of the nodes, likewise
+	peers   []*proxy // before the peers' ports of the nodes, when the row wants them
 	traffic *traffic // when it was begun
 	flooder *sender  // likewise, of data that only fills
+
+	through map[string]string // what senders take for the address of a node, by that address
+	fillers int               // how many senders of much that nobody looks at are added
 
 	result
 	ends []func()

@@ -263,17 +263,6 @@ func (tr *trial) whyNot(err error) error {
 	return err
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // flood begins a sender of much, which is not compared with the ledger itself.
 func (tr *trial) flood(ctx context.Context) error {
 	s, err := (kills{}).sender(ctx, tr.c, tr.traffic.ledger, len(tr.traffic.senders), seriesPerSender)

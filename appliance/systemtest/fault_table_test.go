@@ -14,6 +14,12 @@ type result struct {
 	faults     int
 	acked      uint64 // batches of each lane
 	recoveries []time.Duration
+	refusals   []time.Duration // to the answers of nodes without a majority
+	reads      int             // linearizable ones that were answered
+	stales     int             // those of them that lacked what was acknowledged before
+	leaders    int             // elected while faults were injected
+	under      time.Duration   // for how long they were
+	goodput    []float64       // of what was acknowledged before a fault, while it lasted
 	notes      []string
 	err        error // why the row ended early, or what does not hold besides
 	took       time.Duration
@@ -31,6 +37,12 @@ func (r *result) red(row *faultRow) string {
 	if slow := slices.MaxFunc(append(r.recoveries, 0), func(a, b time.Duration) int { return int(a - b) }); row.goal > 0 && slow > tooSlow*row.goal {
 		why = append(why, fmt.Sprintf("took %v to recover, the goal is %v", slow.Round(time.Millisecond), row.goal))
 	}
+	if r.under > 30*time.Second && float64(r.leaders)/r.under.Minutes() > tooSlow*changesGoal {
+		why = append(why, fmt.Sprintf("%d leaders in %v", r.leaders, r.under.Round(time.Second)))
+	}
+	if len(r.goodput) > 0 && slices.Min(r.goodput) < goodputGoal/tooSlow {
+		why = append(why, fmt.Sprintf("goodput fell to %.0f %%", 100*slices.Min(r.goodput)))
+	}
 	if r.faults == 0 {
 		why = append(why, "no fault was injected")
 	}
@@ -44,7 +56,29 @@ func (r *result) line(row *faultRow, seed uint64) string {
 		word, why = "RED     ", "\n    "+red+"\n    again with: "+again(row, seed)
 	}
 	return fmt.Sprintf("%s %s, seed %d, %v: %d faults, %d batches acknowledged, lost %d, doubled %d; recovery %s; %s%s", word, row.name, seed,
-		r.took.Round(time.Second), r.faults, r.acked, r.lost+r.forgotten, r.doubled, percentiles(r.recoveries), strings.Join(r.notes, ", "), why)
+		r.took.Round(time.Second), r.faults, r.acked, r.lost+r.forgotten, r.doubled, percentiles(r.recoveries), strings.Join(append(r.notes, r.figures()), ", "), why)
+}
+
+// figures are what else was measured, against the goals.
+func (r *result) figures() string {
+	var out []string
+	if len(r.refusals) > 0 {
+		out = append(out, fmt.Sprintf("503 without a majority after %s (goal %v)", percentiles(r.refusals), refuseGoal))
+	}
+	if r.reads > 0 {
+		out = append(out, fmt.Sprintf("%d linearizable reads answered, %d stale", r.reads, r.stales))
+	}
+	if r.leaders > 0 && r.under == 0 {
+		out = append(out, fmt.Sprintf("%d leaders elected for %d faults", r.leaders, r.faults))
+	}
+	if r.under > 0 {
+		out = append(out, fmt.Sprintf("%d leaders in %v, %.1f a minute (goal %d)", r.leaders, r.under.Round(time.Second), float64(r.leaders)/r.under.Minutes(), changesGoal))
+	}
+	if len(r.goodput) > 0 {
+		out = append(out, fmt.Sprintf("goodput %.0f %% at least, %.0f %% in the middle (goal %.0f %%)",
+			100*slices.Min(r.goodput), 100*slices.Sorted(slices.Values(r.goodput))[len(r.goodput)/2], 100*goodputGoal))
+	}
+	return strings.Join(out, "; ")
 }
 
 // again is the command that repeats a trial.
@@ -70,6 +104,12 @@ func (s *summary) add(row *faultRow, r *result, seed uint64) {
 	s.differing += r.differing
 	s.broken += r.broken
 	s.recoveries = append(s.recoveries, r.recoveries...)
+	s.refusals = append(s.refusals, r.refusals...)
+	s.goodput = append(s.goodput, r.goodput...)
+	s.reads += r.reads
+	s.stales += r.stales
+	s.leaders += r.leaders
+	s.under += r.under
 	s.notes = append(s.notes, r.notes...)
 	if why := r.red(row); why != "" {
 		s.red++
@@ -106,8 +146,8 @@ func (b *bench) report(seed uint64) {
 		}
 		fmt.Fprintf(&t, "| %s | %d | %d | %d | %d | %d | %d | %s | %s | %s |\n", row.name, s.trials, s.faults, s.acked, s.lost, s.doubled,
 			s.differing+s.foreign, percentiles(s.recoveries), goal, verdict)
-		if len(s.notes) > 0 {
-			fmt.Fprintf(&after, "\n%s:\n", row.name)
+		if figures := s.figures(); len(s.notes) > 0 || figures != "" {
+			fmt.Fprintf(&after, "\n%s: %s\n", row.name, figures)
 			for _, n := range s.notes {
 				fmt.Fprintf(&after, "  %s\n", n)
 			}

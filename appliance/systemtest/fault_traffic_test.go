@@ -1,10 +1,12 @@
 package systemtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -12,6 +14,7 @@ import (
 type traffic struct {
 	ledger   *ledger
 	senders  []*sender
+	fillers  []*sender // which are not compared
 	stop     context.CancelFunc
 	ended    chan error
 	stopped  bool
@@ -28,22 +31,54 @@ func (tr *trial) send(ctx context.Context, n int) error {
 		return err
 	}
 	tr.atEnd(func() { _ = l.close() })
-	tf := &traffic{ledger: l, ended: make(chan error, n)}
-	for i := range n {
-		s, err := (kills{}).sender(ctx, tr.c, l, i, seriesPerSender)
+	tf := &traffic{ledger: l, ended: make(chan error, n+tr.fillers)}
+	for i := range n + tr.fillers {
+		s, err := tr.sender(ctx, l, i)
 		if err != nil {
 			return fmt.Errorf("register a sender: %w", err)
 		}
-		tf.senders = append(tf.senders, s)
+		if i < n {
+			tf.senders = append(tf.senders, s)
+			continue
+		}
+		s.padding = 16 << 10
+		tf.fillers = append(tf.fillers, s)
 	}
 	running, stop := context.WithCancel(ctx)
 	tf.stop = stop
 	tr.traffic = tf
-	for _, s := range tf.senders {
+	for _, s := range slices.Concat(tf.senders, tf.fillers) {
 		go func() { tf.ended <- s.run(running, pace) }()
 	}
 	tr.atEnd(tf.end)
 	return tr.progress(ctx, 10)
+}
+
+// sender registers sender i.
+func (tr *trial) sender(ctx context.Context, l *ledger, i int) (*sender, error) {
+	c := tr.c
+	urls := make([]string, len(c.Nodes))
+	for j := range urls {
+		urls[j] = c.Nodes[(i+j)%len(urls)].AgentURL
+	}
+	conf := c.tlsConf.Clone()
+	conf.ServerName = "localhost" // every node is called that too, whoever carries the connection
+	s, err := newSender(fmt.Sprintf("sender%d", i), urls, conf, l)
+	if err != nil {
+		return nil, err
+	}
+	s.repeats = 25
+	token, err := c.agentToken(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.register(ctx, token, seriesPerSender); err != nil {
+		return nil, err
+	}
+	for j, u := range s.nodes {
+		s.nodes[j] = cmp.Or(tr.through[u], u)
+	}
+	return s, nil
 }
 
 // end stops the senders and waits for them.
@@ -53,8 +88,8 @@ func (tf *traffic) end() {
 	}
 	tf.stopped = true
 	tf.stop()
-	errs := make([]error, 0, len(tf.senders))
-	for range tf.senders {
+	errs := make([]error, 0, cap(tf.ended))
+	for range cap(tf.ended) {
 		errs = append(errs, <-tf.ended)
 	}
 	for _, err := range errs {
@@ -66,7 +101,7 @@ func (tf *traffic) end() {
 func (tr *trial) compare(ctx context.Context) error {
 	tf, v := tr.traffic, &tr.violations
 	tf.end()
-	for range tf.senders {
+	for range cap(tf.ended) {
 		switch err := <-tf.ended; {
 		case errors.Is(err, errForgotten):
 			v.add(&v.forgotten, "%v", err)
@@ -117,4 +152,14 @@ func (tr *trial) allReady(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// takeShortest is the longest time without an acknowledgement of the sender that fared best: others waited for a node that
+// gives no answer at all for as long as their own patience lasts, which is 5 s.
+func takeShortest(senders []*sender) time.Duration {
+	d := senders[0].takeLongest()
+	for _, s := range senders[1:] {
+		d = min(d, s.takeLongest())
+	}
+	return d
 }

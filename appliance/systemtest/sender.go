@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -37,6 +38,9 @@ type sender struct {
 	base    int64 // milliseconds; batch seq has the time base + seq*stepMs
 	ledger  *ledger
 	padding int // bytes that make each line longer; such a sender is not compared with the ledger
+	// repeats is after how many batches one is delivered once more; 0: after repeatEvery. One that is set goes on at the
+	// node that it used before.
+	repeats int
 	node    int
 	lastAck time.Time
 	held    sync.RWMutex // locked while nothing new is to be sent
@@ -45,6 +49,7 @@ type sender struct {
 	longest  time.Duration // longest time between two acknowledgements
 	acks     int
 	failures int
+	absorbed int   // batches that were answered as duplicates after a try that got no answer
 	ended    error // why run returned
 }
 
@@ -175,10 +180,14 @@ func (s *sender) step(ctx context.Context, seq uint64) error {
 		return err
 	}
 	s.noteAck()
-	if seq%repeatEvery == 0 {
+	if seq%uint64(cmp.Or(s.repeats, repeatEvery)) == 0 {
+		at := s.node
 		s.node++
 		if err := s.deliver(ctx, batches); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("%s repeat of batch %d: %w", s.name, seq, err)
+		}
+		if s.repeats > 0 {
+			s.node = at
 		}
 	}
 	return nil
@@ -191,6 +200,12 @@ func (s *sender) noteAck() {
 	s.longest = max(s.longest, now.Sub(s.lastAck))
 	s.lastAck = now
 	s.acks++
+}
+
+func (s *sender) noteAbsorbed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.absorbed++
 }
 
 // takeLongest returns the longest gap between acknowledgements since the last call.
@@ -241,7 +256,7 @@ func (s *sender) batch(lane wire.Lane, seq uint64, raw []byte) wire.Batch {
 // deliver repeats the batches until each was answered ok or duplicate, or ctx ends.
 func (s *sender) deliver(ctx context.Context, batches []wire.Batch) error {
 	body := wire.AppendRequest(nil, s.epoch, batches)
-	for {
+	for try := 0; ; try++ {
 		var answer struct {
 			Results []struct {
 				Lane, Status, Detail string
@@ -260,6 +275,9 @@ func (s *sender) deliver(ctx context.Context, batches []wire.Batch) error {
 				}
 				if (r.Status != "ok" && r.Status != "duplicate") || r.Rejected > 0 {
 					return fmt.Errorf("answered %+v", r)
+				}
+				if try > 0 && r.Status == "duplicate" {
+					s.noteAbsorbed()
 				}
 			}
 			return nil
