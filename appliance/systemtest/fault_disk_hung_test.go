@@ -20,7 +20,7 @@ const hungDisk = 10 * time.Second
 func hungRows() []faultRow {
 	return []faultRow{
 		{
-			name: "disk-frozen-leader", fault: "the disk of the leader hangs (fsfreeze) until the node has given up", needs: []need{needLoop}, weight: 75 * time.Second, short: true, goal: hungGoal,
+			name: "disk-frozen-leader", fault: "the disk of the leader hangs (fsfreeze) until the node has given up", needs: []need{needLoop}, weight: 75 * time.Second, goal: hungGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.frozen(ctx, true) },
 		},
 		{
@@ -40,11 +40,11 @@ func hungRows() []faultRow {
 			run: func(ctx context.Context, tr *trial) error { return tr.slowDisk(ctx, false) },
 		},
 		{
-			name: "disk-eio-leader", fault: "every fsync of the leader fails with EIO", needs: []need{needLoop, needStrace}, weight: 60 * time.Second, short: true, goal: leaderGoal,
+			name: "disk-eio-leader", fault: "every fsync of the leader fails with EIO", needs: []need{needLoop, needStrace}, weight: 25 * time.Second, short: true, goal: leaderGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.failingDisk(ctx, true) },
 		},
 		{
-			name: "disk-eio-follower", fault: "every fsync of a follower fails with EIO", needs: []need{needLoop, needStrace}, weight: 60 * time.Second,
+			name: "disk-eio-follower", fault: "every fsync of a follower fails with EIO", needs: []need{needLoop, needStrace}, weight: 25 * time.Second,
 			run: func(ctx context.Context, tr *trial) error { return tr.failingDisk(ctx, false) },
 		},
 	}

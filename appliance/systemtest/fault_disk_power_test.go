@@ -30,17 +30,17 @@ var (
 func powerRows() []faultRow {
 	return []faultRow{
 		{
-			name: "power-one", fault: "power loss of one node at any moment", needs: []need{needLoop}, weight: 60 * time.Second, short: true, goal: powerGoal,
+			name: "power-one", fault: "power loss of one node at any moment", needs: []need{needLoop}, weight: 90 * time.Second, short: true, quick: 25 * time.Second, goal: powerGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.powerRounds(ctx, powerRow{}) },
 		},
 		{
-			name: "power-all", fault: "power loss of all nodes at once, at any moment", needs: []need{needLoop}, weight: 60 * time.Second, short: true, goal: powerGoal,
+			name: "power-all", fault: "power loss of all nodes at once, at any moment", needs: []need{needLoop}, weight: 150 * time.Second, short: true, quick: 40 * time.Second, goal: powerGoal,
 			run: func(ctx context.Context, tr *trial) error {
 				return tr.powerRounds(ctx, powerRow{all: true, settled: true})
 			},
 		},
 		{
-			name: "power-torn", fault: "power loss of all nodes, each in the middle of a write to its log", needs: []need{needLoop}, weight: 60 * time.Second, goal: powerGoal,
+			name: "power-torn", fault: "power loss of all nodes, each in the middle of a write to its log", needs: []need{needLoop}, weight: 150 * time.Second, goal: powerGoal,
 			run: func(ctx context.Context, tr *trial) error {
 				return tr.powerRounds(ctx, powerRow{all: true, settled: true, torn: true})
 			},

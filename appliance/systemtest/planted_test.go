@@ -69,12 +69,7 @@ func plantedBugs() []planted {
 			// which a node that lost its end refuses to start
 			name: "fsync off", file: "raftstate/logfile/store.go", row: "power-all",
 			edits: []edit{
-				{"	wal \"github.com/hashicorp/raft-wal\"\n", `	wal "github.com/hashicorp/raft-wal"
-	walfs "github.com/hashicorp/raft-wal/fs"
-	"github.com/hashicorp/raft-wal/segment"
-	"github.com/hashicorp/raft-wal/types"
-`},
-				{"wal.WithMetaStore(m))", "wal.WithMetaStore(m), wal.WithSegmentFiler(segment.NewFiler(dir, unsynced{walfs.New()})))"},
+				{"segment.NewFiler(dir, o.Files)", "segment.NewFiler(dir, unsynced{o.Files})"},
 				{"	return s.reach.set(logs[len(logs)-1].Index, false)\n", "	return nil\n"},
 				{"// measure seeds the extents", `type unsynced struct{ types.VFS }
 
