@@ -66,7 +66,7 @@ senders: $(CACHE)/prometheus $(CACHE)/lokiclient ## build and install the sender
 	@packaging/syslog.sh install
 
 .PHONY: test-go
-test-go: $(CACHE)/versitygw senders ## tests of the Go packages
+test-go: $(CACHE)/versitygw senders fault-tools ## tests of the Go packages
 	TRIWARD_BIN=$(BIN) TRIWARD_VERSITYGW=$(CACHE)/versitygw TRIWARD_SENDERS=$(CACHE) go test -timeout 20m -parallel 4 ./...
 	@echo 'test-go: passed'
 
@@ -104,7 +104,7 @@ $(CACHE)/nfpm: packaging/tools.mod
 	go build -modfile=packaging/tools.mod -o $@ github.com/goreleaser/nfpm/v2/cmd/nfpm
 
 .PHONY: tools
-tools: $(CACHE)/gofumpt $(CACHE)/lint browser ## build the linters, install what the tests want
+tools: $(CACHE)/gofumpt $(CACHE)/lint browser fault-tools ## build the linters, install what the tests want
 
 .PHONY: fmt
 fmt: $(CACHE)/gofumpt ## format the tree

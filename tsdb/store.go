@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,7 @@ func New(opts Options) (*Store, error) {
 	if opts.CompactEvery > 0 {
 		s.tasks.Go(s.schedule)
 	}
+	s.tasks.Go(s.keepBallast)
 	return s, nil
 }
 
@@ -69,6 +71,11 @@ func (s *Store) Open(dir string) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("open metrics store: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err == nil {
+		if err := newBallast(dir, s.opts.ReserveBytes).look(); err != nil {
+			s.opts.Logger.Warn("metrics store: room for a full disk", "error", err)
+		}
 	}
 	old := s.current.Load()
 	if old == nil || old.dir == dir {

@@ -385,3 +385,12 @@ func TestCloseTwice(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// An open store keeps room on its disk beside its own directory.
+func TestOpenStoreKeepsRoom(t *testing.T) {
+	root := t.TempDir()
+	newStore(t, options(t), filepath.Join(root, "gen-000001"))
+	if _, err := os.Stat(filepath.Join(root, "ballast")); err != nil {
+		t.Error(err)
+	}
+}

@@ -20,7 +20,7 @@ const hungDisk = 10 * time.Second
 func hungRows() []faultRow {
 	return []faultRow{
 		{
-			name: "disk-frozen-leader", fault: "the disk of the leader hangs (fsfreeze) until the node has given up", needs: []need{needLoop}, weight: 75 * time.Second, short: true, goal: hungGoal,
+			name: "disk-frozen-leader", fault: "the disk of the leader hangs (fsfreeze) until the node has given up", needs: []need{needLoop}, weight: 75 * time.Second, goal: hungGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.frozen(ctx, true) },
 		},
 		{
@@ -40,11 +40,11 @@ func hungRows() []faultRow {
 			run: func(ctx context.Context, tr *trial) error { return tr.slowDisk(ctx, false) },
 		},
 		{
-			name: "disk-eio-leader", fault: "every fsync of the leader fails with EIO", needs: []need{needLoop, needStrace}, weight: 60 * time.Second, short: true, goal: leaderGoal,
+			name: "disk-eio-leader", fault: "every fsync of the leader fails with EIO", needs: []need{needLoop, needStrace}, weight: 25 * time.Second, short: true, goal: leaderGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.failingDisk(ctx, true) },
 		},
 		{
-			name: "disk-eio-follower", fault: "every fsync of a follower fails with EIO", needs: []need{needLoop, needStrace}, weight: 60 * time.Second,
+			name: "disk-eio-follower", fault: "every fsync of a follower fails with EIO", needs: []need{needLoop, needStrace}, weight: 25 * time.Second,
 			run: func(ctx context.Context, tr *trial) error { return tr.failingDisk(ctx, false) },
 		},
 	}
@@ -61,12 +61,17 @@ func (tr *trial) victim(ctx context.Context, leader bool) (*devNode, error) {
 // gone returns when the process of a node has ended by itself, or can do nothing more: with a hung disk under it, the
 // kernel keeps it as long as the disk hangs.
 func (tr *trial) gone(ctx context.Context, n *devNode, limit time.Duration) error {
-	return until(ctx, limit, func(context.Context) error {
+	err := until(ctx, limit, func(context.Context) error {
 		if tr.c.ended(n) || exiting(n.PID) {
 			return nil
 		}
 		return fmt.Errorf("%s still runs", n.ID)
 	})
+	if err != nil { // its log says what it was at
+		_ = syscall.Kill(n.PID, syscall.SIGQUIT)
+		_ = pause(ctx, time.Second)
+	}
+	return err
 }
 
 // reap waits for a process that ended, or ends, and forgets it.

@@ -55,8 +55,8 @@ func newLoopDisk(ctx context.Context, path, at string, size int64) (d *loopDisk,
 	if err := f.Truncate(size); err != nil {
 		return d, fmt.Errorf("make image of a disk: %w", err)
 	}
-	// Without lazy initialisation nothing writes in the background; 4 kB blocks, so that it can grow.
-	if out, err := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", path).CombinedOutput(); err != nil {
+	// Without lazy initialisation nothing writes in the background.
+	if out, err := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", path).CombinedOutput(); err != nil {
 		return d, fmt.Errorf("mkfs.ext4: %w: %s", err, out)
 	}
 	if d.device, err = attachLoop(f); err != nil {
@@ -143,20 +143,6 @@ func (d *loopDisk) restorePower(ctx context.Context, check bool) error {
 		}
 	}
 	return d.mount()
-}
-
-// grow makes the disk larger while it is used.
-func (d *loopDisk) grow(ctx context.Context, size int64) error {
-	if err := os.Truncate(d.image, size); err != nil {
-		return fmt.Errorf("grow image: %w", err)
-	}
-	if err := unix.IoctlSetInt(int(d.device.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
-		return fmt.Errorf("grow %s: %w", d.device.Name(), err)
-	}
-	if out, err := exec.CommandContext(ctx, "resize2fs", d.device.Name()).CombinedOutput(); err != nil {
-		return fmt.Errorf("resize2fs: %w: %s", err, out)
-	}
-	return nil
 }
 
 // freeze stops all writing to the disk until thaw is called, which is idempotent, or limit has passed. A process of its

@@ -1,11 +1,15 @@
 package systemtest
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -26,13 +30,19 @@ var (
 func powerRows() []faultRow {
 	return []faultRow{
 		{
-			name: "power-one", fault: "power loss of one node at any moment", needs: []need{needLoop}, weight: 60 * time.Second, short: true, goal: powerGoal,
+			name: "power-one", fault: "power loss of one node at any moment", needs: []need{needLoop}, weight: 90 * time.Second, short: true, quick: 25 * time.Second, goal: powerGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.powerRounds(ctx, powerRow{}) },
 		},
 		{
-			name: "power-all", fault: "power loss of all nodes at once, at any moment", needs: []need{needLoop}, weight: 60 * time.Second, short: true, goal: powerGoal,
+			name: "power-all", fault: "power loss of all nodes at once, at any moment", needs: []need{needLoop}, weight: 150 * time.Second, short: true, quick: 40 * time.Second, goal: powerGoal,
 			run: func(ctx context.Context, tr *trial) error {
 				return tr.powerRounds(ctx, powerRow{all: true, settled: true})
+			},
+		},
+		{
+			name: "power-torn", fault: "power loss of all nodes, each in the middle of a write to its log", needs: []need{needLoop}, weight: 150 * time.Second, goal: powerGoal,
+			run: func(ctx context.Context, tr *trial) error {
+				return tr.powerRounds(ctx, powerRow{all: true, settled: true, torn: true})
 			},
 		},
 		{
@@ -58,13 +68,22 @@ func powerRows() []faultRow {
 type powerRow struct {
 	all     bool // all nodes lose it
 	settled bool // each node has made a mark before, which holds who the members are
+	torn    bool // a part of the write after the last one that was synced is on the disk
 	marks   bool // marks are made all the time, and the log behind them is short
 	install bool // one node is away before, so that it must install
 	seal    bool // there is so much to store that blocks are sealed all the time; some nodes are killed instead
 }
 
-// powerRounds is how many losses a trial has.
-const powerRounds = 10
+// rounds is how many losses a trial has.
+func (r powerRow) rounds() int {
+	switch {
+	case os.Getenv("TRIWARD_FAULTS") != "":
+		return 5
+	case r.marks:
+		return 10
+	}
+	return 30
+}
 
 // diskBytes is the size of a node's disk: the log keeps a reserve of 192 MiB free.
 const diskBytes = 1 << 30
@@ -125,20 +144,36 @@ func (tr *trial) powerRounds(ctx context.Context, r powerRow) error {
 			return err
 		}
 	}
-	for i := range powerRounds {
+	rounds := r.rounds()
+	for i := range rounds {
 		began := time.Now()
 		if err := tr.powerRound(ctx, r, disks, i); err != nil {
 			return fmt.Errorf("loss of power %d: %w", i+1, err)
 		}
+		if slices.ContainsFunc(tr.traffic.senders, (*sender).gaveUp) {
+			return tr.askedAgain(ctx)
+		}
 		if err := tr.compareNow(ctx); err != nil {
 			return fmt.Errorf("after loss of power %d: %w", i+1, err)
 		}
-		tr.logf("%d of %d in %v: lost %d, doubled %d, differing %d", i+1, powerRounds, time.Since(began).Round(time.Millisecond), tr.lost+tr.forgotten, tr.doubled, tr.differing+tr.foreign)
+		tr.logf("%d of %d in %v: lost %d, doubled %d, differing %d", i+1, rounds, time.Since(began).Round(time.Millisecond), tr.lost+tr.forgotten, tr.doubled, tr.differing+tr.foreign)
 		if tr.total() > 0 {
 			break
 		}
 	}
 	return tr.compare(ctx)
+}
+
+// askedAgain ends a trial in which the cluster asks for what it had acknowledged: that is found, whether or not the nodes
+// still come to one state.
+func (tr *trial) askedAgain(ctx context.Context) error {
+	if err := tr.compare(ctx); err != nil {
+		if tr.total() == 0 {
+			return err
+		}
+		tr.note("the nodes could not be compared: %v", err)
+	}
+	return nil
 }
 
 // marked returns when every node has a mark behind what is acknowledged now.
@@ -202,6 +237,11 @@ func (tr *trial) powerRound(ctx context.Context, r powerRow, disks []*loopDisk, 
 			if err := disks[i].restorePower(ctx, round%2 == 1); err != nil {
 				return err
 			}
+			if r.torn {
+				if err := tr.tear(tr.c.Nodes[i].DataDir); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	began := time.Now()
@@ -218,6 +258,35 @@ func (tr *trial) powerRound(ctx context.Context, r powerRow, disks []*loopDisk, 
 	}
 	tr.recovered(time.Since(began))
 	return nil
+}
+
+// tear leaves the first part of an entry behind the end of the log, which was never synced and never acknowledged. Frames
+// of the log have a head of 8 bytes, kind and length, and begin at multiples of 8 (hashicorp/raft-wal).
+func (tr *trial) tear(dataDir string) error {
+	segments, err := filepath.Glob(filepath.Join(dataDir, "raft", "*.wal"))
+	if err != nil || len(segments) == 0 {
+		return errors.Join(err, fmt.Errorf("no log below %s", dataDir))
+	}
+	f, err := os.OpenFile(slices.Max(segments), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return err
+	}
+	end := (len(bytes.TrimRight(b, "\x00")) + 7) / 8 * 8
+	whole := 64 + tr.rng.IntN(8192)
+	frame := binary.LittleEndian.AppendUint32([]byte{1, 0, 0, 0}, uint32(whole))
+	for range tr.rng.IntN(whole) {
+		frame = append(frame, byte(tr.rng.IntN(256)))
+	}
+	frame = frame[:min(len(frame), max(0, len(b)-end))]
+	if _, err := f.WriteAt(frame, int64(end)); err != nil {
+		return fmt.Errorf("tear a write: %w", err)
+	}
+	return f.Sync()
 }
 
 // darken takes the power of nodes, all at once, and then their processes, which are dead from there on.

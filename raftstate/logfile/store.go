@@ -83,11 +83,11 @@ type Store struct {
 	extents extents
 	base    atomic.Pointer[base]
 
-	write   chan struct{} // held by who writes or deletes entries
-	mu      sync.Mutex
-	holds   int
-	closed  bool
-	writing atomic.Int64 // unix nanoseconds at which the write in flight began, 0 when there is none
+	write  chan struct{} // held by who writes or deletes entries
+	mu     sync.Mutex
+	holds  int
+	closed bool
+	writes writes
 }
 
 var (
@@ -339,8 +339,8 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	if err := s.CheckRoom(); err != nil {
 		return err
 	}
+	defer s.writes.begin()() // also what stands in line behind one that hangs
 	defer s.lockWrite()()
-	defer s.watch()()
 	sealed := make([]*raft.Log, len(logs))
 	for i, l := range logs {
 		sealed[i] = seal(l)
@@ -395,21 +395,6 @@ func freeBytes(dir string) (int64, error) {
 		return 0, fmt.Errorf("free space of %s: %w", dir, err)
 	}
 	return int64(st.Bavail) * st.Bsize, nil
-}
-
-// watch notes that a write is under way until the function it returns is called.
-func (s *Store) watch() func() {
-	s.writing.Store(time.Now().UnixNano())
-	return func() { s.writing.Store(0) }
-}
-
-// Writing returns for how long the write in flight has been running, 0 when there is none.
-func (s *Store) Writing() time.Duration {
-	began := s.writing.Load()
-	if began == 0 {
-		return 0
-	}
-	return max(0, time.Duration(time.Now().UnixNano()-began))
 }
 
 // DeleteRange implements raft.LogStore for a prefix or a suffix of the log. While a Hold is out, removing a
@@ -567,7 +552,7 @@ func (s *Store) Verify(ctx context.Context, from uint64) error {
 
 // Set implements raft.StableStore, durably.
 func (s *Store) Set(key, val []byte) error {
-	defer s.watch()()
+	defer s.writes.begin()()
 	if err := s.wal.Set(key, val); err != nil {
 		return fmt.Errorf("store %s in %s: %w", key, s.dir, err)
 	}
@@ -585,7 +570,7 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 
 // SetUint64 implements raft.StableStore, durably.
 func (s *Store) SetUint64(key []byte, val uint64) error {
-	defer s.watch()()
+	defer s.writes.begin()()
 	if err := s.wal.SetUint64(key, val); err != nil {
 		return fmt.Errorf("store %s in %s: %w", key, s.dir, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -489,19 +490,27 @@ func TestRoomGoesInSteps(t *testing.T) {
 }
 
 func TestWritingTellsHowLong(t *testing.T) {
-	s := open(t, t.TempDir(), Options{})
-	if d := s.Writing(); d != 0 {
-		t.Errorf("idle log has been writing for %v", d)
-	}
-	done := s.watch()
-	s.writing.Store(time.Now().Add(-time.Minute).UnixNano())
-	if d := s.Writing(); d < time.Minute {
-		t.Errorf("writing for %v", d)
-	}
-	done()
-	if d := s.Writing(); d != 0 {
-		t.Errorf("still writing for %v", d)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := new(Store)
+		if d := s.Writing(); d != 0 {
+			t.Errorf("idle log has been writing for %v", d)
+		}
+		first := s.writes.begin()
+		time.Sleep(time.Minute)
+		second := s.writes.begin() // as when a new leader's term is stored while entries hang
+		time.Sleep(time.Second)
+		if d := s.Writing(); d != time.Minute+time.Second {
+			t.Errorf("writing for %v", d)
+		}
+		first()
+		if d := s.Writing(); d != time.Second {
+			t.Errorf("writing for %v when only the second is left", d)
+		}
+		second()
+		if d := s.Writing(); d != 0 {
+			t.Errorf("still writing for %v", d)
+		}
+	})
 }
 
 func BenchmarkStoreLogs(b *testing.B) {
