@@ -18,6 +18,7 @@ import (
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/appliance/repair"
 	"github.com/triward/triward/raftstate"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/forward"
@@ -71,6 +72,8 @@ type nodeStatus struct {
 	Installing  bool        `json:"installing,omitempty"`
 	Probation   bool        `json:"probation,omitempty"` // lost its data and has not caught up: it has no vote yet
 	DiskFull    string      `json:"disk_full,omitempty"`
+	// Repair is what the node knows of damage to its data; absent when there never was any.
+	Repair *repair.Status `json:"repair,omitempty"`
 	// ClockMS is the node's clock when it answered, in milliseconds since 1970. OffsetMS is how far that was ahead of the
 	// clock of the node that was asked, give or take WithinMS; both are only told of other nodes.
 	ClockMS  int64 `json:"clock_ms"`
@@ -138,8 +141,16 @@ func (c *clusterView) own() nodeStatus {
 		Role: st.Role, Term: st.Term, LastIndex: st.LastIndex, CommitIndex: st.CommitIndex, Applied: st.AppliedIndex,
 		MarkIndex: st.MarkIndex, Version: a.version, Disk: c.disk(), CertExpires: a.identity.Expires().UnixMilli(), Ring: a.keys.status(),
 		Digest: sum, DigestIndex: index, StartedAt: st.StartedAt.UnixMilli(), UptimeS: int64(time.Since(st.StartedAt).Seconds()),
-		Format: st.Format, Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull, ClockMS: time.Now().UnixMilli(),
+		Format: st.Format, Repair: c.repair(), Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull, ClockMS: time.Now().UnixMilli(),
 	}
+}
+
+func (c *clusterView) repair() *repair.Status {
+	st := c.app.repairs.Status()
+	if st.State == repair.StateWhole && len(st.History) == 0 {
+		return nil
+	}
+	return &st
 }
 
 // digest folds the running digests into one text, the same on every node at one index.
@@ -167,6 +178,9 @@ func (c *clusterView) Status(ctx context.Context) (json.RawMessage, error) {
 			var err error
 			if out.Nodes[i], err = c.ask(ctx, m.ID); err != nil {
 				out.Nodes[i] = nodeStatus{ID: m.ID, Role: "unreachable"}
+				if st, ok := c.app.repairs.Of(m.ID); ok { // it mends itself before it serves
+					out.Nodes[i].Repair = &st
+				}
 			}
 		})
 	}

@@ -27,6 +27,12 @@ func fatalCause(err error) error {
 	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
+// diskFailed reports whether the node ended because a disk failed or hangs.
+func diskFailed(err error) bool {
+	fatal, ok := errors.AsType[*raftstate.FatalError](err)
+	return ok && fatal.ExitCode() == raftstate.ExitStorage
+}
+
 // errorRules is how errors of the log and the stores are answered, to browsers and agents alike.
 func errorRules() []problem.Rule {
 	const quorum = "too few nodes are up for a majority; what was acknowledged is kept"
@@ -48,6 +54,7 @@ func errorRules() []problem.Rule {
 		{Is: raftstate.ErrUnsupported, Status: http.StatusServiceUnavailable, RetryAfter: 30 * time.Second, Hint: "bring every node to the same version"},
 		{Is: raftstate.ErrUnknown, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "repeat the request: what was taken is not taken twice"},
 		{Is: raftstate.ErrStopped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
+		{Is: errReplaying, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
 		{Is: tsdb.ErrSwapped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second},
 		{Is: tsdb.ErrClosed, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
 		{Is: tsdb.ErrDamaged, Status: http.StatusServiceUnavailable, Hint: "ask another node"},

@@ -78,6 +78,7 @@ func (a *App) checks() []api.Check {
 			return nil
 		}},
 		{Part: "disk", Check: a.checkDisk},
+		{Part: "data", Check: a.checkData},
 		{Part: "metrics", Check: func(context.Context) error { return a.metrics.Check() }},
 		{Part: "logs", Check: a.guard.check},
 		{Part: "metadata", Check: (&marksCheck{app: a}).check},

@@ -77,6 +77,7 @@ func (e *FatalError) ExitCode() int { return e.Code }
 
 const (
 	hintReinstall = "replace this node's data: empty its data directory and join it again"
+	hintMends     = "start the node again: it mends its log from the other nodes"
 	hintDisk      = "check the disk, then start the node again"
 	hintRestart   = "start the node again; its data is whole"
 	hintUpgrade   = "upgrade this node to the version that the rest of the cluster runs"
