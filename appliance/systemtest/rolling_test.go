@@ -19,48 +19,39 @@ import (
 // formatOneCommit finds in docs/formats.md the commit that fixed format 1.
 var formatOneCommit = regexp.MustCompile("Format 1 is fixed by commit `([0-9a-f]{40})`")
 
-// formatOne builds the program of the commit that fixed format 1 and returns its folder. Where the history of this
-// repository is not there (an archive, a shallow clone) the test is not run. TRIWARD_FORMAT1_BIN names a folder that has it.
-func formatOne(t *testing.T) string {
-	t.Helper()
-	if dir := os.Getenv("TRIWARD_FORMAT1_BIN"); dir != "" {
-		return dir
-	}
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
+// errNoHistory says that the history of this repository is not there: an archive, or a shallow clone.
+var errNoHistory = errors.New("the history of this repository is not here")
+
+// formatOneIs returns the commit that fixed format 1, which must be in the history.
+func formatOneIs(root string) (string, error) {
 	doc, err := os.ReadFile(filepath.Join(root, "docs", "formats.md"))
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	m := formatOneCommit.FindSubmatch(doc)
 	if m == nil {
-		t.Fatal("docs/formats.md does not name the commit of format 1 in the form that this test looks for")
+		return "", errors.New("docs/formats.md does not name the commit of format 1 in the form that this test looks for")
 	}
 	commit := string(m[1])
-	if out, err := exec.CommandContext(t.Context(), "git", "-C", root, "cat-file", "-e", commit+"^{commit}").CombinedOutput(); err != nil {
-		t.Skipf("NOT RUN: the history of this repository has no commit %s (%v %s)", commit, err, bytes.TrimSpace(out))
+	if out, err := exec.Command("git", "-C", root, "cat-file", "-e", commit+"^{commit}").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: no commit %s (%w %s)", errNoHistory, commit, err, bytes.TrimSpace(out))
 	}
-	src, bin := t.TempDir(), t.TempDir()
-	archive := exec.CommandContext(t.Context(), "git", "-C", root, "archive", "--format=tar", commit)
-	unpack := exec.CommandContext(t.Context(), "tar", "-x", "-C", src)
-	if unpack.Stdin, err = archive.StdoutPipe(); err != nil {
+	return commit, nil
+}
+
+// formatOne is the folder of the program of the commit that fixed format 1. Where the history is not there the test is not
+// run, and where it is, CI_STRICT makes it an error that the program cannot be had.
+func formatOne(t *testing.T) string {
+	t.Helper()
+	bin, err := oldProgram()
+	if err != nil && (errors.Is(err, errNoHistory) || os.Getenv("CI_STRICT") == "") {
+		t.Skipf("NOT RUN: %v", err)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unpack.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(archive.Run(), unpack.Wait()); err != nil {
-		t.Fatalf("unpack commit %s: %v", commit, err)
-	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "./appliance/cmd/triward")
-	build.Dir = src
-	if out, err := build.CombinedOutput(); err != nil {
-		if os.Getenv("CI_STRICT") == "" {
-			t.Skipf("NOT RUN: the program of commit %s cannot be built here: %v\n%s", commit, err, out)
-		}
-		t.Fatalf("build the program of commit %s: %v\n%s", commit, err, out)
+	if os.Getenv("TRIWARD_FORMAT1_BIN") == "" {
+		t.Cleanup(func() { _ = os.RemoveAll(bin) })
 	}
 	return bin
 }
@@ -147,31 +138,32 @@ func TestRollingUpgrade(t *testing.T) {
 	x.compare()
 }
 
+// planting is one edit of one file.
+type planting struct {
+	file string // below the root of the module
+	edit
+}
+
 // formatTwo is a change of this program that knows a format 2, in which there is a command 12 that does nothing. `triward
 // cluster transfer-leader new-kind` proposes it.
-func formatTwo() []planted {
-	return []planted{
-		{name: "format 2", file: "raftstate/machine/machine.go", old: "const Format = 1\n", new: "const Format = 2\n"},
-		{name: "apply command 12", file: "raftstate/machine/machine.go", old: "	case command.TypeTick:\n", new: "	case command.Type(12):\n	case command.TypeTick:\n"},
-		{
-			name: "know command 12", file: "raftstate/command/command.go",
-			old: "t <= TypeForgetAgent &&", new: "t <= TypeForgetAgent+1 &&",
-		},
-		{
-			name: "command 12 is of format 2", file: "raftstate/command/command.go",
-			old: "func Since(Type, uint8) uint32 { return 1 }",
-			new: "func Since(t Type, _ uint8) uint32 {\n	if t&^Ignorable == TypeForgetAgent+1 {\n		return 2\n	}\n	return 1\n}",
-		},
-		{
-			name: "propose command 12", file: "appliance/membership.go",
-			old: "	st := a.node.Status()\n	if to != \"\" {\n",
-			new: "	if to == \"new-kind\" {\n		_, _, err := a.node.Propose(ctx, command.Command{Type: 12, Version: 1})\n		return api.MemberChange{}, err\n	}\n	st := a.node.Status()\n	if to != \"\" {\n",
-		},
+func formatTwo() []planting {
+	return []planting{
+		{"raftstate/machine/machine.go", edit{"const Format = 1\n", "const Format = 2\n"}},
+		{"raftstate/machine/machine.go", edit{"	case command.TypeTick:\n", "	case command.Type(12):\n	case command.TypeTick:\n"}},
+		{"raftstate/command/command.go", edit{"t <= TypeForgetAgent &&", "t <= TypeForgetAgent+1 &&"}},
+		{"raftstate/command/command.go", edit{
+			"func Since(Type, uint8) uint32 { return 1 }",
+			"func Since(t Type, _ uint8) uint32 {\n	if t&^Ignorable == TypeForgetAgent+1 {\n		return 2\n	}\n	return 1\n}",
+		}},
+		{"appliance/membership.go", edit{
+			"	st := a.node.Status()\n	if to != \"\" {\n",
+			"	if to == \"new-kind\" {\n		_, _, err := a.node.Propose(ctx, command.Command{Type: 12, Version: 1})\n		return api.MemberChange{}, err\n	}\n	st := a.node.Status()\n	if to != \"\" {\n",
+		}},
 	}
 }
 
-// overlayAll is overlay for several changes, of which a file may have more than one.
-func overlayAll(t *testing.T, plants []planted) string {
+// overlayAll writes changed files, each of which may have several edits, for go build -overlay.
+func overlayAll(t *testing.T, plants []planting) string {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -189,7 +181,7 @@ func overlayAll(t *testing.T, plants []planted) string {
 			t.Fatal(err)
 		}
 		if n := strings.Count(string(src), p.old); n != 1 {
-			t.Fatalf("%s: the place to plant it is found %d times in %s, want once: the source has changed, change the plant too", p.name, n, p.file)
+			t.Fatalf("the place to plant %q is found %d times in %s, want once: the source has changed, change the plant too", p.new, n, p.file)
 		}
 		replace[path] = filepath.Join(dir, fmt.Sprintf("%d.go", i))
 		if err := os.WriteFile(replace[path], []byte(strings.Replace(string(src), p.old, p.new, 1)), 0o600); err != nil {
