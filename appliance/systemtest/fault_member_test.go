@@ -41,15 +41,17 @@ func (tr *trial) rollingUpgrade(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errNotRun, err)
 	}
 	fresh := tr.bin
-	tr.bin = old
-	if err := tr.found(ctx, plan{}); err != nil {
+	runs := [3]string{old, old, old}
+	program := func(i int, cmd *exec.Cmd) { cmd.Path = filepath.Join(runs[i], "triward"); cmd.Args[0] = cmd.Path }
+	if err := tr.found(ctx, plan{command: program}); err != nil {
 		return err
 	}
 	if err := tr.send(ctx, trialSenders); err != nil {
 		return err
 	}
 	c := tr.c
-	swap := func(n *devNode, bin string) error {
+	swap := func(i int, bin string) error {
+		n := &c.Nodes[i]
 		takeLongest(tr.traffic.senders)
 		stop := c.kill
 		if tr.rng.IntN(2) == 0 {
@@ -58,31 +60,29 @@ func (tr *trial) rollingUpgrade(ctx context.Context) error {
 		if err := stop(n); err != nil {
 			return err
 		}
-		c.bin = bin
+		runs[i] = bin
 		if err := errors.Join(c.restart(n), c.ready(ctx, n), tr.progress(ctx, 3)); err != nil {
-			return fmt.Errorf("%s under the program in %s: %w", n.ID, filepath.Base(bin), err)
+			return fmt.Errorf("%s under the program in %s: %w", n.ID, bin, err)
 		}
 		tr.recovered(takeLongest(tr.traffic.senders))
 		tr.faulted(1)
 		return nil
 	}
-	runs := [3]string{old, old, old}
 	for done := 0; done < 3; {
 		i := tr.rng.IntN(3)
 		to := fresh
 		if runs[i] == fresh {
 			if tr.rng.IntN(3) > 0 {
-				if err := swap(&c.Nodes[i], fresh); err != nil { // a kill of a node that is done
+				if err := swap(i, fresh); err != nil { // a kill of a node that is done
 					return err
 				}
 				continue
 			}
 			to = old // the way back is open
 		}
-		if err := swap(&c.Nodes[i], to); err != nil {
+		if err := swap(i, to); err != nil {
 			return err
 		}
-		runs[i] = to
 		done = 0
 		for _, bin := range runs {
 			if bin == fresh {
