@@ -42,6 +42,7 @@ var noRecord = map[string]string{
 	"POST /v1/alerts/escalate":            "needs an alert, as ack",
 	"POST /v1/agent/configs/check":        "reads",
 	"POST /v1/cluster/transfer-leader":    "needs further members: TestMembershipIsChangedAndAudited of testcluster",
+	"POST /v1/upgrade/finalize":           "needs a newer program: appliance/systemtest.TestFormatGate",
 	"POST /v1/cluster/nodes/{id}/remove":  "as transfer-leader",
 	"POST /v1/cluster/nodes/{id}/promote": "as transfer-leader",
 	"POST /v1/cluster/nodes/{id}/demote":  "as transfer-leader",

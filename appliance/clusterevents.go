@@ -152,6 +152,27 @@ func eventOfAudit(data []byte) (e events.Event, ok bool) {
 	case "agent.revoke":
 		e.Kind, e.Severity, e.Text = "agent_revoked", wire.SeverityNotice, "the agent of "+detail.Hostname+" was revoked by "+rec.Actor
 	default:
+		return eventOfMembers(e, &rec)
+	}
+	return e, true
+}
+
+// eventOfMembers tells of changes of the members that the log's configuration alone does not show.
+func eventOfMembers(e events.Event, rec *audit.Record) (events.Event, bool) {
+	e.Host, e.Agent = rec.Target, ""
+	switch rec.Action {
+	case "node.vote":
+		e.Kind, e.Severity, e.Text = "node_promoted", wire.SeverityInfo, "node "+rec.Target+" has caught up and has a vote"
+	case "node.demote":
+		e.Kind, e.Severity, e.Text = "node_demoted", wire.SeverityNotice, rec.Actor+" took the vote of node "+rec.Target+" away: it is read-only"
+	case "cluster.recover":
+		var note recoveredFrom
+		_ = json.Unmarshal(rec.Detail, &note) // none: that it happened says enough
+		e.Host, e.Kind, e.Severity = note.Node, "cluster_recovered", wire.SeverityCritical
+		e.Text = fmt.Sprintf("the cluster lost its majority and goes on from node %s alone; given up: %s", note.Node, strings.Join(note.Lost, ", "))
+	case "upgrade.finalize":
+		e.Host, e.Kind, e.Severity, e.Text = "", "format_raised", wire.SeverityNotice, rec.Actor+" raised the cluster's format to "+rec.Target
+	default:
 		return e, false
 	}
 	return e, true

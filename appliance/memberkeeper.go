@@ -236,6 +236,9 @@ func (c *Config) DiscardRemoved() (err error) {
 			return err
 		}
 	}
+	if err := removeFile(filepath.Join(c.DataDir, raftstate.RosterFile)); err != nil {
+		return err
+	}
 	if err := unclaim(c); err != nil {
 		return fmt.Errorf("delete the data of the removed node: %w", err)
 	}

@@ -52,9 +52,6 @@ func (a *App) membershipOf(id string) (rec membership, mod uint64) {
 	return rec, v.ModIndex
 }
 
-// admitPatience is how long a connection of a peer waits for the state of a node that is just being opened.
-const admitPatience = 2 * time.Second
-
 // admit refuses a node whose certificate is of another incarnation of the cluster or of a membership that has ended. What
 // it goes by is this node's state, which may be behind: then it knows less, and the log itself keeps out whoever is no
 // member. A certificate that is newer than what is known is good.
@@ -62,12 +59,10 @@ func (a *App) admit(id string, cert *x509.Certificate) error {
 	if err := a.identity.CheckPeer(cert); err != nil {
 		return err
 	}
-	wait := time.NewTimer(admitPatience)
-	defer wait.Stop()
 	select {
 	case <-a.state.ready:
-	case <-wait.C:
-		return errors.New("this node is only being opened")
+	default:
+		return forward.ErrUnready
 	}
 	rec, mod := a.membershipOf(id)
 	switch n := pki.MemberNumber(cert); {

@@ -55,6 +55,9 @@ func (n *Node) supported(ctx context.Context, c command.Command) error {
 	default:
 		return fmt.Errorf("%w: leader %s does not know %s version %d", ErrUnsupported, n.cfg.NodeID, c.Type, c.Version)
 	}
+	if since, now := command.Since(c.Type, c.Version), max(1, n.state.Format()); since > now {
+		return fmt.Errorf("%w: %s version %d is of format %d, the cluster's is %d until `triward upgrade finalize`", ErrUnsupported, c.Type, c.Version, since, now)
+	}
 	if c.Type&^command.Ignorable != command.TypeSetFormat {
 		return nil
 	}

@@ -18,6 +18,9 @@ import (
 // nothing about votes: raft goes by the configurations of its log and of its marks.
 const rosterFile = "MEMBERS"
 
+// RosterFile is its name, for whoever empties a data directory for another node.
+const RosterFile = rosterFile
+
 const rosterVersion = 1
 
 type rosterMember struct {

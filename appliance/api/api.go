@@ -51,6 +51,8 @@ type Config struct {
 	AgentCAs AgentCAs
 	// Membership changes who is a member.
 	Membership Membership
+	// Upgrades raises the cluster's format.
+	Upgrades Upgrades
 	// Keys rotates the key that seals secrets.
 	Keys Keys
 	// Repairs takes the orders of operators.

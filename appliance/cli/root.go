@@ -158,7 +158,7 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 	root.SetErr(s.err)
 	root.SetVersionTemplate("triward {{.Version}}\n")
 	root.AddCommand(
-		newServer(s), newDev(s), newCluster(s), newSnapshot(s), newQuery(s), newLogs(s), newEvents(s), newQueue(s), newRetention(s), newAgents(s), newKey(s), newConfig(s), newTLS(s), newDoctor(s),
+		newServer(s), newDev(s), newCluster(s), newSnapshot(s), newQuery(s), newLogs(s), newEvents(s), newQueue(s), newRetention(s), newAgents(s), newKey(s), newConfig(s), newTLS(s), newDoctor(s), newUpgrade(s),
 		newVersion(s),
 	)
 	root.AddCommand(alertCommands(s)...)

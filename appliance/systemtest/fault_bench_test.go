@@ -48,6 +48,7 @@ func faultRows() []faultRow {
 		agentRows(),
 		loadRows(),
 		diskRows(),
+		memberRows(),
 	)
 }
 

@@ -70,6 +70,10 @@ func (t Type) String() string {
 // MayIgnore reports whether a node that does not know the command may pass over it.
 func (t Type) MayIgnore() bool { return t&Ignorable != 0 }
 
+// Since returns the format of the cluster's state from which on a command that this build knows may be proposed: programs
+// that know no greater one than the format before stop at it.
+func Since(Type, uint8) uint32 { return 1 }
+
 // Known reports whether this program can apply commands of the type and version.
 func Known(t Type, version uint8) bool {
 	t &^= Ignorable

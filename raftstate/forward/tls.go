@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,13 +99,34 @@ func (i *Identity) verify(s tls.ConnectionState, want string) error {
 	if want != "" && id != want {
 		return fmt.Errorf("peer is node %q, node %q was asked for", id, want)
 	}
-	if i.Verify != nil {
-		if err := i.Verify(id, s.PeerCertificates[0]); err != nil {
-			return fmt.Errorf("node %q is refused: %w", id, err)
+	if i.Verify == nil {
+		return nil
+	}
+	err := i.Verify(id, s.PeerCertificates[0])
+	for began := time.Now(); errors.Is(err, ErrUnready); err = i.Verify(id, s.PeerCertificates[0]) {
+		if s.NegotiatedProtocol == protoHTTP { // a node without a state must be able to ask for one
+			return nil
 		}
+		if time.Since(began) > unreadyPatience { // who votes and who sends entries must be known
+			break
+		}
+		retry := time.NewTimer(unreadyRetry)
+		<-retry.C
+	}
+	if err != nil {
+		return fmt.Errorf("node %q is refused: %w", id, err)
 	}
 	return nil
 }
+
+// ErrUnready is what Verify returns while it cannot know who is a member. Calls are let through meanwhile, by their
+// certificates; Raft waits a little and is refused then.
+var ErrUnready = errors.New("this node is only being opened")
+
+const (
+	unreadyPatience = 2 * time.Second // less than a handshake may take
+	unreadyRetry    = 20 * time.Millisecond
+)
 
 // PeerID returns the id of the node at the other end: the first DNS name of its certificate; "" without one.
 func PeerID(s *tls.ConnectionState) string {

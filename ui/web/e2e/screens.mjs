@@ -115,6 +115,13 @@ const PAGES = {
   },
   'alerts-routes': { path: '/alerts/routes', ready: (p) => p.waitForSelector('[data-testid=routes]') },
   cluster: { path: '/cluster', ready: (p) => p.waitForSelector('[data-testid=queue]') },
+  'cluster-remove': {
+    path: '/cluster',
+    ready: async (p) => {
+      await p.click('[data-testid=members] [data-testid=remove]', { timeout: 10_000 });
+      await p.waitForSelector('[data-testid=remove-name]');
+    },
+  },
   'cluster-retention': {
     path: '/cluster',
     ready: async (p) => {

@@ -84,6 +84,9 @@ export interface ClusterNode {
   peer: string;
   role: 'leader' | 'follower' | 'candidate' | 'unreachable';
   voter: boolean;
+  read_only?: boolean;
+  leaving?: boolean;
+  format?: number;
   term?: number;
   last_index?: number;
   commit_index?: number;
@@ -104,7 +107,26 @@ export interface ClusterState {
   leader: string;
   term: number;
   tolerates: number;
+  /** Of the cluster's state; what older programs than this do not read. */
+  format?: number;
   nodes: ClusterNode[] | null;
+  /** Nodes that were taken out. */
+  removed?: { id: string; at: number; by: string }[] | null;
+}
+/** How the cluster is after a change of its members. */
+export interface MemberChange {
+  node: string;
+  leader: string;
+  voters: number;
+  tolerates: number;
+  note?: string;
+  pending?: string;
+}
+export interface UpgradeState {
+  format: number;
+  target: number;
+  blocked?: string;
+  nodes: { id: string; version: string; format: number }[] | null;
 }
 export interface QueueState {
   first_index: number;
