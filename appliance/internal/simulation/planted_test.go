@@ -154,7 +154,7 @@ func (p planted) overlay(t *testing.T) string {
 // TestPlantedBugs shows that schedules bite: each bug must be found within TRIWARD_SIM_PLANTED schedules (not run when
 // that is not set). TRIWARD_SIM_BUG picks one by its name.
 func TestPlantedBugs(t *testing.T) {
-	limit := number(t, "TRIWARD_SIM_PLANTED", 0)
+	limit := Number(t, "TRIWARD_SIM_PLANTED", 0)
 	for _, p := range plantedBugs() {
 		if only := os.Getenv("TRIWARD_SIM_BUG"); only != "" && only != p.name {
 			continue
@@ -194,10 +194,10 @@ func TestSchedulesFind(t *testing.T) {
 	if want == "" {
 		t.Skip("TRIWARD_SIM_FIND names no kind of violation")
 	}
-	first, count := number(t, "TRIWARD_SIM_SEED", 1), number(t, "TRIWARD_SIM_SCHEDULES", 50)
+	first, count := Number(t, "TRIWARD_SIM_SEED", 1), Number(t, "TRIWARD_SIM_SCHEDULES", 50)
 	for seed := first; seed < first+count; seed++ {
 		var found []Violation
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { found = Check(runSeed(t, seed, Options{})) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { found = Check(RunSeed(t, seed, Options{})) })
 		for _, v := range found {
 			if slices.Contains(strings.Split(want, ","), string(v.Kind)) {
 				t.Logf("found in schedule %d: %s", seed-first+1, v)
