@@ -170,6 +170,28 @@ faults: go-build ## kill nodes of a real cluster and count what is left, about t
 	TRIWARD_BIN=$(BIN) TRIWARD_FAULTS=1 go test -count=1 -v -timeout 30m ./appliance/systemtest/...
 	@echo 'make faults: passed'
 
+SEED ?= 1
+SCHEDULES ?= 2000
+STEPS ?= 1000000
+SIMULATION := ./appliance/internal/simulation
+quiet_runs := grep -v -e '^=== ' -e '^ *--- PASS'
+.PHONY: simulate
+simulate: ## whole clusters in virtual time, SEED=1 SCHEDULES=2000, and STEPS=1000000 of the state machine against its model
+	TRIWARD_SIM_SEED=$(SEED) TRIWARD_SIM_SCHEDULES=$(SCHEDULES) \
+	  go test -count=1 -v -timeout 120m -run '^TestSchedules$$' $(SIMULATION) | $(quiet_runs)
+	TRIWARD_SIM_SEED=$(SEED) TRIWARD_SIM_REAL=$$(( ($(SCHEDULES) + 19) / 20 )) \
+	  go test -count=1 -v -timeout 120m -run '^TestSchedules$$' $(SIMULATION)/realstores | $(quiet_runs)
+	TRIWARD_MODEL_SEED=$(SEED) TRIWARD_MODEL_STEPS=$(STEPS) \
+	  go test -count=1 -v -timeout 120m -run '^TestAgainstModel$$' ./raftstate/machine | $(quiet_runs)
+	TRIWARD_MODEL_SEED=$(SEED) TRIWARD_ALERT_TRIALS=$$(( ($(STEPS) + 9999) / 10000 )) \
+	  go test -count=1 -v -timeout 120m -run '^TestAnyFault' ./appliance/alerting | $(quiet_runs)
+	@echo 'make simulate: passed'
+
+.PHONY: simulate-bugs
+simulate-bugs: ## plant bugs in the source and count the schedules until each is found
+	TRIWARD_SIM_PLANTED=400 go test -count=1 -v -timeout 120m -run '^TestPlantedBugs$$' $(SIMULATION) | $(quiet_runs)
+	@echo 'make simulate-bugs: passed'
+
 .PHONY: bench
 bench: go-build ## whole-path figures for docs/benchmarks.md, then those of the packages
 	TRIWARD_BIN=$(BIN) go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./appliance/systemtest/...

@@ -52,6 +52,8 @@ type Node struct {
 	budget   budget
 	peers    peers
 
+	questions questions // to raft
+
 	fullVoters atomic.Pointer[fullVoters] // while this node leads
 	markedAt   atomic.Pointer[time.Time]
 	cutsRest   atomic.Uint64 // log time before which nothing is cut
@@ -551,11 +553,13 @@ func (n *Node) shutdown() error {
 	return errors.Join(errs...)
 }
 
-// settle waits for the entries on their way, as raft answers none of them once it is shut down.
+// settle waits for the entries and the questions on their way, as raft answers none of them once it is shut down.
 func (n *Node) settle() {
+	n.questions.end()
 	done := make(chan struct{})
 	go func() {
 		n.proposer.wg.Wait()
+		n.questions.wg.Wait()
 		close(done)
 	}()
 	limit := time.NewTimer(3 * time.Second)

@@ -146,7 +146,9 @@ func Open(dir string, o Options) (*Store, error) {
 // openWAL opens raft-wal, whose reading of damaged files may panic.
 func openWAL(dir string, o Options, least uint64) (w *wal.WAL, err error) {
 	m := &metaDB{}
-	m.loaded = func(s types.PersistentState) (types.PersistentState, error) { return putTailInOrder(dir, o, least, m, s) }
+	m.loaded = func(s types.PersistentState) (types.PersistentState, error) {
+		return putTailInOrder(dir, o, least, m, s)
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: %v", errChecksum, r)

@@ -105,7 +105,7 @@ func (neverSynced) Sync() error { return nil }
 		{
 			name: "reads without asking the others", file: "raftstate/remote.go",
 			edits: []string{
-				"	verify := r.VerifyLeader()\n	if err := verify.Error(); err != nil || r.CurrentTerm() != term {", "	if r.CurrentTerm() != term {",
+				"	if err := n.verify(ctx, r); err != nil {\n		return 0, err\n	}\n", "",
 			},
 			shows: []ViolationKind{Stale, Unlinear},
 		},

@@ -48,7 +48,7 @@ func newStores(t *testing.T) func(simulation.Bed) simulation.Stores {
 		})
 		if err == nil {
 			s.logs, err = logstore.New(logstore.Options{
-				Log: log, CacheBytes: 1 << 20, MemTableBytes: 256 << 10, SealBytes: 2 << 10, SealAge: 2 * time.Second, OpenIndexes: 2,
+				Log: log, CacheBytes: 1 << 20, MemTableBytes: 256 << 10, SealBytes: 2 << 10, SealAge: 2 * time.Second, NoIndex: true, // its library has goroutines of its own, which no bubble may use
 				OnDamage: func(e *logstore.DamageError) { t.Errorf("%v", e) },
 			})
 		}
