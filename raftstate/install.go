@@ -416,7 +416,7 @@ func (n *Node) swap(r io.Reader) error {
 		return err
 	}
 	old := n.generation
-	n.generation = st.generation
+	n.useGeneration(st.generation)
 	if err := n.openStores(); err != nil {
 		f.failed.Store(true)
 		n.fatal(brokenDisk("install", err))

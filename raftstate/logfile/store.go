@@ -52,6 +52,9 @@ type Options struct {
 	// ReserveBytes of the file system are not for data, half of them not for anything (see Room); 192 MiB, so that
 	// each half is more than the segment that raft-wal allots at once. Negative: no check.
 	ReserveBytes int64
+	// Short opens a log also when it ends before where it had reached, or when it is not known where that was. Whoever
+	// does so has lost what was acknowledged.
+	Short bool
 	// FreeBytes says how much the file system of a directory has left; by default it is asked.
 	FreeBytes func(dir string) (int64, error)
 	// Files is the file system of the segments, which lie in the log's directory; that of the machine.
@@ -120,7 +123,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}
-	reach, least, err := openReach(dir)
+	reach, least, err := openReach(dir, o.Short)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +134,7 @@ func Open(dir string, o Options) (*Store, error) {
 	s := &Store{dir: dir, opt: o, wal: w, reach: reach, write: make(chan struct{}, 1)}
 	s.cache.limit = o.CacheBytes
 	_, last, err := s.bounds()
-	if err == nil && last < least {
+	if err == nil && last < least && !o.Short {
 		err = fmt.Errorf("log in %s ends at entry %d, it had reached %d: %w", dir, last, least, ErrCorrupt)
 	}
 	if err == nil {
@@ -245,20 +248,64 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	if first, err := s.wal.FirstIndex(); err == nil && index < first {
 		return s.notFound(index, l)
 	}
+	return s.readChecked(index, l)
+}
+
+func (s *Store) readChecked(index uint64, l *raft.Log) error {
 	err := s.read(index, l)
 	switch {
 	case err == nil && l.Index != index:
-		return fmt.Errorf("entry %d in %s carries index %d: %w", index, s.dir, l.Index, ErrCorrupt)
+		return at(index, fmt.Errorf("entry %d in %s carries index %d: %w", index, s.dir, l.Index, ErrCorrupt))
 	case err == nil:
 		return nil
 	case errors.Is(err, raft.ErrLogNotFound):
 		first, last, boundsErr := s.bounds()
 		if boundsErr == nil && last > 0 && index >= first && index <= last {
-			return fmt.Errorf("entry %d in %s is missing: %w", index, s.dir, ErrCorrupt)
+			return at(index, fmt.Errorf("entry %d in %s is missing: %w", index, s.dir, ErrCorrupt))
 		}
 		return s.notFound(index, l)
 	}
-	return corrupt(fmt.Errorf("read entry %d in %s: %w", index, s.dir, err))
+	return at(index, corrupt(fmt.Errorf("read entry %d in %s: %w", index, s.dir, err)))
+}
+
+// ReadLog is GetLog past the cache: it says what is on the disk.
+func (s *Store) ReadLog(index uint64, l *raft.Log) error {
+	if first, err := s.wal.FirstIndex(); err == nil && (first == 0 || index < first) {
+		return raft.ErrLogNotFound
+	}
+	return s.readChecked(index, l)
+}
+
+// entryError names the entry that could not be read.
+type entryError struct {
+	index uint64
+	err   error
+}
+
+func at(index uint64, err error) error { return &entryError{index, err} }
+
+// Error implements error.
+func (e *entryError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *entryError) Unwrap() error { return e.err }
+
+// DamagedIndex returns which entry an error of GetLog or Verify that is ErrCorrupt speaks of.
+func DamagedIndex(err error) (uint64, bool) {
+	var e *entryError
+	if !errors.Is(err, ErrCorrupt) || !errors.As(err, &e) {
+		return 0, false
+	}
+	return e.index, true
+}
+
+// SetReach notes, durably, that the log reaches as far as it does, after it was opened Short.
+func (s *Store) SetReach() error {
+	_, last, err := s.bounds()
+	if err != nil {
+		return err
+	}
+	return s.reach.set(last, true)
 }
 
 // read reads an entry from the files. Damage may make raft-wal's decoder panic.

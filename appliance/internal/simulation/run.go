@@ -393,7 +393,7 @@ func (d *director) order(f *Fault, m *member) bool {
 		d.absent[m.id] = true
 		d.ask(func(ctx context.Context, n *raftstate.Node) error { return n.RemoveServer(ctx, m.id) })
 		d.after(f.For, func() {
-			d.ask(func(ctx context.Context, n *raftstate.Node) error { return n.Join(ctx, m.id, m.id) })
+			d.ask(func(ctx context.Context, n *raftstate.Node) error { return join(ctx, n, m.id) })
 		})
 	case faultSpare:
 		if !d.whole() {
@@ -404,7 +404,7 @@ func (d *director) order(f *Fault, m *member) bool {
 			return true
 		}
 		id := d.spare.id
-		d.ask(func(ctx context.Context, n *raftstate.Node) error { return n.Join(ctx, id, id) })
+		d.ask(func(ctx context.Context, n *raftstate.Node) error { return join(ctx, n, id) })
 		d.after(f.For, func() {
 			d.ask(func(ctx context.Context, n *raftstate.Node) error { return n.RemoveServer(ctx, id) })
 		})
@@ -499,7 +499,7 @@ func (d *director) complete() bool {
 			d.spare = nil
 			return false
 		case !voters[id]:
-			d.tell(func(ctx context.Context, n *raftstate.Node) error { return n.Join(ctx, id, id) })
+			d.tell(func(ctx context.Context, n *raftstate.Node) error { return join(ctx, n, id) })
 			return false
 		}
 	}
@@ -628,4 +628,24 @@ func (d *director) close() {
 		d.stop(m)
 	}
 	d.winding.Wait()
+}
+
+// join makes a node a member and gives it a vote as soon as it may have one, as the leader of a real cluster does.
+func join(ctx context.Context, n *raftstate.Node, id string) error {
+	if err := n.AddNonvoter(ctx, id, id); err != nil {
+		return err
+	}
+	for {
+		err := n.AddVoter(ctx, id, id)
+		if err == nil {
+			return nil
+		}
+		retry := time.NewTimer(200 * time.Millisecond)
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+			retry.Stop()
+			return err
+		}
+	}
 }
