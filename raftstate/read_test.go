@@ -70,3 +70,32 @@ func TestReadsDoNotHangWithTheDisk(t *testing.T) {
 		}
 	})
 }
+
+// A process that was stopped while it wrote does not take the time for a disk that hangs.
+func TestStoppedProcessIsNoHungDisk(t *testing.T) {
+	w := hangWatch{every: time.Second}
+	now := time.Unix(1000, 0)
+	began := now
+	tick := func(after time.Duration) time.Duration {
+		now = now.Add(after)
+		return w.tick(now, now.Sub(began))
+	}
+	tick(time.Second)
+	if d := tick(time.Second); d > time.Second {
+		t.Errorf("before: %s", d)
+	}
+	if d := tick(time.Minute); d != 0 { // stopped
+		t.Errorf("on waking: %s", d)
+	}
+	var d time.Duration
+	for range 11 {
+		d = tick(time.Second)
+	}
+	if d != 11*time.Second { // and yet the write does not end
+		t.Errorf("it hangs: %s", d)
+	}
+	began = now
+	if d := tick(2 * time.Second); d != 2*time.Second {
+		t.Errorf("another write: %s", d)
+	}
+}

@@ -96,7 +96,7 @@ func (c *checker) nodes() {
 	disks := 0
 	c.each(kindFault, func(r *Record) {
 		switch FaultKind(r.Key) {
-		case faultHungDisk, faultEIO, faultSlowDisk:
+		case faultHungDisk, faultEIO, faultSlowDisk, faultPause: // whose watchdog cannot be paused here
 			disks++
 		}
 	})
