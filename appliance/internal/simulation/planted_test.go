@@ -192,7 +192,7 @@ func tail(s string, n int) string { return s[max(0, len(s)-n):] }
 func TestSchedulesFind(t *testing.T) {
 	want := os.Getenv("TRIWARD_SIM_FIND")
 	if want == "" {
-		t.Skip("TRIWARD_SIM_FIND names no kind of violation")
+		return // only asked for by TestPlantedBugs
 	}
 	first, count := Number(t, "TRIWARD_SIM_SEED", 1), Number(t, "TRIWARD_SIM_SCHEDULES", 50)
 	for seed := first; seed < first+count; seed++ {

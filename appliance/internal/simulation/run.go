@@ -118,9 +118,12 @@ func (d *director) run() {
 	}
 }
 
+// lapse lets virtual time go on, which it does once everything else waits.
+func lapse(d time.Duration) { <-time.After(d) }
+
 // turn lets time go on a little, supervises processes and does what is due.
 func (d *director) turn() {
-	time.Sleep(50 * time.Millisecond)
+	lapse(50 * time.Millisecond)
 	d.supervise()
 	now := time.Since(d.rec.start)
 	due := slices.DeleteFunc(slices.Clone(d.events), func(e event) bool { return e.at > now })
@@ -266,13 +269,13 @@ func (d *director) aim(f *Fault, ms []*member) {
 		}
 	}
 	if f.While == whileSync {
-		time.Sleep(time.Duration(d.rand.Int64N(int64(200 * time.Millisecond))))
+		lapse(time.Duration(d.rand.Int64N(int64(200 * time.Millisecond))))
 	}
 	for _, m := range marks {
 		d.order(&Fault{Kind: faultMark}, m)
 	}
 	if f.While == whileMark {
-		time.Sleep(time.Duration(d.rand.Int64N(int64(45 * time.Millisecond))))
+		lapse(time.Duration(d.rand.Int64N(int64(45 * time.Millisecond))))
 	}
 }
 
@@ -568,7 +571,7 @@ func (d *director) final() {
 		d.tokens(n, m.id)
 	}
 	for try := 0; try < 20 && !d.states(); try++ {
-		time.Sleep(230 * time.Millisecond)
+		lapse(230 * time.Millisecond)
 	}
 }
 
