@@ -78,9 +78,26 @@ var kindsOfFaults = []struct {
 	kind   FaultKind
 	weight int
 }{
-	{faultKill, 22}, {faultStop, 4}, {faultWipe, 6}, {faultSplit, 12}, {faultOneWay, 5}, {faultDeaf, 5}, {faultFlap, 4},
-	{faultLossy, 8}, {faultSlowDisk, 5}, {faultHungDisk, 3}, {faultEIO, 3}, {faultFullDisk, 4}, {faultFullStore, 3},
-	{faultClock, 6}, {faultPause, 8}, {faultTransfer, 7}, {faultMark, 8}, {faultCut, 4}, {faultRemove, 4}, {faultSpare, 4},
+	{faultKill, 22},
+	{faultStop, 4},
+	{faultWipe, 6},
+	{faultSplit, 12},
+	{faultOneWay, 5},
+	{faultDeaf, 5},
+	{faultFlap, 4},
+	{faultLossy, 8},
+	{faultSlowDisk, 5},
+	{faultHungDisk, 3},
+	{faultEIO, 3},
+	{faultFullDisk, 4},
+	{faultFullStore, 3},
+	{faultClock, 6},
+	{faultPause, 8},
+	{faultTransfer, 7},
+	{faultMark, 8},
+	{faultCut, 4},
+	{faultRemove, 4},
+	{faultSpare, 4},
 	{faultInstall, 4},
 }
 
