@@ -189,6 +189,27 @@ torture-planted: fault-tools ## show that the tests bite: plant a bug (BUG=fsync
 	TRIWARD_PLANTED_BUG='$(BUG)' TRIWARD_PLANTED_ROW='$(ROW)' go test -count=1 -v -run '^(TestPlantedBugs|TestPlantedInRows)$$' -timeout 0 ./appliance/systemtest
 	@echo 'make torture-planted: passed'
 
+SCHEDULES ?= 2000
+STEPS ?= 1000000
+SIMULATION := ./appliance/internal/simulation
+quiet_runs := grep -v -e '^=== ' -e '^ *--- PASS'
+.PHONY: simulate
+simulate: ## whole clusters in virtual time, SEED=1 SCHEDULES=2000, and STEPS=1000000 of the state machine against its model
+	TRIWARD_SIM_SEED=$(or $(SEED),1) TRIWARD_SIM_SCHEDULES=$(SCHEDULES) \
+	  go test -count=1 -v -timeout 120m -run '^TestSchedules$$' $(SIMULATION) | $(quiet_runs)
+	TRIWARD_SIM_SEED=$(or $(SEED),1) TRIWARD_SIM_REAL=$$(( ($(SCHEDULES) + 19) / 20 )) \
+	  go test -count=1 -v -timeout 120m -run '^TestSchedules$$' $(SIMULATION)/realstores | $(quiet_runs)
+	TRIWARD_MODEL_SEED=$(or $(SEED),1) TRIWARD_MODEL_STEPS=$(STEPS) \
+	  go test -count=1 -v -timeout 120m -run '^TestAgainstModel$$' ./raftstate/machine | $(quiet_runs)
+	TRIWARD_MODEL_SEED=$(or $(SEED),1) TRIWARD_ALERT_TRIALS=$$(( ($(STEPS) + 9999) / 10000 )) \
+	  go test -count=1 -v -timeout 120m -run '^TestAnyFault' ./appliance/alerting | $(quiet_runs)
+	@echo 'make simulate: passed'
+
+.PHONY: simulate-planted
+simulate-planted: ## plant bugs in the source and count the schedules until each is found
+	TRIWARD_SIM_PLANTED=400 go test -count=1 -v -timeout 120m -run '^TestPlantedBugs$$' $(SIMULATION) | $(quiet_runs)
+	@echo 'make simulate-planted: passed'
+
 .PHONY: bench
 bench: go-build ## whole-path figures for docs/benchmarks.md, then those of the packages
 	TRIWARD_BIN=$(BIN) go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./appliance/systemtest/...

@@ -69,6 +69,8 @@ type Node struct {
 	dropping     atomic.Bool            // damaged entries are being dropped
 	toldLog      atomic.Uint64          // the damaged entry behind the mark that was told of last
 
+	questions questions // to raft
+
 	fullVoters atomic.Pointer[fullVoters] // while this node leads
 	changing   sync.Mutex                 // held by a change of membership: one at a time
 	markedAt   atomic.Pointer[time.Time]
@@ -627,11 +629,13 @@ func (n *Node) shutdown() error {
 	return errors.Join(errs...)
 }
 
-// settle waits for the entries on their way, as raft answers none of them once it is shut down.
+// settle waits for the entries and the questions on their way, as raft answers none of them once it is shut down.
 func (n *Node) settle() {
+	n.questions.end()
 	done := make(chan struct{})
 	go func() {
 		n.proposer.wg.Wait()
+		n.questions.wg.Wait()
 		close(done)
 	}()
 	limit := time.NewTimer(3 * time.Second)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -207,11 +208,61 @@ func (n *Node) leaderIndex(ctx context.Context) (uint64, error) {
 		}
 	}
 	index := n.fsm.applied.Load()
-	verify := r.VerifyLeader()
-	if err := verify.Error(); err != nil || r.CurrentTerm() != term {
+	if err := n.verify(ctx, r); err != nil {
+		return 0, err
+	}
+	if r.CurrentTerm() != term {
 		return 0, errNotLeader
 	}
 	return index, nil
+}
+
+// verify asks the others whether this node still leads. The answer may take as long as a disk hangs, and does not come
+// at all when raft ends first: Close waits for what was asked before (settle), and nothing is asked behind that.
+func (n *Node) verify(ctx context.Context, r *raft.Raft) error {
+	if !n.questions.begin() {
+		return ErrStopped
+	}
+	said := make(chan error, 1)
+	go func() {
+		defer n.questions.wg.Done()
+		said <- r.VerifyLeader().Error()
+	}()
+	select {
+	case err := <-said:
+		if err != nil {
+			return errNotLeader
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.closing:
+		return ErrStopped
+	}
+}
+
+// questions counts what raft was asked and has not answered.
+type questions struct {
+	mu    sync.Mutex
+	ended bool
+	wg    sync.WaitGroup
+}
+
+// begin reports whether raft may be asked; if so, wg.Done must follow the answer.
+func (q *questions) begin() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.ended {
+		q.wg.Add(1)
+	}
+	return !q.ended
+}
+
+// end lets no more be asked.
+func (q *questions) end() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ended = true
 }
 
 // WaitApplied waits until this node's state and stores hold the entry index.

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,13 +20,52 @@ import (
 // TestAnyFaultAtAnyPoint lets conditions come and go while leaders die, are deposed and lose the outcome of commits, and
 // receivers fail before or after they took a message. At the end each episode that lasted must have been told and its
 // end too; a message came twice only under its key, and only after a fault of the sender.
+//
+// TRIWARD_ALERT_TRIALS says how many trials there are, TRIWARD_MODEL_SEED the first one.
 func TestAnyFaultAtAnyPoint(t *testing.T) {
-	seeds := uint64(30)
+	trials, first := uint64(30), uint64(0)
 	if testing.Short() {
-		seeds = 8
+		trials = 8
 	}
-	for seed := range seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { anyFault(t, seed) })
+	for name, v := range map[string]*uint64{"TRIWARD_ALERT_TRIALS": &trials, "TRIWARD_MODEL_SEED": &first} {
+		if s := os.Getenv(name); s != "" {
+			n, err := strconv.ParseUint(s, 10, 64)
+			if err != nil {
+				t.Fatalf("%s=%q: %v", name, s, err)
+			}
+			*v = n
+		}
+	}
+	var steps, messages atomic.Int64
+	t.Run("trials", func(t *testing.T) {
+		for seed := first; seed < first+trials; seed++ {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				tr := anyFault(t, seed)
+				steps.Add(int64(tr.steps))
+				messages.Add(int64(len(tr.messages())))
+			})
+		}
+	})
+	t.Logf("%d trials from seed %d: %d steps, %d messages received", trials, first, steps.Load(), messages.Load())
+}
+
+// A seed gives the same messages every time.
+func TestAnyFaultIsRepeatedExactly(t *testing.T) {
+	tell := func() string {
+		tr := anyFault(t, 3)
+		var b strings.Builder
+		for _, m := range tr.messages() {
+			fmt.Fprintf(&b, "%s:", m.key)
+			for _, a := range m.alerts {
+				fmt.Fprintf(&b, " %s=%t", a.Labels["room"], a.Firing)
+			}
+			b.WriteString("\n")
+		}
+		return b.String()
+	}
+	if a, b := tell(), tell(); a != b {
+		t.Errorf("the first time\n%s\nthe second time\n%s", a, b)
 	}
 }
 
@@ -33,9 +75,10 @@ type trial struct {
 	r      *rand.Rand
 	calm   bool            // no more faults
 	faulty map[string]bool // dedup keys whose sender met a fault between claim and result
+	steps  int             // seconds in which something may have happened
 }
 
-func anyFault(t *testing.T, seed uint64) {
+func anyFault(t *testing.T, seed uint64) *trial {
 	tr := &trial{fakeCluster: newFakeCluster(t, 3), r: rand.New(rand.NewPCG(seed, 7)), faulty: make(map[string]bool)}
 	c := tr.fakeCluster
 	c.step()
@@ -69,6 +112,7 @@ func anyFault(t *testing.T, seed uint64) {
 		for range 8 + tr.r.IntN(20) {
 			tr.disturb()
 			c.run(time.Second)
+			tr.steps++
 		}
 	}
 	tr.calm = true
@@ -84,6 +128,7 @@ func anyFault(t *testing.T, seed uint64) {
 	if n := len(c.meta.keysOf(BucketSends)); n != 0 {
 		t.Errorf("%d claims are not settled", n)
 	}
+	return tr
 }
 
 // disturb makes something go wrong, mostly not.

@@ -20,7 +20,10 @@ import (
 // metaDB is the small file beside the segments: which segments there are, and what raft stores besides its log (its
 // term and vote). It takes the place of raft-wal's own, which maps the file unchecked and whose records nothing
 // checks: with a flipped bit a node would vote twice in a term or look for its entries in the wrong files.
-type metaDB struct{ db *bolt.DB }
+type metaDB struct {
+	db     *bolt.DB
+	loaded func(types.PersistentState) (types.PersistentState, error) // what to make of the state that was loaded
+}
 
 const (
 	metaFile      = "wal-meta.db"
@@ -88,6 +91,9 @@ func (m *metaDB) Load(dir string) (types.PersistentState, error) {
 	}
 	if err != nil {
 		return state, errors.Join(fmt.Errorf("read %s: %w", path, err), m.Close())
+	}
+	if state, err = m.loaded(state); err != nil {
+		return state, errors.Join(err, m.Close())
 	}
 	return state, nil
 }

@@ -127,7 +127,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := openWAL(dir, o)
+	w, err := openWAL(dir, o, least)
 	if err != nil {
 		return nil, errors.Join(corrupt(fmt.Errorf("open log in %s: %w", dir, err)), reach.close())
 	}
@@ -147,8 +147,11 @@ func Open(dir string, o Options) (*Store, error) {
 }
 
 // openWAL opens raft-wal, whose reading of damaged files may panic.
-func openWAL(dir string, o Options) (w *wal.WAL, err error) {
+func openWAL(dir string, o Options, least uint64) (w *wal.WAL, err error) {
 	m := &metaDB{}
+	m.loaded = func(s types.PersistentState) (types.PersistentState, error) {
+		return putTailInOrder(dir, o, least, m, s)
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: %v", errChecksum, r)

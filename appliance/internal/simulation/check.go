@@ -47,13 +47,22 @@ const maxListed = 5
 // checker holds a history against the promises.
 type checker struct {
 	h     *History
+	began int64               // milliseconds since 1970
+	data  map[batchID]*Record // what was sent
 	found []Violation
 	count map[ViolationKind]int
 }
 
+type batchID struct {
+	lane string
+	seq  uint64
+}
+
 // Check returns what in a history must not be.
 func Check(h *History) []Violation {
-	c := &checker{h: h, count: make(map[ViolationKind]int)}
+	c := &checker{h: h, data: make(map[batchID]*Record), count: make(map[ViolationKind]int)}
+	c.each(kindPlan, func(r *Record) { c.began = r.Time })
+	c.each(kindData, func(r *Record) { c.data[batchID{r.Key, r.Seq}] = r })
 	c.nodes()
 	c.log()
 	c.batches()
@@ -87,7 +96,7 @@ func (c *checker) nodes() {
 	disks := 0
 	c.each(kindFault, func(r *Record) {
 		switch FaultKind(r.Key) {
-		case faultHungDisk, faultEIO, faultSlowDisk:
+		case faultHungDisk, faultEIO, faultSlowDisk, faultPause: // whose watchdog cannot be paused here
 			disks++
 		}
 	})
@@ -117,8 +126,6 @@ func (c *checker) nodes() {
 
 // log compares what nodes applied and what they say is committed, at each index.
 func (c *checker) log() {
-	began := int64(0)
-	c.each(kindPlan, func(r *Record) { began = r.Time })
 	type told struct {
 		node string
 		time int64
@@ -136,7 +143,7 @@ func (c *checker) log() {
 			c.fail(WrongTime, "%s applied entry %d at log time %d after entry %d at %d", r.Node, r.Index, r.Time, p.Index, p.Time)
 		}
 		last[l] = r
-		if truth := began + r.At/1e6; r.Time > truth+maxClockError.Milliseconds() {
+		if truth := c.began + r.At/1e6; r.Time > truth+maxClockError.Milliseconds() {
 			c.fail(WrongTime, "log time of entry %d on %s is %s ahead", r.Index, r.Node, time.Duration(r.Time-truth)*time.Millisecond)
 		}
 		was, ok := applied[r.Index]
@@ -166,20 +173,20 @@ func (c *checker) batches() {
 	c.each(kindBatch, func(r *Record) {
 		switch r.Out {
 		case outOK, outDuplicate, outFail, outUnknown:
+		case outRejected: // it may be older than what is known of the series, or than a cut
+			if c.recent(r) {
+				c.fail(Lost, "batch %d of %s was rejected at %s: %s", r.Seq, r.Key, at(r.At), r.Text)
+			}
 		default:
 			c.fail(Lost, "batch %d of %s was answered %s at %s: %s", r.Seq, r.Key, r.Out, at(r.At), r.Text)
 		}
 	})
 	// A batch whose every attempt certainly failed, and that is then said to be a duplicate, was applied all the same.
-	type key struct {
-		lane string
-		seq  uint64
-	}
-	maybe := make(map[key]bool)
+	maybe := make(map[batchID]bool)
 	c.each(kindBatch, func(r *Record) {
-		k := key{r.Key, r.Seq}
+		k := batchID{r.Key, r.Seq}
 		switch r.Out {
-		case outUnknown, outOK:
+		case outUnknown, outOK, outRejected:
 			maybe[k] = true
 		case outDuplicate:
 			if !maybe[k] {
@@ -190,11 +197,30 @@ func (c *checker) batches() {
 	})
 }
 
+// recent reports whether the batch that was sent was of the last hour, so that it must be taken.
+func (c *checker) recent(r *Record) bool {
+	d, newest := c.data[batchID{r.Key, r.Seq}], int64(0)
+	if d == nil {
+		return false
+	}
+	for _, s := range d.Samples {
+		newest = max(newest, s.T)
+	}
+	for _, l := range d.Lines {
+		newest = max(newest, l.T/1e6)
+	}
+	return newest > c.began+r.At/1e6-time.Hour.Milliseconds()
+}
+
 // content holds what the nodes have in the end against what was acknowledged.
 func (c *checker) content() {
+	type key struct {
+		lane string
+		seq  uint64
+	}
 	acked := make(map[string]map[uint64]bool)
 	c.each(kindBatch, func(r *Record) {
-		if r.Out == outOK || r.Out == outDuplicate {
+		if r.Out == outOK || r.Out == outDuplicate && c.recent(r) {
 			if acked[r.Key] == nil {
 				acked[r.Key] = make(map[uint64]bool)
 			}
@@ -268,7 +294,7 @@ func (c *checker) sequences() {
 	}
 	acked, sent := make(map[string][]point), make(map[string][]point)
 	c.each(kindBatch, func(r *Record) {
-		if r.Out == outOK || r.Out == outDuplicate {
+		if r.Out == outOK || r.Out == outDuplicate || r.Out == outRejected {
 			acked[r.Key] = append(acked[r.Key], point{r.At, r.Seq})
 		}
 		sent[r.Key] = append(sent[r.Key], point{r.Call, r.Seq})

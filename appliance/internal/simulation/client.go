@@ -1,11 +1,13 @@
 package simulation
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -224,6 +226,10 @@ func (w *writer) batch() bool {
 				rec.Index = res[i].Index
 				switch res[i].Status {
 				case command.StatusOK:
+					if res[i].Rejected > 0 {
+						rec.Out = outRejected
+						rec.Text = fmt.Sprint(res[i].Items)
+					}
 				case command.StatusDuplicate:
 					rec.Out = outDuplicate
 				default:
@@ -249,6 +255,15 @@ func (w *writer) batch() bool {
 
 func (w *writer) key(lane int) string { return w.name + "/" + writerLanes[lane].String() }
 
+// padding begins what is only there to fill the log.
+const padding = "~"
+
+// Told returns what a line says, without the padding.
+func Told(text []byte) string {
+	told, _, _ := bytes.Cut(text, []byte(padding))
+	return string(told)
+}
+
 // make makes the next batch of a lane and notes what is in it.
 func (w *writer) make(lane int) command.Command {
 	w.seq[lane]++
@@ -270,8 +285,12 @@ func (w *writer) make(lane int) command.Command {
 	} else {
 		st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "agent", Value: w.name}, {Name: "host", Value: w.name}}}
 		for i := range 1 + rand.IntN(3) {
+			pad := ""
+			if i == 0 {
+				pad = padding + strings.Repeat("x", w.cl.c.plan.Fat)
+			}
 			text := w.name + " " + strconv.FormatUint(w.seq[lane], 10) + " " + strconv.Itoa(i)
-			st.Lines = append(st.Lines, wire.LogLine{T: at*1e6 + int64(i), Text: []byte(text)})
+			st.Lines = append(st.Lines, wire.LogLine{T: at*1e6 + int64(i), Text: []byte(text + pad)})
 			rec.Lines = append(rec.Lines, Line{T: at*1e6 + int64(i), Text: text})
 		}
 		body = wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{st}})

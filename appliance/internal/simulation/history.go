@@ -56,6 +56,7 @@ const (
 	kindFinal   = "final"   // Samples, Lines, Sum of the digests, Time of the floor of metrics in Seq
 	kindState   = "state"   // Index and Sum of the deciding state
 	kindReplay  = "replay"  // the log applied anew: Index, Sum, Text how
+	kindStreams = "streams" // Index: how many images were cut midway
 	kindEnd     = "end"
 )
 
@@ -67,7 +68,8 @@ const (
 	outOK        = "ok"
 	outDuplicate = "duplicate"
 	outConflict  = "conflict"
-	outFail      = "fail" // certainly nothing happened
+	outRejected  = "rejected" // the batch has its number, and none of its items was taken
+	outFail      = "fail"     // certainly nothing happened
 	outUnknown   = "unknown"
 	outAbsent    = "absent"
 	outTimeout   = "timeout"

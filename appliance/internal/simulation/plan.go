@@ -17,6 +17,7 @@ type Plan struct {
 	LogCache     int64
 	Writers      int
 	Pace         time.Duration // of writers
+	Fat          int           // bytes of a line: with many the log is soon shorter than what a node lacks
 	Duration     time.Duration // until everything is healed
 	Faults       []Fault
 }
@@ -28,7 +29,8 @@ type Fault struct {
 	Kind  FaultKind
 	Nodes []int
 	For   time.Duration
-	Power bool // a kill takes what was not durable
+	Power bool   // a kill takes what was not durable
+	While string // a kill comes while a mark is made, or the log is synced
 	Delay time.Duration
 	Loss  float64
 	Twice float64
@@ -36,6 +38,12 @@ type Fault struct {
 
 // FaultKind says what is done.
 type FaultKind string
+
+// What a kill may be aimed at.
+const (
+	whileSync = "sync"
+	whileMark = "mark"
+)
 
 // leader stands for the node that leads.
 const leader = -1
@@ -70,9 +78,26 @@ var kindsOfFaults = []struct {
 	kind   FaultKind
 	weight int
 }{
-	{faultKill, 22}, {faultStop, 4}, {faultWipe, 6}, {faultSplit, 12}, {faultOneWay, 5}, {faultDeaf, 5}, {faultFlap, 4},
-	{faultLossy, 8}, {faultSlowDisk, 5}, {faultHungDisk, 3}, {faultEIO, 3}, {faultFullDisk, 4}, {faultFullStore, 3},
-	{faultClock, 6}, {faultPause, 8}, {faultTransfer, 7}, {faultMark, 8}, {faultCut, 4}, {faultRemove, 4}, {faultSpare, 4},
+	{faultKill, 22},
+	{faultStop, 4},
+	{faultWipe, 6},
+	{faultSplit, 12},
+	{faultOneWay, 5},
+	{faultDeaf, 5},
+	{faultFlap, 4},
+	{faultLossy, 8},
+	{faultSlowDisk, 5},
+	{faultHungDisk, 3},
+	{faultEIO, 3},
+	{faultFullDisk, 4},
+	{faultFullStore, 3},
+	{faultClock, 6},
+	{faultPause, 8},
+	{faultTransfer, 7},
+	{faultMark, 8},
+	{faultCut, 4},
+	{faultRemove, 4},
+	{faultSpare, 4},
 	{faultInstall, 4},
 }
 
@@ -92,6 +117,10 @@ func NewPlan(seed uint64) *Plan {
 		p.LogCache = 1 << 20
 	}
 	p.Pace = time.Duration(40+r.IntN(160)) * time.Millisecond
+	if r.IntN(3) == 0 {
+		p.Fat, p.QueueBytes = 20_000+r.IntN(60_000), 1
+		p.Pace /= 2
+	}
 	p.Duration = time.Duration(10+r.IntN(20)) * time.Second
 	for range 3 + r.IntN(8) {
 		p.Faults = append(p.Faults, p.draw(r))
@@ -111,7 +140,8 @@ func (p *Plan) draw(r *rand.Rand) Fault {
 	f.Nodes = []int{node()}
 	switch f.Kind {
 	case faultKill:
-		f.Power = r.IntN(2) == 0
+		f.Power = r.IntN(3) > 0
+		f.While = []string{"", whileSync, whileMark}[r.IntN(3)]
 		switch r.IntN(6) {
 		case 0: // all
 			f.Nodes = nil

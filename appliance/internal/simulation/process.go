@@ -35,6 +35,7 @@ type process struct {
 	end     *endpoint
 	disk    *disk
 	stores  Stores
+	shadow  *shadow // nil: stores keep by themselves what is durable
 	handler atomic.Pointer[forward.Handler]
 	node    atomic.Pointer[raftstate.Node]
 	fatal   atomic.Pointer[error]
@@ -167,6 +168,10 @@ func (c *cluster) start(m *member, bootstrap []raftstate.Server) error {
 	p.end = &endpoint{p: p, net: c.net, rpcs: make(chan raft.RPC)}
 	p.stores = c.opt.stores(Bed{sleep: p.sleep, full: p.isFull})
 	metrics, logs := p.stores.Sinks()
+	if c.opt.Shadow {
+		p.shadow = &shadow{p: p, dirs: make(map[string]string)}
+		metrics, logs = &shadowedMetrics{metrics, shadowed{s: p.shadow}}, &shadowedLogs{logs, shadowed{s: p.shadow}}
+	}
 	cfg := raftstate.Config{
 		NodeID: m.id, DataDir: m.dir, Bootstrap: bootstrap, Logger: c.log.With("life", m.lives),
 		LogSegment: 64 << 10, DiskReserve: diskReserve, FreeBytes: p.disk.freeBytes, LogFiles: p.disk,
@@ -224,7 +229,7 @@ func (c *cluster) kill(m *member, power bool, why string) {
 	next := filepath.Join(m.root, fmt.Sprint(m.lives+1))
 	err := copyTree(p.dir, next)
 	if err == nil && power {
-		err = p.disk.losePower(p.dir, next, c.rand)
+		err = errors.Join(p.disk.losePower(p.dir, next, c.rand), p.shadow.restore(next))
 	}
 	p.die.Do(func() { close(p.dead) })
 	c.net.attach(p, false)
@@ -267,6 +272,7 @@ func (c *cluster) windUp(p *process) {
 		defer close(p.closed)
 		_ = p.node.Load().Close() // what a dead process says counts for nothing
 		_ = os.RemoveAll(p.dir)
+		p.shadow.drop()
 	})
 }
 

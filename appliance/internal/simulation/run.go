@@ -21,7 +21,10 @@ type Options struct {
 	Dir    string                        // for the nodes' files, made when absent and emptied by the run; better in memory
 	Stores func(Bed) Stores              // plain ones in memory when nil
 	Opened func(Stores, *raftstate.Node) // told of each node once it is open
-	Replay bool                          // apply the log anew at the end, in other groups and from other marks
+	// Shadow keeps a copy of the directories of stores as of each Flush, which is what a loss of power leaves of them.
+	// Plain stores do so by themselves.
+	Shadow bool
+	Replay bool // apply the log anew at the end, in other groups and from other marks
 	Log    *slog.Logger
 }
 
@@ -79,6 +82,7 @@ func Run(plan *Plan, opt Options) (*History, error) {
 		d.final()
 	}
 	d.close()
+	c.rec.add(Record{Kind: kindStreams, Index: uint64(c.net.cuts)})
 	c.rec.add(Record{Kind: kindEnd})
 	return &c.rec.h, nil
 }
@@ -114,9 +118,12 @@ func (d *director) run() {
 	}
 }
 
+// lapse lets virtual time go on, which it does once everything else waits.
+func lapse(d time.Duration) { <-time.After(d) }
+
 // turn lets time go on a little, supervises processes and does what is due.
 func (d *director) turn() {
-	time.Sleep(50 * time.Millisecond)
+	lapse(50 * time.Millisecond)
 	d.supervise()
 	now := time.Since(d.rec.start)
 	due := slices.DeleteFunc(slices.Clone(d.events), func(e event) bool { return e.at > now })
@@ -206,6 +213,7 @@ func (d *director) apply(f *Fault, ms []*member) bool {
 	m := ms[0]
 	switch f.Kind {
 	case faultKill:
+		d.aim(f, ms)
 		for _, m := range ms {
 			d.kill(m, f.Power, "killed")
 			d.after(f.For, func() { d.restart(m) })
@@ -239,13 +247,36 @@ func (d *director) apply(f *Fault, ms []*member) bool {
 		return d.jump(f, m)
 	case faultInstall:
 		d.net.mu.Lock()
-		d.net.installs = 1 + d.rand.IntN(200_000)
+		d.net.installs = 1 + d.rand.IntN(100_000)
 		d.net.mu.Unlock()
 		d.after(f.For, func() { d.net.mu.Lock(); d.net.installs = 0; d.net.mu.Unlock() })
 	default:
 		return d.harm(f, m)
 	}
 	return true
+}
+
+// aim waits until the processes are at what a kill is meant for.
+func (d *director) aim(f *Fault, ms []*member) {
+	var marks []*member
+	for _, m := range ms {
+		switch {
+		case !m.up():
+		case f.While == whileSync:
+			m.proc.disk.set(func() { m.proc.disk.delay = 500 * time.Millisecond })
+		case f.While == whileMark:
+			marks = append(marks, m)
+		}
+	}
+	if f.While == whileSync {
+		lapse(time.Duration(d.rand.Int64N(int64(200 * time.Millisecond))))
+	}
+	for _, m := range marks {
+		d.order(&Fault{Kind: faultMark}, m)
+	}
+	if f.While == whileMark {
+		lapse(time.Duration(d.rand.Int64N(int64(45 * time.Millisecond))))
+	}
 }
 
 func (d *director) forAWhile(f *Fault, ms []*member, out, in link) {
@@ -540,7 +571,7 @@ func (d *director) final() {
 		d.tokens(n, m.id)
 	}
 	for try := 0; try < 20 && !d.states(); try++ {
-		time.Sleep(230 * time.Millisecond)
+		lapse(230 * time.Millisecond)
 	}
 }
 

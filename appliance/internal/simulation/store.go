@@ -273,7 +273,7 @@ func (s *plainLogs) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 		for _, b := range e.Batches {
 			for _, st := range b.Batch.Streams {
 				for _, l := range st.Lines {
-					s.content.Lines = append(s.content.Lines, Line{Index: e.Index, Ord: ord, T: l.T, Text: string(l.Text)})
+					s.content.Lines = append(s.content.Lines, Line{Index: e.Index, Ord: ord, T: l.T, Text: Told(l.Text)})
 					ord++
 				}
 			}
