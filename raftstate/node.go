@@ -20,11 +20,15 @@ import (
 	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
 	"github.com/triward/triward/raftstate/snapshot"
+	"github.com/triward/triward/raftstate/verdicts"
 )
 
 const (
 	raftDir  = "raft"
+	queueDir = "queue"
 	metaName = "meta.db"
+	// verdictsName is the file that says what became of the entries of the log.
+	verdictsName = "verdicts.db"
 	// identityKey in raft's own storage tells a node's log from an empty one that took its place: a node that
 	// lost its log but kept its state could vote twice in one term.
 	identityKey = "triward.node"
@@ -62,8 +66,9 @@ type Node struct {
 	mark       atomic.Pointer[meta.Mark]
 	staged     atomic.Pointer[stagedImage]
 	installing atomic.Bool
-	probation  atomic.Bool   // see probation.go
-	ready      atomic.Uint64 // the term in which an entry of this leader was applied
+	probation  atomic.Bool            // see probation.go
+	queuePeer  atomic.Pointer[string] // the member that served entries last
+	ready      atomic.Uint64          // the term in which an entry of this leader was applied
 	started    atomic.Bool
 	startedAt  time.Time
 	fatalErr   atomic.Pointer[error]
@@ -140,6 +145,9 @@ func (n *Node) openState(context.Context) error {
 		n.fsm.adopt(&mark)
 	}
 	n.fsm.tellFloors()
+	if n.fsm.verdicts, err = verdicts.Open(filepath.Join(n.cfg.DataDir, queueDir, verdictsName), n.mark.Load().Index, n.log); err != nil {
+		return refused("verdicts", err)
+	}
 	if err := n.openSinks(); err != nil {
 		return err
 	}
@@ -545,6 +553,7 @@ func (n *Node) shutdown() error {
 	if n.state != nil {
 		errs = append(errs, n.state.Close())
 	}
+	errs = append(errs, n.fsm.verdicts.Close())
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 	}

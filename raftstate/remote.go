@@ -20,6 +20,7 @@ const (
 	callReadIndex = "read_index" // nothing; answer: index
 	callStatus    = "status"     // nothing; answer: Status as JSON
 	callMember    = "member"     // memberChange as JSON; answer: index
+	callEntries   = "entries"    // from, count and bytes as uvarints; answer: entries (peerqueue.go)
 )
 
 // codes are the errors that keep their meaning between nodes.
@@ -37,6 +38,7 @@ var codes = []struct {
 	{"unsupported", ErrUnsupported},
 	{"clocks", ErrClocks},
 	{"stopped", ErrStopped},
+	{"gone", ErrGone},
 }
 
 func toRemote(err error) error {
@@ -105,6 +107,8 @@ func (n *Node) ServeCall(ctx context.Context, from, method string, body []byte) 
 		answer, err = json.Marshal(n.Status())
 	case callMember:
 		answer, err = n.serveMember(ctx, body)
+	case callEntries:
+		answer, err = n.serveEntries(body)
 	default:
 		why := fmt.Sprintf("node %s asked for %q, which this version does not know", from, method)
 		err = &forward.RemoteError{Code: "unknown_method", Message: why}
