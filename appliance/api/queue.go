@@ -47,7 +47,8 @@ type queueOpenBody struct {
 
 type queueCommitBody struct {
 	Token    uint64         `json:"token"`
-	Position queue.Position `json:"position"` // all before it was dealt with: `next` of an answer
+	Position queue.Position `json:"position"`          // all before it was dealt with: `next` of an answer
+	Release  bool           `json:"release,omitempty"` // nobody reads the consumer from then on
 }
 
 type queueReplayBody struct {
@@ -236,7 +237,7 @@ func (a *API) commitConsumer(q *request) error {
 	if b.Position.Index == 0 {
 		return problem.New(http.StatusBadRequest, "position is missing: want `next` of an answer")
 	}
-	return a.answerConsumer(q, http.StatusOK)(a.cfg.Queue.Commit(q.ctx(), q.r.PathValue("name"), b.Token, b.Position))
+	return a.answerConsumer(q, http.StatusOK)(a.cfg.Queue.Commit(q.ctx(), q.r.PathValue("name"), b.Token, b.Position, b.Release))
 }
 
 func (a *API) replayConsumer(q *request) error {

@@ -254,7 +254,8 @@ func (s *Service) Open(ctx context.Context, name, owner string, lease time.Durat
 
 // Commit says that all before p was dealt with by whoever holds the token, and renews the lease. A position that is not
 // ahead of what was committed changes nothing, so it may be repeated. Errors: ErrFenced, ErrInvalid.
-func (s *Service) Commit(ctx context.Context, name string, token uint64, p Position) (Consumer, error) {
+// With release nobody reads the consumer from then on.
+func (s *Service) Commit(ctx context.Context, name string, token uint64, p Position, release bool) (Consumer, error) {
 	if head := s.cfg.Log.AppliedIndex(); p.Index > head+1 {
 		// Another node may have been read from, and be ahead.
 		if err := s.waitFor(ctx, p.Index-1); err != nil {
@@ -268,7 +269,7 @@ func (s *Service) Commit(ctx context.Context, name string, token uint64, p Posit
 			return false, fmt.Errorf("token %d is not that of consumer %s, which %s has: %w", token, c.Name, c.owner(), ErrFenced)
 		}
 		moves := c.Position.Less(p)
-		if !moves && c.Until-now > c.Lease/2 {
+		if !moves && !release && c.Until-now > c.Lease/2 {
 			return false, nil
 		}
 		if moves {
@@ -277,7 +278,9 @@ func (s *Service) Commit(ctx context.Context, name string, token uint64, p Posit
 				c.Time = at
 			}
 		}
-		c.Until = now + max(c.Lease, minLease.Milliseconds())
+		if c.Until = now + max(c.Lease, minLease.Milliseconds()); release {
+			c.Owner, c.Until = "", 0
+		}
 		return true, nil
 	})
 }
@@ -368,7 +371,10 @@ func (s *Service) resolve(ctx context.Context, from string) (p Position, at int6
 			return p, 0, fmt.Errorf("%w: position %s lies behind the end of the log, entry %d", ErrInvalid, p, head)
 		}
 	}
-	return p, s.timeBefore(ctx, p), nil
+	if at = s.timeBefore(ctx, p); at == 0 { // the very beginning
+		at = s.timeBefore(ctx, Position{Index: p.Index + 8})
+	}
+	return p, at, nil
 }
 
 func parseTime(text string) (ms int64, ok bool) {

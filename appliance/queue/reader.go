@@ -65,12 +65,18 @@ func (r *Reader) Commit(ctx context.Context) error {
 	if r.next == r.done && time.Since(r.at) < DefaultLease/2 {
 		return nil
 	}
-	c, err := r.s.Commit(ctx, r.name, r.token, r.next)
+	c, err := r.s.Commit(ctx, r.name, r.token, r.next, false)
 	if err != nil {
 		return err
 	}
 	r.done, r.at = c.Position, time.Now()
 	return nil
+}
+
+// Close lets others read as the consumer; what was not committed comes again.
+func (r *Reader) Close(ctx context.Context) error {
+	_, err := r.s.Commit(ctx, r.name, r.token, r.done, true)
+	return err
 }
 
 // Skip goes on behind a gap.
