@@ -31,6 +31,7 @@ export const queue = {
   behind: 'Behind',
   entries: (n: string) => `${n} entries`,
   fine: 'has read all',
+  following: 'reading on',
   lagging: 'behind',
   late: 'far behind',
   gap: 'overtaken',

@@ -30,6 +30,7 @@ export const queue: typeof en = {
   behind: '落后',
   entries: (n) => `${n} 个条目`,
   fine: '已读完',
+  following: '读取中',
   lagging: '落后',
   late: '严重落后',
   gap: '已被越过',

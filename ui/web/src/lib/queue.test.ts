@@ -26,6 +26,7 @@ describe('how far a consumer is behind', () => {
     expect([standing(c), standingLevel(c)]).toEqual(['fine', 'ok']);
   });
   it('is well while messages are fresh, late after an hour', () => {
+    expect(standing(of([{ entries: 9, seconds: 2 }]))).toBe('following');
     expect(standingLevel(of([{ entries: 9, seconds: 2 }]))).toBe('ok');
     expect(standing(of([{ entries: 9, seconds: 3600 }]))).toBe('late');
   });

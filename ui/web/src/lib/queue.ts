@@ -6,7 +6,7 @@ import type { QueueConsumer, QueueLag } from './types';
 export const BEHIND = 300;
 export const FAR_BEHIND = 3600;
 
-export type Standing = 'fine' | 'lagging' | 'late' | 'gap';
+export type Standing = 'fine' | 'following' | 'lagging' | 'late' | 'gap';
 
 /** The topic that the consumer is furthest behind in; null when it has read all. */
 export function worst(c: QueueConsumer): QueueLag | null {
@@ -25,13 +25,12 @@ export function standing(c: QueueConsumer): Standing {
   if (c.gap_entries) return 'gap';
   const l = worst(c);
   if (!l) return 'fine';
+  if (l.seconds < BEHIND) return 'following';
   return l.seconds >= FAR_BEHIND ? 'late' : 'lagging';
 }
 
 export function standingLevel(c: QueueConsumer): Level {
   const s = standing(c);
   if (s === 'gap') return 'critical';
-  if (s === 'late') return 'warning';
-  const l = worst(c);
-  return l && l.seconds >= BEHIND ? 'warning' : 'ok';
+  return s === 'late' || s === 'lagging' ? 'warning' : 'ok';
 }
