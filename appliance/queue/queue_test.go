@@ -8,6 +8,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -516,6 +517,7 @@ func BenchmarkRead(b *testing.B) {
 				from := Position{Index: 1}
 				items := 0
 				b.ResetTimer()
+				began := cpu(b)
 				for items < b.N {
 					buf = buf[:0]
 					pr, err := r.s.Read(b.Context(), Ask{From: from, Max: MaxItems, Sink: func(it *Item) int {
@@ -535,7 +537,18 @@ func BenchmarkRead(b *testing.B) {
 					}
 				}
 				b.ReportMetric(float64(items)/b.Elapsed().Seconds(), "items/s")
+				b.ReportMetric((cpu(b)-began).Seconds()/float64(items)*1e6, "cpu-s/M")
 			})
 		}
 	}
+}
+
+// cpu is what the process has used of the processors.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
