@@ -41,9 +41,13 @@ var noRecord = map[string]string{
 	"POST /v1/alerts/assign":                 "needs an alert, as ack",
 	"POST /v1/alerts/escalate":               "needs an alert, as ack",
 	"POST /v1/agent/configs/check":           "reads",
+	"POST /v1/cluster/transfer-leader":       "needs further members: TestMembershipIsChangedAndAudited of testcluster",
+	"POST /v1/cluster/nodes/{id}/remove":     "as transfer-leader",
+	"POST /v1/cluster/nodes/{id}/promote":    "as transfer-leader",
+	"POST /v1/cluster/nodes/{id}/demote":     "as transfer-leader",
 	"DELETE /v1/snapshots/runs/{id}":         "needs a backup under way: appliance/backup/schedule holds it",
-	"POST /v1/queue/consumers/{name}/commit": "how far a program has read is told by the consumer's record, many times a minute",
 	"DELETE /v1/users/{name}/sessions":       "same transaction as DELETE /v1/sessions/{id}, asked below as well",
+	"POST /v1/queue/consumers/{name}/commit": "how far a program has read is told by the consumer's record, many times a minute",
 }
 
 // changes is a person with a list of things to do.

@@ -41,8 +41,10 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 		a.alerts.Changed("", "")
 		a.eventMark.installed(applied.Index)
 		a.events.Installed()
-		a.queue.Installed(applied.Index, applied.LogTime)
-		a.imageInstalled(applied.Index)
+		if !applied.Repaired {
+			a.queue.Installed(applied.Index, applied.LogTime)
+			a.imageInstalled(applied.Index)
+		}
 		o.agentsChanged()
 		return
 	}

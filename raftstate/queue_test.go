@@ -108,14 +108,11 @@ func TestOldEntriesAreReadFromPeers(t *testing.T) {
 				t.Errorf("node %s: %d entries, %d duplicates among them", id, len(got), duplicates)
 			}
 		}
-		wantAt := own[50].Index
-		for own[wantAt-1].Stamp == 0 {
-			wantAt++
+		stamp := own[50].Stamp
+		for i := 51; stamp == 0; i++ {
+			stamp = own[i].Stamp
 		}
-		stamp := own[wantAt-1].Stamp
-		for wantAt > 1 && own[wantAt-2].Stamp >= stamp {
-			wantAt--
-		}
+		wantAt := own[slices.IndexFunc(own, func(e QueueEntry) bool { return e.Stamp >= stamp })].Index
 		if at, err := away.EntryAt(t.Context(), stamp); err != nil || at != wantAt {
 			t.Errorf("the entry at %d is %d, want %d: %v", stamp, at, wantAt, err)
 		}

@@ -107,14 +107,16 @@ func (s *Store) open(mark uint64) (first, through uint64, err error) {
 			if err != nil {
 				return err
 			}
-			if rec := b.Get(keyRange); rec != nil {
-				body, err := unsealed(keyRange, rec)
-				if err != nil || len(body) != 16 {
-					return fmt.Errorf("range: %w", errDamaged)
-				}
-				first, through = binary.BigEndian.Uint64(body), binary.BigEndian.Uint64(body[8:])
+			rec := b.Get(keyRange)
+			if rec == nil {
+				return nil
 			}
-			return nil
+			body, err := unsealed(keyRange, rec)
+			if err != nil || len(body) != 16 {
+				return fmt.Errorf("range: %w", errDamaged)
+			}
+			first, through = binary.BigEndian.Uint64(body), min(mark, binary.BigEndian.Uint64(body[8:]))
+			return putRange(b, first, through)
 		})
 		if err != nil {
 			return errors.Join(fmt.Errorf("open verdicts %s: %w", s.path, err), db.Close())
@@ -148,6 +150,11 @@ func unsealed(key, rec []byte) ([]byte, error) {
 		return nil, errDamaged
 	}
 	return rec[4:], nil
+}
+
+func putRange(b *bolt.Bucket, first, through uint64) error {
+	known := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, first), through)
+	return b.Put(keyRange, sealed(keyRange, known))
 }
 
 func indexKey(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, index) }
@@ -235,8 +242,7 @@ func (s *Store) Commit(through, oldest uint64) error {
 				}
 				n++
 			}
-			known := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, first), through)
-			return tx.Bucket(bucketRange).Put(keyRange, sealed(keyRange, known))
+			return putRange(tx.Bucket(bucketRange), first, through)
 		})
 	})
 	s.mu.Lock()
