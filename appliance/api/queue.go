@@ -128,7 +128,8 @@ func queueRoutes() []Route {
 			Params: []Param{
 				{Name: "max", Kind: paramInt, Min: 1, Max: queue.MaxItems, Default: itoa(queue.DefaultItems), Doc: "how many at most"},
 				{Name: "wait", Kind: paramDuration, Min: 0, Max: queue.MaxWait.Milliseconds(), Doc: "how long to wait for the first one"},
-				{Name: "from", Kind: paramText, MaxLen: 60, Doc: "read from this position instead, `next` of a page that is not committed yet"}, token,
+				{Name: "from", Kind: paramText, MaxLen: 60, Doc: "read from this position instead, `next` of a page that is not committed yet"},
+				token,
 			},
 			Answer: queuePage{}, serve: (*API).readConsumer,
 		},
@@ -148,7 +149,8 @@ func queueRoutes() []Route {
 			Params: []Param{
 				{Name: "from", Kind: paramText, MaxLen: 60, Doc: "beginning, end, a position or a time; the newest 1000 entries when absent"},
 				{Name: "topic", Kind: paramText, MaxLen: 200, Doc: "topics or their other names, with commas; all when absent"},
-				{Name: "agent", Kind: paramText, MaxLen: 253, Doc: "only of this agent"}, limitParam(100, 1000),
+				{Name: "agent", Kind: paramText, MaxLen: 253, Doc: "only of this agent"},
+				limitParam(100, 1000),
 			},
 			Answer: queuePage{}, serve: (*API).peekQueue,
 		},
@@ -162,6 +164,7 @@ func queueErrors() []problem.Rule {
 		{Is: queue.ErrExists, Status: http.StatusConflict, Hint: "choose another name, or delete it first"},
 		{Is: queue.ErrHeld, Status: http.StatusConflict, Code: "held", Hint: "end that reader, or take the consumer from it with force"},
 		{Is: queue.ErrFenced, Status: http.StatusConflict, Code: "fenced", Hint: "another reader opened it, or it was replayed: open it again and read from its cursor"},
+		{Is: queue.ErrBehind, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask again, or another node"},
 		{Is: queue.ErrTooMany, Status: http.StatusTooManyRequests, RetryAfter: 5 * time.Second},
 		{Is: queue.ErrElsewhere, Status: http.StatusConflict, Hint: "its place is what its target holds: change it there"},
 	}

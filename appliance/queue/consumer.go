@@ -158,7 +158,8 @@ func (s *Service) Create(ctx context.Context, w Wish, by auth.AuditRecord) (c Co
 	if n := len(s.records()); n >= maxConsumers {
 		return c, nil, fmt.Errorf("%w consumers: there are %d, at most %d are kept; delete some that nobody reads", ErrTooMany, n, maxConsumers)
 	}
-	c.Created, c.Token = s.cfg.Meta.LogTime(), 1
+	// Greater than any that a consumer of this name had before: each of those took an entry.
+	c.Created, c.Token = s.cfg.Meta.LogTime(), s.cfg.Log.AppliedIndex()+1
 	by.Action, by.Target = "queue.consumer.create", c.Name
 	by.Detail = encode(map[string]any{"topics": c.Topics, "agent": c.Agent, "position": c.Position})
 	err = s.commit(ctx, &c, 0, by)
@@ -265,8 +266,8 @@ func (s *Service) Commit(ctx context.Context, name string, token uint64, p Posit
 	at := s.timeBefore(ctx, p)
 	return s.change(ctx, name, unaudited, func(c *Consumer) (bool, error) {
 		now := s.cfg.Meta.LogTime()
-		if c.Token != token {
-			return false, fmt.Errorf("token %d is not that of consumer %s, which %s has: %w", token, c.Name, c.owner(), ErrFenced)
+		if err := c.check(token); err != nil {
+			return false, err
 		}
 		moves := c.Position.Less(p)
 		if !moves && !release && c.Until-now > c.Lease/2 {
@@ -283,6 +284,18 @@ func (s *Service) Commit(ctx context.Context, name string, token uint64, p Posit
 		}
 		return true, nil
 	})
+}
+
+// check refuses a token that is not the consumer's. Tokens only grow: one that is greater was given out by an entry that this
+// node has not applied.
+func (c *Consumer) check(token uint64) error {
+	switch {
+	case token > c.Token:
+		return fmt.Errorf("token %d of consumer %s is not known here yet: %w", token, c.Name, ErrBehind)
+	case token < c.Token:
+		return fmt.Errorf("token %d is not that of consumer %s, which %s has: %w", token, c.Name, c.owner(), ErrFenced)
+	}
+	return nil
 }
 
 func (c *Consumer) owner() string {

@@ -143,6 +143,8 @@ var (
 	ErrHeld = errors.New("the consumer is read by somebody else")
 	// ErrFenced says that the token is not the newest: somebody else opened the consumer since, or it was replayed.
 	ErrFenced = errors.New("the token is not that of the consumer any more")
+	// ErrBehind says that this node has not applied yet what gave out the token. Try again, or another node.
+	ErrBehind = errors.New("this node is behind the others")
 	// ErrTooMany says that there are as many consumers, or readers, as there may be.
 	ErrTooMany = errors.New("too many")
 	// ErrElsewhere says that the consumer keeps its place itself, so that it cannot be read or changed here.

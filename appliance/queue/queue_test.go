@@ -205,8 +205,10 @@ func TestWhatWasNotStoredIsNoMessage(t *testing.T) {
 	future := int64(10_000_000)
 	i := r.log.add(5_000, linesOf(wire.StreamLog, 1e9, "a", "b", "c"), metricsOf(1, 2, 3), linesOf(wire.StreamLog, 1e9, "again"), linesOf(wire.StreamLog, future*1e6, "moved"))
 	r.log.judge(i, &command.Verdict{LogTime: 6_000, Commands: []command.CommandVerdict{
-		{At: 0, Refused: []command.Run{{From: 1, N: 1}}}, {At: 1, Refused: []command.Run{{From: 0, N: 2}}},
-		{At: 2, Status: command.StatusDuplicate}, {At: 3, Moved: true},
+		{At: 0, Refused: []command.Run{{From: 1, N: 1}}},
+		{At: 1, Refused: []command.Run{{From: 0, N: 2}}},
+		{At: 2, Status: command.StatusDuplicate},
+		{At: 3, Moved: true},
 	}})
 	for most := 1; most < 6; most++ {
 		if got := strings.Join(r.texts(Position{Index: 1}, most), ","); got != "log n a,log n c,metric m3 0,log n moved" {

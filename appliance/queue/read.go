@@ -174,8 +174,10 @@ func (s *Service) ReadAs(ctx context.Context, name string, token uint64, from Po
 	if err != nil {
 		return c, Progress{}, err
 	}
-	if token != 0 && c.Token != token {
-		return c, Progress{}, fmt.Errorf("token %d is not that of consumer %s, which %s has: %w", token, c.Name, c.owner(), ErrFenced)
+	if token != 0 {
+		if err := c.check(token); err != nil {
+			return c, Progress{}, err
+		}
 	}
 	a.Topics, a.Agent, a.From = c.Topics, c.Agent, c.Position
 	if from.Index > 0 {

@@ -43,6 +43,7 @@ func faultRows() []faultRow {
 		slowRows(),
 		notifyRows(),
 		diskRows(),
+		queueRows(),
 	)
 }
 
