@@ -22,15 +22,11 @@ import (
 	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
 	"github.com/triward/triward/raftstate/snapshot"
-	"github.com/triward/triward/raftstate/verdicts"
 )
 
 const (
 	raftDir  = "raft"
-	queueDir = "queue"
 	metaName = "meta.db"
-	// verdictsName is the file that says what became of the entries of the log.
-	verdictsName = "verdicts.db"
 	// identityKey in raft's own storage tells a node's log from an empty one that took its place: a node that
 	// lost its log but kept its state could vote twice in one term.
 	identityKey = "triward.node"
@@ -166,8 +162,8 @@ func (n *Node) openState(context.Context) error {
 		n.fsm.adopt(&mark)
 	}
 	n.fsm.tellFloors()
-	if n.fsm.verdicts, err = verdicts.Open(filepath.Join(n.cfg.DataDir, queueDir, verdictsName), n.mark.Load().Index, n.log); err != nil {
-		return refused("verdicts", err)
+	if err := n.openVerdicts(); err != nil {
+		return err
 	}
 	if err := n.storesAreThere(); err != nil {
 		return err

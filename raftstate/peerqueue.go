@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -14,7 +15,24 @@ import (
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/forward"
+	"github.com/triward/triward/raftstate/verdicts"
 )
+
+// queueDir is the directory, below the data directory, of what is kept for readers of the log, verdictsName the file in it
+// that says what became of the entries.
+const (
+	queueDir     = "queue"
+	verdictsName = "verdicts.db"
+)
+
+// openVerdicts opens what is known of the entries that the state holds.
+func (n *Node) openVerdicts() (err error) {
+	n.fsm.verdicts, err = verdicts.Open(filepath.Join(n.cfg.DataDir, queueDir, verdictsName), n.mark.Load().Index, n.log)
+	if err != nil {
+		return refused("verdicts", err)
+	}
+	return nil
+}
 
 // Entries as one node serves them to another (callEntries):
 //
