@@ -440,26 +440,6 @@ func (n *Node) address(id string) (string, error) {
 	return "", fmt.Errorf("node %s is no member known here", id)
 }
 
-// provider makes raft dial members by name, so that the certificate of the other end is held against it.
-type provider struct{ n *Node }
-
-// ServerAddr implements raft.ServerAddressProvider.
-func (p provider) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
-	addr, err := p.n.address(string(id))
-	if err != nil {
-		return "", err
-	}
-	return forward.PeerAddress(string(id), addr), nil
-}
-
-type peerAddr string
-
-// Network implements net.Addr.
-func (peerAddr) Network() string { return "tcp" }
-
-// String implements net.Addr.
-func (a peerAddr) String() string { return string(a) }
-
 // lead proposes a first entry when this node becomes the leader, so that what was acknowledged before is applied
 // here, and moves the log time on when nothing else does.
 func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {

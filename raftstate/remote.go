@@ -244,3 +244,23 @@ func (n *Node) PeerStatus(ctx context.Context, id string) (Status, error) {
 	}
 	return st, nil
 }
+
+// provider makes raft dial members by name, so that the certificate of the other end is held against it.
+type provider struct{ n *Node }
+
+// ServerAddr implements raft.ServerAddressProvider.
+func (p provider) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	addr, err := p.n.address(string(id))
+	if err != nil {
+		return "", err
+	}
+	return forward.PeerAddress(string(id), addr), nil
+}
+
+type peerAddr string
+
+// Network implements net.Addr.
+func (peerAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a peerAddr) String() string { return string(a) }
