@@ -30,6 +30,7 @@ import (
 	"github.com/triward/triward/appliance/gateway"
 	"github.com/triward/triward/appliance/intake"
 	"github.com/triward/triward/appliance/pki"
+	"github.com/triward/triward/appliance/queue"
 	"github.com/triward/triward/appliance/repair"
 	"github.com/triward/triward/appliance/selfmon"
 	"github.com/triward/triward/logstore"
@@ -79,6 +80,7 @@ type App struct {
 	alerts  *alerting.Service
 	events  *events.Service
 	configs *agentconfig.Service
+	queue   *queue.Service
 	cluster *clusterView
 	disk    *diskGauge
 	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
@@ -193,12 +195,17 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if a.events, err = a.newEvents(); err != nil {
 		return nil, err
 	}
+	if a.queue, err = a.newQueue(); err != nil {
+		return nil, err
+	}
 	if a.repairs, err = a.newRepairs(); err != nil {
 		return nil, err
 	}
 	if err := a.openNode(); err != nil {
 		return nil, err
 	}
+	a.queue.Start()
+	a.onStop("queue", func(context.Context) error { return a.queue.Close() })
 	a.eventMark.begin(a.logs.Applied())
 	if a.cfg.SelfMonitoring {
 		a.events.Start()
@@ -350,7 +357,7 @@ func (a *App) openServices() error {
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys, Membership: a, Upgrades: a,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Queue: a.queue, Keys: a.keys, Membership: a, Upgrades: a,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,

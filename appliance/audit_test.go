@@ -29,25 +29,26 @@ import (
 // noRecord are routes that take a body and change nothing that an operator answers for, or whose records another test
 // holds, each with the reason.
 var noRecord = map[string]string{
-	"POST /v1/session/ticket":             "a page makes one every few minutes by itself; its use is audited",
-	"POST /v1/setup/check":                "reads",
-	"POST /api/v1/":                       "reads",
-	"POST /v1/rules/check":                "reads",
-	"POST /v1/rules/preview":              "reads",
-	"POST /v1/routes/test":                "reads",
-	"POST /v1/snapshots/check":            "tries a place and leaves nothing",
-	"POST /v1/alerts/ack":                 "needs an alert: appliance/alerting holds it (ops.go audits it in the transaction)",
-	"POST /v1/alerts/unack":               "needs an alert, as ack",
-	"POST /v1/alerts/assign":              "needs an alert, as ack",
-	"POST /v1/alerts/escalate":            "needs an alert, as ack",
-	"POST /v1/agent/configs/check":        "reads",
-	"POST /v1/cluster/transfer-leader":    "needs further members: TestMembershipIsChangedAndAudited of testcluster",
-	"POST /v1/upgrade/finalize":           "needs a newer program: appliance/systemtest.TestFormatGate",
-	"POST /v1/cluster/nodes/{id}/remove":  "as transfer-leader",
-	"POST /v1/cluster/nodes/{id}/promote": "as transfer-leader",
-	"POST /v1/cluster/nodes/{id}/demote":  "as transfer-leader",
-	"DELETE /v1/snapshots/runs/{id}":      "needs a backup under way: appliance/backup/schedule holds it",
-	"DELETE /v1/users/{name}/sessions":    "same transaction as DELETE /v1/sessions/{id}, asked below as well",
+	"POST /v1/session/ticket":                "a page makes one every few minutes by itself; its use is audited",
+	"POST /v1/setup/check":                   "reads",
+	"POST /api/v1/":                          "reads",
+	"POST /v1/rules/check":                   "reads",
+	"POST /v1/rules/preview":                 "reads",
+	"POST /v1/routes/test":                   "reads",
+	"POST /v1/snapshots/check":               "tries a place and leaves nothing",
+	"POST /v1/alerts/ack":                    "needs an alert: appliance/alerting holds it (ops.go audits it in the transaction)",
+	"POST /v1/alerts/unack":                  "needs an alert, as ack",
+	"POST /v1/alerts/assign":                 "needs an alert, as ack",
+	"POST /v1/alerts/escalate":               "needs an alert, as ack",
+	"POST /v1/agent/configs/check":           "reads",
+	"POST /v1/cluster/transfer-leader":       "needs further members: TestMembershipIsChangedAndAudited of testcluster",
+	"POST /v1/upgrade/finalize":              "needs a newer program: appliance/systemtest.TestFormatGate",
+	"POST /v1/cluster/nodes/{id}/remove":     "as transfer-leader",
+	"POST /v1/cluster/nodes/{id}/promote":    "as transfer-leader",
+	"POST /v1/cluster/nodes/{id}/demote":     "as transfer-leader",
+	"DELETE /v1/snapshots/runs/{id}":         "needs a backup under way: appliance/backup/schedule holds it",
+	"POST /v1/queue/consumers/{name}/commit": "how far a program has read is told by the consumer's record, many times a minute",
+	"DELETE /v1/users/{name}/sessions":       "same transaction as DELETE /v1/sessions/{id}, asked below as well",
 }
 
 // changes is a person with a list of things to do.
@@ -107,6 +108,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	a.alerting()
 	a.backups()
 	a.settings()
+	a.queue()
 	for _, r := range api.Routes() {
 		name := r.Method + " " + r.Path
 		if r.Method == http.MethodGet || r.Permission == auth.Ingest || a.done[name] || noRecord[name] != "" {
@@ -236,6 +238,19 @@ func (a *changes) settings() {
 	a.do("DELETE "+group+"{group}", group+"web?version=3", "agents.config.remove", nil, nil)
 	a.do("POST /v1/tls/agents/rotate", "", "pki.agents.rotate", map[string]any{}, nil)
 	a.do("POST /v1/keys/rotate", "", "key.rotate", map[string]any{}, nil)
+}
+
+func (a *changes) queue() {
+	a.t.Helper()
+	const of, mirror = "/v1/queue/consumers/{name}", "/v1/queue/consumers/mirror"
+	a.do("POST /v1/queue/consumers", "", "queue.consumer.create", map[string]string{"name": "mirror"}, nil)
+	// To begin to read is told by the consumer's record; to take it from somebody is not theirs to tell.
+	if err := a.c.Post(a.n, mirror+"/open", map[string]string{"owner": "one"}, nil); err != nil {
+		a.t.Fatal(err)
+	}
+	a.do("POST "+of+"/open", mirror+"/open", "queue.consumer.take", map[string]any{"owner": "two", "force": true}, nil)
+	a.do("POST "+of+"/replay", mirror+"/replay", "queue.consumer.replay", map[string]string{"from": "beginning"}, nil)
+	a.do("DELETE "+of, mirror, "queue.consumer.delete", nil, nil)
 }
 
 func (a *changes) backups() {

@@ -41,7 +41,10 @@ const (
 )
 
 // clusterView says how the cluster is, asking the other nodes, and takes new ones in.
-type clusterView struct{ app *App }
+type clusterView struct {
+	app        *App
+	alertsHeld heldAlerts
+}
 
 // nodeStatus is what a node says of itself, and a row of GET /v1/cluster.
 type nodeStatus struct {
@@ -264,31 +267,6 @@ func (c *clusterView) Digest(context.Context) (json.RawMessage, error) {
 	}
 	slices.SortFunc(list, func(x, y sum) int { return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Day, y.Day)) })
 	return json.Marshal(map[string]any{"node": c.app.cfg.NodeID, "index": index, "sums": list})
-}
-
-// Queue implements api.Cluster.
-func (c *clusterView) Queue(context.Context) (json.RawMessage, error) {
-	type topic struct {
-		Name    string `json:"name"`
-		Entries uint64 `json:"entries"` // items accepted and within retention
-	}
-	st := c.app.node.Status()
-	_, sums := c.app.node.Digest()
-	counts := map[string]uint64{"metrics": 0, "logs": 0, "events": 0}
-	for _, d := range sums {
-		counts[d.Kind.String()] += d.Count
-	}
-	var topics []topic
-	for name, n := range counts {
-		topics = append(topics, topic{name, n})
-	}
-	slices.SortFunc(topics, func(x, y topic) int { return cmp.Compare(x.Name, y.Name) })
-	return json.Marshal(map[string]any{
-		"node": st.Node, "first_index": st.FirstIndex, "last_index": st.LastIndex, "commit_index": st.CommitIndex,
-		"applied_index": st.AppliedIndex, "mark_index": st.MarkIndex, "bytes": st.LogBytes, "segments": st.LogSegments,
-		"topics": topics, "consumers": []string{}, "in_flight_bytes": st.InFlightBytes,
-		"limits": map[string]int64{"in_flight_bytes": st.InFlightLimit, "retention_bytes": st.QueueBytes},
-	})
 }
 
 // disk is what the node's files take.

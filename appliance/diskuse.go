@@ -93,7 +93,7 @@ func (d *diskGauge) measure(st *raftstate.Status) {
 	a, r := d.app, &d.last
 	files := newFileSum(a.cfg.DataDir)
 	tsdbDir, logsDir := filepath.Join(a.dataPath("tsdb"), st.Generation), filepath.Join(a.dataPath("logs"), st.Generation)
-	r.Queue = files.add(a.dataPath("raft"))
+	r.Queue = files.add(a.dataPath("raft")) + files.add(a.dataPath("queue"))
 	r.QueueMost = st.QueueBytes + 2*segmentBytes
 	metrics, lines := files.add(tsdbDir), files.add(logsDir)
 	r.Meta = files.add(filepath.Join(a.dataPath("meta"), st.Generation))

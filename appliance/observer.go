@@ -42,6 +42,7 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 		a.eventMark.installed(applied.Index)
 		a.events.Installed()
 		if !applied.Repaired {
+			a.queue.Installed(applied.Index, applied.LogTime)
 			a.imageInstalled(applied.Index)
 		}
 		o.agentsChanged()
@@ -50,6 +51,7 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 	a.view.Observe(applied.LogTime, applied.Samples, applied.Logs)
 	a.lines.Observe(applied.Index, applied.Logs)
 	a.eventMark.observe(applied)
+	a.queue.Observe(arrived(applied))
 	last := ""
 	for _, m := range applied.Meta {
 		if alertBuckets[m.Bucket] {

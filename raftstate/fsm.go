@@ -17,18 +17,20 @@ import (
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/raftstate/verdicts"
 )
 
 // fsm applies the log: first everything is decided in order, then the stores take what was accepted in parallel,
 // then observers and proposers are told.
 type fsm struct {
-	store   *meta.Store
-	machine *machine.Machine
-	sinks   Sinks
-	log     *slog.Logger
-	fatal   func(error)
-	closing <-chan struct{}
-	restore func(io.Reader) error // swaps in a staged generation
+	store    *meta.Store
+	machine  *machine.Machine
+	verdicts *verdicts.Store
+	sinks    Sinks
+	log      *slog.Logger
+	fatal    func(error)
+	closing  <-chan struct{}
+	restore  func(io.Reader) error // swaps in a staged generation
 
 	applied atomic.Uint64 // the last entry that state and stores hold
 	failed  atomic.Bool   // nothing is applied any more
@@ -141,6 +143,9 @@ func (f *fsm) finish(last *raft.Log, commands int) error {
 	g := &f.group
 	if err := f.feed(last.Index); err != nil {
 		return err
+	}
+	for i := range g.Verdicts { // before the entries count as applied: who reads them as a queue asks for these
+		f.verdicts.Note(g.Verdicts[i].Index, g.Verdicts[i].Body)
 	}
 	if commands > 0 {
 		f.machine.Finish(g)

@@ -432,6 +432,7 @@ func (n *Node) swap(r io.Reader) error {
 		return err
 	}
 	f.freezes++
+	f.verdicts.Jump(st.mark.Index)
 	f.adopt(&st.mark)
 	n.mark.Store(&st.mark)
 	now := time.Now()

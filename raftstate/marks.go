@@ -164,6 +164,7 @@ func (n *Node) commit(frozen *meta.Frozen, m meta.Mark) error {
 	err := inParallel([]func() error{
 		func() error { return wrap("flush store of metrics", n.fsm.sinks.Metrics.Flush(ctx)) },
 		func() error { return wrap("flush store of logs", n.fsm.sinks.Logs.Flush(ctx)) },
+		func() error { return n.fsm.verdicts.Commit(m.Index, n.oldestVerdict(m.Index)) },
 	}, true)
 	final := false
 	if err == nil {

@@ -83,8 +83,9 @@ type Node struct {
 	mark       atomic.Pointer[meta.Mark]
 	staged     atomic.Pointer[stagedImage]
 	installing atomic.Bool
-	probation  atomic.Bool   // see probation.go
-	ready      atomic.Uint64 // the term in which an entry of this leader was applied
+	probation  atomic.Bool            // see probation.go
+	queuePeer  atomic.Pointer[string] // the member that served entries last
+	ready      atomic.Uint64          // the term in which an entry of this leader was applied
 	started    atomic.Bool
 	startedAt  time.Time
 	fatalErr   atomic.Pointer[error]
@@ -163,6 +164,9 @@ func (n *Node) openState(context.Context) error {
 		n.fsm.adopt(&mark)
 	}
 	n.fsm.tellFloors()
+	if err := n.openVerdicts(); err != nil {
+		return err
+	}
 	if err := n.storesAreThere(); err != nil {
 		return err
 	}
@@ -438,26 +442,6 @@ func (n *Node) address(id string) (string, error) {
 	return "", fmt.Errorf("node %s is no member known here", id)
 }
 
-// provider makes raft dial members by name, so that the certificate of the other end is held against it.
-type provider struct{ n *Node }
-
-// ServerAddr implements raft.ServerAddressProvider.
-func (p provider) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
-	addr, err := p.n.address(string(id))
-	if err != nil {
-		return "", err
-	}
-	return forward.PeerAddress(string(id), addr), nil
-}
-
-type peerAddr string
-
-// Network implements net.Addr.
-func (peerAddr) Network() string { return "tcp" }
-
-// String implements net.Addr.
-func (a peerAddr) String() string { return string(a) }
-
 // lead proposes a first entry when this node becomes the leader, so that what was acknowledged before is applied
 // here, and moves the log time on when nothing else does.
 func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
@@ -623,6 +607,7 @@ func (n *Node) shutdown() error {
 	if n.state != nil {
 		errs = append(errs, n.state.Close())
 	}
+	errs = append(errs, n.fsm.verdicts.Close())
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 	}

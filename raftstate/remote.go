@@ -22,6 +22,7 @@ const (
 	callReadIndex = "read_index" // nothing; answer: index
 	callStatus    = "status"     // nothing; answer: Status as JSON
 	callMember    = "member"     // memberChange as JSON; answer: index
+	callEntries   = "entries"    // from, count and bytes as uvarints; answer: entries (peerqueue.go)
 )
 
 // codes are the errors that keep their meaning between nodes.
@@ -41,6 +42,7 @@ var codes = []struct {
 	{"unsupported", ErrUnsupported},
 	{"clocks", ErrClocks},
 	{"stopped", ErrStopped},
+	{"gone", ErrGone},
 }
 
 func toRemote(err error) error {
@@ -112,6 +114,8 @@ func (n *Node) ServeCall(ctx context.Context, from, method string, body []byte) 
 		answer, err = json.Marshal(n.Status())
 	case callMember:
 		answer, err = n.serveMember(ctx, body)
+	case callEntries:
+		answer, err = n.serveEntries(body)
 	default:
 		why := fmt.Sprintf("node %s asked for %q, which this version does not know", from, method)
 		err = &forward.RemoteError{Code: "unknown_method", Message: why}
@@ -291,3 +295,23 @@ func (n *Node) PeerStatus(ctx context.Context, id string) (Status, error) {
 	}
 	return st, nil
 }
+
+// provider makes raft dial members by name, so that the certificate of the other end is held against it.
+type provider struct{ n *Node }
+
+// ServerAddr implements raft.ServerAddressProvider.
+func (p provider) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	addr, err := p.n.address(string(id))
+	if err != nil {
+		return "", err
+	}
+	return forward.PeerAddress(string(id), addr), nil
+}
+
+type peerAddr string
+
+// Network implements net.Addr.
+func (peerAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a peerAddr) String() string { return string(a) }

@@ -78,6 +78,10 @@ func (n *Node) closeState() {
 		}
 		n.state, n.fsm.store, n.fsm.machine = nil, nil, nil
 	}
+	if err := n.fsm.verdicts.Close(); err != nil {
+		n.log.Warn("close the verdicts", "err", err)
+	}
+	n.fsm.verdicts = nil
 	n.closeLog()
 }
 

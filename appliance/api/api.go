@@ -28,6 +28,7 @@ import (
 	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/appliance/queue"
 )
 
 // Config of an API.
@@ -49,6 +50,8 @@ type Config struct {
 	Retention Retention
 	// AgentCAs are the CAs that sign agents' certificates.
 	AgentCAs AgentCAs
+	// Queue is the log as consumers see it.
+	Queue *queue.Service
 	// Membership changes who is a member.
 	Membership Membership
 	// Upgrades raises the cluster's format.
@@ -136,7 +139,7 @@ func New(cfg Config) (*API, error) {
 	}
 	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string)}
 	a.bodies, a.strangers = newBodyRoom(cfg.BodyBytes), newBodyRoom(cfg.BodyBytes/strangersShare)
-	a.rules = slices.Concat(cfg.Errors, alertErrorRules(), agentConfigErrors(), errorRules())
+	a.rules = slices.Concat(cfg.Errors, alertErrorRules(), agentConfigErrors(), queueErrors(), errorRules())
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
 		Help:    "Time to answer requests on the API listener.",

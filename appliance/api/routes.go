@@ -77,6 +77,7 @@ func Routes() []Route {
 	all = append(all, alertRoutes()...)
 	all = append(all, snapshotRoutes()...)
 	all = append(all, retentionRoutes()...)
+	all = append(all, queueRoutes()...)
 	all = append(all, repairRoutes()...)
 	all = append(all, intakeRoutes()...)
 	all = append(all, enrolRoutes()...)

@@ -247,11 +247,12 @@ func (c *Context) knows(u string) bool {
 // apiError is an answer of the cluster that is no success.
 type apiError struct {
 	Status int
-	Title  string `json:"title"`
-	Detail string `json:"detail"`
-	Hint   string `json:"hint"`
-	Code   string `json:"code"`
-	Pos    *int   `json:"pos"`
+	Title  string    `json:"title"`
+	Detail string    `json:"detail"`
+	Hint   string    `json:"hint"`
+	Code   string    `json:"code"`
+	Pos    *int      `json:"pos"`
+	Gap    *queueGap `json:"gap"` // of a consumer of the queue that retention has overtaken
 	// The form of Prometheus' own API.
 	ErrorType string `json:"errorType"`
 	ErrorText string `json:"error"`
@@ -283,8 +284,8 @@ const maxAnswer = 256 << 20
 // indexHeader is X-Triward-Index of the HTTP API.
 const indexHeader = "X-Triward-Index"
 
-// fresh are the routes that take min_index. The cluster's state and the queue are asked when nodes lag, and do not wait.
-var fresh = regexp.MustCompile(`^/(api/v1/|v1/(hosts|agents|logs|tokens|users|sessions|audit|retention)(/|$))`)
+// fresh are the routes that take min_index. The state of the cluster and of the queue are asked when nodes lag, and do not wait.
+var fresh = regexp.MustCompile(`^/(api/v1/|v1/(hosts|agents|logs|tokens|users|sessions|audit|retention|queue/consumers|queue/peek)(/|$))`)
 
 // get asks path with the query values and decodes the answer into v.
 func (c *client) get(ctx context.Context, path string, q url.Values, v any) error {

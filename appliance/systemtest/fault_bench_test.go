@@ -49,6 +49,7 @@ func faultRows() []faultRow {
 		loadRows(),
 		diskRows(),
 		memberRows(),
+		queueRows(),
 	)
 }
 

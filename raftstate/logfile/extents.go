@@ -88,6 +88,22 @@ func (x *extents) total() (sum int64) {
 	return sum
 }
 
+// between returns what the entries lo..hi take; a part of an extent is charged in proportion.
+func (x *extents) between(lo, hi uint64) (sum int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i := len(x.list) - 1; i >= 0; i-- {
+		e := x.list[i]
+		if e.last < lo {
+			break
+		}
+		if a, b := max(lo, e.first), min(hi, e.last); a <= b {
+			sum += share(e, a, b)
+		}
+	}
+	return sum
+}
+
 // newest returns how many of the newest entries take at most limit bytes and began no earlier than notBefore
 // (zero: no such limit); at least those of the newest extent.
 func (x *extents) newest(limit int64, notBefore time.Time) uint64 {

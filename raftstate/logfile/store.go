@@ -517,6 +517,9 @@ func (s *Store) Hold() (release func()) {
 // Bytes returns the size of the entries held (of sealed segments from before the last start: of their files).
 func (s *Store) Bytes() int64 { return s.extents.total() }
 
+// Between returns about how many bytes the entries lo..hi take, as far as they are held.
+func (s *Store) Between(lo, hi uint64) int64 { return s.extents.between(lo, hi) }
+
 // CachedBytes returns what the cache holds in memory.
 func (s *Store) CachedBytes() int64 { return s.cache.size() }
 

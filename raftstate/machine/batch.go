@@ -118,19 +118,36 @@ func (m *Machine) samples(tx *meta.Tx, b *wire.Batch, g *Group, r *command.Resul
 		switch {
 		case s.T < oldest:
 			refuseAll(r, item, len(s.IDs), "older than the retention or than seven days before the cluster's time")
+			m.verdict.Skip(item, len(s.IDs))
 		case s.T > newest:
 			refuseAll(r, item, len(s.IDs), "more than ten minutes before the cluster's time: check the clock")
+			m.verdict.Skip(item, len(s.IDs))
 		default:
+			before := len(g.Samples.IDs)
 			dup, late := tx.AcceptScrape(s.T, oldest, s.IDs, s.Values, &g.Samples, &g.hashes)
 			r.Accepted += uint32(len(s.IDs) - dup - len(late))
 			r.Duplicates += uint32(dup)
 			for _, k := range late {
 				r.Refuse(item+k, "too late: which samples the series holds at that time is no longer known")
 			}
+			if taken := g.Samples.IDs[before:]; len(taken) < len(s.IDs) {
+				m.skipped(item, s.IDs, taken)
+			}
 		}
 		item += len(s.IDs)
 	}
 	return nil
+}
+
+// skipped notes which of the ids, which ascend, were not taken.
+func (m *Machine) skipped(item int, ids, taken []uint64) {
+	for i, id := range ids {
+		if len(taken) > 0 && taken[0] == id {
+			taken = taken[1:]
+			continue
+		}
+		m.verdict.Skip(item+i, 1)
+	}
 }
 
 func refuseAll(r *command.Result, from, n int, reason string) {
@@ -186,13 +203,15 @@ func (m *Machine) keepLines(tx *meta.Tx, logs *wire.LogBatch, dropRepeats bool, 
 			switch {
 			case l.T < 0 || floorMs(l.T) < floor:
 				r.Refuse(item, "older than the retention")
+				m.verdict.Skip(item, 1)
 				changed = true
 			case dropRepeats && !m.firstTime(tx, stream, l):
 				r.Duplicates++
+				m.verdict.Skip(item, 1)
 				changed = true
 			case l.T > newest:
-				moveLine(l, now)
-				changed = true
+				MoveLine(l, now)
+				m.verdict.Moved, changed = true, true
 				fallthrough
 			default:
 				kept = append(kept, *l)
@@ -218,8 +237,9 @@ func (m *Machine) firstTime(tx *meta.Tx, stream uint64, l *wire.LogLine) bool {
 
 const fieldTimeSent = "time_sent"
 
-// moveLine sets the time of a line to now and keeps its own in a field, as long as it may have one more.
-func moveLine(l *wire.LogLine, now int64) {
+// MoveLine sets the time of a line to now and keeps its own in a field, as long as it may have one more: what becomes of
+// a line that claims to be more than FutureWindow ahead of log time. Both are nanoseconds since 1970.
+func MoveLine(l *wire.LogLine, now int64) {
 	sent := time.Unix(0, l.T).UTC().Format(time.RFC3339Nano)
 	l.T = now
 	i, found := slices.BinarySearchFunc(l.Fields, fieldTimeSent, func(f wire.Label, name string) int {

@@ -14,6 +14,8 @@ type Group struct {
 	Samples wire.Samples
 	Logs    []wire.LogEntry
 	Meta    []meta.Change // a key that changed twice is there twice
+	// Verdicts are of the entries of which not all was applied as it stands; their bodies belong to whoever takes them.
+	Verdicts []IndexedVerdict
 
 	FirstIndex, LastIndex uint64
 	LogTime               int64 // of the last entry, milliseconds since 1970
@@ -25,6 +27,12 @@ type Group struct {
 	mu     sync.Mutex
 	shards int // of which parts are in sum
 	sum    meta.Digests
+}
+
+// IndexedVerdict is the verdict on an entry in its binary form (command.Verdict).
+type IndexedVerdict struct {
+	Index uint64
+	Body  []byte
 }
 
 // maxKeptBuffers bounds in bytes what an empty group keeps for lines.
@@ -40,7 +48,8 @@ func (g *Group) Reset() {
 	g.hashes = g.hashes[:0]
 	clear(g.Logs)
 	clear(g.Meta)
-	g.Logs, g.Meta = g.Logs[:0], g.Meta[:0]
+	clear(g.Verdicts)
+	g.Logs, g.Meta, g.Verdicts = g.Logs[:0], g.Meta[:0], g.Verdicts[:0]
 	g.FirstIndex, g.LastIndex, g.LogTime, g.term = 0, 0, 0, 0
 	g.bufs.reset()
 	g.shards, g.sum = 0, meta.Digests{}

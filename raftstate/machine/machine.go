@@ -57,6 +57,8 @@ type Machine struct {
 	metrics wire.MetricsBody
 	ids     []uint64
 	bodies  int // bytes of the bodies of the entry at hand, decompressed
+	// verdict is what becomes of the command at hand, for those who read the log later. It decides nothing.
+	verdict command.CommandVerdict
 }
 
 // New makes a machine over store, which it does not own.
@@ -76,10 +78,22 @@ func (m *Machine) Apply(index, term uint64, e command.Entry, g *Group) ([]comman
 	g.begin(index, term, tx.LogTime())
 	m.bodies = 0
 	results := make([]command.Result, len(e.Commands))
+	var verdict command.Verdict
 	for i := range e.Commands {
 		r := &results[i]
+		m.verdict = command.CommandVerdict{At: i}
 		m.apply(tx, i, e.Commands[i], g, r)
 		r.Index = index
+		if r.Status != command.StatusOK {
+			m.verdict = command.CommandVerdict{At: i, Status: r.Status}
+		}
+		if v := &m.verdict; v.Status != command.StatusOK || v.Moved || len(v.Refused) > 0 {
+			verdict.Commands = append(verdict.Commands, *v)
+		}
+	}
+	if len(verdict.Commands) > 0 {
+		verdict.LogTime = tx.LogTime()
+		g.Verdicts = append(g.Verdicts, IndexedVerdict{Index: index, Body: verdict.Append(nil)})
 	}
 	return results, nil
 }

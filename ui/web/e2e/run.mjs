@@ -200,6 +200,34 @@ await steps.step('cluster: one leader, queue moves', async () => {
   await until('the applied index moves', async () => (await applied()) !== first, 60_000);
 });
 
+await steps.step('cluster: a consumer of the queue is seen and replayed', async () => {
+  const ask = (method, path, data) =>
+    context.request.fetch(`${env.url}${path}`, {
+      method,
+      data,
+      headers: { Origin: new URL(env.url).origin },
+    });
+  const made = await ask('POST', '/v1/queue/consumers', { name: 'e2e', topics: ['logs'], from: 'end' });
+  assert(made.ok(), `making a consumer answered ${made.status()}`);
+  await page.goto(`${env.url}/cluster`);
+  const row = page.locator('[data-consumer=e2e]');
+  await row.getByTestId('queue-replay').click();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByTestId('replay-beginning').check();
+  assert(await dialog.getByTestId('replay-do').isDisabled(), 'a replay need not be confirmed');
+  await dialog.getByTestId('replay-understood').check();
+  await dialog.getByTestId('replay-do').click();
+  await dialog.waitFor({ state: 'detached' });
+  await until(
+    'the consumer is behind',
+    async () => (await row.getAttribute('data-standing')) !== 'fine',
+    30_000,
+  );
+  const gone = await ask('DELETE', '/v1/queue/consumers/e2e');
+  assert(gone.ok(), `deleting a consumer answered ${gone.status()}`);
+  await row.waitFor({ state: 'detached' });
+});
+
 await steps.step(
   'backups: a schedule is made, run, changed and deleted; a backup is downloaded',
   async () => {

@@ -5,6 +5,7 @@ import { alerts } from './alerts.en';
 import { backups } from './backups.en';
 import { events } from './events.en';
 import { members } from './members.en';
+import { queue } from './queue.en';
 import { retention } from './retention.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
@@ -361,21 +362,6 @@ export const en = {
     digest: 'Digest',
     digestSame: 'same on reachable nodes',
     digestDiff: 'differs between nodes',
-    queue: 'Queue',
-    queueHint: 'The replicated log is the durable queue: acknowledged means on disk on a majority.',
-    first: 'First index',
-    last: 'Last index',
-    items: 'Items held',
-    bytes: 'Size',
-    segments: 'Segments',
-    inFlight: 'In flight',
-    topics: 'Topics',
-    topic: 'Topic',
-    share: 'Share',
-    consumers: 'Consumers',
-    consumer: 'Consumer',
-    cursor: 'Cursor',
-    noConsumers: 'No consumer is registered',
     unavailable: 'The state of the cluster cannot be read',
   },
   agents,
@@ -384,6 +370,7 @@ export const en = {
   events,
   access,
   members,
+  queue,
   retention,
   notFound: {
     title: 'There is no such page',

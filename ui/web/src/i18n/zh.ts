@@ -6,6 +6,7 @@ import { backups } from './backups.zh';
 import type { Dictionary } from './en';
 import { events } from './events.zh';
 import { members } from './members.zh';
+import { queue } from './queue.zh';
 import { retention } from './retention.zh';
 
 export const zh: Dictionary = {
@@ -354,21 +355,6 @@ export const zh: Dictionary = {
     digest: '摘要',
     digestSame: '可连接的节点一致',
     digestDiff: '节点之间不一致',
-    queue: '队列',
-    queueHint: '复制日志即持久队列：确认即表示已在多数节点落盘。',
-    first: '首个索引',
-    last: '末尾索引',
-    items: '保有条数',
-    bytes: '大小',
-    segments: '段数',
-    inFlight: '处理中',
-    topics: '主题',
-    topic: '主题',
-    share: '占比',
-    consumers: '消费者',
-    consumer: '消费者',
-    cursor: '游标',
-    noConsumers: '没有已注册的消费者',
     unavailable: '无法读取集群状态',
   },
   agents,
@@ -377,6 +363,7 @@ export const zh: Dictionary = {
   events,
   access,
   members,
+  queue,
   retention,
   notFound: {
     title: '没有这个页面',

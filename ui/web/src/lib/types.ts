@@ -128,17 +128,34 @@ export interface UpgradeState {
   blocked?: string;
   nodes: { id: string; version: string; format: number }[] | null;
 }
+export interface QueueLag {
+  topic: string;
+  entries: number;
+  bytes: number;
+  seconds: number;
+}
+export interface QueueConsumer {
+  name: string;
+  topics: string[];
+  agent?: string;
+  position: string;
+  owner?: string;
+  elsewhere?: boolean;
+  lag: QueueLag[] | null;
+  gap_entries?: number;
+}
 export interface QueueState {
   first_index: number;
   last_index: number;
   commit_index: number;
   applied_index: number;
   bytes: number;
-  segments: number;
-  topics: { name: string; entries: number; bytes?: number }[] | null;
-  consumers: { name: string; cursor?: number; lag?: number }[] | null;
+  topics:
+    | { name: string; entries: number; per_second?: number; last_time_ms?: number; aliases?: string[] }[]
+    | null;
+  consumers: QueueConsumer[] | null;
   in_flight_bytes?: number;
-  limits?: Record<string, number> | null;
+  retention?: { bytes: number; age_s: number; held_bytes: number; since_ms?: number };
 }
 export type AgentRecord = Record<string, unknown>;
 export interface Sample {

@@ -1,0 +1,111 @@
+package verdicts
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func open(t *testing.T, path string, mark uint64) *Store {
+	t.Helper()
+	s, err := Open(path, mark, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil && !strings.Contains(err.Error(), "not open") {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func (s *Store) expect(t *testing.T, index uint64, want string, known bool) {
+	t.Helper()
+	body, ok := s.Get(index)
+	if string(body) != want || ok != known || s.Knows(index) != known {
+		t.Errorf("entry %d: %q %v, want %q %v", index, body, ok, want, known)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatIsKnownOverRestarts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "queue", "verdicts.db")
+	s := open(t, path, 0)
+	s.Note(3, []byte("three"))
+	s.Note(9, []byte("nine"))
+	s.expect(t, 3, "three", true)
+	s.expect(t, 4, "", true)
+	must(t, s.Commit(8, 1))
+	s.expect(t, 9, "nine", true)
+	must(t, s.Close())
+
+	s = open(t, path, 8) // the mark came through: 9 is applied, and noted, again
+	s.expect(t, 3, "three", true)
+	s.expect(t, 9, "", true)
+	s.Note(9, []byte("another nine"))
+	must(t, s.Commit(12, 4)) // the log begins at 4
+	s.expect(t, 3, "", true)
+	must(t, s.Close())
+
+	s = open(t, path, 20) // entries 13 to 20 were applied while nobody noted
+	s.expect(t, 9, "", false)
+	s.expect(t, 20, "", false)
+	s.expect(t, 21, "", true)
+	must(t, s.Commit(25, 4))
+	s.Jump(100) // an image
+	s.expect(t, 100, "", false)
+	s.Note(101, []byte("x"))
+	must(t, s.Commit(110, 101))
+	must(t, s.Close())
+
+	s = open(t, path, 110)
+	s.expect(t, 100, "", false)
+	s.expect(t, 101, "x", true)
+	must(t, s.Close())
+
+	// The state was lost: it comes from another node, of an entry that was noted once, but not for this state.
+	s = open(t, path, 0)
+	must(t, s.Close())
+	s = open(t, path, 105)
+	s.expect(t, 101, "", false)
+	s.expect(t, 105, "", false)
+	s.expect(t, 106, "", true)
+}
+
+func TestDamageIsSetAside(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "verdicts.db")
+	s := open(t, path, 0)
+	s.Note(1, []byte(strings.Repeat("one", 100)))
+	must(t, s.Commit(5, 1))
+	must(t, s.Close())
+	whole, err := os.ReadFile(path)
+	must(t, err)
+	at := strings.Index(string(whole), "oneone")
+	for name, body := range map[string][]byte{"a flipped bit": append([]byte(nil), whole...), "cut": whole[:len(whole)/2], "empty": {}} {
+		if name == "a flipped bit" {
+			body[at+50] ^= 4
+		}
+		must(t, os.WriteFile(path, body, 0o600))
+		s := open(t, path, 5)
+		s.expect(t, 1, "", false)
+		s.expect(t, 6, "", true)
+		s.Note(7, []byte("seven"))
+		must(t, s.Commit(8, 1))
+		s.expect(t, 7, "seven", true)
+		must(t, s.Close())
+		if _, err := os.Stat(path + ".damaged"); err != nil && name != "empty" {
+			t.Errorf("%s: %v", name, err)
+		}
+		_ = os.Remove(path + ".damaged")
+	}
+}
