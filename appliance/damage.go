@@ -35,7 +35,7 @@ func newLogGuard(a *App) *logGuard {
 // damaged is logstore.Options.OnDamage.
 func (g *logGuard) damaged(d *logstore.DamageError) {
 	g.found.Inc()
-	g.app.damageFound(d)
+	g.app.integrity.logsDamaged(d)
 }
 
 // installed is told that another store was put in place. It never blocks.

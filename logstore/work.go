@@ -130,6 +130,9 @@ func (e *engine) distrust(d int64, name index.Name, why error) {
 	e.failMu.Unlock()
 	if !known {
 		e.store.opt.Log.Warn("word index is built again", "dir", e.dir, "day", d, "why", why)
+		if e.store.opt.OnIndex != nil && errors.Is(why, index.ErrUnusable) {
+			e.store.opt.OnIndex(d, why)
+		}
 		e.poke()
 	}
 }

@@ -28,7 +28,7 @@ func newCluster(s streams) *cobra.Command {
 	c := &cobra.Command{Use: "cluster", Short: "Found a cluster, join it, see how it is", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
 	c.AddCommand(
-		newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterCA(s, &t),
+		newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterVerify(s, &t), newClusterCA(s, &t),
 		newTokenGroup(s, &t, "node"),
 	)
 	return c
