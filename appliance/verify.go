@@ -36,7 +36,7 @@ const (
 	// that a mark overtook.
 	keyTables   = 16
 	verifyTries = 3
-	dayMs = 24 * 3600 * 1000
+	dayMs       = 24 * 3600 * 1000
 	// maxVerified bounds what is written into the metadata of a comparison.
 	maxVerified = 48 << 10
 )
