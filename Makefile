@@ -67,7 +67,7 @@ senders: $(CACHE)/prometheus $(CACHE)/lokiclient ## build and install the sender
 
 .PHONY: test-go
 test-go: $(CACHE)/versitygw senders ## tests of the Go packages
-	TRIWARD_BIN=$(BIN) TRIWARD_VERSITYGW=$(CACHE)/versitygw TRIWARD_SENDERS=$(CACHE) go test -timeout 20m ./...
+	TRIWARD_BIN=$(BIN) TRIWARD_VERSITYGW=$(CACHE)/versitygw TRIWARD_SENDERS=$(CACHE) go test -timeout 20m -parallel 4 ./...
 	@echo 'test-go: passed'
 
 .PHONY: test-web

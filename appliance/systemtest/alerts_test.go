@@ -23,6 +23,7 @@ import (
 // over: everything is told once, and its end, and to the second receiver what nobody acknowledged. A message comes twice
 // only under its key, and the history says why.
 func TestAlerts(t *testing.T) {
+	t.Parallel()
 	kills := 6
 	if os.Getenv("TRIWARD_FAULTS") != "" {
 		kills = 50

@@ -288,6 +288,7 @@ func percentiles(ds []time.Duration) string {
 
 // TestKill is the promise itself: whatever is killed, what was acknowledged is there exactly once on each node.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	rounds := 5
 	if os.Getenv("TRIWARD_FAULTS") != "" {
 		rounds = 20

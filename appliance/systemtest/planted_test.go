@@ -117,6 +117,7 @@ func TestOnlyTheBugItselfIsFound(t *testing.T) {
 // TestPlantedBugs shows that the kill test bites: each bug must turn it red, by what the ledger says and not by a run
 // that went wrong.
 func TestPlantedBugs(t *testing.T) {
+	t.Parallel()
 	for _, p := range plantedBugs() {
 		t.Run(p.name, func(t *testing.T) {
 			k := kills{leader: 2, all: 2, senders: 2, pace: 10 * time.Millisecond}
