@@ -4,6 +4,7 @@ import { agents } from './agents.en';
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
 import { events } from './events.en';
+import { integrity } from './integrity.en';
 import { retention } from './retention.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
@@ -382,6 +383,7 @@ export const en = {
   backups,
   events,
   access,
+  integrity,
   retention,
   notFound: {
     title: 'There is no such page',

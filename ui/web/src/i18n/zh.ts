@@ -5,6 +5,7 @@ import { alerts } from './alerts.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
 import { events } from './events.zh';
+import { integrity } from './integrity.zh';
 import { retention } from './retention.zh';
 
 export const zh: Dictionary = {
@@ -375,6 +376,7 @@ export const zh: Dictionary = {
   backups,
   events,
   access,
+  integrity,
   retention,
   notFound: {
     title: '没有这个页面',
