@@ -200,7 +200,8 @@ func evict(path string) error {
 	return f.Close()
 }
 
-// headChunks checks the files of the head's chunks that are full: the newest one is being written.
+// headChunks checks the files of the head's chunks. The newest one is being written: what is not whole there may be its end,
+// unless a whole chunk comes behind it.
 func (c *scrub) headChunks() error {
 	paths, err := filepath.Glob(filepath.Join(c.g.dir, headChunksDir, "[0-9]*"))
 	if err != nil {
@@ -211,8 +212,8 @@ func (c *scrub) headChunks() error {
 		j, _ := strconv.Atoi(filepath.Base(b))
 		return i - j
 	})
-	for i := 0; i+1 < len(paths); i++ {
-		if err := checkHeadChunks(paths[i], c.pace); err != nil {
+	for i := range paths {
+		if err := checkHeadChunks(paths[i], i == len(paths)-1, c.pace); err != nil {
 			if err := c.damaged(&DamageError{File: paths[i], Err: err}); err != nil {
 				return err
 			}
@@ -223,8 +224,7 @@ func (c *scrub) headChunks() error {
 
 // checkHeadChunks reads a file of chunks of the head: a header, then for each chunk the series (8 bytes), least and
 // greatest time (8 each), encoding (1), length (uvarint), content and a CRC32C of all that (4), big endian; then zeros.
-func checkHeadChunks(path string, pace func(int) error) error {
-	const fixed = chunks.SeriesRefSize + 2*chunks.MintMaxtSize + chunks.ChunkEncodingSize
+func checkHeadChunks(path string, newest bool, pace func(int) error) error {
 	var b []byte
 	if err := readPaced(path, pace, func(part []byte) error { b = append(b, part...); return nil }); err != nil {
 		return err
@@ -234,23 +234,52 @@ func checkHeadChunks(path string, pace func(int) error) error {
 	}
 	for at := chunks.HeadChunkFileHeaderSize; at < len(b); {
 		rest := b[at:]
-		if len(rest) < fixed+1 || allZero(rest[:fixed]) {
-			if !allZero(rest) {
+		if len(rest) < headChunkFixed+1 || allZero(rest[:headChunkFixed]) {
+			if !newest && !allZero(rest) {
 				return fmt.Errorf("bytes behind the last chunk, at %d", at)
 			}
 			return nil
 		}
-		size, n := binary.Uvarint(rest[fixed:])
-		if n <= 0 || size > math.MaxInt32 || fixed+n+int(size)+chunks.CRCSize > len(rest) {
-			return fmt.Errorf("chunk at %d runs beyond the end", at)
-		}
-		end := fixed + n + int(size)
-		if crc32.Checksum(rest[:end], castagnoli) != binary.BigEndian.Uint32(rest[end:]) {
+		size, whole := headChunk(rest)
+		if !whole {
+			if newest && !headChunkBehind(rest[1:]) {
+				return nil
+			}
 			return fmt.Errorf("chunk at %d: %w", at, errChecksum)
 		}
-		at += end + chunks.CRCSize
+		at += size
 	}
 	return nil
+}
+
+// headChunkFixed is what a chunk of the head begins with before its length.
+const headChunkFixed = chunks.SeriesRefSize + 2*chunks.MintMaxtSize + chunks.ChunkEncodingSize
+
+// headChunk returns the size of the chunk that b begins with and whether it is whole.
+func headChunk(b []byte) (int, bool) {
+	if len(b) < headChunkFixed+1 {
+		return 0, false
+	}
+	size, n := binary.Uvarint(b[headChunkFixed:])
+	if n <= 0 || size > math.MaxInt32 || headChunkFixed+n+int(size)+chunks.CRCSize > len(b) {
+		return 0, false
+	}
+	end := headChunkFixed + n + int(size)
+	return end + chunks.CRCSize, crc32.Checksum(b[:end], castagnoli) == binary.BigEndian.Uint32(b[end:])
+}
+
+// headChunkBehind reports whether a whole chunk begins in the next bytes. A chunk has about 200 bytes, so not far.
+func headChunkBehind(b []byte) bool {
+	const far = 64 << 10
+	for at := range min(len(b), far) {
+		if allZero(b[at:min(len(b), at+headChunkFixed)]) {
+			continue
+		}
+		if _, whole := headChunk(b[at:]); whole {
+			return true
+		}
+	}
+	return false
 }
 
 func allZero(b []byte) bool {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +26,7 @@ const firstDay = 20_000
 type world struct {
 	t       testing.TB
 	rng     *rand.Rand
+	noise   bool // lines that compress badly, so that there are values of their own
 	metrics *tsdb.Store
 	logs    *logstore.Store
 	dirs    [2]string
@@ -178,6 +180,11 @@ func (w *world) apply(samples, lines int) {
 				continue
 			}
 			l := wire.LogLine{T: t, Severity: wire.Severity(w.rng.IntN(5)), Text: []byte(fmt.Sprintf("request %d took %d ms %s", w.rng.IntN(1e6), w.rng.IntN(900), strings.Repeat("word ", w.rng.IntN(9))))}
+			if w.noise {
+				for range 40 {
+					l.Text = strconv.AppendUint(append(l.Text, ' '), w.rng.Uint64(), 36)
+				}
+			}
 			if w.rng.IntN(3) == 0 {
 				l.Fields = []wire.Label{{Name: "code", Value: fmt.Sprint(w.rng.IntN(600))}}
 			}
