@@ -34,6 +34,9 @@ func newLogGuard(a *App) *logGuard {
 
 // damaged is logstore.Options.OnDamage.
 func (g *logGuard) damaged(d *logstore.DamageError) {
+	if n := g.app.nodeIfOpen(); n != nil && !n.InUse(d.Dir) {
+		return // of a store that was replaced
+	}
 	g.found.Inc()
 	g.app.integrity.logsDamaged(d)
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/api"
-	"github.com/triward/triward/appliance/events"
+	"github.com/triward/triward/appliance/repair"
 	"github.com/triward/triward/appliance/scrub"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate"
@@ -30,13 +30,10 @@ type integrity struct {
 	scrubber *scrub.Scrubber
 	jobs     deepJobs
 	verifier verifier
-
-	mu    sync.Mutex
-	found map[string]string // damage of log and state found since the start, by place; the stores know their own
 }
 
 func newIntegrity(a *App) *integrity {
-	i := &integrity{app: a, found: make(map[string]string)}
+	i := &integrity{app: a}
 	i.jobs.i, i.verifier.i = i, i
 	i.scrubber = scrub.New(scrub.Config{
 		Metrics: a.metrics, Logs: a.logs, Node: scrubbed{a}, File: a.dataPath(scrubFile),
@@ -96,45 +93,48 @@ func (i *integrity) busy() bool {
 	return st.Installing || st.DiskFull != "" || st.InFlightBytes > st.InFlightLimit/4 || st.CommitIndex > st.AppliedIndex+busyLag
 }
 
-// damaged is told of all damage of this node, whoever found it: it is counted, told as an event and in the health of the
-// node. It does not block.
-func (i *integrity) damaged(d scrub.Damage) {
-	i.app.log.Error("damage was found", "part", d.Part, "kind", d.Kind, "place", d.Place, "from", d.From, "to", d.To, "err", d.Err)
-	if d.Part == scrub.PartLog || d.Part == scrub.PartState {
-		i.mu.Lock()
-		i.found[d.Part+" "+d.Place] = fmt.Sprint(d.Err)
-		i.mu.Unlock()
-	}
-	i.app.damageFound(d)
-}
-
 // metricsDamaged is tsdb.Options.OnDamage.
 func (i *integrity) metricsDamaged(d *tsdb.DamageError) {
-	i.noted(scrub.Damage{Part: scrub.PartMetrics, Kind: command.KindMetrics.String(), From: d.From, To: d.To, Place: d.File, Err: d})
+	if n := i.app.nodeIfOpen(); n != nil && !n.InUse(d.Dir) {
+		return // of a store that was replaced
+	}
+	i.noted(scrub.Damage{Part: raftstate.PartMetrics, Kind: command.KindMetrics.String(), From: d.From, To: d.To, Place: d.File, Err: d.Err})
 }
 
-// logsDamaged is logstore.Options.OnDamage.
+// logsDamaged is told of damage of the store of lines.
 func (i *integrity) logsDamaged(d *logstore.DamageError) {
-	i.noted(scrub.Damage{Part: scrub.PartLogs, From: d.From, To: d.To, Place: d.Place, Err: d})
+	r := logDamage(d)
+	i.noted(scrub.Damage{Part: r.Part, Kind: r.Kind, From: d.From, To: d.To, Place: d.Place, Err: d.Err})
 }
 
-// indexRebuilt is logstore.Options.OnIndex.
-func (i *integrity) indexRebuilt(day int64, why error) {
-	i.noted(scrub.Damage{Part: scrub.PartIndex, From: day * dayMs, To: (day + 1) * dayMs, Place: "word index of " + time.UnixMilli(day*dayMs).UTC().Format(time.DateOnly), Err: why})
+// indexChanged is logstore.Options.OnIndex.
+func (i *integrity) indexChanged(day int64, why error) {
+	if why == nil {
+		i.app.repairs.Mended(raftstate.PartIndex, howRebuilt)
+		return
+	}
+	i.noted(scrub.Damage{
+		Part: raftstate.PartIndex, From: day * dayMs, To: (day + 1) * dayMs, Err: why,
+		Place: "word index of " + time.UnixMilli(day*dayMs).UTC().Format(time.DateOnly),
+	})
 }
 
-// noted takes damage of this node from whoever found it.
+// noted takes damage of this node from whoever found it: it is listed, and repaired.
 func (i *integrity) noted(d scrub.Damage) {
 	i.scrubber.Found(d)
-	i.damaged(d)
+	out := repair.Damage{Part: d.Part, Kind: d.Kind, From: d.From, Place: d.Place, Err: fmt.Sprint(d.Err)}
+	if d.To > 0 {
+		out.To = d.To - 1 // inclusive
+	}
+	i.app.repairs.Found(out)
 }
 
 // reported takes damage that the scrubber found: a day that differs must not be answered from any more.
 func (i *integrity) reported(d scrub.Damage) {
 	switch {
-	case d.Part == scrub.PartMetrics:
+	case d.Part == raftstate.PartMetrics:
 		i.app.metrics.Report(&tsdb.DamageError{File: d.Place, Err: d.Err, From: d.From, To: d.To, Hides: true})
-	case d.Part == scrub.PartLogs:
+	case d.Part == raftstate.PartLogs:
 		kind := wire.StreamLog
 		if d.Kind == command.KindEvents.String() {
 			kind = wire.StreamEvent
@@ -145,54 +145,27 @@ func (i *integrity) reported(d scrub.Damage) {
 	}
 }
 
-// check is the node's check of that name.
-func (i *integrity) check(context.Context) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	for place, why := range i.found {
-		return fmt.Errorf("damaged: %s: %s (%s)", place, why, hintReplace)
+// holds reads the days in which the asker is damaged, where they are known, and fails when they are not what was accepted.
+func (i *integrity) holds(ctx context.Context, asker []repair.Damage) error {
+	for _, d := range asker {
+		if d.Part != raftstate.PartMetrics && d.Part != raftstate.PartLogs || d.To == 0 {
+			continue
+		}
+		r := scrub.Request{Kinds: []command.Kind{command.KindMetrics}, From: d.From, To: d.To + 1}
+		if d.Part == raftstate.PartLogs {
+			r.Kinds = []command.Kind{command.KindLogs, command.KindEvents}
+		}
+		days, err := i.scrubber.Check(ctx, r, nil)
+		if err != nil {
+			return err
+		}
+		for k := range days {
+			if v := days[k].Verdict; v == scrub.Differs || v == scrub.Damaged {
+				return fmt.Errorf("%s: %s", days[k].Place(), days[k].Error)
+			}
+		}
 	}
 	return nil
-}
-
-// checkMetrics is the check of the store of metrics.
-func (i *integrity) checkMetrics(context.Context) error {
-	if err := i.app.metrics.Check(); err != nil {
-		return err
-	}
-	switch places := i.app.metrics.Damaged(); len(places) {
-	case 0:
-		return nil
-	case 1:
-		return fmt.Errorf("damaged: %s (%s)", places[0], hintReplace)
-	default:
-		return fmt.Errorf("damaged: %s and %d more places (%s)", places[0], len(places)-1, hintReplace)
-	}
-}
-
-// partNames are those of parts for people.
-var partNames = map[string]string{
-	scrub.PartLog: "log", scrub.PartState: "metadata", scrub.PartMetrics: "store of metrics", scrub.PartLogs: "log store",
-	scrub.PartIndex: "word index",
-}
-
-// damageFound tells of a damaged place of this node, once in two days.
-func (a *App) damageFound(d scrub.Damage) {
-	e := events.Event{
-		ID: "damage/" + a.cfg.NodeID + "/" + d.Part + "/" + d.Place, Kind: "damage_found", Host: a.cfg.NodeID, Key: d.Place, Severity: wire.SeverityCritical,
-		Text: fmt.Sprintf("damage was found in the %s of node %s: %s", partNames[d.Part], a.cfg.NodeID, d.Place),
-		Tags: map[string]string{"place": d.Place, "part": d.Part},
-	}
-	if d.Kind != "" {
-		e.Tags["data"] = d.Kind
-	}
-	if d.To != 0 {
-		e.Tags["from"], e.Tags["to"] = time.UnixMilli(d.From).UTC().Format(time.RFC3339), time.UnixMilli(d.To).UTC().Format(time.RFC3339)
-	}
-	if d.Part == scrub.PartIndex { // it is derived and made again at once
-		e.Severity = wire.SeverityWarning
-	}
-	a.events.Tell(e)
 }
 
 // Paths on the peer port.

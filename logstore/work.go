@@ -172,6 +172,9 @@ func (e *engine) heal() (bool, error) {
 	e.failMu.Lock()
 	delete(e.bad, d)
 	e.failMu.Unlock()
+	if e.store.opt.OnIndex != nil {
+		e.store.opt.OnIndex(d, nil)
+	}
 	return len(days) > 1, nil
 }
 

@@ -42,6 +42,7 @@ func (s *Store) Report(d *DamageError) {
 
 // damaged remembers a place and tells of it once.
 func (g *generation) damaged(d *DamageError) {
+	d.Dir = g.dir
 	g.damageMu.Lock()
 	old := g.damage[d.File]
 	first := old == nil && len(g.damage) < maxDamage

@@ -23,6 +23,7 @@ var ErrSwapped = errors.New("the metrics store was replaced while the query ran;
 // DamageError names the file that is damaged. It matches ErrDamaged.
 type DamageError struct {
 	File string // path of the file or block, or what differs
+	Dir  string // of the store; "" of one that could not be opened
 	Err  error
 	// From and To bound the times of the samples that it is about, in milliseconds, To exclusive; both 0 when unknown.
 	From, To int64
@@ -57,6 +58,15 @@ func damaged(file string, err error) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return &DamageError{File: file, Err: err}
+}
+
+// DamagedPlace is for those who know the error by this only: where the damage is, and the times that it is about in
+// milliseconds, both inclusive; 0 when unknown.
+func (e *DamageError) DamagedPlace() (place string, from, to int64) {
+	if e.To > 0 {
+		to = e.To - 1
+	}
+	return e.File, e.From, to
 }
 
 // Hint tells the operator what to do.

@@ -12,22 +12,14 @@ import (
 	"time"
 
 	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/raftstate"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/logfile"
 	"github.com/triward/triward/raftstate/meta"
 	"github.com/triward/triward/tsdb"
 )
 
-// The parts of a node that damage is in.
-const (
-	PartLog     = "log"     // the Raft log
-	PartState   = "state"   // the metadata
-	PartMetrics = "metrics" // the store of metrics
-	PartLogs    = "logs"    // the store of lines
-	PartIndex   = "index"   // the word index, which is made again by itself
-)
-
-// Damage is something that is not what was written. From and To bound the times that it is about, in milliseconds since
+// Damage is something that is not what was written. Part is one of raftstate's. From and To bound the times that it is about, in milliseconds since
 // 1970, To exclusive; both 0 when unknown. Kind is that of the data, "" for all of a part.
 type Damage struct {
 	Part, Kind string
@@ -269,7 +261,7 @@ func (s *Scrubber) steps(ctx context.Context) ([]step, error) {
 	for _, d := range days(sums, nil, 0, 0) {
 		name := lines
 		if d.kinds[0] == command.KindMetrics {
-			name = PartMetrics
+			name = raftstate.PartMetrics
 		}
 		all = append(all, step{stepDay + name + "/" + strconv.FormatInt(d.day, 10), func(ctx context.Context, pace Pace) error {
 			out, err := s.deep.compare(ctx, d.kinds, d.day, pace)
@@ -318,9 +310,9 @@ func (s *Scrubber) tell(d *Day) {
 
 func partOf(kind string) string {
 	if kind == command.KindMetrics.String() {
-		return PartMetrics
+		return raftstate.PartMetrics
 	}
-	return PartLogs
+	return raftstate.PartLogs
 }
 
 func (s *Scrubber) report(d Damage) {
@@ -334,7 +326,7 @@ func (s *Scrubber) report(d Damage) {
 func (s *Scrubber) scrubState(_ context.Context, pace Pace) error {
 	path, err := s.cfg.Node.ScrubState(pace)
 	if errors.Is(err, meta.ErrDamaged) {
-		s.report(Damage{Part: PartState, Place: path, Err: err})
+		s.report(Damage{Part: raftstate.PartState, Place: path, Err: err})
 		return nil
 	}
 	return err
@@ -343,7 +335,7 @@ func (s *Scrubber) scrubState(_ context.Context, pace Pace) error {
 func (s *Scrubber) scrubLog(ctx context.Context, pace Pace) error {
 	err := s.cfg.Node.ScrubLog(ctx, 0, pace)
 	if errors.Is(err, logfile.ErrCorrupt) {
-		s.report(Damage{Part: PartLog, Place: "raft", Err: err})
+		s.report(Damage{Part: raftstate.PartLog, Place: "raft", Err: err})
 		return nil
 	}
 	return err

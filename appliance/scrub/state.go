@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/triward/triward/raftstate/command"
 )
 
 // state is the file: JSON to which fields are only added.
@@ -140,7 +142,7 @@ func (s *Scrubber) proven() func(minT, maxT int64) bool {
 	defer s.mu.Unlock()
 	equal := map[int64]bool{}
 	for _, d := range s.state.Days {
-		if d.Kind == PartMetrics && d.Verdict == Equal {
+		if d.Kind == command.KindMetrics.String() && d.Verdict == Equal {
 			equal[d.Day] = true
 		}
 	}
@@ -173,6 +175,20 @@ func (s *Scrubber) Found(d Damage) {
 	}
 }
 
+// Repaired takes a place off the list of what was found.
+func (s *Scrubber) Repaired(part, place string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.state.Found)
+	s.state.Found = slices.DeleteFunc(s.state.Found, func(f Finding) bool { return f.Part == part && f.Place == place })
+	if len(s.state.Found) == n {
+		return
+	}
+	if err := s.state.save(s.cfg.File); err != nil {
+		s.cfg.Log.Warn("what was repaired is not written down", "err", err)
+	}
+}
+
 // Status is where the scrubber is. Times are milliseconds since 1970, 0: never or none.
 type Status struct {
 	Every     int64     `json:"every_ms"`
@@ -183,7 +199,7 @@ type Status struct {
 	LastTook  int64     `json:"last_took_ms"`
 	LastEqual int       `json:"last_equal"` // kinds and days that were equal
 	Left      []Day     `json:"left"`       // those of the last pass that are not known to be
-	Found     []Finding `json:"found"`      // the newest last
+	Found     []Finding `json:"found"`      // and not repaired, the newest last
 	Bytes     int64     `json:"bytes"`      // read since the node started
 }
 
