@@ -22,12 +22,12 @@ func (s *Store) Scrub(ctx context.Context, from uint64, pace func(bytes int) err
 	if err := s.scrubMeta(ctx); err != nil {
 		return err
 	}
-	first, _, err := s.bounds()
+	first, end, err := s.bounds()
 	if err != nil {
 		return err
 	}
 	var l raft.Log
-	for i := max(first, from); ; i++ {
+	for i := max(first, from); i <= end; i++ { // what comes meanwhile is for the next time
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -38,7 +38,7 @@ func (s *Store) Scrub(ctx context.Context, from uint64, pace func(bytes int) err
 		if last == 0 || i > last {
 			return nil
 		}
-		if i = max(i, first); i > last {
+		if i = max(i, first); i > min(last, end) {
 			return nil
 		}
 		err = s.read(i, &l)
@@ -55,6 +55,7 @@ func (s *Store) Scrub(ctx context.Context, from uint64, pace func(bytes int) err
 			return err
 		}
 	}
+	return nil
 }
 
 // scrubMeta reads the file with the list of segments, term and vote. It is small and written at any time, so what looks
