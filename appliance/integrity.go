@@ -155,7 +155,7 @@ func (i *integrity) holds(ctx context.Context, asker []repair.Damage) error {
 		if d.Part == raftstate.PartLogs {
 			r.Kinds = []command.Kind{command.KindLogs, command.KindEvents}
 		}
-		days, err := i.scrubber.Check(ctx, r, nil)
+		days, _, err := i.scrubber.Check(ctx, r, nil)
 		if err != nil {
 			return err
 		}

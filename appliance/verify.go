@@ -37,6 +37,8 @@ const (
 	keyTables   = 16
 	verifyTries = 3
 	dayMs       = 24 * 3600 * 1000
+	// maxVerifyFound bounds the damaged files that are listed.
+	maxVerifyFound = 100
 	// maxVerified bounds what is written into the metadata of a comparison.
 	maxVerified = 48 << 10
 )
@@ -323,6 +325,13 @@ func (v *verifier) deep(ctx context.Context, run *api.Verification) {
 				return
 			}
 			n.Done, n.All = job.Done, job.All
+			for _, f := range job.Found {
+				if len(run.Differences) < maxVerifyFound {
+					run.Differences = append(run.Differences, scrub.Difference{
+						What: "file", Table: f.Part, Key: f.Place, Odd: []string{n.Node}, Nodes: map[string]string{n.Node: f.Error},
+					})
+				}
+			}
 			for _, d := range job.Days {
 				if d.Verdict == scrub.Equal {
 					n.Equal++
@@ -378,12 +387,13 @@ func (v *verifier) follow(ctx context.Context, node, path string, run *api.Verif
 
 // deepJob is what a node says of a deep comparison of its own.
 type deepJob struct {
-	Name  string      `json:"name"`
-	Done  int         `json:"done"`
-	All   int         `json:"all"`
-	Ended bool        `json:"ended"`
-	Days  []scrub.Day `json:"days,omitempty"`
-	Error string      `json:"error,omitempty"`
+	Name  string          `json:"name"`
+	Done  int             `json:"done"`
+	All   int             `json:"all"`
+	Ended bool            `json:"ended"`
+	Days  []scrub.Day     `json:"days,omitempty"`
+	Found []scrub.Finding `json:"found,omitempty"` // damaged places of its files
+	Error string          `json:"error,omitempty"`
 
 	asked time.Time
 }
@@ -431,9 +441,10 @@ func (j *deepJobs) run(ctx context.Context, name string, r scrub.Request) {
 			fn()
 		}
 	}
-	days, err := j.i.scrubber.Check(ctx, r, func(done, all int) { set(func() { j.job.Done, j.job.All = done, all }) })
+	r.Files = true
+	days, found, err := j.i.scrubber.Check(ctx, r, func(done, all int) { set(func() { j.job.Done, j.job.All = done, all }) })
 	set(func() {
-		j.job.Days, j.job.Ended = days, true
+		j.job.Days, j.job.Found, j.job.Ended = days, found, true
 		if err != nil {
 			j.job.Error = err.Error()
 		}

@@ -73,8 +73,8 @@ func newClusterVerify(s streams, t *target) *cobra.Command {
 and events by kind and day, and the hash of the metadata (users, rules, alerts and the rest). What differs is named: the
 node, the kind, the day, the records of the metadata.
 
-With --deep every node also reads what its stores answer about those kinds and days, now, and compares it with what was
-accepted. That takes as long as reading it takes (scrub.verify_rate of the nodes). A day to which data comes all the
+With --deep every node also reads all its files and compares them with their checksums, and reads what its stores answer
+about those kinds and days and compares it with what was accepted. That takes as long as reading it takes (scrub.verify_rate of the nodes). A day to which data comes all the
 while, as the present one, cannot be read so: it is said, and compared by the digests only.
 
 Exit codes: 0 equal, 1 something differs, 3 a node did not answer or could not read everything.`,
@@ -230,6 +230,8 @@ func printDifferences(s streams, a *verifyAnswer) error {
 				if d.What == "store" {
 					what = "stored " + what
 				}
+			case d.What == "file":
+				what = "damaged " + d.Table + " " + d.Key
 			case d.Table != "":
 				what = strings.TrimSpace("metadata " + d.Table + " " + d.Key)
 			}

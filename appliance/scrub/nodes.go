@@ -71,7 +71,7 @@ func keyText(table, key string) string {
 
 // Difference is something in which nodes differ.
 type Difference struct {
-	What  string `json:"what"` // data, state or store
+	What  string `json:"what"` // data, state, store (a day is not stored as it was accepted) or file (Key of the part Table is damaged)
 	Kind  string `json:"kind,omitempty"`
 	Day   int64  `json:"day,omitempty"`
 	Table string `json:"table,omitempty"`

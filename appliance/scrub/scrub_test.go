@@ -37,7 +37,7 @@ func TestDeepDigestIsTheRunningOne(t *testing.T) {
 					w.cut(command.Kinds[w.rng.IntN(len(command.Kinds))], max(0, w.clock/dayMs-2)*dayMs)
 				}
 				var found []Damage
-				days, err := w.scrubber(&found).Check(t.Context(), Request{}, nil)
+				days, _, err := w.scrubber(&found).Check(t.Context(), Request{}, nil)
 				if err != nil || len(found) > 0 {
 					t.Fatalf("round %d: %v %+v", round, err, found)
 				}
@@ -81,7 +81,7 @@ func TestNothingDiffersWhileDataComes(t *testing.T) {
 	s := w.scrubber(&found)
 	verdicts := map[Verdict]int{}
 	for range 15 {
-		days, err := s.Check(ctx, Request{}, nil)
+		days, _, err := s.Check(ctx, Request{}, nil)
 		if err != nil {
 			t.Error(err)
 			break

@@ -355,23 +355,32 @@ func (s *Scrubber) scrubLogs(ctx context.Context, pace Pace) error {
 
 // Request says what Check reads.
 type Request struct {
+	Files    bool           // the files of all parts, too, whatever the kinds
 	Kinds    []command.Kind // nil: all
 	From, To int64          // milliseconds since 1970; 0: no bound
 }
 
-// Check compares the days of the request now. progress, which may be nil, is told after each day. A pass under way is
+// Check compares the days of the request now, and returns what is known to be damaged beside. progress, which may be nil, is told after each day. A pass under way is
 // waited for step by step: the two do not read at once.
-func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all int)) (out []Day, err error) {
+func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all int)) (out []Day, found []Finding, err error) {
 	release, err := s.hold(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer release()
+	pace := s.pacer(ctx, s.cfg.CheckRate)
+	if r.Files {
+		for _, do := range []func(context.Context, Pace) error{s.scrubState, s.scrubLog, s.scrubMetrics, s.scrubLogs} {
+			if err := do(ctx, pace); err != nil {
+				return nil, found, err
+			}
+			found = s.open(found) // before it is repaired
+		}
+	}
 	_, sums, err := s.cfg.Node.Settled(ctx)
 	if err != nil {
-		return nil, err
+		return nil, found, err
 	}
-	pace := s.pacer(ctx, s.cfg.CheckRate)
 	list := days(sums, r.Kinds, r.From, r.To)
 	for i, d := range list {
 		if progress != nil {
@@ -379,7 +388,7 @@ func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all
 		}
 		got, err := s.deep.compare(ctx, d.kinds, d.day, pace)
 		if err != nil {
-			return out, err
+			return out, found, err
 		}
 		for i := range got {
 			s.tell(&got[i])
@@ -395,5 +404,17 @@ func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all
 		}
 		return int(a.Day - b.Day)
 	})
-	return out, nil
+	return out, s.open(found), nil
+}
+
+// open adds what was found and is not repaired to a list.
+func (s *Scrubber) open(list []Finding) []Finding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.state.Found {
+		if !slices.ContainsFunc(list, func(o Finding) bool { return o.Part == f.Part && o.Place == f.Place }) {
+			list = append(list, f)
+		}
+	}
+	return list
 }
