@@ -90,6 +90,7 @@ type App struct {
 	// eventMark says whether events came.
 	eventMark eventMark
 
+	integrity *integrity
 	snapshots *snapshots
 	retention *retentionKeeper
 	self      *selfmon.Monitor
@@ -255,6 +256,7 @@ func closed(err error) error {
 func (a *App) openStores() (err error) {
 	a.metrics, err = tsdb.New(tsdb.Options{
 		Dictionary: a.state, Logger: a.part("tsdb"), Registerer: a.registry, Stagger: a.stagger(3 * time.Minute),
+		OnDamage: func(d *tsdb.DamageError) { a.integrity.metricsDamaged(d) },
 	})
 	if err != nil {
 		return err
@@ -262,10 +264,12 @@ func (a *App) openStores() (err error) {
 	a.guard = newLogGuard(a)
 	a.logs, err = logstore.New(logstore.Options{
 		Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes), OnDamage: a.guard.damaged,
+		OnIndex: func(day int64, why error) { a.integrity.indexChanged(day, why) },
 	})
 	if err != nil {
 		return errors.Join(err, a.metrics.Close())
 	}
+	a.integrity = newIntegrity(a)
 	a.onStop("stores", func(context.Context) error { return errors.Join(a.metrics.Close(), a.logs.Close()) })
 	a.query = tsdb.NewQuery(a.metrics, tsdb.QueryOptions{
 		Logger: a.part("promql"), Registerer: a.registry, Timeout: time.Duration(a.cfg.Limits.QueryTimeout),
@@ -352,12 +356,15 @@ func (a *App) openServices() error {
 	if err := a.registry.Register(a.snapshots); err != nil {
 		return fmt.Errorf("register metrics of backups: %w", err)
 	}
+	if err := a.registry.Register(a.integrity.scrubber); err != nil {
+		return fmt.Errorf("register metrics of the search for damage: %w", err)
+	}
 	if err := a.registry.Register(a.retention); err != nil {
 		return fmt.Errorf("register metrics of disk and retention: %w", err)
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Queue: a.queue, Keys: a.keys, Membership: a, Upgrades: a,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Queue: a.queue, Keys: a.keys, Membership: a, Upgrades: a, Integrity: a.integrity,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
@@ -406,6 +413,7 @@ func (a *App) Start() error {
 	if a.cfg.SelfMonitoring {
 		a.self.Start()
 	}
+	a.work.Go(func() { a.integrity.scrubber.Run(background) })
 	a.work.Go(func() { a.guard.run(background) })
 	a.work.Go(func() { a.repairs.Run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })

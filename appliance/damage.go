@@ -38,7 +38,7 @@ func (g *logGuard) damaged(d *logstore.DamageError) {
 		return // of a store that was replaced
 	}
 	g.found.Inc()
-	g.app.repairs.Found(logDamage(d))
+	g.app.integrity.logsDamaged(d)
 }
 
 // installed is told that another store was put in place. It never blocks.

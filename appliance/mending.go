@@ -55,6 +55,9 @@ func (a *App) tellDamage(node string, r repair.Record) {
 		Text: fmt.Sprintf("damage was found in the %s of node %s: %s", partName(r.Part), node, r.Place),
 	}
 	if !r.Open() {
+		if node == a.cfg.NodeID {
+			a.integrity.scrubber.Repaired(r.Part, r.Place)
+		}
 		e.ID, e.Kind, e.Severity = "repaired/"+r.ID, "damage_repaired", wire.SeverityNotice
 		took := time.Duration(r.TookMs) * time.Millisecond
 		e.Text = fmt.Sprintf("damage in the %s of node %s (%s) was repaired in %s: %s", partName(r.Part), node, r.Place, took.Round(time.Millisecond), howText(&r))
@@ -190,11 +193,14 @@ func (a *App) orderedRepair() (o repair.Order, ok bool) {
 }
 
 // holdsAll compares what this node holds with what the cluster accepted.
-func (a *App) holdsAll(ctx context.Context, _ []repair.Damage) error {
+func (a *App) holdsAll(ctx context.Context, asker []repair.Damage) error {
 	if !a.isOpen(ctx) {
 		return ctx.Err()
 	}
-	return a.guard.verify(ctx)
+	if err := a.guard.verify(ctx); err != nil {
+		return err
+	}
+	return a.integrity.holds(ctx, asker)
 }
 
 // OrderRepair implements api.Repairs: the operator takes it upon himself which node is right.

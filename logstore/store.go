@@ -31,6 +31,9 @@ type Options struct {
 	// OnDamage is told, at most once for each place, of damage found by a reader or by background work. It must
 	// not block.
 	OnDamage func(*DamageError)
+	// OnIndex is told that the word index of a day (since 1970) was not what it should be, and with nil once it was dropped and
+	// its blocks are scanned until they are indexed again. It must not block.
+	OnIndex func(day int64, why error)
 	// FS is the file system of Pebble (the real one); the word index always lives on the real one.
 	FS vfs.FS
 	// Now is the clock of background work (time.Now). No answer depends on it.
@@ -77,10 +80,24 @@ type DamageError struct {
 	Dir   string
 	Place string // a file or a key
 	Err   error
+	// From and To bound the times of the lines that it is about, in milliseconds since 1970, To exclusive; both 0 when
+	// unknown.
+	From, To int64
+	// Index says that it is only a word index, which is made again from the blocks.
+	Index bool
 }
 
 func (e *DamageError) Error() string {
 	return fmt.Sprintf("log store %s: %s is damaged: %v", e.Dir, e.Place, e.Err)
+}
+
+// DamagedPlace is for those who know the error by this only: where the damage is, and the times that it is about in
+// milliseconds, both inclusive; 0 when unknown.
+func (e *DamageError) DamagedPlace() (place string, from, to int64) {
+	if e.To > 0 {
+		to = e.To - 1
+	}
+	return e.Place, e.From, to
 }
 
 // Unwrap makes errors.Is find ErrDamaged and the cause.

@@ -3,7 +3,6 @@ package raftstate
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -78,21 +77,4 @@ func (p *quietPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raf
 		return nil, errHangs
 	}
 	return p.AppendPipeline.AppendEntries(args, resp)
-}
-
-// watchDisk ends the node when a write to the log hangs: with its lease the leader would otherwise stay.
-func (n *Node) watchDisk() {
-	ticker := time.NewTicker(max(n.cfg.HungDisk/10, time.Millisecond))
-	defer ticker.Stop()
-	for {
-		select {
-		case <-n.closing:
-			return
-		case <-ticker.C:
-			if d := n.store.Writing(); d > n.cfg.HungDisk {
-				n.fatal(brokenDisk("log", fmt.Errorf("a write has been hanging for %s", d.Round(time.Second))))
-				return
-			}
-		}
-	}
 }

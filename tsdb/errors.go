@@ -22,8 +22,14 @@ var ErrSwapped = errors.New("the metrics store was replaced while the query ran;
 
 // DamageError names the file that is damaged. It matches ErrDamaged.
 type DamageError struct {
-	File string // path of the file or block
+	File string // path of the file or block, or what differs
+	Dir  string // of the store; "" of one that could not be opened
 	Err  error
+	// From and To bound the times of the samples that it is about, in milliseconds, To exclusive; both 0 when unknown.
+	From, To int64
+	// Hides says that answers over these times may be wrong without anybody noticing: queries that touch them fail.
+	// Otherwise a query fails by itself when it comes to the place.
+	Hides bool
 }
 
 // Error says which file is damaged and how.
@@ -52,6 +58,15 @@ func damaged(file string, err error) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return &DamageError{File: file, Err: err}
+}
+
+// DamagedPlace is for those who know the error by this only: where the damage is, and the times that it is about in
+// milliseconds, both inclusive; 0 when unknown.
+func (e *DamageError) DamagedPlace() (place string, from, to int64) {
+	if e.To > 0 {
+		to = e.To - 1
+	}
+	return e.File, e.From, to
 }
 
 // Hint tells the operator what to do.

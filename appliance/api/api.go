@@ -52,6 +52,8 @@ type Config struct {
 	AgentCAs AgentCAs
 	// Queue is the log as consumers see it.
 	Queue *queue.Service
+	// Integrity compares the nodes and knows of damage.
+	Integrity Integrity
 	// Membership changes who is a member.
 	Membership Membership
 	// Upgrades raises the cluster's format.

@@ -6,6 +6,7 @@ import { backups } from './backups.en';
 import { events } from './events.en';
 import { members } from './members.en';
 import { queue } from './queue.en';
+import { integrity } from './integrity.en';
 import { retention } from './retention.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
@@ -371,6 +372,7 @@ export const en = {
   access,
   members,
   queue,
+  integrity,
   retention,
   notFound: {
     title: 'There is no such page',

@@ -7,6 +7,7 @@ import type { Dictionary } from './en';
 import { events } from './events.zh';
 import { members } from './members.zh';
 import { queue } from './queue.zh';
+import { integrity } from './integrity.zh';
 import { retention } from './retention.zh';
 
 export const zh: Dictionary = {
@@ -364,6 +365,7 @@ export const zh: Dictionary = {
   access,
   members,
   queue,
+  integrity,
   retention,
   notFound: {
     title: '没有这个页面',
