@@ -66,8 +66,8 @@ type Save struct {
 	Size    int64 // of the manifest object alone, in bytes
 }
 
-// saveName is the name of a backup. Names sort by index.
-func saveName(index uint64, logTime int64, run string) string {
+// SaveName is the name of a backup. Names sort by index.
+func SaveName(index uint64, logTime int64, run string) string {
 	return fmt.Sprintf("%s%020d-%015d-%s", prefixSave, index, logTime, run)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/container"
+	"github.com/triward/triward/appliance/backup/target"
 	"github.com/triward/triward/raftstate/snapshot"
 )
 
@@ -114,6 +115,34 @@ func (r *Repository) Inspect(ctx context.Context, name string) (h container.Head
 		return h, 0, err
 	}
 	return m.c.Header, len(m.list), m.in.Close()
+}
+
+// ReadBack reads what a save has stored, which needs no key, and makes sure that it is whole and that what it shares with
+// earlier ones is there.
+func (r *Repository) ReadBack(ctx context.Context, name string, st *Stats) (container.Header, error) {
+	m, err := r.openManifest(ctx, name)
+	if err != nil {
+		return container.Header{}, err
+	}
+	_, err = io.Copy(io.Discard, m.c)
+	if err = errors.Join(err, m.in.Close()); err != nil {
+		return m.c.Header, fmt.Errorf("%s: %w", name, err)
+	}
+	for _, p := range st.stored {
+		if _, err := r.checkPack(ctx, p); err != nil {
+			return m.c.Header, err
+		}
+	}
+	there := make(map[string]bool)
+	if err := r.store.List(ctx, prefixPack, func(i target.Item) error { there[i.Name] = true; return nil }); err != nil {
+		return m.c.Header, err
+	}
+	for _, p := range m.list {
+		if !there[p] {
+			return m.c.Header, fmt.Errorf("%w: %s in %s", ErrMissing, p, r.store)
+		}
+	}
+	return m.c.Header, nil
 }
 
 // CheckStored reads a save and all its packs to their end and checks what can be checked without a key: that they are,

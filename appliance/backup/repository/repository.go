@@ -53,6 +53,19 @@ func NewSecret(encrypted bool) (*Secret, error) {
 	return s, nil
 }
 
+// Identities is what the secret opens by itself: everything of a repository that is not encrypted or lets the cluster try
+// restores, otherwise the manifests.
+func (s *Secret) Identities() ([]age.Identity, error) {
+	if s.Identity == "" {
+		return nil, nil
+	}
+	id, err := age.ParseX25519Identity(s.Identity)
+	if err != nil {
+		return nil, fmt.Errorf("key of the repository: %w", err)
+	}
+	return []age.Identity{id}, nil
+}
+
 // Scope says what a repository is of, so that two never mix: another incarnation of the cluster, which may give the same
 // index to other entries, and other readers, who could not read what was stored before, have another one.
 type Scope struct {
@@ -84,7 +97,7 @@ type about struct {
 	Incarnation string `json:"incarnation"`
 	Encryption  string `json:"encryption"` // "age" or ""
 	Drill       bool   `json:"drill,omitempty"`
-	// Secret is the JSON of Secret, encrypted by age to the recipients when there are any.
+	// Secret is the JSON of Secret; when there are recipients, encrypted by age to them and to the secret's own key.
 	Secret []byte `json:"secret"`
 }
 
@@ -155,7 +168,11 @@ func (r *Repository) create(ctx context.Context, scope *Scope) error {
 	}
 	if len(r.recipients) > 0 {
 		r.about.Encryption = container.EncryptionAge
-		if r.about.Secret, err = sealed(body, r.recipients); err != nil {
+		to, err := r.manifestRecipients()
+		if err != nil {
+			return err
+		}
+		if r.about.Secret, err = sealed(body, to); err != nil {
 			return err
 		}
 	}

@@ -295,7 +295,7 @@ func TestPacksAreGivenUp(t *testing.T) {
 	if st.New != 200<<10 {
 		t.Errorf("%+v", st)
 	}
-	for _, save := range []string{first, saveName(2, 2000, "second")} {
+	for _, save := range []string{first, SaveName(2, 2000, "second")} {
 		if err := r.Remove(t.Context(), save); err != nil {
 			t.Fatal(err)
 		}

@@ -49,6 +49,8 @@ type Stats struct {
 	New    int64 // bytes of files that were not there yet
 	Packs  int   // that the save is made of, with those of earlier ones
 	Total  int64 // bytes of these packs before encryption
+
+	stored []string // packs that it stored
 }
 
 const cleanUp = 30 * time.Second // for removing what a save that failed leaves
@@ -79,7 +81,7 @@ func (r *Repository) Save(ctx context.Context, state State, req Request) (_ *bac
 	if err != nil {
 		return nil, "", w.stats, err
 	}
-	name = saveName(m.Index, m.LogTime, req.Run)
+	name = SaveName(m.Index, m.LogTime, req.Run)
 	if err := w.manifest(name, m, body, state); err != nil {
 		return nil, "", w.stats, err
 	}
@@ -154,6 +156,9 @@ func (w *saver) files(state State) (*backup.Manifest, *saveBody, error) {
 		return nil, nil, err
 	}
 	w.stats.Stored = w.packer.stored
+	for i := range w.packs {
+		w.stats.stored = append(w.stats.stored, w.packs[i].Name)
+	}
 	// No stream was made whose hash there could be: this one is of the list of files.
 	m.Image = backup.File{Name: "files", Size: state.Size(), SHA256: hex.EncodeToString(whole.Sum(nil))}
 	body, err := w.body(files)
