@@ -138,13 +138,18 @@ var keptBuckets = []string{audit.BucketRecords, audit.BucketHead, machine.Bucket
 
 // keepOnly leaves one kind. Of the others the state is what it is after a cut of the retention above all they hold.
 func keepOnly(ctx context.Context, staged *raftstate.Restored, opts *RestoreOptions) error {
+	// Lines and events lie in one store: what is not kept of it is hidden below its floor and goes with its days.
+	metrics := opts.Only == command.KindMetrics.String()
 	lines := opts.Only == command.KindLogs.String() || opts.Only == command.KindEvents.String()
-	if opts.Only != command.KindMetrics.String() {
+	emptied := make(map[command.Kind]bool)
+	if !metrics {
+		emptied[command.KindMetrics] = true
 		if err := staged.Empty(snapshot.KindMetrics); err != nil {
 			return err
 		}
 	}
 	if !lines {
+		emptied[command.KindLogs], emptied[command.KindEvents] = true, true
 		if err := staged.Empty(snapshot.KindLogs); err != nil {
 			return err
 		}
@@ -155,6 +160,9 @@ func keepOnly(ctx context.Context, staged *raftstate.Restored, opts *RestoreOpti
 			for _, kind := range command.Kinds {
 				if kind.String() != opts.Only {
 					tx.RaiseFloor(kind, aboveAll(&about, kind))
+				}
+				if emptied[kind] {
+					tx.DropDigests(kind)
 				}
 			}
 			if opts.Only == OnlyConfig {
