@@ -17,6 +17,7 @@ import (
 
 	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/backup"
+	"github.com/triward/triward/appliance/backup/container"
 	"github.com/triward/triward/appliance/backup/repository"
 	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/backup/target"
@@ -243,7 +244,7 @@ func TestRestoreAtExactlyOneEntry(t *testing.T) {
 	for _, g := range segments { // cut off: every reader finds it
 		if g.First > run.Index {
 			must(t, os.Truncate(s.service.Object("site/"+s.folder+"/"+g.Name), g.Size-1))
-			refused(appliance.Until{Index: g.Last}, backup.ErrContent)
+			refused(appliance.Until{Index: g.Last}, container.ErrDamaged)
 			break
 		}
 	}
