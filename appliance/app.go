@@ -30,6 +30,7 @@ import (
 	"github.com/triward/triward/appliance/gateway"
 	"github.com/triward/triward/appliance/intake"
 	"github.com/triward/triward/appliance/pki"
+	"github.com/triward/triward/appliance/repair"
 	"github.com/triward/triward/appliance/selfmon"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate"
@@ -69,6 +70,7 @@ type App struct {
 	query   *tsdb.Query
 	logs    *logstore.Store
 	guard   *logGuard
+	repairs *repair.Service
 	state   *lateState
 	node    *raftstate.Node
 	auth    *auth.Service
@@ -146,6 +148,9 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if err := a.cfg.Resolve(); err != nil {
 		return nil, err
 	}
+	if err := errors.Join(a.cfg.Removed(), a.cfg.recovering()); err != nil {
+		return nil, err
+	}
 	a.quiet, a.ownLines = opts.Log.With("node", a.cfg.NodeID), selfmon.NewBuffer()
 	a.rootLog = slog.New(selfmon.NewHandler(opts.Log.Handler(), a.ownLines))
 	a.log = a.rootLog.With("node", a.cfg.NodeID)
@@ -186,6 +191,9 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	a.retention = &retentionKeeper{app: a}
 	a.alerts = a.newAlerts()
 	if a.events, err = a.newEvents(); err != nil {
+		return nil, err
+	}
+	if a.repairs, err = a.newRepairs(); err != nil {
 		return nil, err
 	}
 	if err := a.openNode(); err != nil {
@@ -270,7 +278,7 @@ func (a *App) openNode() (err error) {
 	cfg := raftstate.Config{
 		NodeID: a.cfg.NodeID, DataDir: a.cfg.DataDir,
 		Listen: a.cfg.Listen.Peer.Address, Advertise: a.cfg.Listen.Peer.Advertise,
-		Identity: a.peerIdentity(), PeerHandler: a.cluster.peerHandler(),
+		Identity: a.peerIdentity(), PeerHandler: a.cluster.peerHandler(), Repairs: a.repairs,
 		QueueBytes: a.queueBytes(), QueueAge: time.Duration(a.cfg.Queue.Retention.Time),
 		MarkInterval: time.Duration(a.cfg.Queue.MarkInterval), MaxInFlight: int64(a.cfg.Queue.BytesInFlight),
 		LogCache: int64(a.cfg.Queue.CacheBytes), OnFatal: a.fail, OnLeadership: a.lead,
@@ -327,7 +335,7 @@ func (a *App) openServices() error {
 	a.gateway.Store(gate)
 	a.onStop("gateway", func(context.Context) error { return gate.Close() })
 	a.hub = ui.NewHub(ui.Config{
-		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query},
+		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query, a.checkReplay},
 		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Agents: live.Agents{View: a.view}, Tail: &tails{app: a}, Events: &eventTails{tails{app: a}}, Lines: a.lines,
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
@@ -342,12 +350,13 @@ func (a *App) openServices() error {
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys, Membership: a,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
 		}),
 		Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
+		Unusable: a.checkReplay, Repairs: a,
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
 	})
 	if err != nil {
@@ -383,12 +392,15 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { a.keepMembers(background) })
+	a.work.Go(func() { a.watchMembership(background) })
 	a.work.Go(func() { a.followKeys(background) })
 	a.work.Go(func() { a.snapshots.Run(background) })
 	if a.cfg.SelfMonitoring {
 		a.self.Start()
 	}
 	a.work.Go(func() { a.guard.run(background) })
+	a.work.Go(func() { a.repairs.Run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })
 	a.log.Info("serving", "url", a.cfg.Listen.HTTP.URL, "agents", a.cfg.Listen.Agents.Advertise, "peers", a.cfg.Listen.Peer.Advertise)
 	return nil
@@ -447,7 +459,8 @@ func (a *App) Stop(ctx context.Context) error {
 	return a.stopErr
 }
 
-// Run starts the node and serves until ctx ends or something fails for good.
+// Run starts the node and serves until ctx ends or something fails for good. When that is the disk, it returns at once
+// and takes nothing down: the process must end, since whatever ended in an orderly way would write and sync once more.
 func (a *App) Run(ctx context.Context) error {
 	if err := a.Start(); err != nil {
 		return errors.Join(err, a.Stop(context.Background()))
@@ -459,7 +472,9 @@ func (a *App) Run(ctx context.Context) error {
 		notifySystemd(a.log, "STOPPING=1")
 		return a.Stop(context.Background())
 	case err := <-a.fatal:
-		// A disk that hangs would hold up an orderly end; what is on it is as good as after a crash.
+		if diskFailed(err) {
+			return err
+		}
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

@@ -14,7 +14,6 @@ import (
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/events"
-	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate/audit"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/machine"
@@ -282,14 +281,6 @@ func (a *App) imageInstalled(index uint64) {
 		ID: fmt.Sprintf("image/%s/%d", a.cfg.NodeID, index), Kind: "image_installed", Host: a.cfg.NodeID, Severity: wire.SeverityNotice,
 		Text: fmt.Sprintf("node %s was too far behind and took the whole state of another node, as of entry %d", a.cfg.NodeID, index),
 		Tags: map[string]string{"index": fmt.Sprint(index)},
-	})
-}
-
-// damageFound tells of a damaged place of this node's log store, once in two days.
-func (a *App) damageFound(d *logstore.DamageError) {
-	a.events.Tell(events.Event{
-		ID: "damage/" + a.cfg.NodeID + "/" + d.Place, Kind: "damage_found", Host: a.cfg.NodeID, Key: d.Place, Severity: wire.SeverityCritical,
-		Text: fmt.Sprintf("damage was found in the log store of node %s: %s", a.cfg.NodeID, d.Place), Tags: map[string]string{"place": d.Place},
 	})
 }
 

@@ -34,8 +34,11 @@ func newLogGuard(a *App) *logGuard {
 
 // damaged is logstore.Options.OnDamage.
 func (g *logGuard) damaged(d *logstore.DamageError) {
+	if n := g.app.nodeIfOpen(); n != nil && !n.InUse(d.Dir) {
+		return // of a store that was replaced
+	}
 	g.found.Inc()
-	g.app.damageFound(d)
+	g.app.repairs.Found(logDamage(d))
 }
 
 // installed is told that another store was put in place. It never blocks.

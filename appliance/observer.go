@@ -41,7 +41,9 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 		a.alerts.Changed("", "")
 		a.eventMark.installed(applied.Index)
 		a.events.Installed()
-		a.imageInstalled(applied.Index)
+		if !applied.Repaired {
+			a.imageInstalled(applied.Index)
+		}
 		o.agentsChanged()
 		return
 	}

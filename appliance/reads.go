@@ -28,11 +28,20 @@ func (r *reads) WaitApplied(ctx context.Context, index uint64) error {
 func (r *reads) ReadIndex(ctx context.Context) (uint64, error) { return r.node.ReadIndex(ctx) }
 
 // ranges evaluates PromQL for the live hub.
-type ranges struct{ query *tsdb.Query }
+type ranges struct {
+	query    *tsdb.Query
+	unusable func() error // why nothing is to be shown now
+}
 
 // QueryRange implements ui.RangeQuerier.
 func (r *ranges) QueryRange(ctx context.Context, query string, start, end, step int64) ([]ui.Series, error) {
+	if err := r.unusable(); err != nil {
+		return nil, err
+	}
 	found, err := r.query.Range(ctx, query, start, end, step)
+	if err == nil {
+		err = r.unusable()
+	}
 	if err != nil {
 		if pos, ok := tsdb.ErrorPosition(err); ok {
 			return nil, &ui.QueryError{Pos: pos, Message: err.Error()}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -30,6 +31,8 @@ type testNode struct {
 	trans   *raft.InmemTransport
 	fatal   chan error
 	up      bool
+	repairs *fakeRepairs
+	pages   atomic.Pointer[http.Handler]
 }
 
 // testCluster is a cluster in one process, on transports in memory.
@@ -91,6 +94,9 @@ func (c *testCluster) config(n *testNode) Config {
 		Logger: testLogger(c.t), InstallPause: time.Millisecond,
 		OnFatal: func(err error) { n.fatal <- err },
 	}
+	if n.repairs != nil {
+		cfg.Repairs = n.repairs
+	}
 	if c.tune != nil {
 		c.tune(&cfg)
 	}
@@ -119,7 +125,12 @@ func (c *testCluster) open(id string) error {
 	if c.slow != nil {
 		caller = slowCaller{caller, func(to string) time.Duration { return c.slow(id, to) }}
 	}
-	cfg.Transport = &Transport{Raft: n.trans, Caller: caller, Serve: func(h forward.Handler) { c.loop.Attach(id, h) }}
+	cfg.Transport = &Transport{Raft: n.trans, Caller: caller, Serve: func(h forward.Handler) {
+		c.loop.Attach(id, h)
+		if h == nil {
+			n.pages.Store(nil)
+		}
+	}, Pages: pagesOf{c}, ServePages: func(h http.Handler) { n.pages.Store(&h) }}
 	ctx := c.ctx
 	if ctx == nil {
 		ctx = context.Background()

@@ -29,6 +29,10 @@ var (
 	ErrStopped = errors.New("node is stopped")
 	// ErrQuorum: the change of membership would leave the cluster without a majority that can be reached.
 	ErrQuorum = errors.New("change would endanger the majority")
+	// ErrChanging: one change of membership is made at a time; try again (HTTP 409).
+	ErrChanging = errors.New("the membership is being changed")
+	// ErrNoMember: the node that a change of membership names is no member (HTTP 404).
+	ErrNoMember = errors.New("no member of the cluster")
 	// ErrClocks: the time is in doubt, so that data would be dated, or cut, wrongly; nothing was applied (HTTP 503).
 	ErrClocks = errors.New("the clocks of the nodes do not agree")
 	// ErrUnsupported: a member runs a version that could not apply the commands; nothing was applied.
@@ -73,6 +77,7 @@ func (e *FatalError) ExitCode() int { return e.Code }
 
 const (
 	hintReinstall = "replace this node's data: empty its data directory and join it again"
+	hintMends     = "start the node again: it mends its log from the other nodes"
 	hintDisk      = "check the disk, then start the node again"
 	hintRestart   = "start the node again; its data is whole"
 	hintUpgrade   = "upgrade this node to the version that the rest of the cluster runs"

@@ -22,24 +22,24 @@ type guard struct {
 // heldBacklog is how many entries a node whose Apply is held up takes beyond what it has applied.
 const heldBacklog = 64
 
-// GetLog implements raft.LogStore. Damage in entries behind the mark heals itself: they are hidden, so that a
-// node that needs them installs an image. Damage above the mark stops the node.
+// GetLog implements raft.LogStore. Damage in entries that the state holds heals itself: they are hidden, so that a
+// node that needs them installs an image. Damage in others stops the node; its next start cuts them off.
 func (g *guard) GetLog(index uint64, l *raft.Log) error {
 	err := g.Store.GetLog(index, l)
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
 		return err
 	}
-	if errors.Is(err, logfile.ErrCorrupt) && index <= g.n.mark.Load().Index {
-		g.n.log.Error("log entry behind the mark is damaged and was dropped", "index", index, "err", err)
-		if first, firstErr := g.Store.FirstIndex(); firstErr == nil {
-			_ = g.Store.DeleteRange(first, index) // an attempt; the entry stays hidden either way
-		}
+	if errors.Is(err, logfile.ErrCorrupt) && g.n.hideDamage(index, err) {
 		return raft.ErrLogNotFound
 	}
-	if inApply() {
-		g.halt(refused("log", err))
+	stop := refused("log", err)
+	if errors.Is(err, logfile.ErrCorrupt) && g.n.mends() {
+		stop = &FatalError{Part: "log", Code: ExitStorage, Hint: hintMends, Err: err}
 	}
-	g.n.fatal(refused("log", err))
+	if inApply() {
+		g.halt(stop)
+	}
+	g.n.fatal(stop)
 	return err
 }
 
@@ -75,7 +75,7 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 	if g.n.fsm.failed.Load() {
 		return ErrStopped
 	}
-	if len(logs) > 0 && g.n.fsm.held.Load() != nil && logs[len(logs)-1].Index > g.n.fsm.applied.Load()+heldBacklog {
+	if len(logs) > 0 && (g.n.fsm.held.Load() != nil || g.n.replaying.Load()) && logs[len(logs)-1].Index > g.n.fsm.applied.Load()+heldBacklog {
 		return fmt.Errorf("apply is held up: %w", ErrDiskFull)
 	}
 	err := g.Store.StoreLogs(logs)
@@ -108,6 +108,10 @@ func (g *guard) GetUint64(key []byte) (uint64, error) {
 
 // Set implements raft.StableStore.
 func (g *guard) Set(key, val []byte) error {
+	if g.n.fsm.failed.Load() { // after a failed sync nothing is synced again
+		g.halt(ErrStopped)
+		return ErrStopped
+	}
 	err := g.Store.Set(key, val)
 	if err != nil {
 		g.halt(brokenDisk("log", err))
@@ -117,6 +121,10 @@ func (g *guard) Set(key, val []byte) error {
 
 // SetUint64 implements raft.StableStore.
 func (g *guard) SetUint64(key []byte, val uint64) error {
+	if g.n.fsm.failed.Load() { // after a failed sync nothing is synced again
+		g.halt(ErrStopped)
+		return ErrStopped
+	}
 	err := g.Store.SetUint64(key, val)
 	if err != nil {
 		g.halt(brokenDisk("log", err))

@@ -29,7 +29,7 @@ const (
 // that answers needs it.
 type images struct {
 	n  *Node
-	mu sync.Mutex
+	mu gate // held for as long as it takes to cut an image
 
 	current *cutImage
 	lastCut time.Time
@@ -416,7 +416,7 @@ func (n *Node) swap(r io.Reader) error {
 		return err
 	}
 	old := n.generation
-	n.generation = st.generation
+	n.useGeneration(st.generation)
 	if err := n.openStores(); err != nil {
 		f.failed.Store(true)
 		n.fatal(brokenDisk("install", err))

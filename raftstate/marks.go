@@ -184,6 +184,9 @@ func (n *Node) commit(frozen *meta.Frozen, m meta.Mark) error {
 	now := time.Now()
 	n.markedAt.Store(&now)
 	n.retain()
+	if n.started.Load() {
+		n.noteMembers()
+	}
 	took := time.Since(began)
 	n.metrics.marks.Observe(took.Seconds())
 	n.log.Debug("mark", "index", m.Index, "took", took)

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,10 +53,27 @@ type Node struct {
 	proposer *proposer
 	budget   budget
 	peers    peers
+	calls    leaderCalls
+
+	// What follows is of repairs.
+	rosterMu     sync.Mutex
+	roster       []rosterMember // as it is in its file
+	leaving      []string       // generations that this start replaced and whose stores may still be closing
+	hasRun       bool           // a node has run on the data directory before
+	refusal      atomic.Pointer[string]
+	pending      atomic.Pointer[Repaired] // is done once the probation ends
+	giving       atomic.Bool              // an image is being given to a peer
+	reinstalling atomic.Bool
+	replaying    atomic.Bool
+	inUseName    atomic.Pointer[string] // generation, for those who may not wait for Apply
+	dropping     atomic.Bool            // damaged entries are being dropped
+	toldLog      atomic.Uint64          // the damaged entry behind the mark that was told of last
 
 	fullVoters atomic.Pointer[fullVoters] // while this node leads
+	changing   sync.Mutex                 // held by a change of membership: one at a time
 	markedAt   atomic.Pointer[time.Time]
 	cutsRest   atomic.Uint64 // log time before which nothing is cut
+	aloneFrom  uint64        // with Config.alone: the last entry of the log before raft began
 	logged     int64         // the newest stamp that the log held at the start
 
 	generation string // changed only with durable held and Apply standing still
@@ -92,11 +111,11 @@ func Open(ctx context.Context, cfg Config, sinks Sinks) (*Node, error) {
 	n.clock = newLogClock(cfg.Now)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.budget.limit = cfg.MaxInFlight
-	n.images = &images{n: n}
+	n.images = &images{n: n, mu: newGate()}
 	n.mark.Store(&meta.Mark{})
 	n.fsm = &fsm{sinks: sinks, log: n.log, fatal: n.fatal, closing: n.closing, restore: n.swap, mu: newGate()}
 	n.proposer = newProposer(n)
-	for _, step := range []func(context.Context) error{n.openState, n.openLog, n.startRaft} {
+	for _, step := range []func(context.Context) error{n.openMending, n.startRaft} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.shutdown())
 		}
@@ -106,11 +125,11 @@ func Open(ctx context.Context, cfg Config, sinks Sinks) (*Node, error) {
 
 // openState opens metadata and stores of the current generation.
 func (n *Node) openState(context.Context) error {
-	generation, err := n.layout.Current()
+	generation, err := n.inUse()
 	if err != nil {
 		return refused("state", err)
 	}
-	if err := n.layout.Clean(generation); err != nil {
+	if err := n.layout.Clean(append(n.leaving, generation)...); err != nil {
 		return err
 	}
 	if generation == "" {
@@ -121,7 +140,7 @@ func (n *Node) openState(context.Context) error {
 			return err
 		}
 	}
-	n.generation = generation
+	n.useGeneration(generation)
 	file := n.layout.MetaFile(generation)
 	if n.state, err = meta.Open(file, n.log); err != nil {
 		return refused("metadata", err)
@@ -130,6 +149,8 @@ func (n *Node) openState(context.Context) error {
 		return otherVersion("state", fmt.Errorf("the cluster's format is %d, this program knows up to %d", format, n.cfg.format))
 	}
 	n.fsm.store = n.state
+	n.fsm.floors = [len(n.fsm.floors)]int64{}
+	n.mark.Store(&meta.Mark{})
 	coder, err := wire.NewCoder()
 	if err != nil {
 		return err
@@ -140,21 +161,74 @@ func (n *Node) openState(context.Context) error {
 		n.fsm.adopt(&mark)
 	}
 	n.fsm.tellFloors()
+	if err := n.storesAreThere(); err != nil {
+		return err
+	}
 	if err := n.openSinks(); err != nil {
 		return err
 	}
 	if held, mark := n.fsm.sinks.Logs.Applied(), n.mark.Load().Index; held < mark {
-		return damaged("store of logs", fmt.Errorf("it holds the log up to entry %d, the watermark says %d", held, mark))
+		return damaged(partLogs, fmt.Errorf("it holds the log up to entry %d, the watermark says %d", held, mark))
 	}
 	return nil
 }
 
+// inUse returns the generation in use, "" when this node has no state yet. A pointer that leads nowhere, or is gone, is
+// damage: what it does not name would be removed as left over.
+func (n *Node) inUse() (string, error) {
+	generation, err := n.layout.Current()
+	if err != nil {
+		return "", err
+	}
+	whole, err := n.layout.Whole()
+	if err != nil || slices.Contains(whole, generation) {
+		return generation, err
+	}
+	if n.hasRun || generation != "" && len(whole) > 0 {
+		return "", fmt.Errorf("%s names generation %q, which has no metadata; %q have: %w", placePointer, generation, whole, snapshot.ErrCurrent)
+	}
+	return generation, nil
+}
+
+// storesAreThere finds stores that are gone as a whole, which would be opened as empty ones.
+func (n *Node) storesAreThere() error {
+	if n.mark.Load().Index == 0 {
+		return nil
+	}
+	for kind, part := range map[string]string{snapshot.KindMetrics: partMetrics, snapshot.KindLogs: partLogs} {
+		dir := n.layout.Dir(kind, n.generation)
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return refused(part, err)
+		}
+		if len(entries) == 0 {
+			return damaged(part, fmt.Errorf("%s is empty or gone while the state is there", dir))
+		}
+	}
+	return nil
+}
+
+func (n *Node) useGeneration(name string) {
+	n.generation = name
+	n.inUseName.Store(&name)
+}
+
+// InUse reports whether dir is, or lies in, a directory of a store that is in use now.
+func (n *Node) InUse(dir string) bool {
+	name := n.inUseName.Load()
+	return name != nil && slices.Contains(strings.Split(filepath.ToSlash(dir), "/"), *name)
+}
+
+func (n *Node) logOptions() logfile.Options {
+	return logfile.Options{
+		SegmentBytes: n.cfg.LogSegment, CacheBytes: n.cfg.LogCache, ReserveBytes: n.cfg.DiskReserve, FreeBytes: n.cfg.FreeBytes,
+		HoldBytes: 4 * n.cfg.QueueBytes, Logger: newRaftLogger(n.log), Files: n.cfg.LogFiles,
+	}
+}
+
 // openLog opens the log and holds it against the watermark.
 func (n *Node) openLog(ctx context.Context) error {
-	store, err := logfile.Open(filepath.Join(n.cfg.DataDir, raftDir), logfile.Options{
-		SegmentBytes: n.cfg.LogSegment, CacheBytes: n.cfg.LogCache, ReserveBytes: n.cfg.DiskReserve, FreeBytes: n.cfg.FreeBytes,
-		HoldBytes: 4 * n.cfg.QueueBytes, Logger: newRaftLogger(n.log),
-	})
+	store, err := logfile.Open(filepath.Join(n.cfg.DataDir, raftDir), n.logOptions())
 	if err != nil {
 		return refused("log", err)
 	}
@@ -192,7 +266,7 @@ func (n *Node) openLog(ctx context.Context) error {
 		return nil
 	}
 	if first > mark.Index+1 {
-		return damaged("log", fmt.Errorf("it begins at entry %d, the state ends at %d", first, mark.Index))
+		return damaged("log", fmt.Errorf("it begins at entry %d, the state ends at %d: %w", first, mark.Index, errGap))
 	}
 	if err := store.Verify(ctx, mark.Index+1); err != nil {
 		return refused("log", err)
@@ -228,7 +302,7 @@ func (n *Node) checkIdentity() error {
 	case len(id) > 0:
 		return &FatalError{
 			Part: "log", Code: ExitDamaged, Hint: "give the node its own data directory, or the name that it has there",
-			Err: fmt.Errorf("data directory %s belongs to node %q, this is node %q", n.cfg.DataDir, id, n.cfg.NodeID),
+			Err: fmt.Errorf("data directory %s belongs to node %q, this is node %q: %w", n.cfg.DataDir, id, n.cfg.NodeID, errForeign),
 		}
 	case n.mark.Load().Index > 0:
 		return damaged("log", fmt.Errorf("the log in %s is gone while the state is there", n.store.Dir()))
@@ -251,7 +325,7 @@ func (n *Node) startRaft(context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.trans = trans
+	n.trans = n.quiet(trans)
 	g := &guard{Store: n.store, n: n}
 	snaps := marks{n}
 	old, err := raft.HasExistingState(g, g, snaps)
@@ -264,17 +338,24 @@ func (n *Node) startRaft(context.Context) error {
 			return fmt.Errorf("start a new cluster: %w", err)
 		}
 	}
+	if n.cfg.alone {
+		if err := n.makeAlone(g); err != nil {
+			return err
+		}
+	}
 	r, err := raft.NewRaft(rc, n.fsm, g, g, snaps, n.trans)
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	n.raft.Store(r)
 	n.retain()
-	observer := n.peers.observe(r)
+	n.noteMembers()
+	observer, changes := n.peers.observe(r), leaderChanges(r)
 	n.started.Store(true)
 	n.proposer.wg.Add(1)
 	go n.proposer.run()
 	n.wg.Go(func() { n.lead(r, observer) })
+	n.wg.Go(func() { n.watchLeader(r, changes) })
 	n.wg.Go(n.watchDisk)
 	n.wg.Go(n.keepRoom)
 	n.metrics.register(n)
@@ -296,18 +377,24 @@ func (n *Node) bootstrap() raft.Configuration {
 // openSinks opens the stores of the current generation for the first time.
 func (n *Node) openSinks() error {
 	if err := n.fsm.sinks.Metrics.Open(n.layout.Dir(snapshot.KindMetrics, n.generation)); err != nil {
-		return refusedStore("store of metrics", err)
+		return refusedStore(partMetrics, err)
 	}
 	if err := n.fsm.sinks.Logs.Open(n.layout.Dir(snapshot.KindLogs, n.generation)); err != nil {
-		return refusedStore("store of logs", err)
+		return refusedStore(partLogs, err)
 	}
 	return nil
 }
 
 // connect opens the peer port, or takes the transport of a test.
 func (n *Node) connect() error {
+	if n.trans != nil { // for a repair at the start
+		return nil
+	}
 	if t := n.cfg.Transport; t != nil {
 		n.trans, n.caller = t.Raft, t.Caller
+		if t.Serve != nil && t.ServePages != nil {
+			t.ServePages(n.pages())
+		}
 		if t.Serve != nil {
 			t.Serve(n)
 		}
@@ -328,7 +415,7 @@ func (n *Node) connect() error {
 		ServerAddressProvider: provider{n}, Logger: newRaftLogger(n.log), Stream: advertised{l.Stream(), peerAddr(advertise)},
 		MaxPool: 3, MaxRPCsInFlight: 2, Timeout: 10 * time.Second,
 	})
-	l.Serve(n, n.cfg.PeerHandler)
+	l.Serve(n, n.pages())
 	return nil
 }
 
@@ -339,6 +426,11 @@ func (n *Node) address(id string) (string, error) {
 			if string(s.ID) == id {
 				return string(s.Address), nil
 			}
+		}
+	}
+	for _, m := range n.lastMembers() { // before raft has begun
+		if m.ID == id {
+			return m.Addr, nil
 		}
 	}
 	return "", fmt.Errorf("node %s is no member known here", id)
@@ -388,6 +480,7 @@ func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {
 				n.cfg.OnLeadership(leading)
 			}
 		case <-ticker.C:
+			n.noteMembers()
 			if leading {
 				n.askClocks()
 			}

@@ -3,6 +3,7 @@ package raftstate
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,7 +51,7 @@ func TestIsolatedLeaderLosesNothingAcknowledged(t *testing.T) {
 		}
 		c.wait("the old leader to step down", func() bool { _, self := old.Leader(); return !self })
 		began := time.Now()
-		if _, _, err := old.Propose(t.Context(), command.NewTick("x")); !errors.Is(err, ErrNoLeader) {
+		if _, _, err := old.Propose(t.Context(), command.NewTick("x")); !errors.Is(err, ErrNoLeader) || !strings.Contains(err.Error(), "led last") {
 			t.Errorf("minority: %v", err)
 		}
 		if d := time.Since(began); d > 1200*time.Millisecond {
@@ -98,5 +99,31 @@ func TestFlappingFollowerDoesNotUnseatTheLeader(t *testing.T) {
 		}
 		c.settle()
 		w.check(f)
+	})
+}
+
+// A network that drops what is sent gives no error: a follower must not wait for a leader that it has lost.
+func TestCallsToALostLeaderEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, nil)
+		w := newWriter(t, c.leader(), "agent-1")
+		w.write(c.leader())
+		old, f := c.leader(), c.follower()
+		c.loop.Swallow(true)
+		c.isolate(old.id, true)
+		began := time.Now()
+		if _, _, err := f.Propose(t.Context(), command.NewTick("x")); !errors.Is(err, ErrUnknown) || !errors.Is(err, errLeaderLost) {
+			t.Errorf("proposal to a leader that is cut off: %v", err)
+		}
+		if _, err := f.ReadIndex(t.Context()); err != nil && !errors.Is(err, ErrNoLeader) {
+			t.Errorf("read: %v", err)
+		}
+		if d := time.Since(began); d > 5*time.Second {
+			t.Errorf("the follower answered after %v", d)
+		}
+		w.write(f)
+		c.isolate(old.id, false)
+		c.settle()
+		w.check(old)
 	})
 }

@@ -3,6 +3,7 @@ package raftstate
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -66,6 +67,12 @@ func (n *Node) caughtUp(req *raft.AppendEntriesRequest) {
 		return
 	}
 	n.probation.Store(false)
+	if r := n.pending.Swap(nil); r != nil {
+		r.Took = max(r.Took, time.Since(n.startedAt))
+		n.mended(*r)
+	} else if n.cfg.Repairs != nil { // of a start before this one
+		n.cfg.Repairs.Done(Repaired{Parts: []string{PartLog}, How: HowLogCut, Index: req.LeaderCommitIndex})
+	}
 	n.log.Info("this node has caught up and has its vote again", "index", req.LeaderCommitIndex)
 }
 

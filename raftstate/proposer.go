@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	entryTarget  = 256 << 10 // an entry is closed once it has this many bytes
-	entriesOut   = 8         // entries on their way at once: more made it slower
-	queueLength  = 4096      // proposals waiting to become part of an entry
-	leaderWait   = time.Second
+	entryTarget  = 256 << 10              // an entry is closed once it has this many bytes
+	entriesOut   = 8                      // entries on their way at once: more made it slower
+	queueLength  = 4096                   // proposals waiting to become part of an entry
+	leaderWait   = 900 * time.Millisecond // so that the answer without one is there within a second
 	leaderRetry  = 25 * time.Millisecond
 	proposeLimit = 30 * time.Second // for a proposal whose context has no end
 )
@@ -268,6 +268,9 @@ func (n *Node) Propose(ctx context.Context, cmds ...command.Command) (uint64, []
 		return 0, nil, fmt.Errorf("%d commands of %d bytes, at most %d of %d are possible: %w",
 			len(cmds), size, command.MaxCommands, command.MaxEntry-command.Overhead, ErrTooLarge)
 	}
+	if n.replaying.Load() { // whoever asks is judged by a state from before
+		return 0, nil, fmt.Errorf("this node's data is being repaired: %w", ErrNoLeader)
+	}
 	if !n.budget.take(int64(size)) {
 		n.metrics.busy.Inc()
 		return 0, nil, ErrBusy
@@ -323,12 +326,21 @@ func (n *Node) nextLeader(ctx context.Context, limit <-chan time.Time) error {
 	case <-retry.C:
 		return nil
 	case <-limit:
-		return ErrNoLeader
+		return n.noLeader()
 	case <-n.closing:
 		return ErrStopped
 	case <-ctx.Done():
-		return ErrNoLeader
+		return n.noLeader()
 	}
+}
+
+// noLeader is ErrNoLeader with the name of the node that led last as far as is known here: whoever asks may find it, or
+// the members that have taken its place, elsewhere.
+func (n *Node) noLeader() error {
+	if last := n.calls.last.Load(); last != nil {
+		return fmt.Errorf("%w (node %s led last)", ErrNoLeader, *last)
+	}
+	return ErrNoLeader
 }
 
 // split shares the commands out over as few proposals as command.MaxEntryRaw allows, in order. The bytes of the

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -34,6 +35,8 @@ var codes = []struct {
 	{"unknown", ErrUnknown},
 	{"no_leader", ErrNoLeader},
 	{"quorum", ErrQuorum},
+	{"changing", ErrChanging},
+	{"no_such_member", ErrNoMember},
 	{"unsupported", ErrUnsupported},
 	{"clocks", ErrClocks},
 	{"stopped", ErrStopped},
@@ -50,7 +53,7 @@ func toRemote(err error) error {
 
 // fromRemote turns the failure of a call to the leader into one of our errors.
 func fromRemote(peer string, err error) error {
-	if errors.Is(err, forward.ErrUnreachable) {
+	if errors.Is(err, forward.ErrUnreachable) || errors.Is(err, errNotLeader) {
 		return fmt.Errorf("leader %s: %w: %w", peer, errNotLeader, err)
 	}
 	var remote *forward.RemoteError
@@ -59,6 +62,9 @@ func fromRemote(peer string, err error) error {
 			if c.code == remote.Code {
 				if c.err == ErrStopped { //nolint:errorlint // the table's own value
 					return fmt.Errorf("leader %s: %w", peer, ErrUnknown)
+				}
+				if why, more := strings.CutPrefix(remote.Message, c.err.Error()+": "); more { // the reason of a refusal
+					return fmt.Errorf("leader %s: %w: %s", peer, c.err, why)
 				}
 				return fmt.Errorf("leader %s: %w", peer, c.err)
 			}
@@ -71,7 +77,7 @@ func fromRemote(peer string, err error) error {
 // proposeAt hands a proposal to the leader.
 func (n *Node) proposeAt(ctx context.Context, leader string, cmds []command.Command, size int) (outcome, error) {
 	e := command.Entry{Commands: cmds}
-	answer, err := n.caller.Call(ctx, leader, callPropose, e.Append(make([]byte, 0, size+command.Overhead)))
+	answer, err := n.callLeader(ctx, leader, callPropose, e.Append(make([]byte, 0, size+command.Overhead)))
 	if err != nil {
 		return outcome{}, fromRemote(leader, err)
 	}
@@ -170,7 +176,7 @@ func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
 }
 
 func (n *Node) indexFrom(ctx context.Context, leader string) (uint64, error) {
-	answer, err := n.caller.Call(ctx, leader, callReadIndex, nil)
+	answer, err := n.callLeader(ctx, leader, callReadIndex, nil)
 	if err != nil {
 		return 0, fromRemote(leader, err)
 	}

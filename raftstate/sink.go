@@ -66,6 +66,8 @@ type Applied struct {
 	// Installed says that the whole state was replaced by the image of another node: anything may have changed
 	// and nothing but Index and LogTime is given.
 	Installed bool
+	// Repaired says, with Installed, that this was for a repair: the node is where it was.
+	Repaired bool
 }
 
 // MetaChange names a key of the metadata that changed.

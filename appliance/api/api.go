@@ -49,9 +49,15 @@ type Config struct {
 	Retention Retention
 	// AgentCAs are the CAs that sign agents' certificates.
 	AgentCAs AgentCAs
+	// Membership changes who is a member.
+	Membership Membership
 	// Keys rotates the key that seals secrets.
-	Keys   Keys
-	Checks []Check // parts of the node for /-/healthy and /-/ready
+	Keys Keys
+	// Repairs takes the orders of operators.
+	Repairs Repairs
+	// Unusable says why nothing is answered now, to anybody but strangers; nil, or nil returned: everything is.
+	Unusable func() error
+	Checks   []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
 	Live       http.Handler // /v1/live
@@ -342,6 +348,11 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 
 // identify finds out who asks and whether they may.
 func (a *API) identify(route *Route, q *request) error {
+	if a.cfg.Unusable != nil && route.Permission != auth.Public {
+		if err := a.cfg.Unusable(); err != nil {
+			return err
+		}
+	}
 	p, err := a.cfg.Auth.Authenticate(q.r)
 	shown := q.r.Header.Get("Authorization") != "" || q.r.Header.Get("Cookie") != ""
 	if err != nil && shown && route.Permission != auth.Public {

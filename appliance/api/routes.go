@@ -77,11 +77,13 @@ func Routes() []Route {
 	all = append(all, alertRoutes()...)
 	all = append(all, snapshotRoutes()...)
 	all = append(all, retentionRoutes()...)
+	all = append(all, repairRoutes()...)
 	all = append(all, intakeRoutes()...)
 	all = append(all, enrolRoutes()...)
 	all = append(all, agentConfigRoutes()...)
 	all = append(all, agentCARoutes()...)
 	all = append(all, keyRoutes()...)
+	all = append(all, membershipRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }

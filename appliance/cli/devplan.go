@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -153,6 +154,10 @@ func devConfig(dir string, i int, o devOptions, ports []devPortSet) appliance.Co
 	return cfg
 }
 
+// A port that is to be free again when its node was stopped and starts lies below those that systems give to outgoing
+// connections (Linux from 32768 on).
+const lowestFreePort, highestFreePort = 20000, 32000
+
 // devPorts picks the ports of all nodes: the HTTP ports from the one asked for, the others free ones. All are
 // held until the last is picked, so that none is picked twice.
 func devPorts(o devOptions) ([]devPortSet, error) {
@@ -162,19 +167,24 @@ func devPorts(o devOptions) ([]devPortSet, error) {
 			_ = l.Close()
 		}
 	}()
-	pick := func(port int) (int, error) {
+	listen := func(port int) (int, error) {
 		l, err := net.Listen("tcp", net.JoinHostPort(devHost, portText(port)))
 		if err != nil {
 			return 0, err
 		}
 		held = append(held, l)
-		_, text, err := net.SplitHostPort(l.Addr().String())
-		if err != nil {
-			return 0, err
+		return port, nil
+	}
+	pick := func(port int) (got int, err error) {
+		if port != 0 {
+			return listen(port)
 		}
-		var got int
-		_, err = fmt.Sscan(text, &got)
-		return got, err
+		for range 100 {
+			if got, err = listen(lowestFreePort + rand.IntN(highestFreePort-lowestFreePort)); err == nil {
+				return got, nil
+			}
+		}
+		return 0, err
 	}
 	ports := make([]devPortSet, o.nodes)
 	for i := range ports {

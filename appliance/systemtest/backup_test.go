@@ -69,6 +69,7 @@ func (s *site) exit(ctx context.Context, m *machine, code int, text string) {
 // TestDocumentedBackup does what docs/backup.md says, command by command: a cluster that is written to is backed up and
 // restored on other machines, where it ends with the digests of the manifest. Between, it tries what must be refused.
 func TestDocumentedBackup(t *testing.T) {
+	t.Parallel()
 	doc, err := os.ReadFile("../../docs/backup.md")
 	if err != nil {
 		t.Fatal(err)

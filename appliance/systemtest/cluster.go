@@ -5,6 +5,7 @@ package systemtest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -51,6 +52,9 @@ type cluster struct {
 	client  *http.Client
 	tlsConf *tls.Config
 	log     *os.File
+	// launch, when set, starts a node's process instead of this process doing so itself, and sets n.PID: elsewhere, or as
+	// another program.
+	launch func(n *devNode, cmd *exec.Cmd) error
 }
 
 // start runs `triward dev` with the given further arguments and waits until it is ready.
@@ -86,16 +90,24 @@ func start(ctx context.Context, bin, dir string, args ...string) (*cluster, erro
 		c.stop()
 		return nil, fmt.Errorf("triward dev was not ready in time\n%s", c.tail())
 	}
+	if err := c.trust(); err != nil {
+		c.stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+// trust makes the client that believes the cluster's CA.
+func (c *cluster) trust() error {
 	pem, err := os.ReadFile(c.CA)
 	if err != nil {
-		c.stop()
-		return nil, fmt.Errorf("read CA named by triward dev: %w", err)
+		return fmt.Errorf("read CA of the cluster: %w", err)
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	c.tlsConf = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
 	c.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: c.tlsConf}}
-	return c, nil
+	return nil
 }
 
 // tail returns the end of what the nodes logged.
@@ -107,11 +119,18 @@ func (c *cluster) tail() string {
 // stop ends everything that start and restart started.
 func (c *cluster) stop() {
 	for _, cmd := range c.again {
+		_ = cmd.Process.Signal(syscall.SIGCONT)
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
 	}
-	_ = c.dev.Process.Signal(syscall.SIGTERM)
-	_ = c.dev.Wait()
+	for _, cmd := range c.again {
+		end := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait()
+		end.Stop()
+	}
+	if c.dev != nil {
+		_ = c.dev.Process.Signal(syscall.SIGTERM)
+		_ = c.dev.Wait()
+	}
 	_ = c.log.Close()
 }
 
@@ -138,7 +157,11 @@ func (c *cluster) restart(n *devNode) error {
 	cmd := exec.Command(filepath.Join(c.bin, "triward"), "server", "--config", n.Config)
 	cmd.Stdout, cmd.Stderr = c.log, c.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	launch := c.launch
+	if launch == nil {
+		launch = func(_ *devNode, cmd *exec.Cmd) error { return cmd.Start() }
+	}
+	if err := launch(n, cmd); err != nil {
 		return fmt.Errorf("start %s again: %w", n.ID, err)
 	}
 	n.PID = cmd.Process.Pid
@@ -244,4 +267,14 @@ func (c *cluster) leader(ctx context.Context) (*devNode, error) {
 		return last
 	})
 	return found, err
+}
+
+// ended reports whether the process of a node is gone, or waits to be taken note of.
+func (c *cluster) ended(n *devNode) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.PID))
+	if err != nil {
+		return true
+	}
+	state := strings.TrimSpace(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	return strings.HasPrefix(state, "Z")
 }

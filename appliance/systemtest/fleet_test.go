@@ -142,6 +142,7 @@ func (c *cluster) theAgent(ctx context.Context, n *devNode) (fleetAgent, error) 
 // A host is enrolled into a group by one command, sends, takes over what the cluster sets for the group through the kill
 // of a leader and of itself, refuses what it may not do, and is cut off when it is revoked. No line is lost or doubled.
 func TestAgentFromEnrolmentToRevocation(t *testing.T) {
+	t.Parallel()
 	bin := binaries(t, "")
 	ctx := t.Context()
 	dir := t.TempDir()

@@ -64,6 +64,7 @@ func fill(path string) error {
 // TestFullDisk: a node whose disk is full says so with 507, goes on answering questions, loses nothing that it
 // acknowledged, and takes data again by itself when there is room.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	if !mayMount(t) {
 		return
 	}

@@ -78,16 +78,21 @@ func isCutOff(t *testing.T) bool {
 		if os.Getenv(inNamespace) == "" {
 			return errors.New("this is the machine's own network")
 		}
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		lo, err := unix.NewIfreq("lo")
-		if err != nil {
-			return err
-		}
-		lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-		return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+		return loopbackUp()
 	})
+}
+
+// loopbackUp makes this machine reach itself, in a network namespace that is new.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }

@@ -182,6 +182,7 @@ func (s *site) status(ctx context.Context, m *machine, members int) error {
 // TestDocumentedCluster does what docs/operations.md says, command by command: three machines become a cluster, and a
 // host's agent is registered with it.
 func TestDocumentedCluster(t *testing.T) {
+	t.Parallel()
 	doc, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)

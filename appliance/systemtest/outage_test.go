@@ -155,6 +155,7 @@ type span struct{ from, to time.Time }
 // TestAgentOutage: a real agent goes on collecting while no node is up, dies once itself meanwhile, and
 // afterwards every node holds every line once and the samples of the outage.
 func TestAgentOutage(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	length := 20 * time.Second
 	if v := os.Getenv("TRIWARD_OUTAGE"); v != "" {

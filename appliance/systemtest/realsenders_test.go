@@ -43,6 +43,7 @@ type realSenders struct {
 // twice. Syslog goes to a node that lives: nothing may be lost. Then that node is killed as well, and the test says
 // what plain syslog costs.
 func TestRealSenders(t *testing.T) {
+	t.Parallel()
 	bins := senderPrograms(t)
 	rsyslogd, err := exec.LookPath("rsyslogd")
 	if err != nil { // it is no program of ordinary users

@@ -37,6 +37,7 @@ func shortLog(config string) error {
 // TestRejoin: a node whose data is gone, and one that was away for longer than the log reaches back, come back
 // by installing a snapshot while writes go on, and hold everything exactly once afterwards.
 func TestRejoin(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	dir := t.TempDir()
 	ready, cancel := context.WithTimeout(ctx, 2*time.Minute)

@@ -109,6 +109,7 @@ func (f *flood) day(ctx context.Context, day, n int64) (full bool, err error) {
 // days, never answers 507, and what it kept is whole. Without cuts for room the same stream ends with 507; turned on
 // again, they make it go on.
 func TestSmallDiskStaysUp(t *testing.T) {
+	t.Parallel()
 	if !mayMount(t) {
 		return
 	}

@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -37,13 +38,18 @@ type sender struct {
 	base    int64 // milliseconds; batch seq has the time base + seq*stepMs
 	ledger  *ledger
 	padding int // bytes that make each line longer; such a sender is not compared with the ledger
+	// repeats is after how many batches one is delivered once more; 0: after repeatEvery. One that is set goes on at the
+	// node that it used before.
+	repeats int
 	node    int
 	lastAck time.Time
+	held    sync.RWMutex // locked while nothing new is to be sent
 
 	mu       sync.Mutex
 	longest  time.Duration // longest time between two acknowledgements
 	acks     int
 	failures int
+	absorbed int   // batches that were answered as duplicates after a try that got no answer
 	ended    error // why run returned
 }
 
@@ -52,6 +58,7 @@ const (
 	linesPerBatch   = 5
 	stepMs          = 100
 	repeatEvery     = 5
+	aheadMs         = 3 * 3600 * 1000 // base is an hour ago
 )
 
 func newSender(name string, nodes []string, tlsConf *tls.Config, l *ledger) (*sender, error) {
@@ -146,23 +153,8 @@ func (s *sender) run(ctx context.Context, pace time.Duration) (err error) {
 	defer tick.Stop()
 	s.lastAck = time.Now()
 	for seq := uint64(1); ; seq++ {
-		batches := []wire.Batch{s.metricsBatch(seq), s.logsBatch(seq)}
-		s.ledger.sent(s.name, seq)
-		if err := s.deliver(ctx, batches); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("%s batch %d: %w", s.name, seq, err)
-		}
-		if err := s.ledger.acknowledged(s.name, seq); err != nil {
+		if err := s.step(ctx, seq); err != nil || ctx.Err() != nil {
 			return err
-		}
-		s.noteAck()
-		if seq%repeatEvery == 0 {
-			s.node++
-			if err := s.deliver(ctx, batches); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("%s repeat of batch %d: %w", s.name, seq, err)
-			}
 		}
 		select {
 		case <-tick.C:
@@ -172,6 +164,35 @@ func (s *sender) run(ctx context.Context, pace time.Duration) (err error) {
 	}
 }
 
+// step delivers the batches of one sequence and writes down that they were acknowledged.
+func (s *sender) step(ctx context.Context, seq uint64) error {
+	s.held.RLock()
+	defer s.held.RUnlock()
+	batches := []wire.Batch{s.metricsBatch(seq), s.logsBatch(seq)}
+	s.ledger.sent(s.name, seq)
+	if err := s.deliver(ctx, batches); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("%s batch %d: %w", s.name, seq, err)
+	}
+	if err := s.ledger.acknowledged(s.name, seq); err != nil {
+		return err
+	}
+	s.noteAck()
+	if seq%uint64(cmp.Or(s.repeats, repeatEvery)) == 0 {
+		at := s.node
+		s.node++
+		if err := s.deliver(ctx, batches); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("%s repeat of batch %d: %w", s.name, seq, err)
+		}
+		if s.repeats > 0 {
+			s.node = at
+		}
+	}
+	return nil
+}
+
 func (s *sender) noteAck() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,6 +200,12 @@ func (s *sender) noteAck() {
 	s.longest = max(s.longest, now.Sub(s.lastAck))
 	s.lastAck = now
 	s.acks++
+}
+
+func (s *sender) noteAbsorbed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.absorbed++
 }
 
 // takeLongest returns the longest gap between acknowledgements since the last call.
@@ -203,6 +230,8 @@ func (s *sender) logsBatch(seq uint64) wire.Batch {
 	for i := range linesPerBatch {
 		st.Lines = append(st.Lines, wire.LogLine{T: (s.base+int64(seq)*stepMs)*1e6 + int64(i), Severity: wire.SeverityInfo, Text: append([]byte(ledgerLine(s.name, seq, i)), junk(s.padding)...)})
 	}
+	// A line that claims to be of the future is moved to the present, which must be the same one on all nodes.
+	st.Lines = append(st.Lines, wire.LogLine{T: (s.base + int64(seq)*stepMs + aheadMs) * 1e6, Severity: wire.SeverityInfo, Text: fmt.Appendf(nil, "ahead of its time, sender=%s seq=%d", s.name, seq)})
 	return s.batch(wire.LaneLogs, seq, wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{st}}))
 }
 
@@ -227,7 +256,7 @@ func (s *sender) batch(lane wire.Lane, seq uint64, raw []byte) wire.Batch {
 // deliver repeats the batches until each was answered ok or duplicate, or ctx ends.
 func (s *sender) deliver(ctx context.Context, batches []wire.Batch) error {
 	body := wire.AppendRequest(nil, s.epoch, batches)
-	for {
+	for try := 0; ; try++ {
 		var answer struct {
 			Results []struct {
 				Lane, Status, Detail string
@@ -246,6 +275,9 @@ func (s *sender) deliver(ctx context.Context, batches []wire.Batch) error {
 				}
 				if (r.Status != "ok" && r.Status != "duplicate") || r.Rejected > 0 {
 					return fmt.Errorf("answered %+v", r)
+				}
+				if try > 0 && r.Status == "duplicate" {
+					s.noteAbsorbed()
 				}
 			}
 			return nil

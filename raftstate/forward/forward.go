@@ -46,11 +46,15 @@ func (e *RemoteError) Error() string { return fmt.Sprintf("%s (%s)", e.Message, 
 // CodeInternal is the code of errors that a handler did not name.
 const CodeInternal = "internal"
 
+// CodeEnded is the code of every answer to a node that is no member any more.
+const CodeEnded = "ended"
+
 // Loopback connects nodes of one process without a network, for tests. The zero value is ready.
 type Loopback struct {
 	mu    sync.Mutex
 	nodes map[string]Handler
 	cut   map[[2]string]bool
+	quiet bool
 }
 
 // Attach makes h answer the calls to id; nil takes it away.
@@ -77,6 +81,14 @@ func (l *Loopback) Cut(a, b string, cut bool) {
 	l.cut[[2]string{a, b}], l.cut[[2]string{b, a}] = cut, cut
 }
 
+// Swallow makes calls between nodes that are cut off from one another wait for the end of their context, as in a network
+// that drops what is sent, instead of failing at once.
+func (l *Loopback) Swallow(quiet bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.quiet = quiet
+}
+
 // From returns the caller that the node id uses.
 func (l *Loopback) From(id string) Caller { return loopCaller{l, id} }
 
@@ -88,8 +100,12 @@ type loopCaller struct {
 // Call implements Caller.
 func (c loopCaller) Call(ctx context.Context, peer, method string, body []byte) ([]byte, error) {
 	c.l.mu.Lock()
-	h, cut := c.l.nodes[peer], c.l.cut[[2]string{c.from, peer}]
+	h, cut, quiet := c.l.nodes[peer], c.l.cut[[2]string{c.from, peer}], c.l.quiet
 	c.l.mu.Unlock()
+	if cut && quiet {
+		<-ctx.Done()
+		return nil, fmt.Errorf("call %s of node %s: %w", method, peer, ctx.Err())
+	}
 	if h == nil || cut {
 		return nil, fmt.Errorf("call %s of node %s: %w", method, peer, ErrUnreachable)
 	}

@@ -29,7 +29,7 @@ func reachSum(version byte, index []byte) uint32 {
 	return crc32.Update(crc32.Checksum([]byte{version}, castagnoli), castagnoli, index)
 }
 
-func openReach(dir string) (*reach, uint64, error) {
+func openReach(dir string, any bool) (*reach, uint64, error) {
 	f, err := os.OpenFile(filepath.Join(dir, reachFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, 0, fmt.Errorf("open reach of log: %w", err)
@@ -40,6 +40,9 @@ func openReach(dir string) (*reach, uint64, error) {
 		return nil, 0, errors.Join(fmt.Errorf("read reach of log: %w", err), f.Close())
 	}
 	index, err := readReach(b[:n])
+	if any && errors.Is(err, ErrCorrupt) {
+		index, err = 0, nil
+	}
 	if err != nil {
 		return nil, 0, errors.Join(fmt.Errorf("%s in %s: %w", reachFile, dir, err), f.Close())
 	}

@@ -24,6 +24,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	walfs "github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
 	bolterr "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
@@ -49,8 +52,13 @@ type Options struct {
 	// ReserveBytes of the file system are not for data, half of them not for anything (see Room); 192 MiB, so that
 	// each half is more than the segment that raft-wal allots at once. Negative: no check.
 	ReserveBytes int64
+	// Short opens a log also when it ends before where it had reached, or when it is not known where that was. Whoever
+	// does so has lost what was acknowledged.
+	Short bool
 	// FreeBytes says how much the file system of a directory has left; by default it is asked.
 	FreeBytes func(dir string) (int64, error)
+	// Files is the file system of the segments, which lie in the log's directory; that of the machine.
+	Files types.VFS
 }
 
 // Room says what there is room for on the file system of the log.
@@ -75,6 +83,7 @@ type Store struct {
 	extents extents
 	base    atomic.Pointer[base]
 
+	write   chan struct{} // held by who writes or deletes entries
 	mu      sync.Mutex
 	holds   int
 	closed  bool
@@ -108,10 +117,13 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
+	if o.Files == nil {
+		o.Files = walfs.New()
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}
-	reach, least, err := openReach(dir)
+	reach, least, err := openReach(dir, o.Short)
 	if err != nil {
 		return nil, err
 	}
@@ -119,10 +131,10 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(corrupt(fmt.Errorf("open log in %s: %w", dir, err)), reach.close())
 	}
-	s := &Store{dir: dir, opt: o, wal: w, reach: reach}
+	s := &Store{dir: dir, opt: o, wal: w, reach: reach, write: make(chan struct{}, 1)}
 	s.cache.limit = o.CacheBytes
 	_, last, err := s.bounds()
-	if err == nil && last < least {
+	if err == nil && last < least && !o.Short {
 		err = fmt.Errorf("log in %s ends at entry %d, it had reached %d: %w", dir, last, least, ErrCorrupt)
 	}
 	if err == nil {
@@ -145,7 +157,8 @@ func openWAL(dir string, o Options) (w *wal.WAL, err error) {
 			err = errors.Join(err, m.Close())
 		}
 	}()
-	return wal.Open(dir, wal.WithSegmentSize(o.SegmentBytes), wal.WithLogger(o.Logger), wal.WithMetaStore(m))
+	return wal.Open(dir, wal.WithSegmentSize(o.SegmentBytes), wal.WithLogger(o.Logger), wal.WithMetaStore(m),
+		wal.WithSegmentFiler(segment.NewFiler(dir, o.Files)))
 }
 
 // measure seeds the extents: sealed segments by the size of their file, the newest by its entries.
@@ -232,20 +245,64 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	if first, err := s.wal.FirstIndex(); err == nil && index < first {
 		return s.notFound(index, l)
 	}
+	return s.readChecked(index, l)
+}
+
+func (s *Store) readChecked(index uint64, l *raft.Log) error {
 	err := s.read(index, l)
 	switch {
 	case err == nil && l.Index != index:
-		return fmt.Errorf("entry %d in %s carries index %d: %w", index, s.dir, l.Index, ErrCorrupt)
+		return at(index, fmt.Errorf("entry %d in %s carries index %d: %w", index, s.dir, l.Index, ErrCorrupt))
 	case err == nil:
 		return nil
 	case errors.Is(err, raft.ErrLogNotFound):
 		first, last, boundsErr := s.bounds()
 		if boundsErr == nil && last > 0 && index >= first && index <= last {
-			return fmt.Errorf("entry %d in %s is missing: %w", index, s.dir, ErrCorrupt)
+			return at(index, fmt.Errorf("entry %d in %s is missing: %w", index, s.dir, ErrCorrupt))
 		}
 		return s.notFound(index, l)
 	}
-	return corrupt(fmt.Errorf("read entry %d in %s: %w", index, s.dir, err))
+	return at(index, corrupt(fmt.Errorf("read entry %d in %s: %w", index, s.dir, err)))
+}
+
+// ReadLog is GetLog past the cache: it says what is on the disk.
+func (s *Store) ReadLog(index uint64, l *raft.Log) error {
+	if first, err := s.wal.FirstIndex(); err == nil && (first == 0 || index < first) {
+		return raft.ErrLogNotFound
+	}
+	return s.readChecked(index, l)
+}
+
+// entryError names the entry that could not be read.
+type entryError struct {
+	index uint64
+	err   error
+}
+
+func at(index uint64, err error) error { return &entryError{index, err} }
+
+// Error implements error.
+func (e *entryError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *entryError) Unwrap() error { return e.err }
+
+// DamagedIndex returns which entry an error of GetLog or Verify that is ErrCorrupt speaks of.
+func DamagedIndex(err error) (uint64, bool) {
+	var e *entryError
+	if !errors.Is(err, ErrCorrupt) || !errors.As(err, &e) {
+		return 0, false
+	}
+	return e.index, true
+}
+
+// SetReach notes, durably, that the log reaches as far as it does, after it was opened Short.
+func (s *Store) SetReach() error {
+	_, last, err := s.bounds()
+	if err != nil {
+		return err
+	}
+	return s.reach.set(last, true)
 }
 
 // read reads an entry from the files. Damage may make raft-wal's decoder panic.
@@ -282,6 +339,7 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	if err := s.CheckRoom(); err != nil {
 		return err
 	}
+	defer s.lockWrite()()
 	defer s.watch()()
 	sealed := make([]*raft.Log, len(logs))
 	for i, l := range logs {
@@ -293,6 +351,12 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	s.extents.add(logs)
 	s.cache.add(logs)
 	return s.reach.set(logs[len(logs)-1].Index, false)
+}
+
+// lockWrite keeps other writers out until the function it returns is called.
+func (s *Store) lockWrite() func() {
+	s.write <- struct{}{}
+	return func() { <-s.write }
 }
 
 // Room returns what there is room for. With RoomControl and RoomNone the error, which is ErrFull unless the file
@@ -351,6 +415,7 @@ func (s *Store) Writing() time.Duration {
 // DeleteRange implements raft.LogStore for a prefix or a suffix of the log. While a Hold is out, removing a
 // prefix does nothing (the next compaction removes more), unless the log exceeds HoldBytes.
 func (s *Store) DeleteRange(lo, hi uint64) error {
+	defer s.lockWrite()()
 	first, last, err := s.bounds()
 	if err != nil {
 		return err

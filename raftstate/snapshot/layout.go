@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -144,8 +145,8 @@ func (l Layout) Flip(generation string) error {
 	return syncDir(dir)
 }
 
-// Clean removes all generations except keep, and all images. It is called at start, before stores are open.
-func (l Layout) Clean(keep string) error {
+// Clean removes all generations except those to keep, and all images. It is called at start, before stores are open.
+func (l Layout) Clean(keep ...string) error {
 	for _, kind := range kinds {
 		names, err := l.list(kind)
 		if err != nil {
@@ -153,7 +154,7 @@ func (l Layout) Clean(keep string) error {
 		}
 		for _, name := range names {
 			_, generation := number(name)
-			if name == keep || !generation && !strings.HasPrefix(name, imageStart) {
+			if slices.Contains(keep, name) || !generation && !strings.HasPrefix(name, imageStart) {
 				continue
 			}
 			if err := os.RemoveAll(l.Dir(kind, name)); err != nil {

@@ -76,6 +76,7 @@ triward:
 // A metric, a pattern in lines and an event each lead to one message and one on recovery, while the leader changes in
 // the middle of its duration and of the messages; every node shows the same.
 func TestAlertsOverThreeNodes(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	sink := &notified{keys: make(map[string]int)}
 	srv := httptest.NewServer(sink)
@@ -186,6 +187,7 @@ func (c *Cluster) put(n *Node, path string, body any) error {
 
 // A receiver may not lead back into the cluster, and one with a secret is refused as long as there is no way to seal it.
 func TestReceiversThatAreRefused(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	n := c.Nodes[0]
 	routes := func(receiver string) map[string]string {

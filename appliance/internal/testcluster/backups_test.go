@@ -27,6 +27,7 @@ import (
 // TestScheduledBackupsInS3 lets a cluster store its backups in an S3 service by a schedule, under load, and restores
 // one from there with the recovery key alone.
 func TestScheduledBackupsInS3(t *testing.T) {
+	t.Parallel()
 	service := s3test.Start(t)
 	c := Start(t, 3)
 	ring, recovery, err := keyring.New()
@@ -157,6 +158,7 @@ func auditText(t *testing.T, n *Node) string {
 
 // TestBackupsInAFolderOfTheNode stores a backup on the node that is asked, and says why one cannot be.
 func TestBackupsInAFolderOfTheNode(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	n := c.Nodes[0]
 	a := c.NewAgent(t, "web1", series(1))

@@ -40,6 +40,7 @@ func countEvents(list []event, kind, host string) (n int) {
 
 // What happens to the cluster is told exactly once, though the leader ends in the middle of it.
 func TestClusterEventsComeOnce(t *testing.T) {
+	t.Parallel()
 	c := StartWith(t, 3, watchesItself)
 	var agents []*Agent
 	for i := range 3 {
@@ -159,6 +160,7 @@ func hostEvents(t *testing.T) [][]byte {
 
 // The rules that are shipped make alerts of what an agent tells of its host, with levels that fit.
 func TestShippedRulesOfEvents(t *testing.T) {
+	t.Parallel()
 	c := StartWith(t, 3, watchesItself)
 	Until(t, "the shipped rules are there", func() error {
 		return c.Get(c.Nodes[0], "/v1/rules/files/events", &struct{}{})

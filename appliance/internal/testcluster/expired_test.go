@@ -32,6 +32,7 @@ func expire(t *testing.T, n *Node) {
 // After a power-off that was longer than certificates are good for, no node can talk to another. Each makes itself a new
 // certificate from what lies sealed beside it, and the cluster forms again.
 func TestCertificatesAreIssuedWithoutACluster(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	for _, n := range c.Nodes {
 		if _, err := n.Config.Reissue(appliance.IssueOptions{Now: time.Now()}); !errors.Is(err, appliance.ErrLocked) {
@@ -104,6 +105,7 @@ func TestCertificatesAreIssuedWithoutACluster(t *testing.T) {
 
 // With the CA's key beside it, a node renews a certificate that ended by itself.
 func TestCertificatesThatEndedRenewThemselves(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	for _, n := range c.Nodes {
 		n.Stop(t)

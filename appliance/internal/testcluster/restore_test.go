@@ -73,6 +73,7 @@ func digestOf(t *testing.T, m *backup.Manifest) string {
 // TestRestoreUnderLoadIntoAFreshCluster backs a cluster of three up while it is written to, restores the backup on a
 // fresh machine, compares digests, lets two nodes join and agents go on.
 func TestRestoreUnderLoadIntoAFreshCluster(t *testing.T) {
+	t.Parallel()
 	old := Start(t, 3)
 	a := old.NewAgent(t, "web1", series(1), series(2))
 	acked, stop := busy(t, old, a)
@@ -143,6 +144,7 @@ func TestRestoreUnderLoadIntoAFreshCluster(t *testing.T) {
 // TestOldAndRestoredClusterStayApart lets a restored node take over the name and address of one of the old cluster
 // that still runs: neither side may take the other for a member.
 func TestOldAndRestoredClusterStayApart(t *testing.T) {
+	t.Parallel()
 	old := Start(t, 3)
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
@@ -178,6 +180,7 @@ func TestOldAndRestoredClusterStayApart(t *testing.T) {
 
 // TestWhatCannotBeRestoredLeavesNothing tries everything that must be refused, on one machine, and then what may not.
 func TestWhatCannotBeRestoredLeavesNothing(t *testing.T) {
+	t.Parallel()
 	old := Start(t, 1)
 	a := old.NewAgent(t, "web1", series(1), series(2))
 	_, err := a.Send(old.Nodes[0], a.Lines(time.Now().UnixNano(), "a line"))
@@ -262,6 +265,7 @@ func filesBelow(t *testing.T, dir string) (names []string) {
 // TestABackupWithoutKeysMakesANewCA restores a backup that was not encrypted: no private key is in it, so the restored
 // cluster has another CA, and sessions and join tokens of the old one do not work.
 func TestABackupWithoutKeysMakesANewCA(t *testing.T) {
+	t.Parallel()
 	old := Start(t, 1)
 	var token struct {
 		Token string `json:"token"`

@@ -66,6 +66,7 @@ func sealed(n *Node, bucket, key string) (out []string) {
 // A new key seals on every node, what older ones sealed is sealed anew and still opens; a member that is away stops it
 // before anything has changed; one that was stopped right after comes back with the new key.
 func TestKeyIsRotated(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	const secret = "sesame-of-the-relay"
 	must(t, c.put(c.Nodes[0], "/v1/routes", map[string]string{"body": `

@@ -14,8 +14,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -115,8 +117,9 @@ func nodeConfig(t testing.TB, dir, id string) appliance.Config {
 	cfg.Queue.MarkInterval = appliance.Duration(time.Second)
 	cfg.SelfMonitoring = false // what tests count is what they send
 	cfg.Alerting = appliance.AlertingConfig{Interval: appliance.Duration(time.Second), AllowLoopbackReceivers: true}
+	host := ownHost()
 	for _, address := range []*string{&cfg.Listen.Peer.Address, &cfg.Listen.Agents.Address, &cfg.Listen.HTTP.Address} {
-		*address = freeAddress(t)
+		*address = freeAddress(t, host)
 	}
 	cfg.Listen.Peer.Advertise = cfg.Listen.Peer.Address
 	cfg.Listen.Agents.Advertise = "https://" + cfg.Listen.Agents.Address
@@ -124,10 +127,16 @@ func nodeConfig(t testing.TB, dir, id string) appliance.Config {
 	return cfg
 }
 
-// freeAddress is a port of this machine that is free now and, but for bad luck, stays so until it is listened on.
-func freeAddress(t testing.TB) string {
+// ownHost is a loopback address of a node's own: a port there stays free while the node is down, as no connection of
+// the machine begins at such an address and tests beside this one have others.
+func ownHost() string {
+	return netip.AddrFrom4([4]byte{127, byte(16 + rand.IntN(200)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))}).String()
+}
+
+// freeAddress is a port of host that is free.
+func freeAddress(t testing.TB, host string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	must(t, err)
 	must(t, l.Close())
 	return l.Addr().String()

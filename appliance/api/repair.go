@@ -1,0 +1,38 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/triward/triward/appliance/auth"
+)
+
+// Repairs takes the orders of operators about damaged nodes.
+type Repairs interface {
+	// OrderRepair has node take its state from another one that is whole, also while the same data is damaged on a
+	// majority. It is carried out when node is damaged and comes to it, and audited when it is given.
+	OrderRepair(ctx context.Context, node, from string, by auth.AuditRecord) error
+}
+
+type repairBody struct {
+	Node string `json:"node"`
+	From string `json:"from"`
+}
+
+func repairRoutes() []Route {
+	return []Route{
+		{
+			Method: "POST", Path: "/v1/cluster/repair", Permission: auth.Administer,
+			Summary: "Have a damaged node take its data from a node that an operator names", Body: repairBody{},
+			MaxBody: 4 << 10, Status: http.StatusNoContent, serve: (*API).orderRepair,
+		},
+	}
+}
+
+func (a *API) orderRepair(q *request) error {
+	var b repairBody
+	if err := q.body(&b); err != nil {
+		return err
+	}
+	return q.done(a.cfg.Repairs.OrderRepair(q.ctx(), b.Node, b.From, q.audit()))
+}

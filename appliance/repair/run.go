@@ -1,0 +1,103 @@
+package repair
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// leaseSpan is how long a node may take for a swap once it has all it needs; a lease is extended before.
+	leaseSpan = 15 * time.Minute
+	// tidyEvery is how often what was set aside is looked at.
+	tidyEvery = time.Hour
+	// tellAgain is how young records are told again after a start, since who was told may have lost it.
+	tellAgain = 24 * time.Hour
+)
+
+// Run mends what is damaged until ctx ends.
+func (s *Service) Run(ctx context.Context) {
+	s.tellKnown()
+	failures := 0
+	var tidied time.Time
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		case <-retry.C:
+		}
+		if len(s.open(inImage)) > 0 {
+			if err := s.mend(ctx); err != nil {
+				failures++
+				s.put(ctx, err, failures, retry)
+				continue
+			}
+			failures = 0
+		}
+		s.mu.Lock()
+		s.next = time.Time{}
+		s.mu.Unlock()
+		if s.cfg.DropAside != nil && time.Since(tidied) >= tidyEvery {
+			tidied = time.Now()
+			if err := s.cfg.DropAside(keepAside); err != nil {
+				s.cfg.Log.Warn("what was set aside is not removed", "err", err)
+			}
+		}
+		retry.Reset(tidyEvery)
+	}
+}
+
+// put notes why a repair failed and when it is tried again.
+func (s *Service) put(ctx context.Context, err error, failures int, retry *time.Timer) {
+	wait := min(s.cfg.Retry<<min(failures-1, 10), s.cfg.RetryMost)
+	s.mu.Lock()
+	why := err.Error()
+	changed := why != s.refused
+	s.refused, s.doing, s.done, s.total = why, "", 0, 0
+	s.next = s.cfg.Now().Add(wait)
+	s.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
+	s.cfg.Log.Warn("the repair failed; it is tried again", "in", wait, "err", err)
+	if open := s.open(inImage); changed && len(open) > 0 && s.cfg.TellRefused != nil {
+		s.cfg.TellRefused(s.cfg.Node, clip(why), open[0].Damage)
+	}
+	retry.Reset(wait)
+}
+
+// mend takes the lease and has the state replaced.
+func (s *Service) mend(ctx context.Context) error {
+	s.Doing("waiting for its turn", 0, 0)
+	if err := s.cfg.Lease(ctx, leaseSpan); err != nil {
+		return err
+	}
+	defer s.cfg.Release(ctx)
+	return s.cfg.Mend(ctx, func(ctx context.Context) error { return s.cfg.Lease(ctx, leaseSpan) })
+}
+
+// tellKnown tells again what happened lately.
+func (s *Service) tellKnown() {
+	since := s.cfg.Now().Add(-tellAgain).UnixMilli()
+	s.mu.Lock()
+	var list []Record
+	for _, r := range s.journal.Records {
+		if max(r.FoundAt, r.RepairedAt) >= since {
+			list = append(list, r)
+		}
+	}
+	s.mu.Unlock()
+	for _, r := range list {
+		if s.cfg.Tell == nil {
+			return
+		}
+		if !r.Open() { // what was found first
+			found := r
+			found.RepairedAt = 0
+			s.cfg.Tell(s.cfg.Node, found)
+		}
+		s.cfg.Tell(s.cfg.Node, r)
+	}
+}

@@ -1,0 +1,165 @@
+package systemtest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// traffic is senders that go on through all faults of a trial, and the ledger of what was acknowledged to them.
+type traffic struct {
+	ledger   *ledger
+	senders  []*sender
+	fillers  []*sender // which are not compared
+	stop     context.CancelFunc
+	ended    chan error
+	stopped  bool
+	compared bool
+}
+
+// pace is how often a sender of a trial sends.
+const pace = 25 * time.Millisecond
+
+// send begins the traffic of n senders, each of which begins with another node.
+func (tr *trial) send(ctx context.Context, n int) error {
+	l, err := newLedger(filepath.Join(tr.dir, "ledger"))
+	if err != nil {
+		return err
+	}
+	tr.atEnd(func() { _ = l.close() })
+	tf := &traffic{ledger: l, ended: make(chan error, n+tr.fillers)}
+	for i := range n + tr.fillers {
+		s, err := tr.sender(ctx, l, i)
+		if err != nil {
+			return fmt.Errorf("register a sender: %w", err)
+		}
+		if i < n {
+			tf.senders = append(tf.senders, s)
+			continue
+		}
+		s.padding = 16 << 10
+		tf.fillers = append(tf.fillers, s)
+	}
+	running, stop := context.WithCancel(ctx)
+	tf.stop = stop
+	tr.traffic = tf
+	for _, s := range slices.Concat(tf.senders, tf.fillers) {
+		go func() { tf.ended <- s.run(running, pace) }()
+	}
+	tr.atEnd(tf.end)
+	return tr.progress(ctx, 10)
+}
+
+// sender registers sender i.
+func (tr *trial) sender(ctx context.Context, l *ledger, i int) (*sender, error) {
+	c := tr.c
+	urls := make([]string, len(c.Nodes))
+	for j := range urls {
+		urls[j] = c.Nodes[(i+j)%len(urls)].AgentURL
+	}
+	conf := c.tlsConf.Clone()
+	conf.ServerName = "localhost" // every node is called that too, whoever carries the connection
+	s, err := newSender(fmt.Sprintf("sender%d", i), urls, conf, l)
+	if err != nil {
+		return nil, err
+	}
+	s.repeats = 25
+	token, err := c.agentToken(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.register(ctx, token, seriesPerSender); err != nil {
+		return nil, err
+	}
+	for j, u := range s.nodes {
+		s.nodes[j] = cmp.Or(tr.through[u], u)
+	}
+	return s, nil
+}
+
+// end stops the senders and waits for them.
+func (tf *traffic) end() {
+	if tf.stopped {
+		return
+	}
+	tf.stopped = true
+	tf.stop()
+	errs := make([]error, 0, cap(tf.ended))
+	for range cap(tf.ended) {
+		errs = append(errs, <-tf.ended)
+	}
+	for _, err := range errs {
+		tf.ended <- err
+	}
+}
+
+// compare ends the traffic and compares what every node answers with the ledger.
+func (tr *trial) compare(ctx context.Context) error {
+	tf, v := tr.traffic, &tr.violations
+	tf.end()
+	for range cap(tf.ended) {
+		switch err := <-tf.ended; {
+		case errors.Is(err, errForgotten):
+			v.add(&v.forgotten, "%v", err)
+		case err != nil:
+			v.add(&v.broken, "a sender gave up: %v", err)
+		}
+	}
+	for _, s := range tf.senders {
+		tr.acked += tf.ledger.of(s.name).acked
+	}
+	tf.compared = true
+	if err := tr.c.compare(ctx, tf.ledger, tf.senders, v); err != nil {
+		return fmt.Errorf("compare the nodes with the ledger: %w", err)
+	}
+	return nil
+}
+
+// progress returns when every sender got n more acknowledgements.
+func (tr *trial) progress(ctx context.Context, n int) error {
+	senders := tr.traffic.senders
+	goal := make([]int, len(senders))
+	for i, s := range senders {
+		goal[i] = s.ackCount() + n
+	}
+	return until(ctx, 2*time.Minute, func(context.Context) error {
+		for i, s := range senders {
+			if got := s.ackCount(); got < goal[i] && !s.gaveUp() {
+				return fmt.Errorf("%s has %d acknowledgements, waiting for %d", s.name, got, goal[i])
+			}
+		}
+		return nil
+	})
+}
+
+// acks is how many batches were acknowledged so far.
+func (tr *trial) acks() (n int) {
+	for _, s := range tr.traffic.senders {
+		n += s.ackCount()
+	}
+	return n
+}
+
+// allReady returns when every node says that it is ready.
+func (tr *trial) allReady(ctx context.Context) error {
+	for i := range tr.c.Nodes {
+		if err := tr.c.ready(ctx, &tr.c.Nodes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeShortest is the longest time without an acknowledgement of the sender that fared best: others waited for a node that
+// gives no answer at all for as long as their own patience lasts, which is 5 s.
+func takeShortest(senders []*sender) time.Duration {
+	d := senders[0].takeLongest()
+	for _, s := range senders[1:] {
+		d = min(d, s.takeLongest())
+	}
+	return d
+}

@@ -1,0 +1,198 @@
+package raftstate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/triward/triward/raftstate/logfile"
+	"github.com/triward/triward/raftstate/snapshot"
+)
+
+// raft's own records in its small storage.
+var (
+	keyVoteTerm = []byte("LastVoteTerm")
+	keyVoteCand = []byte("LastVoteCand")
+)
+
+// nobody has the vote of a node that does not know whom it gave it to.
+var nobody = []byte("-")
+
+// mendLog cuts a damaged log before what cannot be read, or sets it aside. Either way this node may have acknowledged
+// what it does not hold any more, so it is on probation afterwards. It is called while nothing is open.
+func (n *Node) mendLog(d Damage, began time.Time) error {
+	if err := n.connect(); err != nil {
+		return err
+	}
+	cut, err := n.cutLog()
+	if err == nil {
+		n.log.Warn("the log was cut before what is damaged; this node has no vote until it has caught up", "first_lost", cut)
+		n.pending.Store(&Repaired{Parts: []string{PartLog}, How: HowLogCut, Index: cut, Took: time.Since(began)})
+		return nil
+	}
+	n.log.Warn("the log cannot be cut: it is set aside", "err", err)
+	aside, err := n.setLogAside(d)
+	if err != nil {
+		return err
+	}
+	n.pending.Store(&Repaired{Parts: []string{PartLog}, How: HowLogAside, Aside: aside, Took: time.Since(began)})
+	return nil
+}
+
+// cutLog keeps the entries before the first one above the mark that is damaged and returns its index.
+func (n *Node) cutLog() (cut uint64, err error) {
+	opt := n.logOptions()
+	opt.Short = true
+	store, err := logfile.Open(filepath.Join(n.cfg.DataDir, raftDir), opt)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	id, err := store.Get([]byte(identityKey))
+	if err != nil {
+		return 0, err
+	}
+	if string(id) != n.cfg.NodeID {
+		return 0, fmt.Errorf("log says that it is of node %q", id)
+	}
+	last, err := store.LastIndex()
+	if err != nil {
+		return 0, err
+	}
+	// Probation first: if the power goes here, the node must not have a vote without what is cut.
+	if err := store.Set([]byte(probationKey), []byte(probationOn)); err != nil {
+		return 0, err
+	}
+	cut = last + 1
+	if first := store.Verify(context.Background(), n.mark.Load().Index+1); first != nil {
+		bad, ok := logfile.DamagedIndex(first)
+		if !ok {
+			return 0, first
+		}
+		cut = bad
+		if err := store.DeleteRange(bad, last); err != nil {
+			return 0, err
+		}
+	}
+	return cut, store.SetReach()
+}
+
+// setLogAside begins an empty log and keeps the damaged one beside.
+func (n *Node) setLogAside(d Damage) (string, error) {
+	dir := filepath.Join(n.cfg.DataDir, raftDir)
+	aside, err := snapshot.SetAside(dir, d.String(), time.Now())
+	if err != nil {
+		return "", brokenDisk("log", err)
+	}
+	store, err := logfile.Open(dir, n.logOptions())
+	if err != nil {
+		return "", brokenDisk("log", err)
+	}
+	// The vote of the newest term that anybody here knows of may have been given already.
+	term := n.mark.Load().Term
+	for _, p := range n.askPeers(n.ctx, n.peerRepair()) {
+		term = max(term, p.Term)
+	}
+	err = errors.Join(
+		store.Set([]byte(probationKey), []byte(probationOn)),
+		store.SetUint64(keyTerm, term), store.Set(keyVoteCand, nobody), store.SetUint64(keyVoteTerm, term),
+		store.Set([]byte(identityKey), []byte(n.cfg.NodeID)), store.Close(),
+	)
+	if err != nil {
+		return "", brokenDisk("log", err)
+	}
+	return aside, nil
+}
+
+// hideDamage lets go of damaged entries that the state holds already; false when they are not all in it. The entries are
+// not served from here on: whoever needs them is sent an image.
+func (n *Node) hideDamage(index uint64, err error) bool {
+	if index <= n.mark.Load().Index {
+		n.log.Error("log entry behind the mark is damaged and was dropped", "index", index, "err", err)
+		if first, firstErr := n.store.FirstIndex(); firstErr == nil {
+			_ = n.store.DeleteRange(first, index) // an attempt; the entry stays hidden either way
+		}
+		if n.cfg.Repairs != nil && n.toldLog.Swap(index) != index {
+			n.cfg.Repairs.Found(logDamage(index, err))
+			n.cfg.Repairs.Done(Repaired{Parts: []string{PartLog}, How: HowLogDrop, Index: index})
+		}
+		return true
+	}
+	if !n.mends() || index > n.fsm.applied.Load() || !n.started.Load() {
+		return false
+	}
+	if !n.dropping.CompareAndSwap(false, true) {
+		return true
+	}
+	n.log.Error("log entry is damaged; the state holds it: a mark is made, then it is dropped", "index", index, "err", err)
+	n.cfg.Repairs.Found(logDamage(index, err))
+	began := time.Now()
+	n.wg.Go(func() {
+		defer n.dropping.Store(false)
+		n.markUpTo(index)
+		if n.mark.Load().Index < index {
+			return
+		}
+		if first, err := n.store.FirstIndex(); err == nil {
+			if err := n.store.DeleteRange(first, index); err != nil {
+				n.log.Warn("drop damaged entries", "through", index, "err", err)
+			}
+		}
+		n.mended(Repaired{Parts: []string{PartLog}, How: HowLogDrop, Index: index, Took: time.Since(began)})
+	})
+	return true
+}
+
+func logDamage(index uint64, err error) Damage {
+	return Damage{Part: PartLog, Place: fmt.Sprintf("log entry %d", index), Err: err.Error()}
+}
+
+// markUpTo makes marks until one covers index, which is applied, or the node closes.
+func (n *Node) markUpTo(index uint64) {
+	for n.mark.Load().Index < index {
+		if r := n.raft.Load(); r != nil {
+			if err := r.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+				n.log.Warn("mark beyond a damaged entry", "err", err)
+			}
+		}
+		wait := time.NewTimer(time.Second)
+		select {
+		case <-wait.C:
+		case <-n.closing:
+			wait.Stop()
+			return
+		}
+	}
+}
+
+// CheckLog reads the entries of the log up to the one that is applied and drops those that are damaged, since the state
+// holds them. pace is called before each entry with the bytes of the one before and may wait. It returns how many
+// entries were read and how many of them were damaged.
+func (n *Node) CheckLog(ctx context.Context, pace func(ctx context.Context, bytes int) error) (read, bad int, err error) {
+	index, err := n.store.FirstIndex()
+	if err != nil {
+		return 0, 0, err
+	}
+	var l raft.Log
+	for ; index > 0 && index <= n.fsm.applied.Load(); index++ {
+		if err := pace(ctx, len(l.Data)); err != nil {
+			return read, bad, err
+		}
+		l = raft.Log{}
+		err := n.store.ReadLog(index, &l)
+		switch {
+		case err == nil:
+			read++
+		case errors.Is(err, raft.ErrLogNotFound): // it went meanwhile
+		case errors.Is(err, logfile.ErrCorrupt) && n.hideDamage(index, err):
+			bad++
+		default:
+			return read, bad, err
+		}
+	}
+	return read, bad, nil
+}
