@@ -29,7 +29,7 @@ const (
 	// Pieces of files. Blocks, tables and closed logs never change, so that their pieces only matter for reading; the
 	// metadata file changes page by page all over.
 	pieceSize     = 1 << 20
-	pieceSizeMeta = 32 << 10
+	pieceSizeMeta = 16 << 10
 	maxPiece      = pieceSize
 	windowSize    = 4 << 20 // read at once
 	openPacks     = 8       // whose windows are kept

@@ -14,7 +14,15 @@ export const backups: Dictionary['backups'] = {
   size: '大小',
   whole: '压缩前',
   running: (node) => `节点 ${node} 正在备份`,
-  phase: { waiting: '等待', cutting: '截取状态', writing: '写入', 'reading back': '回读校验' },
+  phase: {
+    waiting: '等待',
+    cutting: '截取状态',
+    writing: '写入',
+    'reading back': '回读校验',
+    'drill: checking and unpacking': '恢复演练：解包',
+    'drill: checking metadata': '恢复演练：检查元数据',
+    'drill: reading every sample and line': '恢复演练：读取每个样本和每行',
+  },
   cancel: '取消',
   saveNow: '立即下载',
   saveHint:
