@@ -12,7 +12,7 @@ VERSION ?= 0.1.0-dev
 GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X github.com/triward/triward/appliance/cli.release=$(VERSION)'
 # Packages whose goroutines share state: the race detector runs over these.
 RACE  := ./agent/... ./raftstate/... ./logstore/... ./tsdb/... ./ui ./appliance ./appliance/auth/... ./appliance/gateway/... ./appliance/fleet/... ./appliance/api/... ./appliance/cli ./appliance/pki \
-  ./appliance/alerting ./appliance/events ./appliance/agentconfig ./appliance/syslog ./appliance/selfmon ./appliance/retention ./appliance/intake ./appliance/backup/schedule ./appliance/pipeline ./appliance/auditlog
+  ./appliance/alerting ./appliance/events ./appliance/agentconfig ./appliance/syslog ./appliance/selfmon ./appliance/retention ./appliance/intake ./appliance/backup/schedule ./appliance/backup/repository ./appliance/pipeline ./appliance/auditlog
 
 web_sources := $(shell find $(WEB) -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/.svelte-kit/*' -not -path '*/e2e/*' 2>/dev/null)
 
@@ -209,6 +209,11 @@ simulate: ## whole clusters in virtual time, SEED=1 SCHEDULES=2000, and STEPS=10
 simulate-planted: ## plant bugs in the source and count the schedules until each is found
 	TRIWARD_SIM_PLANTED=400 go test -count=1 -v -timeout 120m -run '^TestPlantedBugs$$' $(SIMULATION) | $(quiet_runs)
 	@echo 'make simulate-planted: passed'
+
+.PHONY: bench-save
+bench-save: go-build ## what a save of several GB costs intake, and what an incremental one writes; a quiet machine, TRIWARD_BENCH_GB
+	TRIWARD_BIN=$(BIN) go test -run '^$$' -bench SaveUnderLoad -benchtime 1x -timeout 90m ./appliance/systemtest
+	TRIWARD_BENCH_MB=4000 go test -run '^$$' -bench IncrementalSave -benchtime 1x -timeout 30m ./appliance/backup/repository
 
 .PHONY: bench
 bench: go-build ## whole-path figures for docs/benchmarks.md, then those of the packages

@@ -401,7 +401,7 @@ func TestAuditIsVerifiedOnlineAndOffline(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	err = backup.WithMetadata(t.Context(), in, backup.VerifyOptions{}, func(m *backup.Manifest, state *meta.Store) error {
+	err = backup.WithMetadata(t.Context(), backup.Stream(in), backup.VerifyOptions{}, func(m *backup.Manifest, state *meta.Store) error {
 		v, err = auditlog.New(state).Verify(t.Context(), point)
 		return err
 	})

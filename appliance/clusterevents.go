@@ -125,8 +125,11 @@ func (r *eventRecords) read(bucket, key string, since int64) (e events.Event, ok
 	case machine.BucketRetentionCuts:
 		e, ok = eventOfCut(v.Data)
 	case schedule.Bucket:
-		if strings.HasPrefix(key, "run/") {
+		switch {
+		case strings.HasPrefix(key, "run/"):
 			e, ok = eventOfBackup(v.Data)
+		case strings.HasPrefix(key, "gap/"):
+			e, ok = eventOfGap(v.Data)
 		}
 	case alerting.BucketHistory:
 		e, ok = eventOfAlert(v.Data)
@@ -219,10 +222,39 @@ func eventOfBackup(data []byte) (e events.Event, ok bool) {
 	if run.Bytes > 0 {
 		e.Tags["bytes"] = fmt.Sprint(run.Bytes)
 	}
+	if run.Kind == schedule.KindDrill {
+		return eventOfDrill(&run, e), true
+	}
 	if !run.OK {
 		e.Kind, e.Severity, e.Text = "backup_failed", wire.SeverityError, fmt.Sprintf("%s failed on node %s: %s", what, run.Node, run.Error)
 	}
 	return e, true
+}
+
+// eventOfDrill tells how trying a restore went.
+func eventOfDrill(run *schedule.Run, e events.Event) events.Event {
+	e.Kind, e.Text = "restore_drill_done", fmt.Sprintf("a restore of the newest backup of schedule %s was tried on node %s and went well: %s", run.Schedule, run.Node, run.Name)
+	if !run.OK {
+		e.Kind, e.Severity = "restore_drill_failed", wire.SeverityError
+		e.Text = fmt.Sprintf("a restore of the newest backup of schedule %s was tried on node %s and failed: %s", run.Schedule, run.Node, run.Error)
+	}
+	if run.Drill != nil {
+		e.Tags["digest"], e.Tags["digest_wanted"] = run.Drill.Digest, run.Drill.Want
+	}
+	return e
+}
+
+// eventOfGap tells of entries that no archive has.
+func eventOfGap(data []byte) (e events.Event, ok bool) {
+	var g schedule.Gap
+	if json.Unmarshal(data, &g) != nil || g.From == 0 {
+		return e, false
+	}
+	return events.Event{
+		T: g.At, Host: g.Node, Key: g.Schedule, Kind: "log_archive_gap", Severity: wire.SeverityError,
+		Text: fmt.Sprintf("entries %d to %d of the log were not archived by schedule %s before they were gone: no restore can end there; the next backup closes the gap", g.From, g.To, g.Schedule),
+		Tags: map[string]string{"schedule": g.Schedule, "from": fmt.Sprint(g.From), "to": fmt.Sprint(g.To)},
+	}, true
 }
 
 // eventOfAlert tells what became of an alert.

@@ -39,6 +39,11 @@ type RestoreOptions struct {
 	VerifyOnly bool           // check everything, leave nothing
 	Deep       bool           // read every sample and line and hold them against the manifest
 	Log        *slog.Logger   // nil: discards
+	// Only keeps one kind: metrics, logs, events, or config for the metadata; "" keeps all.
+	Only string
+	// Archive is replayed behind the backup, when set, up to Until.
+	Archive Archive
+	Until   Until
 	// Phase, when set, is told what begins.
 	Phase func(name string)
 }
@@ -53,14 +58,24 @@ type RestoreReport struct {
 	RecoveryKey string
 	Warnings    []string
 	Deep        *backup.DeepReport // with RestoreOptions.Deep
+	// Of the state that the cluster begins with, which is that of the manifest unless more was asked for.
+	Index    uint64
+	LogTime  int64 // milliseconds since 1970
+	Digest   string
+	State    string // SHA-256 of its metadata, equal on all nodes that have applied just that entry
+	Replayed uint64 // entries of the archive
+	Only     string
 }
 
-// Restore makes the backup that r streams the state of this node, which must have none, as the only member of a
+// Restore makes a backup the state of this node, which must have none, as the only member of a
 // cluster that goes on from there. Everything is read and checked before anything counts; when it fails the node is as
 // it was. The configuration must be resolved.
-func Restore(ctx context.Context, cfg Config, r io.Reader, opts RestoreOptions) (_ *RestoreReport, err error) {
+func Restore(ctx context.Context, cfg Config, src backup.Source, opts RestoreOptions) (_ *RestoreReport, err error) {
 	if opts.Phase == nil {
 		opts.Phase = func(string) {}
+	}
+	if err := checkOnly(opts.Only); err != nil {
+		return nil, err
 	}
 	release, err := claimEmpty(&cfg)
 	if err != nil {
@@ -75,7 +90,7 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opts RestoreOptions) 
 	opts.Phase("check and unpack")
 	var staged *raftstate.Restored
 	report := &RestoreReport{}
-	report.Backup, err = backup.Read(r, opts.Identities, func(h container.Header, image io.Reader) (err error) {
+	report.Backup, err = src.Read(ctx, opts.Identities, func(h container.Header, image io.Reader) (err error) {
 		if err := mayHold(&cfg, &h); err != nil {
 			return err
 		}
@@ -96,6 +111,9 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opts RestoreOptions) 
 		if report.Deep, err = backup.CheckStores(ctx, staged.MetricsDir(), staged.LogsDir(), report.Manifest, opts.Log); err != nil {
 			return nil, err
 		}
+	}
+	if err := rework(ctx, staged, report, &opts); err != nil {
+		return nil, err
 	}
 	if opts.VerifyOnly {
 		return report, nil
@@ -126,7 +144,10 @@ func found(cfg *Config, staged *raftstate.Restored, report *RestoreReport) error
 	}
 	report.Pin = ca.Fingerprint()
 	incarnation := pki.NewIncarnation()
-	note := restoredFrom{Index: m.Index, Created: m.Created, Node: m.Node, Digest: m.Digest, Image: m.Image.SHA256, Incarnation: incarnation}
+	note := restoredFrom{
+		Index: report.Index, Created: m.Created, Node: m.Node, Digest: report.Digest, Image: m.Image.SHA256, Incarnation: incarnation,
+		Save: m.Index, Only: report.Only,
+	}
 	err = staged.Found(raftstate.Server{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise}, func(tx *meta.Tx) error {
 		if report.NewCA { // with the keys the ring was lost that opens this one's
 			tx.Delete(bucketPKI, keyAgentCAs)
@@ -206,6 +227,8 @@ type restoredFrom struct {
 	Digest      string `json:"digest"`
 	Image       string `json:"image_sha256"`
 	Incarnation string `json:"incarnation"`
+	Save        uint64 `json:"save,omitempty"` // entry of the backup; the archived log reached to Index
+	Only        string `json:"only,omitempty"` // the kind that was kept
 }
 
 // endsWithRestore are the buckets whose records were about nodes, sessions and invitations of the lost cluster.

@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/backup"
+	"github.com/triward/triward/appliance/backup/repository"
 	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
@@ -29,16 +32,39 @@ type snapshots struct {
 	*schedule.Runner
 	app  *App
 	busy chan struct{} // one at a time: a cut holds the space of what the stores replace meanwhile
+	// process tells this process from an earlier one of the same node in repositories.
+	process string
 }
 
 func newSnapshots(a *App) *snapshots {
-	s := &snapshots{app: a, busy: make(chan struct{}, 1)}
+	s := &snapshots{app: a, busy: make(chan struct{}, 1), process: strings.ToLower(rand.Text()[:12])}
 	s.Runner = schedule.New(schedule.Config{
 		Meta: &metadata{app: a}, Node: a.cfg.NodeID, Incarnation: a.identity.Incarnation(), Folder: a.cfg.Backup.Dir,
 		Leading: func() bool { _, self := a.node.Leader(); return self },
 		Prepare: s.Prepare, Sealer: s.sealer, Log: a.part("snapshots"),
+		Cluster: a.identity.ClusterID(), Recovery: s.recovery, DataDir: a.cfg.DataDir, Entries: s.entries, Program: a.version,
+		Format: func() uint32 { return a.node.State().Format() },
 	})
 	return s
+}
+
+// recovery is schedule.Config.Recovery.
+func (s *snapshots) recovery() (string, error) {
+	ring, err := keyring.Load(s.app.cfg.TLS.Dir)
+	if err != nil {
+		return "", err
+	}
+	return ring.Recovery(), nil
+}
+
+// entries is schedule.Config.Entries.
+func (s *snapshots) entries(from uint64, maxBytes int64) ([]repository.Entry, uint64, uint64, error) {
+	logs, first, committed, err := s.app.node.CommittedLog(from, maxBytes)
+	out := make([]repository.Entry, 0, len(logs))
+	for _, l := range logs {
+		out = append(out, repository.Entry{Index: l.Index, Term: l.Term, Type: l.Type, Stamp: l.Stamp, Data: l.Data})
+	}
+	return out, first, committed, err
 }
 
 // Folder implements api.Snapshots.
@@ -216,6 +242,30 @@ func (p *prepared) Write(ctx context.Context, w io.Writer, progress func(done, t
 		p.s.app.log.Info("backup made", "index", m.Index, "bytes", size, "image_bytes", p.export.Size(), "encrypted", len(p.req.Recipients) > 0, "took", time.Since(began))
 	}
 	return m, size, err
+}
+
+// SaveName implements schedule.Prepared.
+func (p *prepared) SaveName(run string) string {
+	return repository.SaveName(p.start.Index, p.start.LogTime, run)
+}
+
+// Save implements schedule.Prepared.
+func (p *prepared) Save(
+	ctx context.Context, in *repository.Repository, run string, cache *repository.Cache, progress func(done, total int64),
+) (*backup.Manifest, string, repository.Stats, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.s.app.ctx, cancel)() // a node that stops makes no more of it
+	began := time.Now()
+	m, name, st, err := in.Save(ctx, p.export, repository.Request{
+		About: p.req.About, Keys: p.req.Keys, Recovery: p.req.Recovery, Run: run, Process: p.s.process, Cache: cache,
+		Log: p.s.app.part("snapshots"), Progress: progress,
+	})
+	if err == nil {
+		p.s.app.log.Info("backup saved in a repository", "index", m.Index, "stored_bytes", st.Stored, "new_bytes", st.New, "read_bytes", st.Read,
+			"image_bytes", p.export.Size(), "packs", st.Packs, "took", time.Since(began))
+	}
+	return m, name, st, err
 }
 
 // Close implements schedule.Prepared.

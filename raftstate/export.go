@@ -48,6 +48,12 @@ func (e *Export) Size() int64 { return e.cut.image.Size() }
 // WriteTo streams the image, a tar that RestoreImage takes.
 func (e *Export) WriteTo(ctx context.Context, w io.Writer) error { return e.cut.image.WriteTo(ctx, w) }
 
+// Header is the header of the image, Members its files, for whoever stores them one by one.
+func (e *Export) Header() snapshot.Header { return e.cut.image.Header }
+
+// Members lists the files of the image as they lie on disk until Close.
+func (e *Export) Members() []snapshot.Member { return e.cut.image.Members() }
+
 // Close removes the image. It is idempotent.
 func (e *Export) Close() error {
 	e.once.Do(func() { e.err = e.n.layout.RemoveImage(e.cut.id) })

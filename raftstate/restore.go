@@ -27,6 +27,7 @@ type Restored struct {
 	layout     snapshot.Layout
 	dir        string
 	generation string
+	emptyLogs  bool // the store of logs was put in the place of what was unpacked
 }
 
 // RestoreImage unpacks an image into the data directory dir, in which no node has a state, and checks it: each file

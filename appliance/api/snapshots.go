@@ -49,6 +49,8 @@ type Snapshots interface {
 	// Start and StartSchedule return once the backup has begun on this node.
 	Start(ctx context.Context, j schedule.Job, by schedule.Actor) (schedule.Run, error)
 	StartSchedule(ctx context.Context, name string, by schedule.Actor) (schedule.Run, error)
+	// StartDrill returns once this node has begun to try a restore of the newest backup of a schedule.
+	StartDrill(ctx context.Context, name string, by schedule.Actor) (schedule.Run, error)
 	Cancel(ctx context.Context, run string, by schedule.Actor) error
 	// Check stores something small in a place and removes it.
 	Check(ctx context.Context, w schedule.Where, name string) error
@@ -86,6 +88,9 @@ type scheduleBody struct {
 	Zone       string         `json:"zone,omitempty"`
 	KeepLast   int            `json:"keep_last,omitempty"`
 	KeepDays   int            `json:"keep_days,omitempty"`
+	Form       string         `json:"form,omitempty"`       // file (also when absent) or repository
+	Archive    int            `json:"archive_s,omitempty"`  // seconds from one segment of the log to the next; 0: none
+	Drill      int            `json:"drill_days,omitempty"` // days from one tried restore to the next; 0: none
 }
 
 type checkTargetBody struct {
@@ -136,6 +141,10 @@ func snapshotRoutes() []Route {
 		{
 			Method: "POST", Path: "/v1/snapshots/schedules/{name}/run", Permission: auth.Administer, Status: http.StatusAccepted,
 			Summary: "Make the backup of a schedule now, on this node", Answer: schedule.Run{}, serve: (*API).runSchedule,
+		},
+		{
+			Method: "POST", Path: "/v1/snapshots/schedules/{name}/drill", Permission: auth.Administer, Status: http.StatusAccepted,
+			Summary: "Try to restore the newest backup of a schedule now, on this node", Answer: schedule.Run{}, serve: (*API).drillSchedule,
 		},
 		{
 			Method: "POST", Path: "/v1/snapshots/check", Permission: auth.Administer, Status: http.StatusNoContent,
@@ -252,9 +261,9 @@ func (a *API) putSchedule(q *request) error {
 	}
 	return q.done(a.cfg.Snapshots.Put(q.ctx(), schedule.Schedule{
 		Name: q.r.PathValue("name"), Enabled: b.Enabled, At: b.At, Every: b.Every, Weekdays: b.Weekdays, Zone: b.Zone,
-		KeepLast: b.KeepLast, KeepDays: b.KeepDays,
+		KeepLast: b.KeepLast, KeepDays: b.KeepDays, Archive: b.Archive,
 		Job: schedule.Job{
-			Target: b.Target, Node: b.Node,
+			Target: b.Target, Node: b.Node, Form: b.Form, Drill: b.Drill,
 			Protection: schedule.Protection{Recipients: b.Recipients, Recovery: b.Recovery, Plain: b.Plain},
 		},
 	}, q.actor()))
@@ -266,6 +275,14 @@ func (a *API) deleteSchedule(q *request) error {
 
 func (a *API) runSchedule(q *request) error {
 	run, err := a.cfg.Snapshots.StartSchedule(q.ctx(), q.r.PathValue("name"), q.actor())
+	if err != nil {
+		return err
+	}
+	return q.answer(http.StatusAccepted, run)
+}
+
+func (a *API) drillSchedule(q *request) error {
+	run, err := a.cfg.Snapshots.StartDrill(q.ctx(), q.r.PathValue("name"), q.actor())
 	if err != nil {
 		return err
 	}

@@ -54,6 +54,10 @@ func (b *backups) Start(_ context.Context, j schedule.Job, by schedule.Actor) (s
 func (b *backups) StartSchedule(context.Context, string, schedule.Actor) (schedule.Run, error) {
 	return schedule.Run{ID: "r1"}, b.err
 }
+
+func (b *backups) StartDrill(context.Context, string, schedule.Actor) (schedule.Run, error) {
+	return schedule.Run{}, b.err
+}
 func (b *backups) Cancel(context.Context, string, schedule.Actor) error { return b.err }
 func (b *backups) Check(context.Context, schedule.Where, string) error  { return b.err }
 func (b *backups) Folder() string                                       { return "/backups" }

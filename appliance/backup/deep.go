@@ -22,6 +22,9 @@ type DeepReport struct {
 	Days    int               `json:"days"`    // kinds and days that agree with the manifest
 	Partial int               `json:"partial"` // of which retention has removed a part: only their counts can be bounded
 	Counts  map[string]uint64 `json:"counts"`  // items read by kind
+	// Digest folds what was read of the days that agree, as `triward cluster status` folds all days: equal to the
+	// manifest's when retention has removed a part of none.
+	Digest string `json:"digest"`
 }
 
 const dayMs = 24 * 3600 * 1000
@@ -135,12 +138,14 @@ func compare(m *Manifest, read []meta.Digest) (*DeepReport, error) {
 	}
 	found := make(map[kindDay]meta.Digest)
 	r := &DeepReport{Counts: make(map[string]uint64)}
+	var kept []meta.Digest
 	for _, d := range read {
 		kind := d.Kind.String()
 		if (d.Day+1)*dayMs <= floors[kind] {
 			continue
 		}
 		found[kindDay{kind, d.Day}] = d
+		kept = append(kept, d)
 		r.Counts[kind] += d.Count
 	}
 	for _, want := range m.Digests {
@@ -164,6 +169,7 @@ func compare(m *Manifest, read []meta.Digest) (*DeepReport, error) {
 			return nil, differs(Digest{Kind: k.kind, Day: k.day}, got)
 		}
 	}
+	r.Digest = meta.FoldDigests(kept)
 	return r, nil
 }
 

@@ -114,7 +114,8 @@ type About struct {
 	State                  meta.Summary
 }
 
-func (a *About) manifest() Manifest {
+// Manifest is the manifest of a backup of that, without its files.
+func (a *About) Manifest() Manifest {
 	s := &a.State
 	m := Manifest{
 		Version: 1, Cluster: a.Cluster, Node: a.Node, Index: s.Mark.Index, Term: s.Mark.Term, LogTime: s.LogTime,

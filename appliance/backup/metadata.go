@@ -17,7 +17,7 @@ import (
 
 // WithMetadata unpacks a backup, checks that it is whole and its metadata that of the manifest, and calls look with the
 // metadata, which must not be used after that. What it unpacks is removed. Of o it takes Identities, Stage and Phase.
-func WithMetadata(ctx context.Context, r io.Reader, o VerifyOptions, look func(*Manifest, *meta.Store) error) (err error) {
+func WithMetadata(ctx context.Context, src Source, o VerifyOptions, look func(*Manifest, *meta.Store) error) (err error) {
 	if o.Phase == nil {
 		o.Phase = func(string) {}
 	}
@@ -36,7 +36,7 @@ func WithMetadata(ctx context.Context, r io.Reader, o VerifyOptions, look func(*
 		dirs[kind] = layout.Dir(kind, generation)
 	}
 	o.Phase("checking and unpacking")
-	b, err := Read(r, o.Identities, func(_ container.Header, image io.Reader) error {
+	b, err := src.Read(ctx, o.Identities, func(_ container.Header, image io.Reader) error {
 		_, err := snapshot.Unpack(ctx, image, dirs, machine.Format)
 		return err
 	})

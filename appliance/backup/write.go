@@ -31,7 +31,7 @@ type Request struct {
 // Write writes a backup of the state to w and returns its manifest and size in bytes. When it fails, what was written
 // is no backup: a reader finds it cut off.
 func Write(ctx context.Context, w io.Writer, state State, req Request) (_ *Manifest, size int64, err error) {
-	m := req.About.manifest()
+	m := req.About.Manifest()
 	encrypted := len(req.Recipients) > 0
 	h := container.Header{
 		Cluster: m.Cluster, Node: m.Node, Index: m.Index, Term: m.Term, LogTime: m.LogTime, Format: m.Format,

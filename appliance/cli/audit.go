@@ -228,7 +228,7 @@ func verifyAuditFile(ctx context.Context, s streams, name string, open *openFlag
 	defer p.end()
 	stop := context.AfterFunc(ctx, func() { _ = in.Close() })
 	defer stop()
-	err = backup.WithMetadata(ctx, p.reader(r), backup.VerifyOptions{Identities: ids, Stage: stage, Phase: p.enter}, func(m *backup.Manifest, state *meta.Store) error {
+	err = backup.WithMetadata(ctx, backup.Stream(p.reader(r)), backup.VerifyOptions{Identities: ids, Stage: stage, Phase: p.enter}, func(m *backup.Manifest, state *meta.Store) error {
 		v, err = auditlog.New(state).Verify(ctx, point)
 		v.Origin = &auditlog.ExportOrigin{Cluster: m.Cluster, Node: m.Node, LogTime: m.LogTime}
 		return err

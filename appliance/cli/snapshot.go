@@ -26,7 +26,7 @@ func newSnapshot(s streams) *cobra.Command {
 	c := &cobra.Command{Use: "snapshot", Short: "Back a cluster up, look at backups, restore one", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
 	c.AddCommand(newSnapshotSave(s, &t), newSnapshotInspect(s), newSnapshotVerify(s), newSnapshotRestore(s),
-		newSnapshotKeygen(s), newSnapshotList(s, &t), newSnapshotCancel(s, &t), newSnapshotSchedule(s, &t))
+		newSnapshotKeygen(s), newSnapshotList(s, &t), newSnapshotCancel(s, &t), newSnapshotSchedule(s, &t), newSnapshotDrill(s, &t))
 	return c
 }
 
@@ -36,7 +36,9 @@ type saveFlags struct {
 	s3      s3Flags
 	to      string
 	force   bool
-	form    outputForm
+	// incremental stores it in a repository.
+	incremental bool
+	form        outputForm
 }
 
 func newSnapshotSave(s streams, t *target) *cobra.Command {
@@ -59,6 +61,9 @@ With --to instead of FILE the node stores the backup itself, in the folder of it
 			if (f.to == "") == (len(args) == 0) {
 				return errors.New("name a file, - or s3://bucket/prefix/name, or a place with --to; one of them")
 			}
+			if f.incremental && f.to == "" {
+				return errors.New("--incremental: a file is by itself; give --to")
+			}
 			if f.to != "" {
 				return saveOnServer(c.Context(), s, t, &f)
 			}
@@ -77,6 +82,7 @@ With --to instead of FILE the node stores the backup itself, in the folder of it
 	f.s3.flags(c)
 	f.form.flag(c)
 	c.Flags().BoolVar(&f.force, "force", false, "replace FILE when it exists")
+	c.Flags().BoolVar(&f.incremental, "incremental", false, "with --to: in a repository, where what has not changed since an earlier backup is not stored again")
 	c.Flags().StringVar(&f.to, "to", "", "let the node store it: folder (its backup.dir) or s3://bucket/prefix")
 	return c
 }
@@ -198,10 +204,13 @@ func newSnapshotInspect(s streams) *cobra.Command {
 	var form outputForm
 	var s3 s3Flags
 	c := &cobra.Command{
-		Use:   "inspect FILE|-|s3://bucket/prefix/name",
-		Short: "Show what a backup is of, without a key",
+		Use:   "inspect FILE|REPOSITORY|-|s3://bucket/prefix/name",
+		Short: "Show what a backup is of, or what a repository holds, without a key",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if _, _, ok := inRepository(args[0]); ok {
+				return inspectRepository(c.Context(), s, &s3, &form, args[0])
+			}
 			in, _, err := openBackup(c.Context(), s, &s3, args[0])
 			if err != nil {
 				return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -103,6 +104,7 @@ func (o *openFlags) read(s streams) ([]age.Identity, error) {
 // checkedAnswer is what `snapshot verify -o json` prints.
 type checkedAnswer struct {
 	File     string             `json:"file"`
+	Save     string             `json:"save,omitempty"` // of a repository
 	Bytes    int64              `json:"bytes"`
 	Header   container.Header   `json:"header"`
 	Opened   bool               `json:"opened"` // the content was looked at, not the container alone
@@ -116,7 +118,7 @@ func newSnapshotVerify(s streams) *cobra.Command {
 	var quick, files bool
 	var stage string
 	c := &cobra.Command{
-		Use:   "verify FILE|-|s3://bucket/prefix/name",
+		Use:   "verify FILE|REPOSITORY|-|s3://bucket/prefix/name",
 		Short: "Check a backup by reading all of it, down to every sample and line",
 		Long: `Checks that the file is, byte for byte, what was written; that every file in it has the SHA-256 of the manifest; and,
 unless --quick, unpacks it beside (--stage), opens the stores and compares every sample and line with the digests that
@@ -130,7 +132,11 @@ Without the key of an encrypted backup only the first can be checked: the exit c
 				return err
 			}
 			a := checkedAnswer{File: args[0]}
-			if err := verifyFile(c.Context(), s, &a, &open.s3, ids, quick, stage); err != nil {
+			verify := verifyFile
+			if _, _, ok := inRepository(args[0]); ok {
+				verify = verifyRepository
+			}
+			if err := verify(c.Context(), s, &a, &open.s3, ids, quick, stage); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			if a.Manifest != nil && !files {
@@ -207,10 +213,14 @@ func printChecked(s streams, form *outputForm, a *checkedAnswer) error {
 	if form.json() {
 		return writeJSON(s.out, a)
 	}
-	fmt.Fprintf(s.out, "file       %s (%s)\n", a.File, bytesText(a.Bytes))
+	if a.Save != "" {
+		fmt.Fprintf(s.out, "save       %s of %s\n", a.Save, a.File)
+	} else {
+		fmt.Fprintf(s.out, "file       %s (%s)\n", a.File, bytesText(a.Bytes))
+	}
 	printHeader(s.out, &a.Header)
 	if !a.Opened {
-		fmt.Fprintln(s.out, "checked    the file is whole; its content was not looked at")
+		fmt.Fprintln(s.out, "checked    what was stored is whole; its content was not looked at")
 		fmt.Fprintln(s.err, "Give --identity or --passphrase to check what is in it.")
 		return nil
 	}
@@ -233,13 +243,18 @@ func newSnapshotRestore(s streams) *cobra.Command {
 	var open openFlags
 	var form outputForm
 	var verifyOnly, deep bool
+	var point pointFlags
 	c := &cobra.Command{
-		Use:   "restore FILE|-|s3://bucket/prefix/name",
+		Use:   "restore FILE|REPOSITORY|-|s3://bucket/prefix/name",
 		Short: "Make this machine the first node of a cluster that goes on from a backup",
 		Long: `Reads and checks the whole backup, then makes it the state of this node, which must have no data yet. Other nodes join
 afterwards with a token, as into any cluster. Users, API tokens, agents and rules are those of the backup; sessions and
 join tokens end. Nothing counts before everything was checked: a wrong key, a cut or altered file or one of a newer
 version leaves the machine as it was.
+
+Of a repository, a folder or an address in S3 whose name ends with repo-..., it is the newest backup, or the one named
+behind it. With --to-index, --to-time or --latest the log that was archived behind a backup is replayed: the state is
+exactly what the cluster had at that entry. --only keeps one kind of data, or the metadata alone.
 
 Nodes of the cluster that was backed up do not take the new one for one of theirs, nor the other way round, but agents
 that reach both would send to either: stop what is left of the old cluster first.`,
@@ -256,22 +271,22 @@ that reach both would send to either: stop what is left of the old cluster first
 			if err != nil {
 				return err
 			}
-			in, size, err := openBackup(c.Context(), s, &open.s3, args[0])
+			opts := appliance.RestoreOptions{Identities: ids, VerifyOnly: verifyOnly, Deep: deep}
+			src, done, p, err := point.source(c.Context(), s, &open.s3, args[0], &opts)
 			if err != nil {
 				return err
 			}
-			defer in.Close()
+			defer done()
 			if err := owner.Become(cfg.DataDir, serviceUser); err != nil { // with what only root may read open
 				return err
 			}
-			p := newProgress(s.err, "restoring", size)
-			stop := context.AfterFunc(c.Context(), func() { _ = in.Close() })
-			defer stop()
+			opts.Phase = p.enter
 			began := time.Now()
-			report, err := appliance.Restore(c.Context(), cfg, p.reader(in), appliance.RestoreOptions{
-				Identities: ids, VerifyOnly: verifyOnly, Deep: deep, Phase: p.enter,
-			})
+			report, err := appliance.Restore(c.Context(), cfg, src, opts)
 			p.end()
+			if errors.Is(err, fs.ErrPermission) {
+				err = fmt.Errorf("%w; what is restored belongs to the user that owns %s: let that user read the repository", err, cfg.DataDir)
+			}
 			if err != nil {
 				return fmt.Errorf("restore %s: %w", args[0], orCancelled(c.Context(), err))
 			}
@@ -283,6 +298,10 @@ that reach both would send to either: stop what is left of the old cluster first
 	open.flags(c)
 	form.flag(c)
 	c.Flags().BoolVar(&verifyOnly, "verify-only", false, "check everything on this machine and leave nothing")
+	c.Flags().Uint64Var(&point.index, "to-index", 0, "replay the archived log up to exactly this entry")
+	c.Flags().StringVar(&point.time, "to-time", "", "replay the archived log up to the last entry whose log time is not after this one, 2026-11-26T21:00:00Z")
+	c.Flags().BoolVar(&point.latest, "latest", false, "replay the archived log as far as it goes")
+	c.Flags().StringVar(&point.only, "only", "", "keep only this: metrics, logs, events, or config (users, rules, agents, settings)")
 	c.Flags().BoolVar(&deep, "deep", false, "also read every sample and line before it counts, as `snapshot verify` does")
 	return c
 }
@@ -292,9 +311,19 @@ func printRestored(s streams, form *outputForm, cfg *appliance.Config, r *applia
 		return writeJSON(s.out, map[string]any{
 			"node": cfg.NodeID, "data_dir": cfg.DataDir, "restored": !verifyOnly, "manifest": r.Manifest, "new_ca": r.NewCA,
 			"ca_sha256": r.Pin, "warnings": r.Warnings, "deep": r.Deep, "took_s": took.Seconds(),
+			"index": r.Index, "log_time": r.LogTime, "digest": r.Digest, "replayed": r.Replayed, "only": r.Only,
 		})
 	}
 	printHeader(s.out, &r.Header)
+	if r.Replayed > 0 {
+		fmt.Fprintf(s.out, "replayed   %d entries of the archived log\n", r.Replayed)
+	}
+	if r.Only != "" {
+		fmt.Fprintf(s.out, "kept       %s only\n", r.Only)
+	}
+	if r.Replayed > 0 || r.Only != "" {
+		fmt.Fprintf(s.out, "state      as of entry %d, log time %s\nits digest %s\n", r.Index, time.UnixMilli(r.LogTime).Format(time.RFC3339Nano), r.Digest)
+	}
 	if verifyOnly {
 		fmt.Fprintln(s.out, "checked    it could be restored here; nothing was changed")
 		return nil

@@ -41,10 +41,10 @@ func newSnapshotList(s streams, t *target) *cobra.Command {
 			if r := a.Running; r != nil {
 				fmt.Fprintf(s.out, "under way on node %s: run %s, %s, %s of %s\n\n", r.Node, r.ID, r.Phase, bytesText(r.Done), bytesText(r.Total))
 			}
-			tab := newTable(s.out, "begun", "schedule", "node", "outcome", "size", "took", "place", "name")
+			tab := newTable(s.out, "begun", "schedule", "node", "outcome", "stored", "size", "took", "place", "name")
 			for i := range a.Runs {
 				r := &a.Runs[i]
-				tab.row(clock(r.Started), cmp.Or(r.Schedule, "by "+r.By), r.Node, outcome(r, a.Running), size(r.Bytes), took(r), r.Target.String(), r.Name)
+				tab.row(clock(r.Started), cmp.Or(r.Schedule, "by "+r.By), r.Node, outcome(r, a.Running), size(storedBytes(r)), size(r.Bytes), took(r), placeOf(r), r.Name)
 			}
 			return tab.flush()
 		},
@@ -52,6 +52,22 @@ func newSnapshotList(s streams, t *target) *cobra.Command {
 	form.flag(c)
 	c.Flags().IntVar(&limit, "limit", 50, "how many at most")
 	return c
+}
+
+// storedBytes is what a run put into its place.
+func storedBytes(r *schedule.Run) int64 {
+	if r.Repository != "" {
+		return r.Stored
+	}
+	return r.Bytes
+}
+
+// placeOf says where a backup lies.
+func placeOf(r *schedule.Run) string {
+	if r.Repository == "" {
+		return r.Target.String()
+	}
+	return r.Target.String() + "/" + r.Repository
 }
 
 func clock(ms int64) string {
@@ -77,6 +93,10 @@ func took(r *schedule.Run) string {
 
 func outcome(r *schedule.Run, running *schedule.Claim) string {
 	switch {
+	case r.OK && r.Kind == schedule.KindDrill:
+		return "restore tried: good"
+	case r.Ended > 0 && !r.OK && r.Kind == schedule.KindDrill:
+		return "restore failed: " + r.Error
 	case r.Removed && r.OK:
 		return "removed by the schedule"
 	case r.OK:
@@ -144,7 +164,7 @@ func saveOnServer(ctx context.Context, s streams, t *target, f *saveFlags) error
 		return err
 	}
 	var run schedule.Run
-	if err := cl.post(ctx, "/v1/snapshots", schedule.Job{Target: where, Protection: protection}, &run); err != nil {
+	if err := cl.post(ctx, "/v1/snapshots", schedule.Job{Target: where, Protection: protection, Form: formOf(f.incremental)}, &run); err != nil {
 		return err
 	}
 	return waitForRun(ctx, s, t, run.ID, &f.form)
@@ -175,10 +195,20 @@ func waitForRun(ctx context.Context, s streams, t *target, id string, form *outp
 					return err
 				}
 			}
+			if !r.OK && r.Kind == schedule.KindDrill {
+				return fmt.Errorf("the restore failed: %s", r.Error)
+			}
 			if !r.OK {
 				return fmt.Errorf("backup failed: %s", r.Error)
 			}
-			if !form.json() {
+			switch {
+			case form.json():
+			case r.Kind == schedule.KindDrill:
+				printDrill(s, r)
+			case r.Repository != "":
+				fmt.Fprintf(s.out, "stored     %s in %s/%s of node %s (%s of %s in %s)\nas of      entry %d\ndigest     %s\n",
+					r.Name, r.Target.String(), r.Repository, r.Node, bytesText(r.Stored), bytesText(r.Bytes), took(r), r.Index, r.Digest)
+			default:
 				fmt.Fprintf(s.out, "stored     %s in %s of node %s (%s in %s)\nas of      entry %d\ndigest     %s\n",
 					r.Name, r.Target.String(), r.Node, bytesText(r.Bytes), took(r), r.Index, r.Digest)
 			}
@@ -190,6 +220,48 @@ func waitForRun(ctx context.Context, s streams, t *target, id string, form *outp
 		case <-tick.C:
 		}
 	}
+}
+
+// formOf is the form of a backup as the cluster is told it.
+func formOf(incremental bool) string {
+	if incremental {
+		return schedule.FormRepository
+	}
+	return schedule.FormFile
+}
+
+func printDrill(s streams, r *schedule.Run) {
+	d := r.Drill
+	if d == nil {
+		return
+	}
+	fmt.Fprintf(s.out, "restored   %s as of entry %d by node %s in %s, and removed again\n", r.Name, r.Index, r.Node, took(r))
+	fmt.Fprintf(s.out, "read       %d samples, %d lines, %d events: %d days agree\n", d.Counts["metrics"], d.Counts["logs"], d.Counts["events"], d.Days)
+	fmt.Fprintf(s.out, "digest     %s of what was read, %s of the backup\n", d.Digest, d.Want)
+}
+
+func newSnapshotDrill(s streams, t *target) *cobra.Command {
+	var form outputForm
+	c := &cobra.Command{
+		Use: "drill SCHEDULE", Short: "Try to restore the newest backup of a schedule, and wait for the outcome",
+		Long: `The node that is asked restores the newest backup of the schedule into a folder of its own, reads every sample, line and
+event, compares what comes out with the digests of the backup, and removes it. It needs room for the whole state and takes
+64 MiB a second at most. Backups that are encrypted can only be tried when the schedule was given --drill.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			var run schedule.Run
+			if err := cl.call(c.Context(), http.MethodPost, "/v1/snapshots/schedules/"+url.PathEscape(args[0])+"/drill", nil, &run); err != nil {
+				return err
+			}
+			return waitForRun(c.Context(), s, t, run.ID, &form)
+		},
+	}
+	form.flag(c)
+	return c
 }
 
 func newSnapshotSchedule(s streams, t *target) *cobra.Command {
@@ -210,7 +282,7 @@ func newScheduleList(s streams, t *target) *cobra.Command {
 			if form.json() {
 				return writeJSON(s.out, raw)
 			}
-			tab := newTable(s.out, "schedule", "when", "place", "encrypted for", "keeps", "next", "last good", "last")
+			tab := newTable(s.out, "schedule", "when", "place", "encrypted for", "keeps", "next", "last good", "last", "archive", "drill")
 			for i := range a.Schedules {
 				sc := &a.Schedules[i]
 				next := clock(sc.Next)
@@ -227,13 +299,38 @@ func newScheduleList(s streams, t *target) *cobra.Command {
 				if sc.LastGood != nil {
 					good = clock(sc.LastGood.Started) + " (" + bytesText(sc.LastGood.Bytes) + ")"
 				}
-				tab.row(sc.Name, when(&sc.Schedule), sc.Target.String(), whom(&sc.Protection), keeps(&sc.Schedule), next, good, last)
+				tab.row(sc.Name, when(&sc.Schedule), sc.Target.String(), whom(&sc.Protection), keeps(&sc.Schedule), next, good, last, archiveText(sc.ArchiveStatus), drillText(sc))
 			}
 			return tab.flush()
 		},
 	}
 	form.flag(c)
 	return c
+}
+
+// archiveText says how far the archive of the log is behind.
+func archiveText(a *schedule.Archive) string {
+	switch {
+	case a == nil:
+		return ""
+	case a.Gap != nil:
+		return fmt.Sprintf("entries %d to %d are missing until the next backup", a.Gap.From, a.Gap.To)
+	case a.Error != "":
+		return "fails: " + a.Error
+	}
+	return fmt.Sprintf("to entry %d, %s behind", a.Index, (time.Duration(a.Behind) * time.Millisecond).Round(time.Second))
+}
+
+func drillText(s *schedule.ScheduleStatus) string {
+	switch {
+	case s.LastDrill == nil && s.Drill == 0:
+		return ""
+	case s.LastDrill == nil:
+		return "not tried yet"
+	case s.LastDrill.OK:
+		return "good " + clock(s.LastDrill.Started)
+	}
+	return "failed " + clock(s.LastDrill.Started)
 }
 
 func when(s *schedule.Schedule) string {
@@ -276,6 +373,8 @@ func newScheduleSet(s streams, t *target) *cobra.Command {
 		f   saveFlags
 		sc  schedule.Schedule
 		off bool
+
+		archive time.Duration
 	)
 	c := &cobra.Command{
 		Use:   "set NAME",
@@ -305,6 +404,7 @@ and are sealed by the cluster.`,
 			body, err := json.Marshal(map[string]any{
 				"enabled": !off, "target": where, "recipients": protection.Recipients, "recovery": protection.Recovery, "plain": protection.Plain,
 				"node": sc.Node, "at": sc.At, "every_h": sc.Every, "weekdays": sc.Weekdays, "zone": sc.Zone, "keep_last": sc.KeepLast, "keep_days": sc.KeepDays,
+				"form": formOf(f.incremental), "archive_s": int(archive / time.Second), "drill_days": sc.Drill,
 			})
 			if err != nil {
 				return fmt.Errorf("encode request: %w", err)
@@ -321,6 +421,9 @@ and are sealed by the cluster.`,
 	fl.StringVar(&sc.Node, "on", "", "node that makes the backups; the leader when empty")
 	fl.IntVar(&sc.KeepLast, "keep-last", 14, "keep this many backups; 0: no rule by number")
 	fl.IntVar(&sc.KeepDays, "keep-days", 0, "keep backups of this many days, however many; 0: no rule by age")
+	fl.BoolVar(&f.incremental, "incremental", false, "in a repository: what has not changed since an earlier backup is not stored again")
+	fl.DurationVar(&archive, "archive", 0, "with --incremental: archive the log this often too, such as 60s, so that a restore can end at any entry; 0: not at all")
+	fl.IntVar(&sc.Drill, "drill", 0, "with --incremental: try a restore every so many days; the cluster can then read the backups itself; 0: never")
 	fl.BoolVar(&off, "off", false, "store it without using it")
 	f.encrypt.flags(c)
 	f.s3.flags(c)

@@ -373,6 +373,20 @@ func (tx *Tx) RaiseFloor(k command.Kind, floor int64) bool {
 	return true
 }
 
+// DropDigests forgets the digests of a kind, of which nothing is held any more. No entry does that: it is for a state that
+// a cluster is founded on.
+func (tx *Tx) DropDigests(k command.Kind) {
+	s := tx.s
+	s.tabMu.Lock()
+	defer s.tabMu.Unlock()
+	for key := range s.digests {
+		if key.kind == k {
+			delete(s.digests, key)
+			s.live.days[key] = true
+		}
+	}
+}
+
 // SeriesLabels returns the labels of a series of the dictionary.
 func (s *Store) SeriesLabels(id uint64) (wire.Labels, bool) {
 	se, ok := s.Series(id)

@@ -69,12 +69,55 @@ type Image struct {
 	members []member
 	header  []byte
 	size    int64
+	open    func(m *member) (io.ReadCloser, error)
+}
+
+// Member is a file of an image, or a folder when its name ends with a slash.
+type Member struct {
+	Name string // in the image
+	Path string // on disk; "" for a folder and for a member that comes from elsewhere
+	Size int64  // bytes
+}
+
+// Members lists what an image holds, in its order. The files are there as long as the image is.
+func (img *Image) Members() []Member {
+	out := make([]Member, len(img.members))
+	for i := range img.members {
+		m := &img.members[i]
+		out[i] = Member{m.name, m.file, m.size}
+	}
+	return out
+}
+
+// Assemble makes an image of members that come from elsewhere: open returns what the file of that place in the list
+// holds, in the order of the list, and is asked anew for each stream. What comes out is, byte for byte, the stream of the
+// image whose header and members these are.
+func Assemble(h Header, members []Member, open func(i int) (io.ReadCloser, error)) (*Image, error) {
+	img := &Image{Header: h}
+	var err error
+	if img.header, err = json.Marshal(h); err != nil {
+		return nil, fmt.Errorf("encode image header: %w", err)
+	}
+	if len(members) > MaxImageFiles {
+		return nil, fmt.Errorf("image has %d files, at most %d are possible: %w", len(members), MaxImageFiles, ErrImage)
+	}
+	place := make(map[string]int, len(members))
+	for i, m := range members {
+		place[m.Name] = i
+		one := member{name: m.Name, size: m.Size}
+		if !strings.HasSuffix(m.Name, "/") {
+			one.file = m.Name
+		}
+		img.members = append(img.members, one)
+	}
+	img.open = func(m *member) (io.ReadCloser, error) { return open(place[m.name]) }
+	return img, img.measure()
 }
 
 // NewImage lists the files of the parts and computes the size of the stream.
 func NewImage(h Header, parts []Part) (*Image, error) {
 	h.Format = Format
-	img := &Image{Header: h}
+	img := &Image{Header: h, open: func(m *member) (io.ReadCloser, error) { return os.Open(m.file) }}
 	var err error
 	if img.header, err = json.Marshal(h); err != nil {
 		return nil, fmt.Errorf("encode image header: %w", err)
@@ -191,7 +234,7 @@ func (img *Image) WriteTo(ctx context.Context, w io.Writer) error {
 		if m.file == "" {
 			continue
 		}
-		sum, err := copyFile(tw, m, buf)
+		sum, err := img.copyFile(tw, &m, buf)
 		if err != nil {
 			return fmt.Errorf("stream image: %w", err)
 		}
@@ -220,8 +263,8 @@ func writeMember(tw *tar.Writer, name string, b []byte) error {
 	return nil
 }
 
-func copyFile(w io.Writer, m member, buf []byte) (uint32, error) {
-	f, err := os.Open(m.file)
+func (img *Image) copyFile(w io.Writer, m *member, buf []byte) (uint32, error) {
+	f, err := img.open(m)
 	if err != nil {
 		return 0, err
 	}

@@ -174,6 +174,18 @@ func (l Layout) Remove(generation string) error {
 	return errors.Join(errs...)
 }
 
+// EmptyStore makes a store of a generation that is not in use empty.
+func (l Layout) EmptyStore(kind, generation string) error {
+	dir := l.Dir(kind, generation)
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("empty store: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("empty store: %w", err)
+	}
+	return nil
+}
+
 // RemoveImage removes an image.
 func (l Layout) RemoveImage(id string) error {
 	var errs []error

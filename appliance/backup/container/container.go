@@ -65,6 +65,7 @@ type Header struct {
 	Content    string `json:"content"`    // ContentV1
 	Keys       string `json:"keys"`       // where the cluster's private keys are: "", KeysInside or KeysSealed
 	ImageBytes int64  `json:"image_bytes"`
+	First      uint64 `json:"first,omitempty"` // of ContentLogV1: its first entry; Index is the last
 }
 
 // Values of Header.
@@ -76,6 +77,10 @@ const (
 	KeysSealed = "sealed"
 	// ContentV1 is zstd of a tar: files below keys/ or keys.age, image.tar, manifest.json.
 	ContentV1 = "tar+zstd/1"
+	// ContentSaveV1 is a save of a repository, ContentLogV1 a segment of the log that is archived in one: package
+	// repository says what they hold.
+	ContentSaveV1 = "repository-save/1"
+	ContentLogV1  = "repository-log/1"
 )
 
 type end struct {

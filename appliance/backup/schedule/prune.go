@@ -41,6 +41,9 @@ func (r *Runner) spare(all []Run, schedules map[string]Schedule, running string)
 	now := r.cfg.Meta.LogTime()
 	for i := len(all) - 1; i >= 0 && len(out) < pruneAtOnce; i-- { // newest first
 		run := &all[i]
+		if run.Kind != "" {
+			continue
+		}
 		if run.Removed || run.Name == "" || run.Incarnation != r.cfg.Incarnation || run.ID == running || !r.reaches(run, schedules) {
 			if run.OK && !run.Removed {
 				newer[run.Schedule]++
@@ -85,7 +88,12 @@ func (r *Runner) drop(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	if err := to.Remove(ctx, run.Name); err != nil && !errors.Is(err, target.ErrAbsent) {
+	if run.Repository != "" {
+		err = r.dropSave(ctx, to, run)
+	} else {
+		err = to.Remove(ctx, run.Name)
+	}
+	if err != nil && !errors.Is(err, target.ErrAbsent) {
 		return err
 	}
 	held, mod, ok := get[Run](r.cfg.Meta, runKey(run))

@@ -12,8 +12,8 @@ import (
 // resealAtOnce is how many records one transaction seals anew.
 const resealAtOnce = 32
 
-// Reseal seals the secret keys of targets anew that current says are not sealed with the present key: of schedules, and
-// of runs, by which backups are removed. It returns how many that were.
+// Reseal seals secrets anew that current says are not sealed with the present key: keys of targets of schedules, and of
+// runs, by which backups are removed, and what opens repositories. It returns how many that were.
 func (r *Runner) Reseal(ctx context.Context, current func(sealed string) bool, by Actor) (int, error) {
 	total := 0
 	for range MaxSchedules + maxRuns { // far more than it takes
@@ -35,17 +35,17 @@ func (r *Runner) resealSome(ctx context.Context, current func(string) bool, by A
 	var txn auth.Txn
 	s, errSealer := r.cfg.Sealer()
 	var errs error
-	reseal := func(key string, held auth.Value, w *Where, encoded func() []byte) {
-		if w.SecretKey == "" || current(w.SecretKey) || len(txn.Ops) == resealAtOnce || errs != nil {
+	reseal := func(key string, held auth.Value, secret *string, encoded func() []byte) {
+		if *secret == "" || current(*secret) || len(txn.Ops) == resealAtOnce || errs != nil {
 			return
 		}
 		if errSealer != nil {
 			errs = errors.Join(ErrUnsealed, errSealer)
 			return
 		}
-		plain, err := s.Open(purpose, w.SecretKey)
+		plain, err := s.Open(purpose, *secret)
 		if err == nil {
-			w.SecretKey, err = s.Seal(purpose, plain)
+			*secret, err = s.Seal(purpose, plain)
 		}
 		if err != nil {
 			errs = fmt.Errorf("%s: %w", key, err)
@@ -57,14 +57,21 @@ func (r *Runner) resealSome(ctx context.Context, current func(string) bool, by A
 	r.cfg.Meta.Scan(Bucket, prefixSchedule, func(key string, held auth.Value) bool {
 		var v Schedule
 		if json.Unmarshal(held.Data, &v) == nil {
-			reseal(key, held, &v.Target, func() []byte { return encode(v) })
+			reseal(key, held, &v.Target.SecretKey, func() []byte { return encode(v) })
 		}
 		return true
 	})
 	r.cfg.Meta.Scan(Bucket, prefixRun, func(key string, held auth.Value) bool {
 		var v Run
 		if json.Unmarshal(held.Data, &v) == nil {
-			reseal(key, held, &v.Target, func() []byte { return encode(v) })
+			reseal(key, held, &v.Target.SecretKey, func() []byte { return encode(v) })
+		}
+		return true
+	})
+	r.cfg.Meta.Scan(Bucket, prefixRepository, func(key string, held auth.Value) bool {
+		var v repositoryRecord
+		if json.Unmarshal(held.Data, &v) == nil {
+			reseal(key, held, &v.Sealed, func() []byte { return encode(v) })
 		}
 		return true
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup"
+	"github.com/triward/triward/appliance/backup/repository"
 	"github.com/triward/triward/appliance/backup/target"
 )
 
@@ -26,6 +27,10 @@ type Prepared interface {
 	ImageBytes() int64
 	// Write writes the backup. progress is told the bytes of the image that went in.
 	Write(ctx context.Context, w io.Writer, progress func(done, total int64)) (*backup.Manifest, int64, error)
+	// SaveName is what it is called in a repository.
+	SaveName(run string) string
+	// Save stores it in a repository.
+	Save(ctx context.Context, in *repository.Repository, run string, cache *repository.Cache, progress func(done, total int64)) (*backup.Manifest, string, repository.Stats, error)
 	// Close lets go of the state.
 	Close() error
 }
@@ -39,8 +44,17 @@ type Config struct {
 	Node string // this node's id
 	// Leading reports whether this node leads the cluster: it makes the backups of schedules that name no node.
 	Leading func() bool
-	// Incarnation of the cluster.
-	Incarnation string
+	// Cluster is its id, Incarnation that of the cluster.
+	Cluster, Incarnation string
+	// Recovery returns the public part of the cluster's recovery key.
+	Recovery func() (string, error)
+	// DataDir is where the node keeps what makes saves cheaper, and tries restores; "" keeps nothing.
+	DataDir string
+	// Entries reads the committed log, for the archive; nil: none is made.
+	Entries EntrySource
+	// Program is the version of Triward, Format that of the cluster's state.
+	Program string
+	Format  func() uint32
 	// Prepare cuts the state for a backup protected so.
 	Prepare func(ctx context.Context, p Protection) (Prepared, error)
 	// Sealer returns the cluster's key ring, or an error when it has none.
@@ -71,6 +85,11 @@ type Runner struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	born   time.Time
+
+	mu      sync.Mutex
+	sweeps  map[string]*Run // repositories to be swept, by place and folder, with a run that names the place
+	caches  map[string]*repository.Cache
+	archive map[string]*archiving // by schedule
 }
 
 // New makes a runner. It makes nothing before Run.
@@ -81,7 +100,10 @@ func New(cfg Config) *Runner {
 	if cfg.LookEvery == 0 {
 		cfg.LookEvery = 5 * time.Second
 	}
-	r := &Runner{cfg: cfg, born: time.Now()}
+	r := &Runner{
+		cfg: cfg, born: time.Now(), sweeps: make(map[string]*Run),
+		caches: make(map[string]*repository.Cache), archive: make(map[string]*archiving),
+	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -98,6 +120,10 @@ func (r *Runner) Run(ctx context.Context) {
 	if err := (&target.Folder{Dir: r.cfg.Folder}).CleanPartial(r.born); err != nil {
 		r.cfg.Log.Warn("remove what an interrupted backup left", "err", err)
 	}
+	r.clearDrill()
+	var archive sync.WaitGroup
+	archive.Go(func() { r.archiveLog(ctx) })
+	defer archive.Wait()
 	tick := time.NewTicker(r.cfg.LookEvery)
 	defer tick.Stop()
 	for {
@@ -110,6 +136,7 @@ func (r *Runner) Run(ctx context.Context) {
 			r.cfg.Log.Warn("backups by schedule", "err", err)
 		}
 		r.prune(ctx)
+		r.sweepAll(ctx)
 	}
 }
 
@@ -119,6 +146,13 @@ func (r *Runner) look(ctx context.Context) error {
 	for _, s := range list[Schedule](r.cfg.Meta, prefixSchedule, MaxSchedules) {
 		if !s.Enabled || s.Paused != "" || !r.mine(s.Node) {
 			continue
+		}
+		if r.dueForDrill(&s, now) {
+			j := s.Job
+			j.kind = KindDrill
+			if err := r.run(ctx, &j, s.Name, Actor{}, nil, nil); err != nil && !errors.Is(err, ErrRunning) {
+				return fmt.Errorf("drill of schedule %s: %w", s.Name, err)
+			}
 		}
 		st, mod, _ := get[state](r.cfg.Meta, prefixState+s.Name)
 		slot := s.last(now)
@@ -228,7 +262,7 @@ func (r *Runner) claim(ctx context.Context, j *Job, schedule string, by Actor, a
 	}
 	c := Claim{Phase: "waiting", Run: Run{
 		ID: strings.ToLower(rand.Text()[:10]), Schedule: schedule, By: by.Name, Node: r.cfg.Node, Started: r.cfg.Meta.LogTime(),
-		Target: j.Target, Incarnation: r.cfg.Incarnation,
+		Target: j.Target, Incarnation: r.cfg.Incarnation, Kind: j.kind,
 	}}
 	txn := auth.Txn{
 		Compares: append([]auth.Compare{{Bucket: Bucket, Key: keyRunning}}, also...),
@@ -240,7 +274,7 @@ func (r *Runner) claim(ctx context.Context, j *Job, schedule string, by Actor, a
 	if by.Name != "" {
 		shown := *j
 		shown.Target = j.Target.shown()
-		txn.Audit = []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: "snapshot.start", Target: cmp.Or(schedule, j.Target.String()), Detail: bounded(shown)}}
+		txn.Audit = []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: startAction(j), Target: cmp.Or(schedule, j.Target.String()), Detail: bounded(shown)}}
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitLimit)
 	defer cancel()
@@ -252,6 +286,13 @@ func (r *Runner) claim(ctx context.Context, j *Job, schedule string, by Actor, a
 		return nil, err
 	}
 	return &hold{r: r, claim: c, renewed: time.Now()}, nil
+}
+
+func startAction(j *Job) string {
+	if j.kind == KindDrill {
+		return "snapshot.drill"
+	}
+	return "snapshot.start"
 }
 
 // keep renews the claim until ctx ends, and ends the work when it cannot.
@@ -344,12 +385,18 @@ func (r *Runner) store(ctx context.Context, h *hold, j *Job) (run Run, err error
 	if err != nil {
 		return run, err
 	}
+	if run.Kind == KindDrill {
+		return r.drill(ctx, h, run)
+	}
 	h.enter("cutting")
 	p, err := r.cfg.Prepare(ctx, j.Protection)
 	if err != nil {
 		return run, err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
+	if j.Form == FormRepository {
+		return r.storeInRepository(ctx, h, j, run, to, p)
+	}
 	// With the run's id no other backup has the name, so that what this run leaves can be removed by it.
 	run.Name = strings.TrimSuffix(p.Name(), Suffix) + "-" + run.ID + Suffix
 	run.ImageBytes = p.ImageBytes()
@@ -525,7 +572,7 @@ func (r *Runner) trim(txn *auth.Txn) {
 }
 
 func rank(r *Run) int {
-	if r.OK && !r.Removed {
+	if r.OK && !r.Removed && r.Kind == "" {
 		return 1
 	}
 	return 0

@@ -101,7 +101,20 @@ type Job struct {
 	Target Where `json:"target"`
 	Protection
 	Node string `json:"node,omitempty"` // that makes it; the leader when empty
+	// Form is FormFile, or FormRepository: what has not changed since an earlier backup is not stored again.
+	Form string `json:"form,omitempty"`
+	// Drill is every how many days a node tries to restore the newest backup; 0: never. Backups that are encrypted are
+	// then readable by the cluster itself too.
+	Drill int `json:"drill_days,omitempty"`
+
+	kind string // of the run
 }
+
+// Forms of backups.
+const (
+	FormFile       = "file" // one file by itself; also when nothing is said
+	FormRepository = "repository"
+)
 
 func (j *Job) check() error {
 	if err := errors.Join(j.Target.check(), j.Protection.check()); err != nil {
@@ -109,6 +122,15 @@ func (j *Job) check() error {
 	}
 	if cfg := j.Target.s3(""); j.Target.Kind == KindS3 && j.Plain && !cfg.Secure() {
 		return fmt.Errorf("%w: a backup that is not encrypted does not go over http; use https or encrypt it", ErrInvalid)
+	}
+	if j.Form != "" && j.Form != FormFile && j.Form != FormRepository {
+		return fmt.Errorf("%w: form %.20q: want file or repository", ErrInvalid, j.Form)
+	}
+	if j.Drill < 0 || j.Drill > maxDrill {
+		return fmt.Errorf("%w: drill_days %d: want 0 to %d", ErrInvalid, j.Drill, maxDrill)
+	}
+	if j.Drill > 0 && j.Form != FormRepository {
+		return fmt.Errorf("%w: drill_days: restores are tried of repositories (form repository); `triward snapshot drill` tries one of a file", ErrInvalid)
 	}
 	if len(j.Node) > 64 {
 		return fmt.Errorf("%w: node %.80q", ErrInvalid, j.Node)
@@ -128,6 +150,9 @@ type Schedule struct {
 	// Of the backups made by this schedule those beyond KeepLast that are older than KeepDays are removed. 0: for ever.
 	KeepLast int `json:"keep_last"`
 	KeepDays int `json:"keep_days"`
+	// Archive is every how many seconds the log is archived behind the newest backup, so that a restore can end at any
+	// entry; 0: not at all. It wants FormRepository.
+	Archive int `json:"archive_s,omitempty"`
 
 	Paused  string `json:"paused,omitempty"` // why it was taken out of use by the program; cleared when it is saved
 	By      string `json:"by,omitempty"`
@@ -139,6 +164,9 @@ const (
 	MaxSchedules = 16
 	maxKeep      = 400
 	maxKeepDays  = 3660
+	maxDrill     = 366
+	minArchive   = 5     // seconds
+	maxArchive   = 86400 // seconds
 	maxCA        = 64 << 10
 	maxURL       = 1000
 )
@@ -170,6 +198,12 @@ func (s *Schedule) check() error {
 	}
 	if s.KeepLast < 0 || s.KeepLast > maxKeep || s.KeepDays < 0 || s.KeepDays > maxKeepDays {
 		return fmt.Errorf("%w: keep_last %d and keep_days %d: want 0 to %d and 0 to %d", ErrInvalid, s.KeepLast, s.KeepDays, maxKeep, maxKeepDays)
+	}
+	if s.Archive != 0 && (s.Archive < minArchive || s.Archive > maxArchive) {
+		return fmt.Errorf("%w: archive_s %d: want 0 for none, or %d to %d", ErrInvalid, s.Archive, minArchive, maxArchive)
+	}
+	if s.Archive > 0 && s.Form != FormRepository {
+		return fmt.Errorf("%w: archive_s: the log is archived in repositories (form repository)", ErrInvalid)
 	}
 	return s.Job.check()
 }
@@ -243,8 +277,26 @@ type Run struct {
 	Keys       string `json:"keys,omitempty"`
 	ReadBack   bool   `json:"read_back,omitempty"` // it was read back whole after it was stored
 	Removed    bool   `json:"removed,omitempty"`   // by the schedule's rule
+	// Repository is the folder of the repository in the target that has the backup, "" for one that is a file.
+	Repository string `json:"repository,omitempty"`
+	Stored     int64  `json:"stored,omitempty"` // bytes that went into a repository; Bytes is of all that it is made of
+	// Kind is KindDrill for a restore that was tried; "" for a backup.
+	Kind  string `json:"kind,omitempty"`
+	Drill *Drill `json:"drill,omitempty"`
 	// Incarnation of the cluster that made it: another one removes nothing.
 	Incarnation string `json:"incarnation,omitempty"`
+}
+
+// KindDrill is the kind of a run that tried a restore.
+const KindDrill = "drill"
+
+// Drill is what trying a restore found.
+type Drill struct {
+	Of     string            `json:"of"`     // run whose backup it was
+	Digest string            `json:"digest"` // of what was read
+	Want   string            `json:"want"`   // that of the manifest
+	Days   int               `json:"days"`
+	Counts map[string]uint64 `json:"counts"` // samples, lines and events read
 }
 
 // Claim is the run under way.

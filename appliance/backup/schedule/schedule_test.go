@@ -19,7 +19,10 @@ import (
 	"github.com/triward/triward/appliance/auth/authtest"
 	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/container"
+	"github.com/triward/triward/appliance/backup/repository"
 	"github.com/triward/triward/appliance/keyring"
+	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/raftstate/snapshot"
 )
 
 func TestNext(t *testing.T) {
@@ -146,6 +149,49 @@ func (p *state1) Write(ctx context.Context, w io.Writer, progress func(done, tot
 	}
 	return &backup.Manifest{Index: uint64(n), Digest: "d"}, c.Written(), c.Close()
 }
+
+func (p *state1) SaveName(run string) string {
+	n := uint64(p.s.made.Load() + 1)
+	return repository.SaveName(n, int64(n)*1000, run)
+}
+
+// Save stores a file that differs a little from one time to the next.
+func (p *state1) Save(ctx context.Context, in *repository.Repository, run string, cache *repository.Cache, progress func(done, total int64)) (*backup.Manifest, string, repository.Stats, error) {
+	n := uint64(p.s.made.Add(1))
+	if hold := p.s.hold.Load(); hold != nil {
+		select {
+		case <-*hold:
+		case <-ctx.Done():
+			return nil, "", repository.Stats{}, ctx.Err()
+		}
+	}
+	if err := p.s.fail.Load(); err != nil {
+		return nil, "", repository.Stats{}, *err
+	}
+	dir := p.s.t.TempDir()
+	var parts []snapshot.Part
+	for _, kind := range []string{snapshot.KindMetrics, snapshot.KindLogs, snapshot.KindMeta} {
+		part := snapshot.Part{Name: kind, Dir: filepath.Join(dir, kind)}
+		parts = append(parts, part)
+		body := []byte(strings.Repeat(kind, 10_000))
+		if kind == snapshot.KindMeta {
+			body = fmt.Append(body, n)
+		}
+		if err := errors.Join(os.MkdirAll(part.Dir, 0o700), os.WriteFile(filepath.Join(part.Dir, "file"), body, 0o600)); err != nil {
+			return nil, "", repository.Stats{}, err
+		}
+	}
+	img, err := snapshot.NewImage(snapshot.Header{Index: n, Term: 1, Node: "n1"}, parts)
+	if err != nil {
+		return nil, "", repository.Stats{}, err
+	}
+	about := backup.About{Cluster: "c1", Node: "n1", Created: time.Now().UnixMilli(), State: meta.Summary{Mark: meta.Mark{Index: n, Term: 1}, LogTime: int64(n) * 1000}}
+	return in.Save(ctx, imageState{img}, repository.Request{About: about, Run: run, Process: "p", Cache: cache, Progress: progress})
+}
+
+type imageState struct{ *snapshot.Image }
+
+func (i imageState) Header() snapshot.Header { return i.Image.Header }
 
 // block makes writing wait until release is called.
 func (s *site) block() (release func()) {

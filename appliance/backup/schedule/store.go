@@ -88,6 +88,9 @@ type ScheduleStatus struct {
 	Retry     int64 `json:"retry,omitempty"` // of the run that failed
 	Last      *Run  `json:"last,omitempty"`
 	LastGood  *Run  `json:"last_good,omitempty"`
+	LastDrill *Run  `json:"last_drill,omitempty"`
+	// ArchiveStatus says how far the log is archived; nil when it is not to be.
+	ArchiveStatus *Archive `json:"archive,omitempty"`
 }
 
 // Overview returns what is known of backups, at most so many runs.
@@ -113,14 +116,23 @@ func (r *Runner) Overview(runs int) Overview {
 			if all[i].Schedule != s.Name {
 				continue
 			}
+			if all[i].Kind == KindDrill {
+				if st.LastDrill == nil {
+					st.LastDrill = &all[i]
+				}
+				continue
+			}
 			if st.Last == nil {
 				st.Last = &all[i]
 			}
-			if all[i].OK {
+			if all[i].OK && st.LastGood == nil {
 				st.LastGood = &all[i]
+			}
+			if st.LastGood != nil && (st.LastDrill != nil || s.Drill == 0) {
 				break
 			}
 		}
+		st.ArchiveStatus = r.archiveOf(&s, out.LogTime)
 		out.Schedules = append(out.Schedules, st)
 	}
 	out.Runs = append(out.Runs, all[:min(len(all), runs)]...)
@@ -240,7 +252,7 @@ func (r *Runner) Cancel(ctx context.Context, id string, by Actor) error {
 func PauseAll(keys []string, value func(key string) []byte, edit func(key string, value []byte)) {
 	for _, key := range keys {
 		switch {
-		case key == keyRunning:
+		case key == keyRunning, strings.HasPrefix(key, prefixArchive):
 			edit(key, nil)
 		case strings.HasPrefix(key, prefixSchedule):
 			var s Schedule

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -87,6 +88,52 @@ func (f *Folder) Open(_ context.Context, name string) (io.ReadCloser, int64, err
 	}
 	return file, st.Size(), nil
 }
+
+// OpenRange implements Target.
+func (f *Folder) OpenRange(ctx context.Context, name string, offset, n int64) (io.ReadCloser, error) {
+	r, size, err := f.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if n < 0 {
+		n = max(0, size-offset)
+	}
+	file := r.(io.ReaderAt) // an *os.File
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.NewSectionReader(file, offset, n), r}, nil
+}
+
+// List implements Target.
+func (f *Folder) List(ctx context.Context, prefix string, fn func(Item) error) error {
+	entries, err := os.ReadDir(f.Dir) // in order of names
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list backups: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), prefix) || CheckName(e.Name()) != nil || !e.Type().IsRegular() {
+			continue
+		}
+		st, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("list backups: %w", err)
+		}
+		if err := errors.Join(ctx.Err(), fn(Item{e.Name(), st.Size()})); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Below implements Target.
+func (f *Folder) Below(name string) Target { return &Folder{Dir: filepath.Join(f.Dir, name)} }
 
 // Remove implements Target.
 func (f *Folder) Remove(_ context.Context, name string) error {

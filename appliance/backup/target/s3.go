@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -213,12 +214,19 @@ func (m *multipart) send() error {
 	return nil
 }
 
-// finish makes the object of its parts.
+// finish makes the object of its parts. What fits into one part goes in one request.
 func (m *multipart) finish() error {
 	if m.err != nil {
 		return m.err
 	}
-	if len(m.part) > 0 || len(m.parts) == 0 {
+	if m.id == "" {
+		_, err := m.s.core.PutObject(m.ctx, m.s.loc.Bucket, m.key, bytes.NewReader(m.part), int64(len(m.part)), "", sha256Hex(m.part),
+			minio.PutObjectOptions{ContentType: "application/octet-stream"})
+		m.size = int64(len(m.part))
+		m.err = m.s.explain("store in", err)
+		return m.err
+	}
+	if len(m.part) > 0 {
 		if m.err = m.send(); m.err != nil {
 			return m.err
 		}
@@ -256,6 +264,62 @@ func (s *S3) Open(ctx context.Context, name string) (io.ReadCloser, int64, error
 		return nil, 0, errors.Join(s.explain("read from", err), obj.Close())
 	}
 	return obj, st.Size, nil
+}
+
+// OpenRange implements Target.
+func (s *S3) OpenRange(ctx context.Context, name string, offset, n int64) (io.ReadCloser, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	var opts minio.GetObjectOptions
+	last := offset + n - 1
+	if n < 0 {
+		last = 0 // to the end
+	}
+	if offset > 0 || n >= 0 {
+		if err := opts.SetRange(offset, last); err != nil {
+			return nil, fmt.Errorf("read from %s: %w", s.loc, err)
+		}
+	}
+	body, _, _, err := s.core.GetObject(ctx, s.loc.Bucket, s.loc.Key(name), opts)
+	if err != nil {
+		return nil, s.explain("read from", err)
+	}
+	return body, nil
+}
+
+// List implements Target.
+func (s *S3) List(ctx context.Context, prefix string, fn func(Item) error) error {
+	ctx, cancel := context.WithCancel(ctx) // ends the listing when fn wants no more
+	defer cancel()
+	below := s.loc.Key("")
+	objects := s.client.ListObjects(ctx, s.loc.Bucket, minio.ListObjectsOptions{Prefix: below + prefix})
+	var failed error
+	for o := range objects { // to its end, which comes soon after cancel
+		if failed != nil {
+			continue
+		}
+		if o.Err != nil {
+			failed = s.explain("list", o.Err)
+			cancel()
+			continue
+		}
+		name := strings.TrimPrefix(o.Key, below)
+		if CheckName(name) != nil {
+			continue
+		}
+		if failed = fn(Item{name, o.Size}); failed != nil {
+			cancel()
+		}
+	}
+	return failed
+}
+
+// Below implements Target.
+func (s *S3) Below(name string) Target {
+	out := *s
+	out.loc.Prefix = s.loc.Key(name)
+	return &out
 }
 
 // Remove implements Target.

@@ -33,10 +33,23 @@ type Target interface {
 	Open(ctx context.Context, name string) (r io.ReadCloser, size int64, err error)
 	// Remove removes a backup; one that is not there is ErrAbsent.
 	Remove(ctx context.Context, name string) error
+	// OpenRange reads n bytes of a backup from offset on, all that is left when n is negative.
+	OpenRange(ctx context.Context, name string, offset, n int64) (io.ReadCloser, error)
+	// List calls fn with each whole backup whose name begins with the prefix, in the order of names. It tells what was
+	// stored before it was called.
+	List(ctx context.Context, prefix string, fn func(Item) error) error
+	// Below is the place of that name within this one.
+	Below(name string) Target
 	// Check finds out whether backups can be stored, by storing something small and removing it.
 	Check(ctx context.Context) error
 	// String says where that is, without secrets.
 	String() string
+}
+
+// Item is a backup as List tells it.
+type Item struct {
+	Name string
+	Size int64 // bytes
 }
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)

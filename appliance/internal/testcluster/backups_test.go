@@ -15,6 +15,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance"
+	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/backup/target"
 	"github.com/triward/triward/appliance/backup/target/s3test"
@@ -111,7 +112,7 @@ func TestScheduledBackupsInS3(t *testing.T) {
 	id, err := age.ParseX25519Identity(recovery)
 	must(t, err)
 	cfg := NewConfig(t, "r1")
-	report, err := appliance.Restore(t.Context(), cfg, in, appliance.RestoreOptions{Identities: []age.Identity{id}, Deep: true})
+	report, err := appliance.Restore(t.Context(), cfg, backup.Stream(in), appliance.RestoreOptions{Identities: []age.Identity{id}, Deep: true})
 	must(t, err)
 	fresh := Adopt(t, cfg, c.Token)
 	if _, sums := fresh.Digests(t, fresh.Nodes[0]); sums != digestOf(t, report.Manifest) {

@@ -97,7 +97,7 @@ func TestRestoreUnderLoadIntoAFreshCluster(t *testing.T) {
 	stop()
 
 	cfg := NewConfig(t, "r1")
-	report, err := appliance.Restore(t.Context(), cfg, bytes.NewReader(b), appliance.RestoreOptions{Identities: []age.Identity{id}, Deep: true})
+	report, err := appliance.Restore(t.Context(), cfg, backup.Stream(bytes.NewReader(b)), appliance.RestoreOptions{Identities: []age.Identity{id}, Deep: true})
 	must(t, err)
 	m := report.Manifest
 	if m.Count("metrics") < 40 || m.Count("logs") < 40 || report.NewCA {
@@ -153,7 +153,7 @@ func TestOldAndRestoredClusterStayApart(t *testing.T) {
 	old.Nodes[0].Stop(t)
 	cfg := NewConfig(t, "n1")
 	cfg.Listen.Peer = old.Nodes[0].Config.Listen.Peer
-	_, err = appliance.Restore(t.Context(), cfg, bytes.NewReader(b), appliance.RestoreOptions{Identities: []age.Identity{id}})
+	_, err = appliance.Restore(t.Context(), cfg, backup.Stream(bytes.NewReader(b)), appliance.RestoreOptions{Identities: []age.Identity{id}})
 	must(t, err)
 	fresh := Adopt(t, cfg, old.Token)
 	leader := old.Leader(t)
@@ -197,7 +197,7 @@ func TestWhatCannotBeRestoredLeavesNothing(t *testing.T) {
 	newer := bytes.Clone(b)
 	newer[8]++
 	restore := func(b []byte, ids ...age.Identity) error {
-		_, err := appliance.Restore(t.Context(), cfg, bytes.NewReader(b), appliance.RestoreOptions{Identities: ids})
+		_, err := appliance.Restore(t.Context(), cfg, backup.Stream(bytes.NewReader(b)), appliance.RestoreOptions{Identities: ids})
 		return err
 	}
 	for _, c := range []struct {
@@ -221,7 +221,7 @@ func TestWhatCannotBeRestoredLeavesNothing(t *testing.T) {
 			t.Fatalf("%s: left %v", c.name, left)
 		}
 	}
-	if _, err := appliance.Restore(t.Context(), cfg, bytes.NewReader(b), appliance.RestoreOptions{Identities: []age.Identity{id}, VerifyOnly: true}); err != nil {
+	if _, err := appliance.Restore(t.Context(), cfg, backup.Stream(bytes.NewReader(b)), appliance.RestoreOptions{Identities: []age.Identity{id}, VerifyOnly: true}); err != nil {
 		t.Error(err)
 	}
 	if left := filesBelow(t, filepath.Dir(cfg.DataDir)); len(left) > 0 {
@@ -242,11 +242,11 @@ func TestWhatCannotBeRestoredLeavesNothing(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(again.DataDir, "tsdb", "gen-000001"), 0o700))
 	must(t, os.MkdirAll(filepath.Join(again.DataDir, "lost+found"), 0o700))
 	must(t, os.WriteFile(filepath.Join(again.DataDir, "RESTORE"), []byte("x"), 0o600))
-	if _, err := appliance.Restore(t.Context(), again, bytes.NewReader(b), appliance.RestoreOptions{Identities: []age.Identity{id}}); err != nil {
+	if _, err := appliance.Restore(t.Context(), again, backup.Stream(bytes.NewReader(b)), appliance.RestoreOptions{Identities: []age.Identity{id}}); err != nil {
 		t.Error(err)
 	}
 	must(t, os.RemoveAll(again.DataDir))
-	if _, err := appliance.Restore(t.Context(), again, bytes.NewReader(b), appliance.RestoreOptions{Identities: []age.Identity{id}}); !errors.Is(err, appliance.ErrNotEmpty) {
+	if _, err := appliance.Restore(t.Context(), again, backup.Stream(bytes.NewReader(b)), appliance.RestoreOptions{Identities: []age.Identity{id}}); !errors.Is(err, appliance.ErrNotEmpty) {
 		t.Errorf("beside a certificate: %v", err)
 	}
 }
@@ -280,7 +280,7 @@ func TestABackupWithoutKeysMakesANewCA(t *testing.T) {
 		t.Error("the CA's key is in the backup")
 	}
 	cfg := NewConfig(t, "r1")
-	report, err := appliance.Restore(t.Context(), cfg, bytes.NewReader(b), appliance.RestoreOptions{})
+	report, err := appliance.Restore(t.Context(), cfg, backup.Stream(bytes.NewReader(b)), appliance.RestoreOptions{})
 	must(t, err)
 	if !report.NewCA || len(report.Keys) != 0 {
 		t.Errorf("new CA %t, keys %v", report.NewCA, report.Keys)

@@ -29,6 +29,11 @@ export interface Run {
   keys?: string;
   read_back?: boolean;
   removed?: boolean;
+  /** Folder of the repository in the target; absent for a backup that is a file. */
+  repository?: string;
+  stored?: number;
+  kind?: 'drill';
+  drill?: { of: string; digest: string; want: string; days: number; counts?: Record<string, number> };
 }
 export interface Claim extends Run {
   phase: string;
@@ -56,6 +61,20 @@ export interface Schedule {
   retry?: number;
   last?: Run;
   last_good?: Run;
+  form?: 'file' | 'repository';
+  archive_s?: number;
+  drill_days?: number;
+  archive?: Archive;
+  last_drill?: Run;
+}
+/** How far the log is archived behind the newest backup. */
+export interface Archive {
+  node?: string;
+  index: number;
+  log_time: number;
+  error?: string;
+  gap?: { from: number; to: number };
+  behind_ms: number;
 }
 export interface Backups {
   schedules: Schedule[];
@@ -65,6 +84,20 @@ export interface Backups {
   node: string;
   folder: string;
   recovery: string;
+}
+
+/** How an archive stands: late when it is behind by ten of its periods, or a minute. */
+export function archiveLevel(s: Schedule): Level {
+  const a = s.archive;
+  if (!a) return 'unknown';
+  if (a.gap) return 'critical';
+  if (a.error) return 'warning';
+  return a.behind_ms > Math.max(60e3, 10e3 * (s.archive_s ?? 0)) ? 'warning' : 'ok';
+}
+
+/** What a run put into its place. */
+export function stored(r: Run): number | undefined {
+  return r.repository ? r.stored : r.bytes;
 }
 
 export type Outcome = 'good' | 'failed' | 'interrupted' | 'removed' | 'underWay';
@@ -83,10 +116,10 @@ export const outcomeLevel: Record<Outcome, Level | 'info'> = {
 
 /** The newest good backup that is still there. */
 export function lastGood(b: Backups): Run | undefined {
-  return b.runs.find((r) => r.ok && !r.removed);
+  return b.runs.find((r) => r.ok && !r.removed && !r.kind);
 }
 
-export type Verdict = 'fine' | 'none' | 'old' | 'lastFailed';
+export type Verdict = 'fine' | 'none' | 'old' | 'lastFailed' | 'drillFailed';
 /** How the cluster stands: a schedule whose newest good backup lies two of its periods back is late. */
 export function verdict(b: Backups): Verdict {
   if (!lastGood(b)) return 'none';
@@ -96,6 +129,7 @@ export function verdict(b: Backups): Verdict {
     const good = s.last_good?.started ?? 0;
     if (good > 0 && b.log_time - good > 2 * period * 3600e3) return 'old';
     if (s.last && !s.last.ok && s.last.ended) return 'lastFailed';
+    if (s.last_drill && !s.last_drill.ok && s.last_drill.ended) return 'drillFailed';
   }
   return 'fine';
 }
@@ -104,6 +138,7 @@ export const verdictLevel: Record<Verdict, Level> = {
   none: 'warning',
   old: 'critical',
   lastFailed: 'warning',
+  drillFailed: 'critical',
 };
 
 /** The first time at which a schedule makes a backup; 0 for none. */
@@ -115,7 +150,7 @@ export function nextAt(b: Backups): number {
 /** Good backups, oldest first, for the picture of their sizes. */
 export function trend(b: Backups, most = 40): Run[] {
   return b.runs
-    .filter((r) => r.ok && (r.bytes ?? 0) > 0)
+    .filter((r) => r.ok && !r.kind && (r.bytes ?? 0) > 0)
     .slice(0, most)
     .reverse();
 }
@@ -161,5 +196,8 @@ export function emptySchedule(recovery: boolean): Schedule {
     zone: Intl.DateTimeFormat().resolvedOptions().timeZone ?? '',
     keep_last: 14,
     keep_days: 0,
+    form: 'repository',
+    archive_s: 60,
+    drill_days: 0,
   };
 }

@@ -1,0 +1,300 @@
+package schedule
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/backup/repository"
+)
+
+// EntrySource reads committed entries of the log from the index from on, at most so many bytes but at least one entry
+// when there is one. first is where the log begins on this node, committed its last committed entry. from below first
+// gives none.
+type EntrySource func(from uint64, maxBytes int64) (entries []repository.Entry, first, committed uint64, err error)
+
+const (
+	prefixArchive = "archive/"
+	prefixGap     = "gap/"
+	maxGaps       = 64
+	segmentBytes  = 16 << 20 // of entries, after which a segment is closed
+	archiveLook   = time.Second
+	archiveNote   = 30 * time.Second // how often the record of an archive that goes on is written
+	archiveLimit  = 10 * time.Minute // for one turn
+)
+
+// Archive says how far the log is archived. Where it stands is found out from the place itself; this record is to be
+// shown.
+type Archive struct {
+	Schedule   string `json:"schedule"`
+	Node       string `json:"node"` // that archives
+	Repository string `json:"repository"`
+	Index      uint64 `json:"index"`           // the last entry that the place holds durably
+	LogTime    int64  `json:"log_time"`        // of that entry, milliseconds
+	At         int64  `json:"at"`              // log time of this record
+	Error      string `json:"error,omitempty"` // why it does not go on
+	// Gap is set while entries are missing between what is archived and what the log still holds: nothing is archived
+	// until the next backup.
+	Gap *Gap `json:"gap,omitempty"`
+	// Behind is by how many milliseconds of log time the archive is behind: what would be lost if all nodes were lost.
+	Behind int64 `json:"behind_ms"`
+}
+
+// Gap names entries of the log that no archive has.
+type Gap struct {
+	Schedule string `json:"schedule"`
+	Node     string `json:"node"`
+	From     uint64 `json:"from"`
+	To       uint64 `json:"to"`
+	At       int64  `json:"at"` // log time, milliseconds
+}
+
+// archiving is what this node knows of an archive that it writes. It is found out anew whenever something went wrong.
+type archiving struct {
+	repo    *repository.Repository
+	folder  string
+	ready   bool   // pos is what the place holds
+	pos     uint64 // the last entry archived, or that a backup holds
+	logTime int64
+	next    time.Time
+	noted   time.Time
+	told    Archive
+}
+
+// archiveLog archives the log for the schedules whose turn is this node's, until ctx ends.
+func (r *Runner) archiveLog(ctx context.Context) {
+	if r.cfg.Entries == nil {
+		return
+	}
+	tick := time.NewTicker(archiveLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		mine := make(map[string]bool)
+		for _, s := range list[Schedule](r.cfg.Meta, prefixSchedule, MaxSchedules) {
+			if s.Archive == 0 || !s.Enabled || s.Paused != "" || !r.mine(s.Node) {
+				continue
+			}
+			mine[s.Name] = true
+			r.archiveTurn(ctx, &s)
+		}
+		for name := range r.archive { // this goroutine's own
+			if !mine[name] {
+				delete(r.archive, name) // another may write there now: later we look again
+			}
+		}
+	}
+}
+
+// archiveTurn archives what is new for a schedule, when it is time.
+func (r *Runner) archiveTurn(ctx context.Context, s *Schedule) {
+	a := r.archive[s.Name]
+	if a == nil {
+		a = &archiving{}
+		r.archive[s.Name] = a
+	}
+	if time.Now().Before(a.next) {
+		return
+	}
+	a.next = time.Now().Add(time.Duration(s.Archive) * time.Second)
+	work, cancel := context.WithTimeout(ctx, archiveLimit)
+	defer cancel()
+	gap, err := r.archiveOn(work, s, a)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		a.ready, a.repo = false, nil
+		if a.told.Error == "" {
+			r.cfg.Log.Warn("the log is not archived", "schedule", s.Name, "to", s.Target.String(), "err", err)
+		}
+	}
+	now := Archive{Schedule: s.Name, Node: r.cfg.Node, Repository: a.folder, Index: a.pos, LogTime: a.logTime, Gap: gap}
+	if err != nil {
+		now.Error = clip(err.Error())
+		if now.Index == 0 { // nothing was found out: what was known stays shown
+			now.Index, now.LogTime = a.told.Index, a.told.LogTime
+		}
+	}
+	r.noteArchive(ctx, a, now)
+}
+
+// archiveOn finds out where the archive stands and writes what follows.
+func (r *Runner) archiveOn(ctx context.Context, s *Schedule, a *archiving) (*Gap, error) {
+	if a.repo == nil {
+		to, err := r.target(&s.Target)
+		if err != nil {
+			return nil, err
+		}
+		repo, folder, err := r.repository(ctx, &s.Job, to)
+		if err != nil {
+			return nil, err
+		}
+		a.repo, a.folder, a.ready = repo, folder, false
+	} else if scope, err := r.scope(&s.Job); err != nil || scope.Folder() != a.folder {
+		a.repo = nil // its readers were changed: the next turn opens the other one
+		return nil, err
+	}
+	_, first, committed, err := r.cfg.Entries(0, 0)
+	if err != nil {
+		return nil, err
+	}
+	if a.ready && a.pos+1 < first {
+		a.ready = false
+	}
+	if !a.ready {
+		gap, err := r.resume(ctx, s, a, first)
+		if gap != nil || err != nil || !a.ready {
+			return gap, err
+		}
+	}
+	for a.pos < committed {
+		if err := r.archiveSegment(ctx, a, committed); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// resume finds where the archive goes on: behind what the place holds without a gap.
+func (r *Runner) resume(ctx context.Context, s *Schedule, a *archiving, first uint64) (*Gap, error) {
+	saves, err := a.repo.Saves(ctx)
+	if err != nil {
+		return nil, err
+	}
+	segments, err := a.repo.Segments(ctx)
+	if err != nil {
+		return nil, err
+	}
+	spans := repository.Covered(saves, segments)
+	if len(spans) == 0 {
+		return nil, fmt.Errorf("%w: the archive begins with the first backup of the schedule", errNothingYet)
+	}
+	for _, c := range spans {
+		if c.Until+1 >= first {
+			a.pos, a.ready = c.Until, true
+			for _, save := range saves {
+				if save.Index <= a.pos {
+					a.logTime = max(a.logTime, save.LogTime)
+				}
+			}
+			return nil, nil
+		}
+	}
+	last := spans[len(spans)-1].Until
+	a.pos = last
+	for _, save := range saves {
+		a.logTime = max(a.logTime, save.LogTime)
+	}
+	return &Gap{Schedule: s.Name, Node: r.cfg.Node, From: last + 1, To: first - 1, At: r.cfg.Meta.LogTime()}, nil
+}
+
+var errNothingYet = errors.New("there is no backup in the repository of this node yet")
+
+// archiveSegment writes one segment.
+func (r *Runner) archiveSegment(ctx context.Context, a *archiving, through uint64) error {
+	var batch []repository.Entry
+	size := int64(0)
+	for from := a.pos + 1; from <= through && size < segmentBytes; {
+		got, first, _, err := r.cfg.Entries(from, segmentBytes-size)
+		if err != nil {
+			return err
+		}
+		if len(got) == 0 {
+			if from < first {
+				return fmt.Errorf("entry %d is gone from the log, which begins at %d", from, first)
+			}
+			break
+		}
+		for i := range got {
+			if got[i].Index > through {
+				break
+			}
+			batch = append(batch, got[i])
+			size += int64(len(got[i].Data))
+			from = got[i].Index + 1
+		}
+		if got[len(got)-1].Index > through {
+			break
+		}
+	}
+	if len(batch) == 0 {
+		return fmt.Errorf("the log has no entry %d", a.pos+1)
+	}
+	format := uint32(0)
+	if r.cfg.Format != nil {
+		format = r.cfg.Format()
+	}
+	about := repository.SegmentAbout{Node: r.cfg.Node, Program: r.cfg.Program, Format: format, Created: r.now()}
+	seg, err := a.repo.WriteSegment(ctx, about, batch)
+	if err != nil {
+		return err
+	}
+	a.pos = seg.Last
+	for i := range batch {
+		a.logTime = max(a.logTime, batch[i].Stamp)
+	}
+	return nil
+}
+
+// now is the clock of this node, in milliseconds since 1970.
+func (r *Runner) now() int64 { return time.Now().UnixMilli() }
+
+// noteArchive writes down how far the archive is, now and then, and a gap once.
+func (r *Runner) noteArchive(ctx context.Context, a *archiving, now Archive) {
+	changed := now.Error != a.told.Error || (now.Gap == nil) != (a.told.Gap == nil) || a.noted.IsZero()
+	if !changed && time.Since(a.noted) < archiveNote {
+		return
+	}
+	now.At = r.cfg.Meta.LogTime()
+	txn := auth.Txn{Ops: []auth.Op{{Bucket: Bucket, Key: prefixArchive + now.Schedule, Value: encode(now)}}}
+	if g := now.Gap; g != nil {
+		r.cfg.Log.Error("entries of the log are gone that were not archived: no restore can end there; the next backup closes the gap",
+			"schedule", g.Schedule, "from", g.From, "to", g.To)
+		key := fmt.Sprintf("%s%s/%020d", prefixGap, g.Schedule, g.From)
+		if _, _, known := get[Gap](r.cfg.Meta, key); !known {
+			txn.Ops = append(append(txn.Ops, r.forgetGaps()...), auth.Op{Bucket: Bucket, Key: key, Value: encode(g)})
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, commitLimit)
+	defer cancel()
+	if _, err := r.cfg.Meta.Commit(ctx, txn); err != nil {
+		r.cfg.Log.Warn("how far the archive of the log is could not be written down", "schedule", now.Schedule, "err", err)
+		return
+	}
+	a.told, a.noted = now, time.Now()
+}
+
+// forgetGaps keeps the record of gaps within its bound.
+func (r *Runner) forgetGaps() []auth.Op {
+	all := list[Gap](r.cfg.Meta, prefixGap, 2*maxGaps)
+	if len(all) < maxGaps {
+		return nil
+	}
+	slices.SortFunc(all, func(a, b Gap) int { return cmp.Compare(a.At, b.At) })
+	return []auth.Op{{Delete: true, Bucket: Bucket, Key: fmt.Sprintf("%s%s/%020d", prefixGap, all[0].Schedule, all[0].From)}}
+}
+
+// archiveOf returns how far the archive of a schedule is; nil when it has none.
+func (r *Runner) archiveOf(s *Schedule, now int64) *Archive {
+	if s.Archive == 0 || !s.Enabled || s.Paused != "" {
+		return nil
+	}
+	a, _, ok := get[Archive](r.cfg.Meta, prefixArchive+s.Name)
+	if !ok {
+		return &Archive{Schedule: s.Name, Error: "nothing is archived yet", Behind: now - s.Changed}
+	}
+	a.Behind = max(0, now-a.LogTime)
+	if a.LogTime == 0 {
+		a.Behind = max(0, now-s.Changed)
+	}
+	return &a
+}
