@@ -649,29 +649,3 @@ func makeDir(dir string) error {
 	}
 	return nil
 }
-
-// readMark returns the watermark of the metadata in an image, which must be of a format that this program knows.
-func (n *Node) readMark(file string) (meta.Mark, error) {
-	if err := meta.Check(file); err != nil {
-		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
-	}
-	s, err := meta.Open(file, slog.New(slog.DiscardHandler))
-	if errors.Is(err, meta.ErrVersion) {
-		err = fmt.Errorf("%w: %w", snapshot.ErrNewer, err)
-	}
-	if err != nil {
-		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
-	}
-	m, ok := s.Mark()
-	format := s.Format()
-	if err := s.Close(); err != nil {
-		return meta.Mark{}, fmt.Errorf("metadata of image: %w", err)
-	}
-	switch {
-	case !ok:
-		return meta.Mark{}, fmt.Errorf("metadata has no watermark: %w", snapshot.ErrImage)
-	case format > n.cfg.format:
-		return meta.Mark{}, fmt.Errorf("%w: its state has %d, this program knows up to %d", snapshot.ErrNewer, format, n.cfg.format)
-	}
-	return m, nil
-}
