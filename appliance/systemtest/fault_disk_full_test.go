@@ -29,13 +29,14 @@ const (
 	tightBytes = 700 << 20
 	nearlyFull = 350 << 20 // left: more than nine tenths of the room is used
 	noDataLeft = 180 << 20
+	fullOneFor = 70 * time.Second // the store of metrics writes chunks once a minute
 	grownBytes = 2 * tightBytes
 )
 
 // fullRows are disks that fill up and grow.
 func fullRows() []faultRow {
 	row := func(name, fault string, short bool, run func(context.Context, *trial) error) faultRow {
-		return faultRow{name: name, fault: fault, needs: []need{needLoop}, weight: 50 * time.Second, short: short, goal: resumeGoal, run: run}
+		return faultRow{name: name, fault: fault, needs: []need{needLoop}, weight: 100 * time.Second, quick: 45 * time.Second, short: short, goal: resumeGoal, run: run}
 	}
 	return []faultRow{
 		row("full-follower", "the disk of a follower fills up, and grows", false, func(ctx context.Context, tr *trial) error { return tr.fullOne(ctx, false) }),
@@ -184,7 +185,7 @@ func (tr *trial) fullOne(ctx context.Context, leader bool) error {
 		return err
 	}
 	tr.faulted(1)
-	for range 5 {
+	for end := time.Now().Add(fullOneFor); time.Now().Before(end); {
 		if err := tr.progress(ctx, 20); err != nil {
 			return fmt.Errorf("the disk of %s alone is full: %w", n.ID, err)
 		}
