@@ -29,13 +29,14 @@ const (
 	tightBytes = 700 << 20
 	nearlyFull = 350 << 20 // left: more than nine tenths of the room is used
 	noDataLeft = 180 << 20
+	fullOneFor = 70 * time.Second // the store of metrics writes chunks once a minute
 	grownBytes = 2 * tightBytes
 )
 
 // fullRows are disks that fill up and grow.
 func fullRows() []faultRow {
 	row := func(name, fault string, short bool, run func(context.Context, *trial) error) faultRow {
-		return faultRow{name: name, fault: fault, needs: []need{needLoop}, weight: 50 * time.Second, short: short, goal: resumeGoal, run: run}
+		return faultRow{name: name, fault: fault, needs: []need{needLoop}, weight: 100 * time.Second, quick: 45 * time.Second, short: short, goal: resumeGoal, run: run}
 	}
 	return []faultRow{
 		row("full-follower", "the disk of a follower fills up, and grows", false, func(ctx context.Context, tr *trial) error { return tr.fullOne(ctx, false) }),
@@ -184,7 +185,7 @@ func (tr *trial) fullOne(ctx context.Context, leader bool) error {
 		return err
 	}
 	tr.faulted(1)
-	for range 5 {
+	for end := time.Now().Add(fullOneFor); time.Now().Before(end); {
 		if err := tr.progress(ctx, 20); err != nil {
 			return fmt.Errorf("the disk of %s alone is full: %w", n.ID, err)
 		}
@@ -207,10 +208,33 @@ func (tr *trial) fullOne(ctx context.Context, leader bool) error {
 	if err := d.resize(grownBytes); err != nil {
 		return err
 	}
-	if err := tr.progress(ctx, 10); err != nil {
-		return err
+	if err := tr.hasRoomAgain(ctx, n); err != nil {
+		return fmt.Errorf("the disk of %s has grown: %w", n.ID, err)
 	}
 	return tr.compare(ctx)
+}
+
+// hasRoomAgain returns when a node has applied about as much as the leader, and notes how long that took.
+func (tr *trial) hasRoomAgain(ctx context.Context, n *devNode) error {
+	began := time.Now()
+	err := until(ctx, 8*time.Minute, func(ctx context.Context) error {
+		leader, err := tr.c.leader(ctx)
+		if err != nil {
+			return err
+		}
+		var st clusterStatus
+		if err := tr.c.get(ctx, leader, "/v1/cluster", nil, &st); err != nil {
+			return err
+		}
+		if has, want := applied(st, n.ID), applied(st, leader.ID); has+100 < want {
+			return fmt.Errorf("%s has applied %d of %d entries", n.ID, has, want)
+		}
+		return nil
+	})
+	if err == nil {
+		tr.note("%s caught up in %v", n.ID, time.Since(began).Round(100*time.Millisecond))
+	}
+	return err
 }
 
 // fullAll fills all disks: nothing is taken and everything answers, and it goes on by itself when they have grown.

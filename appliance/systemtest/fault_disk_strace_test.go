@@ -89,15 +89,13 @@ func (t *tracer) syncsSeen() (list []tracedSync, ended time.Duration, err error)
 	}
 	for line := range strings.Lines(string(b)) {
 		// 12345 1764190000.123456 fdatasync(9</data/raft/x.wal>) = -1 EIO (Input/output error) (INJECTED)
-		fields := strings.SplitN(strings.TrimSpace(line), " ", 3)
-		if len(fields) < 3 {
-			continue
-		}
-		at, err := time.ParseDuration(fields[1] + "s")
+		_, rest, _ := strings.Cut(strings.TrimSpace(line), " ") // a small number of a process is padded
+		stamp, call, _ := strings.Cut(strings.TrimSpace(rest), " ")
+		at, err := time.ParseDuration(stamp + "s")
 		if err != nil {
 			continue
 		}
-		call := strings.TrimSpace(fields[2])
+		call = strings.TrimSpace(call)
 		name, _, _ := strings.Cut(call, "(")
 		switch {
 		case name == "exit_group" || strings.HasPrefix(call, "+++ exited"):
