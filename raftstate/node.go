@@ -448,14 +448,6 @@ func (p provider) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	return forward.PeerAddress(string(id), addr), nil
 }
 
-type peerAddr string
-
-// Network implements net.Addr.
-func (peerAddr) Network() string { return "tcp" }
-
-// String implements net.Addr.
-func (a peerAddr) String() string { return string(a) }
-
 // lead proposes a first entry when this node becomes the leader, so that what was acknowledged before is applied
 // here, and moves the log time on when nothing else does.
 func (n *Node) lead(r *raft.Raft, observations <-chan raft.Observation) {

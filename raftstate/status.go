@@ -153,6 +153,14 @@ func (p *peers) lostSince(id raft.ServerID) (time.Time, bool) {
 	return t, ok
 }
 
+type peerAddr string
+
+// Network implements net.Addr.
+func (peerAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a peerAddr) String() string { return string(a) }
+
 // advertised is the stream of the listener under the address that peers are told.
 type advertised struct {
 	*forward.Stream
