@@ -502,23 +502,6 @@ func (n *Node) tick(r *raft.Raft) {
 	n.ready.Store(o.term)
 }
 
-// watchDisk ends the node when a write to the log hangs: with its lease the leader would otherwise stay.
-func (n *Node) watchDisk() {
-	ticker := time.NewTicker(max(n.cfg.HungDisk/10, time.Millisecond))
-	defer ticker.Stop()
-	for {
-		select {
-		case <-n.closing:
-			return
-		case <-ticker.C:
-			if d := n.store.Writing(); d > n.cfg.HungDisk {
-				n.fatal(brokenDisk("log", fmt.Errorf("a write has been hanging for %s", d.Round(time.Second))))
-				return
-			}
-		}
-	}
-}
-
 // fatal stops applying and proposing and reports err, once.
 func (n *Node) fatal(err error) {
 	if !n.fatalErr.CompareAndSwap(nil, &err) {
