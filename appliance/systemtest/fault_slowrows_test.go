@@ -185,7 +185,9 @@ func (tr *trial) stops(ctx context.Context, times int, least, most time.Duration
 		if err != nil {
 			return err
 		}
-		if err := tr.halt(ctx, n, tr.between(least, most)); err != nil {
+		d := tr.between(least, most)
+		tr.logf("halt %d: %s for %v", k+1, n.ID, d.Round(time.Millisecond))
+		if err := tr.halt(ctx, n, d); err != nil {
 			return fmt.Errorf("halt %d, of %s: %w", k+1, n.ID, err)
 		}
 		if err := tr.allReady(ctx); err != nil {
