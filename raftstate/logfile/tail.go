@@ -96,7 +96,7 @@ func readTail(f io.ReaderAt) (tailState, error) {
 
 // putTailInOrder finishes what was begun on the newest segment: a whole index makes it a sealed one, with an empty
 // segment behind it, and what lies behind the last whole commit is cleared. A segment that ends before the entry least,
-// which was durable once, is damaged and left as it is.
+// which was durable once, is damaged and left as it is, unless it is opened to be mended (Options.Short).
 func putTailInOrder(dir string, o Options, least uint64, m types.MetaStore, state types.PersistentState) (types.PersistentState, error) {
 	if len(state.Segments) == 0 || !state.Segments[len(state.Segments)-1].SealTime.IsZero() {
 		return state, nil
@@ -113,7 +113,7 @@ func putTailInOrder(dir string, o Options, least uint64, m types.MetaStore, stat
 	found, err := readTail(f)
 	last := tail.BaseIndex + found.entries - 1
 	switch {
-	case err != nil || last < least:
+	case err != nil || last < least && !o.Short:
 	case found.index > 0:
 		now := time.Now()
 		segments := append([]types.SegmentInfo(nil), state.Segments...)

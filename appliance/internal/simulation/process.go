@@ -133,6 +133,7 @@ type member struct {
 	lives int
 	dir   string // of the next start
 	wiped bool   // since then it was not seen to have its vote again
+	fails int    // starts that were refused
 	proc  *process
 	skew  atomic.Int64 // of its clock, nanoseconds
 	marks []string     // copies of the metadata as crashes left it
@@ -196,6 +197,7 @@ func (c *cluster) start(m *member, bootstrap []raftstate.Server) error {
 		c.net.attach(p, false)
 		p.die.Do(func() { close(p.dead) })
 		close(p.closed)
+		m.fails++
 		c.rec.add(Record{Kind: kindRefused, Node: m.id, Life: m.lives, Text: err.Error()})
 		return fmt.Errorf("start node %s: %w", m.id, err)
 	}

@@ -148,7 +148,7 @@ func (d *director) supervise() {
 
 // restart starts a member that is down and not leaving.
 func (d *director) restart(m *member) {
-	if m.proc != nil && m.proc.alive() {
+	if m.proc != nil && m.proc.alive() || m.fails > 3 {
 		return
 	}
 	if m.proc != nil && m.proc.leaving.Load() {
