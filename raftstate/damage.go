@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -175,4 +176,10 @@ func sharedDamage(self string, members []rosterMember, own []Damage, said map[st
 		}
 	}
 	return nil
+}
+
+// InUse reports whether dir is, or lies in, a directory of a store that is in use now.
+func (n *Node) InUse(dir string) bool {
+	name := n.inUseName.Load()
+	return name != nil && slices.Contains(strings.Split(filepath.ToSlash(dir), "/"), *name)
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -218,12 +217,6 @@ func (n *Node) storesAreThere() error {
 func (n *Node) useGeneration(name string) {
 	n.generation = name
 	n.inUseName.Store(&name)
-}
-
-// InUse reports whether dir is, or lies in, a directory of a store that is in use now.
-func (n *Node) InUse(dir string) bool {
-	name := n.inUseName.Load()
-	return name != nil && slices.Contains(strings.Split(filepath.ToSlash(dir), "/"), *name)
 }
 
 func (n *Node) logOptions() logfile.Options {
@@ -533,9 +526,6 @@ func (n *Node) after(d time.Duration, do func()) {
 
 // State returns the replicated state for reading. It stays valid, also over installs, until Close.
 func (n *Node) State() *meta.Store { return n.state }
-
-// Digest returns the running digests and the entry they are as of (DESIGN D8).
-func (n *Node) Digest() (index uint64, sums []meta.Digest) { return n.state.Digests() }
 
 // PeerAddr returns the host:port at which this node tells its peers to reach it.
 func (n *Node) PeerAddr() string { return string(n.trans.LocalAddr()) }

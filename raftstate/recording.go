@@ -248,3 +248,6 @@ func (n *Node) ScrubState(pace func(bytes int) error) (path string, err error) {
 	defer func() { err = errors.Join(err, reading.Close()) }()
 	return reading.Path(), reading.Check(pace)
 }
+
+// Digest returns the running digests and the entry they are as of (DESIGN D8).
+func (n *Node) Digest() (index uint64, sums []meta.Digest) { return n.state.Digests() }

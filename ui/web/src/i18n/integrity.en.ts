@@ -31,6 +31,7 @@ export const integrity = {
   read: 'Read since start',
   silent: 'no answer',
   nothing: 'nothing found',
+  notYet: 'not looked yet',
   reading: 'reading',
   found: (n: number) => `${n} found`,
   findings: 'Found',

@@ -28,6 +28,7 @@ export const integrity: typeof en = {
   read: '启动以来读取',
   silent: '无应答',
   nothing: '未发现损坏',
+  notYet: '尚未检查',
   reading: '正在读取',
   found: (n) => `发现 ${n} 处`,
   findings: '发现的损坏',

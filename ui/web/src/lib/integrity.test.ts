@@ -11,7 +11,7 @@ import {
 const node = (over: Partial<IntegrityNode>): IntegrityNode => ({
   node: 'n1',
   began: 0,
-  last_pass: 0,
+  last_pass: 1,
   last_took_ms: 0,
   last_equal: 0,
   left: [],
@@ -26,6 +26,7 @@ test('what is incomplete is neither well nor damaged', () => {
 
 test('a node that made an index again is only to be looked at', () => {
   expect(nodeLevel(node({}))).toBe('ok');
+  expect(nodeLevel(node({ last_pass: 0 }))).toBe('unknown');
   expect(nodeLevel(node({ found: [{ at: 1, part: 'index', place: 'x' }] }))).toBe('warning');
   expect(nodeLevel(node({ found: [{ at: 1, part: 'logs', place: 'x' }] }))).toBe('critical');
   expect(nodeLevel(node({ error: 'it does not answer' }))).toBe('unknown');

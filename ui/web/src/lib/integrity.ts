@@ -58,7 +58,8 @@ export function verdictLevel(verdict: string): Level {
 export function nodeLevel(n: IntegrityNode): Level {
   if (n.error) return 'unknown';
   if (n.found.some((f) => f.part !== 'index')) return 'critical';
-  return n.found.length > 0 ? 'warning' : 'ok';
+  if (n.found.length > 0) return 'warning';
+  return n.last_pass ? 'ok' : 'unknown';
 }
 
 /** How far each node has read, where they read. */
