@@ -45,6 +45,8 @@ type Options struct {
 	Version string         // shown to operators
 	// PasswordCost of new passwords; zero takes the default. Tests lower it.
 	PasswordCost auth.PasswordCost
+	// Context ends New as well as what it made, when it takes longer than somebody wants to wait; nil: nothing does.
+	Context context.Context
 }
 
 // App is a node: it owns every part of it. New opens the stores and joins the log, Start begins to serve, Stop
@@ -88,6 +90,7 @@ type App struct {
 	// eventMark says whether events came.
 	eventMark eventMark
 
+	integrity *integrity
 	snapshots *snapshots
 	retention *retentionKeeper
 	self      *selfmon.Monitor
@@ -128,7 +131,10 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 		opts.Level = new(slog.LevelVar)
 	}
 	a := &App{cfg: cfg, given: cfg, level: opts.Level, certs: newListenerCerts(), version: opts.Version, fatal: make(chan error, 1), leading: make(chan bool, 1), opened: make(chan struct{}), member: make(chan struct{})}
-	a.ctx, a.cancel = context.WithCancel(context.Background())
+	if opts.Context == nil {
+		opts.Context = context.Background()
+	}
+	a.ctx, a.cancel = context.WithCancel(opts.Context)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Stop(context.Background()))
@@ -193,7 +199,10 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if a.repairs, err = a.newRepairs(); err != nil {
 		return nil, err
 	}
-	if err := a.openNode(); err != nil {
+	room := a.openWaitingRoom()
+	err = a.openNode()
+	room.close()
+	if err != nil {
 		return nil, err
 	}
 	a.eventMark.begin(a.logs.Applied())
@@ -245,6 +254,7 @@ func closed(err error) error {
 func (a *App) openStores() (err error) {
 	a.metrics, err = tsdb.New(tsdb.Options{
 		Dictionary: a.state, Logger: a.part("tsdb"), Registerer: a.registry, Stagger: a.stagger(3 * time.Minute),
+		OnDamage: func(d *tsdb.DamageError) { a.integrity.metricsDamaged(d) },
 	})
 	if err != nil {
 		return err
@@ -252,10 +262,12 @@ func (a *App) openStores() (err error) {
 	a.guard = newLogGuard(a)
 	a.logs, err = logstore.New(logstore.Options{
 		Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes), OnDamage: a.guard.damaged,
+		OnIndex: func(day int64, why error) { a.integrity.indexRebuilt(day, why) },
 	})
 	if err != nil {
 		return errors.Join(err, a.metrics.Close())
 	}
+	a.integrity = newIntegrity(a)
 	a.onStop("stores", func(context.Context) error { return errors.Join(a.metrics.Close(), a.logs.Close()) })
 	a.query = tsdb.NewQuery(a.metrics, tsdb.QueryOptions{
 		Logger: a.part("promql"), Registerer: a.registry, Timeout: time.Duration(a.cfg.Limits.QueryTimeout),
@@ -342,12 +354,15 @@ func (a *App) openServices() error {
 	if err := a.registry.Register(a.snapshots); err != nil {
 		return fmt.Errorf("register metrics of backups: %w", err)
 	}
+	if err := a.registry.Register(a.integrity.scrubber); err != nil {
+		return fmt.Errorf("register metrics of the search for damage: %w", err)
+	}
 	if err := a.registry.Register(a.retention); err != nil {
 		return fmt.Errorf("register metrics of disk and retention: %w", err)
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys, Integrity: a.integrity,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
@@ -394,6 +409,7 @@ func (a *App) Start() error {
 	if a.cfg.SelfMonitoring {
 		a.self.Start()
 	}
+	a.work.Go(func() { a.integrity.scrubber.Run(background) })
 	a.work.Go(func() { a.guard.run(background) })
 	a.work.Go(func() { a.repairs.Run(background) })
 	a.work.Go(func() { watchdog(background, a.log, func() bool { return a.node.Status().Fatal == "" }) })

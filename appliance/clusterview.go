@@ -219,6 +219,11 @@ func (c *clusterView) ask(ctx context.Context, id string) (nodeStatus, error) {
 
 // askPeer gets something from another member into v, at most 1 MiB of JSON.
 func (a *App) askPeer(ctx context.Context, id, path string, v any) error {
+	return a.askPeerFor(ctx, id, path, 1<<20, v)
+}
+
+// askPeerFor is askPeer for at most limit bytes.
+func (a *App) askPeerFor(ctx context.Context, id, path string, limit int64, v any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+id+path, nil)
 	if err != nil {
 		return err
@@ -231,7 +236,7 @@ func (a *App) askPeer(ctx context.Context, id, path string, v any) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("node %s: %s", id, resp.Status)
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(v); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, limit)).Decode(v); err != nil {
 		return fmt.Errorf("node %s: %w", id, err)
 	}
 	return nil
@@ -390,6 +395,7 @@ func (c *clusterView) peerHandler() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(c.own()) // the other node is gone: it will ask again
 	})
+	c.app.integrity.peers(mux)
 	mux.HandleFunc("GET "+peerDiskPath, func(w http.ResponseWriter, r *http.Request) {
 		if !c.app.isOpen(r.Context()) {
 			return

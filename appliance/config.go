@@ -30,6 +30,7 @@ type Config struct {
 	Access   AccessConfig   `yaml:"access"`
 	Alerting AlertingConfig `yaml:"alerting"`
 	Backup   BackupConfig   `yaml:"backup"`
+	Scrub    ScrubConfig    `yaml:"scrub"`
 	// SelfMonitoring stores the node's own metrics and log like those of any host, and the events of the cluster.
 	SelfMonitoring bool `yaml:"self_monitoring"`
 
@@ -129,6 +130,15 @@ type AlertingConfig struct {
 	AllowLoopbackReceivers bool `yaml:"allow_loopback_receivers"`
 }
 
+// ScrubConfig is how a node looks for damage to what it keeps.
+type ScrubConfig struct {
+	// Every is how often everything is looked through; 0s: never by itself.
+	Every Duration `yaml:"every"`
+	// Rate and VerifyRate bound what is read in a second for that, and for `triward cluster verify --deep`.
+	Rate       Size `yaml:"rate"`
+	VerifyRate Size `yaml:"verify_rate"`
+}
+
 // AccessConfig bounds sessions.
 type AccessConfig struct {
 	SessionIdle Duration `yaml:"session_idle"`
@@ -169,6 +179,7 @@ func DefaultConfig() Config {
 			QuerySamples: 20_000_000, Queries: 16, LiveClients: 500,
 		},
 		Metrics:        MetricsConfig{Retention: Duration(90 * day)},
+		Scrub:          ScrubConfig{Every: Duration(7 * day), Rate: 16 << 20, VerifyRate: 128 << 20},
 		Logs:           LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20},
 		Access:         AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
 		Alerting:       AlertingConfig{Interval: Duration(15 * time.Second)},
@@ -320,6 +331,11 @@ func (c *Config) validate(bad func(path, format string, args ...any)) {
 	span("metrics.retention", c.Metrics.Retention, 7*day, 3650*day)
 	span("logs.retention", c.Logs.Retention, day, 3650*day)
 	size("logs.cache_bytes", c.Logs.CacheBytes, 1<<20, 64<<30)
+	if c.Scrub.Every != 0 {
+		span("scrub.every", c.Scrub.Every, time.Hour, 365*day)
+	}
+	size("scrub.rate", c.Scrub.Rate, 64<<10, 16<<30)
+	size("scrub.verify_rate", c.Scrub.VerifyRate, 64<<10, 16<<30)
 	span("access.session_idle", c.Access.SessionIdle, time.Minute, 30*day)
 	span("alerting.interval", c.Alerting.Interval, time.Second, time.Hour)
 	span("access.session_max", c.Access.SessionMax, time.Minute, 365*day)

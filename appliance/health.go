@@ -73,8 +73,8 @@ func (a *App) checks() []api.Check {
 			return nil
 		}},
 		{Part: "disk", Check: a.checkDisk},
-		{Part: "data", Check: a.checkData},
-		{Part: "metrics", Check: func(context.Context) error { return a.metrics.Check() }},
+		{Part: "integrity", Check: a.checkData},
+		{Part: "metrics", Check: a.integrity.checkMetrics},
 		{Part: "logs", Check: a.guard.check},
 		{Part: "metadata", Check: (&marksCheck{app: a}).check},
 		{Part: "clock", Check: func(context.Context) error { return warning(says(a.node.Status().ClockSuspect)) }},

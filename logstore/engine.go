@@ -50,6 +50,9 @@ type engine struct {
 	tables   sync.Mutex // held while no table may be made
 	reserved bool       // the file of keepReserve is there; of background work
 
+	notedMu sync.Mutex
+	noted   durable // that noteDurable wrote last
+
 	failing atomic.Bool // background work failed and nobody has paused for it yet
 	failMu  sync.Mutex
 	damage  map[string]bool      // places reported
@@ -83,6 +86,10 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	e.nextBlock.Store(rand.Uint64())
 	cache := pebble.NewCache(s.opt.CacheBytes)
 	defer cache.Unref()
+	if _, _, err := readManifest(fs, filepath.Join(dir, "pebble")); errors.Is(err, errNotWritten) {
+		e.cancel()
+		return nil, &DamageError{Dir: dir, Place: "pebble", Err: err}
+	}
 	db, err := pebble.Open(filepath.Join(dir, "pebble"), e.pebbleOptions(cache))
 	if err != nil {
 		e.cancel()
@@ -264,19 +271,23 @@ const maxDamage = 1000
 // damaged reports damage at a place, once.
 func (e *engine) damaged(place string, err error) error {
 	d := &DamageError{Dir: e.dir, Place: place, Err: err}
+	e.noteDamage(d)
+	return d
+}
+
+func (e *engine) noteDamage(d *DamageError) {
 	e.failMu.Lock()
-	first := !e.damage[place] && len(e.damage) < maxDamage
+	first := !e.damage[d.Place] && len(e.damage) < maxDamage
 	if first {
-		e.damage[place] = true
+		e.damage[d.Place] = true
 	}
 	e.failMu.Unlock()
 	if first {
-		e.store.opt.Log.Error("log store is damaged", "dir", e.dir, "place", place, "err", err)
+		e.store.opt.Log.Error("log store is damaged", "dir", e.dir, "place", d.Place, "err", d.Err)
 		if e.store.opt.OnDamage != nil {
 			e.store.opt.OnDamage(d)
 		}
 	}
-	return d
 }
 
 // places lists what is known to be damaged.

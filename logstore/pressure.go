@@ -133,8 +133,14 @@ func (p *pressure) counted(n int64, write func() error) error {
 
 // flush hands all that was applied before to the file system.
 func (e *engine) flush(ctx context.Context) error {
-	if err := e.flushTables(ctx); err != nil || e.index == nil {
+	if err := e.flushTables(ctx); err != nil {
 		return err
+	}
+	if err := e.noteDurable(); err != nil {
+		return err
+	}
+	if e.index == nil {
+		return nil
 	}
 	return e.index.Sync()
 }

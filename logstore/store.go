@@ -31,6 +31,10 @@ type Options struct {
 	// OnDamage is told, at most once for each place, of damage found by a reader or by background work. It must
 	// not block.
 	OnDamage func(*DamageError)
+	// OnIndex is told that the word index of a day (since 1970) was not what it should be and is made again, and
+	// with a nil why that the damaged one is gone: its blocks are searched without it until they are indexed. It must
+	// not block.
+	OnIndex func(day int64, why error)
 	// FS is the file system of Pebble (the real one); the word index always lives on the real one.
 	FS vfs.FS
 	// Now is the clock of background work (time.Now). No answer depends on it.
@@ -77,6 +81,11 @@ type DamageError struct {
 	Dir   string
 	Place string // a file or a key
 	Err   error
+	// From and To bound the times of the lines that it is about, in milliseconds since 1970, To exclusive; both 0 when
+	// unknown.
+	From, To int64
+	// Index says that it is only a word index, which is made again from the blocks.
+	Index bool
 }
 
 func (e *DamageError) Error() string {

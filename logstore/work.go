@@ -130,6 +130,9 @@ func (e *engine) distrust(d int64, name index.Name, why error) {
 	e.failMu.Unlock()
 	if !known {
 		e.store.opt.Log.Warn("word index is built again", "dir", e.dir, "day", d, "why", why)
+		if e.store.opt.OnIndex != nil && errors.Is(why, index.ErrUnusable) {
+			e.store.opt.OnIndex(d, why)
+		}
 		e.poke()
 	}
 }
@@ -169,6 +172,9 @@ func (e *engine) heal() (bool, error) {
 	e.failMu.Lock()
 	delete(e.bad, d)
 	e.failMu.Unlock()
+	if e.store.opt.OnIndex != nil {
+		e.store.opt.OnIndex(d, nil)
+	}
 	return len(days) > 1, nil
 }
 

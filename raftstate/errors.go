@@ -41,6 +41,8 @@ var (
 	errNotLeader = errors.New("not the leader")
 	// errSuperseded: a mark was overtaken by an image or an install; the next one covers it.
 	errSuperseded = errors.New("mark was superseded")
+	// ErrSuperseded is errSuperseded for those who ask for a Record: they may ask for another one at once.
+	ErrSuperseded = errSuperseded
 )
 
 // Exit codes that a FatalError asks for.

@@ -29,6 +29,8 @@ type fsm struct {
 	fatal   func(error)
 	closing <-chan struct{}
 	restore func(io.Reader) error // swaps in a staged generation
+	// recorded takes what was held at the entry of a Marker; nil: nobody asks.
+	recorded func(*recording)
 
 	applied atomic.Uint64 // the last entry that state and stores hold
 	failed  atomic.Bool   // nothing is applied any more
@@ -124,6 +126,7 @@ func (f *fsm) applyLocked(logs []*raft.Log, responses []any) error {
 				f.group.Reset()
 				commands, raw = 0, 0
 			}
+			changed := len(f.group.Meta)
 			results, err := f.machine.Apply(l.Index, l.Term, entry, &f.group)
 			if err != nil {
 				return unusable(l, err)
@@ -131,6 +134,14 @@ func (f *fsm) applyLocked(logs []*raft.Log, responses []any) error {
 			responses[i] = outcome{index: l.Index, term: l.Term, results: results}
 			commands++
 			raw += size
+			if !f.quiet && asksToRecord(f.group.Meta[changed:]) {
+				if err := f.finish(l, commands); err != nil {
+					return err
+				}
+				f.record()
+				f.group.Reset()
+				commands, raw = 0, 0
+			}
 		}
 	}
 	return f.finish(logs[len(logs)-1], commands)

@@ -42,6 +42,7 @@ type Node struct {
 	store   *logfile.Store
 	fsm     *fsm
 	images  *images
+	records recordings
 	clock   *logClock
 	metrics *metrics
 
@@ -111,7 +112,7 @@ func Open(ctx context.Context, cfg Config, sinks Sinks) (*Node, error) {
 	n.budget.limit = cfg.MaxInFlight
 	n.images = &images{n: n}
 	n.mark.Store(&meta.Mark{})
-	n.fsm = &fsm{sinks: sinks, log: n.log, fatal: n.fatal, closing: n.closing, restore: n.swap, mu: newGate()}
+	n.fsm = &fsm{sinks: sinks, log: n.log, fatal: n.fatal, closing: n.closing, restore: n.swap, recorded: n.recorded, mu: newGate()}
 	n.proposer = newProposer(n)
 	for _, step := range []func(context.Context) error{n.openMending, n.startRaft} {
 		if err := step(ctx); err != nil {

@@ -169,30 +169,38 @@ func (n *Node) markUpTo(index uint64) {
 	}
 }
 
-// CheckLog reads the entries of the log up to the one that is applied and drops those that are damaged, since the state
-// holds them. pace is called before each entry with the bytes of the one before and may wait. It returns how many
-// entries were read and how many of them were damaged.
-func (n *Node) CheckLog(ctx context.Context, pace func(ctx context.Context, bytes int) error) (read, bad int, err error) {
-	index, err := n.store.FirstIndex()
-	if err != nil {
-		return 0, 0, err
+// MendLog has the damage of the running log mended that dropping entries does not mend: that of its small storage, and
+// of entries which are not applied. There is no mending that under raft, so the node ends (Config.OnFatal, with an exit
+// code that has it started again) and its start mends it; not before the others are a majority that is well without it.
+// It returns nil when there is nothing to do, or when it is being done.
+func (n *Node) MendLog(ctx context.Context) error {
+	if n.probation.Load() || n.dropping.Load() || !n.started.Load() {
+		return nil
 	}
-	var l raft.Log
-	for ; index > 0 && index <= n.fsm.applied.Load(); index++ {
-		if err := pace(ctx, len(l.Data)); err != nil {
-			return read, bad, err
+	err := n.ScrubLog(ctx, 0, func(int) error { return nil })
+	if err == nil { // it is gone: the entries are, or the page was written anew
+		if !n.dropping.Load() {
+			n.mended(Repaired{Parts: []string{PartLog}, How: HowLogDrop})
 		}
-		l = raft.Log{}
-		err := n.store.ReadLog(index, &l)
-		switch {
-		case err == nil:
-			read++
-		case errors.Is(err, raft.ErrLogNotFound): // it went meanwhile
-		case errors.Is(err, logfile.ErrCorrupt) && n.hideDamage(index, err):
-			bad++
-		default:
-			return read, bad, err
+		return nil
+	}
+	if !errors.Is(err, logfile.ErrCorrupt) || !n.mends() {
+		return err
+	}
+	voters, well := 0, 0
+	said := n.askPeers(ctx, n.peerRepair())
+	for _, m := range n.lastMembers() {
+		if !m.Voter {
+			continue
+		}
+		voters++
+		if p, ok := said[m.ID]; ok && p.Ready && !p.Probation {
+			well++
 		}
 	}
-	return read, bad, nil
+	if well <= voters/2 {
+		return fmt.Errorf("the log is damaged, and %d of %d voters would be well without this node: %w", well, voters, err)
+	}
+	n.fatal(&FatalError{Part: "log", Code: ExitStorage, Hint: hintMends, Err: err})
+	return nil
 }

@@ -27,6 +27,11 @@ func (s *Store) Cut(dst string) error {
 	if err := g.usable(); err != nil {
 		return fmt.Errorf("cut metrics store: %w", err)
 	}
+	if places := g.places(); len(places) > 0 { // whoever installs the copy would have it too
+		return fmt.Errorf("cut metrics store: %w", &DamageError{
+			File: places[0], Err: fmt.Errorf("%d places are damaged, so no copy is made for others", len(places)),
+		})
+	}
 	if g.paused.Load() == 0 {
 		return errors.New("cut metrics store: it must be paused")
 	}
@@ -69,6 +74,7 @@ func (g *generation) cut(dst string) error {
 	if err != nil {
 		return err
 	}
+	g.keepSums(blocks)
 	if err := writeSealed(filepath.Join(dst, manifestFile), manifest{Floor: g.floor.Load(), Blocks: blocks}, false); err != nil {
 		return err
 	}

@@ -22,8 +22,13 @@ var ErrSwapped = errors.New("the metrics store was replaced while the query ran;
 
 // DamageError names the file that is damaged. It matches ErrDamaged.
 type DamageError struct {
-	File string // path of the file or block
+	File string // path of the file or block, or what differs
 	Err  error
+	// From and To bound the times of the samples that it is about, in milliseconds, To exclusive; both 0 when unknown.
+	From, To int64
+	// Hides says that answers over these times may be wrong without anybody noticing: queries that touch them fail.
+	// Otherwise a query fails by itself when it comes to the place.
+	Hides bool
 }
 
 // Error says which file is damaged and how.

@@ -47,6 +47,11 @@ type generation struct {
 
 	manifestMu sync.Mutex
 	manifest   manifest
+	fresh      map[ulid.ULID]map[string]string // sums of blocks that are not in the manifest yet
+	unproven   map[ulid.ULID]map[string]string // sums of files as Scrub read them, for Adopt
+
+	damageMu sync.Mutex
+	damage   map[string]*DamageError // by place
 
 	flushMu sync.Mutex
 	flushed position
@@ -68,6 +73,8 @@ func openGeneration(dir string, opts *Options, floor *atomic.Int64) (*generation
 	g := &generation{
 		dir: dir, log: opts.Logger, opts: opts, reg: newTracker(opts.Registerer),
 		work: semaphore.NewWeighted(pauses), floor: floor, idle: make(chan struct{}), manifest: c.manifest,
+		fresh: make(map[ulid.ULID]map[string]string), unproven: make(map[ulid.ULID]map[string]string),
+		damage: make(map[string]*DamageError),
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.compactCtx, g.cancelCompact = context.WithCancel(context.Background())
@@ -109,11 +116,15 @@ func (g *generation) openLibrary() error {
 func (g *generation) newCompactor(_ context.Context, r prometheus.Registerer, l *slog.Logger, _ []int64,
 	pool chunkenc.Pool, lo *promtsdb.Options,
 ) (promtsdb.Compactor, error) {
-	return promtsdb.NewLeveledCompactorWithOptions(g.compactCtx, r, l, blockRanges(g.opts), pool, promtsdb.LeveledCompactorOptions{
+	c, err := promtsdb.NewLeveledCompactorWithOptions(g.compactCtx, r, l, blockRanges(g.opts), pool, promtsdb.LeveledCompactorOptions{
 		MaxBlockChunkSegmentSize:    lo.MaxBlockChunkSegmentSize,
 		EnableOverlappingCompaction: true,
 		BlockExcludeFilter:          g.keepFromMerging,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return &summingCompactor{Compactor: c, g: g}, nil
 }
 
 // keepFromMerging keeps blocks out of merging for now. The library asks for one after the other from the oldest made

@@ -31,6 +31,9 @@ type manifestBlock struct {
 	MaxTime int64            `json:"max_time"` // exclusive
 	Sources []ulid.ULID      `json:"sources"`  // first blocks of which it was merged
 	Files   map[string]int64 `json:"files"`    // bytes of index and chunks, by path in the block
+	// Sums has what fileSum returns of each file, those of meta.json and tombstones too. It is absent of blocks that an
+	// older version made, until Adopt.
+	Sums map[string]string `json:"sums,omitempty"`
 }
 
 // seal wraps a document with its version and a checksum over both. That it does so stays in all versions.
@@ -190,7 +193,11 @@ func checkBlocks(dir string) (manifest, error) {
 				return m, damaged(filepath.Join(dir, want.ULID.String(), name), fmt.Errorf("has %d bytes of %d", got, size))
 			}
 		}
+		if err := checkMeta(filepath.Join(dir, want.ULID.String()), want.Sums); err != nil {
+			return m, err
+		}
 	}
+	carrySums(found, m.Blocks)
 	m.Blocks = found
 	return m, nil
 }
@@ -234,11 +241,18 @@ func (g *generation) noteBlocks() error {
 		}
 		blocks = append(blocks, described)
 	}
+	carrySums(blocks, g.manifest.Blocks)
+	for i := range blocks {
+		if sums, ok := g.fresh[blocks[i].ULID]; ok && blocks[i].Sums == nil {
+			blocks[i].Sums = sums
+		}
+	}
 	next := manifest{Floor: g.manifest.Floor, Blocks: blocks}
 	if err := writeSealed(filepath.Join(g.dir, manifestFile), next, true); err != nil {
 		return err
 	}
 	g.manifest = next
+	clear(g.fresh)
 	return nil
 }
 

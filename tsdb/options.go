@@ -45,6 +45,9 @@ type Options struct {
 	CompactEvery time.Duration
 	// Stagger shifts the schedule within CompactEvery, so that nodes do not compact at the same moment.
 	Stagger time.Duration
+	// OnDamage is told, once for each place, of damage found by a query or by Scrub, or reported to the store. It must not
+	// block.
+	OnDamage func(*DamageError)
 	// SwapPatience is how long readers may hold a store that was replaced before their queries fail: 5 s.
 	SwapPatience time.Duration
 }

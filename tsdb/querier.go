@@ -30,10 +30,14 @@ func (s *Store) Querier(mint, maxt int64) (storage.Querier, error) {
 		g.release()
 		return storage.NoopQuerier(), nil
 	}
+	if err := g.hidden(mint, maxt); err != nil {
+		g.release()
+		return nil, err
+	}
 	q, err := g.db.Querier(mint, maxt)
 	if err != nil {
 		g.release()
-		return nil, err
+		return nil, g.noticed(err)
 	}
 	return &querier{reader: reader{LabelQuerier: q, g: g, mint: mint, maxt: maxt}, q: q}, nil
 }
@@ -48,10 +52,14 @@ func (s *Store) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
 		g.release()
 		return storage.NoopChunkedQuerier(), nil
 	}
+	if err := g.hidden(mint, maxt); err != nil {
+		g.release()
+		return nil, err
+	}
 	q, err := g.db.ChunkQuerier(mint, maxt)
 	if err != nil {
 		g.release()
-		return nil, err
+		return nil, g.noticed(err)
 	}
 	return &chunkQuerier{reader: reader{LabelQuerier: q, g: g, mint: mint, maxt: maxt}, q: q}, nil
 }
@@ -90,7 +98,8 @@ func (r *reader) LabelValues(ctx context.Context, name string, hints *storage.La
 	if r.g.ctx.Err() != nil {
 		return nil, nil, ErrSwapped
 	}
-	return r.LabelQuerier.LabelValues(ctx, name, hints, ms...)
+	values, notes, err := r.LabelQuerier.LabelValues(ctx, name, hints, ms...)
+	return values, notes, r.g.noticed(err)
 }
 
 // LabelNames fails when the store was replaced too long ago.
@@ -98,7 +107,8 @@ func (r *reader) LabelNames(ctx context.Context, hints *storage.LabelHints, ms .
 	if r.g.ctx.Err() != nil {
 		return nil, nil, ErrSwapped
 	}
-	return r.LabelQuerier.LabelNames(ctx, hints, ms...)
+	names, notes, err := r.LabelQuerier.LabelNames(ctx, hints, ms...)
+	return names, notes, r.g.noticed(err)
 }
 
 // clamp keeps hints, which the library prefers to the querier's own range, within that range.
@@ -138,7 +148,7 @@ func (s *seriesSet) Err() error {
 	if s.g.ctx.Err() != nil {
 		return ErrSwapped
 	}
-	return s.SeriesSet.Err()
+	return s.g.noticed(s.SeriesSet.Err())
 }
 
 type series struct {
@@ -185,7 +195,7 @@ func (s *chunkSeriesSet) Err() error {
 	if s.g.ctx.Err() != nil {
 		return ErrSwapped
 	}
-	return s.ChunkSeriesSet.Err()
+	return s.g.noticed(s.ChunkSeriesSet.Err())
 }
 
 type chunkSeries struct {
@@ -198,8 +208,20 @@ func (s chunkSeries) Iterator(it chunks.Iterator) chunks.Iterator {
 	if s.g.ctx.Err() != nil {
 		return swappedChunks{}
 	}
-	return s.ChunkSeries.Iterator(it)
+	if w, ok := it.(*watchedChunks); ok { // what the library gave is used again
+		it = w.Iterator
+	}
+	return &watchedChunks{s.ChunkSeries.Iterator(it), s.g}
 }
+
+// watchedChunks reports damage that reading chunks met.
+type watchedChunks struct {
+	chunks.Iterator
+	g *generation
+}
+
+// Err tells why Next stopped.
+func (w *watchedChunks) Err() error { return w.g.noticed(w.Iterator.Err()) }
 
 type swappedChunks struct{}
 

@@ -37,6 +37,7 @@ type QueryOptions struct {
 type Query struct {
 	store   *Store
 	engine  *promql.Engine
+	watched *watchedEngine // the same, reporting damage
 	parser  parser.Parser
 	timeout time.Duration
 }
@@ -47,7 +48,7 @@ func NewQuery(store *Store, opts QueryOptions) *Query {
 	setDefault(&opts.MaxSamples, 20_000_000)
 	setDefault(&opts.Concurrent, max(4, 2*runtime.GOMAXPROCS(0)))
 	p := NewParser()
-	return &Query{
+	q := &Query{
 		store: store, parser: p, timeout: opts.Timeout,
 		engine: promql.NewEngine(promql.EngineOpts{
 			Logger: opts.Logger, Reg: opts.Registerer,
@@ -58,6 +59,8 @@ func NewQuery(store *Store, opts QueryOptions) *Query {
 			Parser: p,
 		}),
 	}
+	q.watched = &watchedEngine{q.engine, store}
+	return q
 }
 
 // turns bounds the queries that run at once.
@@ -77,7 +80,7 @@ func (t turns) Insert(ctx context.Context, _ string) (int, error) {
 }
 
 // Engine returns the engine for the Prometheus API. The caller does not close it.
-func (q *Query) Engine() promql.QueryEngine { return q.engine }
+func (q *Query) Engine() promql.QueryEngine { return q.watched }
 
 // Parser returns the bounded parser.
 func (q *Query) Parser() parser.Parser { return q.parser }
@@ -106,7 +109,7 @@ type Series struct {
 // Instant evaluates the query at t, in milliseconds since 1970. A scalar is a series without labels; a range vector
 // gives all its samples; a string is an error. ErrorPosition finds the place of a syntax error.
 func (q *Query) Instant(ctx context.Context, query string, t int64) ([]Series, error) {
-	run, err := q.engine.NewInstantQuery(ctx, q.store, nil, query, time.UnixMilli(t))
+	run, err := q.watched.NewInstantQuery(ctx, q.store, nil, query, time.UnixMilli(t))
 	if err != nil {
 		return nil, fmt.Errorf("query: %w", err)
 	}
@@ -124,7 +127,7 @@ func (q *Query) Range(ctx context.Context, query string, start, end, step int64)
 	case (end-start)/step >= MaxPoints:
 		return nil, fmt.Errorf("query: more than %d points a series; ask for a greater step", MaxPoints)
 	}
-	run, err := q.engine.NewRangeQuery(ctx, q.store, nil, query, time.UnixMilli(start), time.UnixMilli(end),
+	run, err := q.watched.NewRangeQuery(ctx, q.store, nil, query, time.UnixMilli(start), time.UnixMilli(end),
 		time.Duration(step)*time.Millisecond)
 	if err != nil {
 		return nil, fmt.Errorf("query: %w", err)
@@ -202,7 +205,7 @@ func (q *Query) LatestSamples(ctx context.Context, selector string, since int64,
 			more = fn(fromLibrary(s.Labels()), t, v)
 		}
 	}
-	if err := errors.Join(err, set.Err(), reader.Close()); err != nil {
+	if err := errors.Join(q.store.noticed(errors.Join(err, set.Err())), reader.Close()); err != nil {
 		return fmt.Errorf("latest samples: %w", err)
 	}
 	return nil

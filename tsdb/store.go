@@ -209,6 +209,19 @@ func (s *Store) hold() (*generation, error) {
 	}
 }
 
+// noticed is generation.noticed of the store that is open.
+func (s *Store) noticed(err error) error {
+	if err == nil {
+		return nil
+	}
+	g, herr := s.hold()
+	if herr != nil {
+		return err
+	}
+	defer g.release()
+	return g.noticed(err)
+}
+
 // Check says why the store takes and answers nothing; nil when it does.
 func (s *Store) Check() error {
 	g, err := s.hold()

@@ -49,6 +49,8 @@ type Config struct {
 	Retention Retention
 	// AgentCAs are the CAs that sign agents' certificates.
 	AgentCAs AgentCAs
+	// Integrity compares the nodes and knows of damage.
+	Integrity Integrity
 	// Keys rotates the key that seals secrets.
 	Keys Keys
 	// Repairs takes the orders of operators.

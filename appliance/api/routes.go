@@ -83,6 +83,7 @@ func Routes() []Route {
 	all = append(all, agentConfigRoutes()...)
 	all = append(all, agentCARoutes()...)
 	all = append(all, keyRoutes()...)
+	all = append(all, integrityRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }

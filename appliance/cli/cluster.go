@@ -28,7 +28,7 @@ func newCluster(s streams) *cobra.Command {
 	c := &cobra.Command{Use: "cluster", Short: "Found a cluster, join it, see how it is", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
 	c.AddCommand(
-		newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterCA(s, &t),
+		newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterVerify(s, &t), newClusterRepair(s, &t), newClusterCA(s, &t),
 		newTokenGroup(s, &t, "node"),
 	)
 	return c
@@ -282,6 +282,7 @@ type clusterNode struct {
 		Total int64 `json:"total"`
 		Free  int64 `json:"free"`
 	} `json:"disk"`
+	Repair      *nodeRepair `json:"repair"`
 	CertExpires int64       `json:"cert_expires"`
 	Ring        *ringAnswer `json:"key_ring"`
 	ClockMS     int64       `json:"clock_ms"`
@@ -367,6 +368,7 @@ func newClusterStatus(s streams, t *target) *cobra.Command {
 			if err := tab.flush(); err != nil {
 				return err
 			}
+			printRepairs(s.out, a.Nodes)
 			if a.Leader == "" {
 				return &apiError{Status: http.StatusServiceUnavailable, Code: codeNoQuorum, Detail: "the cluster has no leader: too few nodes are up"}
 			}

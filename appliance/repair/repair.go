@@ -93,6 +93,8 @@ type Config struct {
 	TellRefused func(node, why string, d Damage)
 	// Mend replaces the state of the running node. before is called immediately before the swap.
 	Mend func(ctx context.Context, before func(ctx context.Context) error) error
+	// MendLog has the node's log mended; nil when there is nothing to do, or when it is being done.
+	MendLog func(ctx context.Context) error
 	// Lease makes this node the only one that swaps its state, for span at least; it is given up by release. Called again it
 	// extends.
 	Lease   func(ctx context.Context, span time.Duration) error

@@ -232,4 +232,3 @@ func (tr *trial) rate(ctx context.Context, d time.Duration) (float64, error) {
 	}
 	return float64(tr.acks()-before) / time.Since(begin).Seconds(), nil
 }
-

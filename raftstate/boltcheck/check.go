@@ -42,6 +42,16 @@ var ErrDamaged = errors.New("file is damaged")
 
 // Check reads the whole file path and shows each record to record, whose error it returns. Errors name the file.
 func Check(path string, record func(bucket string, key, value []byte) error) error {
+	return check(path, &checker{record: record})
+}
+
+// CheckAt is Check of a file that is being written: it looks at the transaction id, whose pages a reader must be keeping
+// from being used again. pace is told of the bytes that are read, and its error ends the check.
+func CheckAt(path string, id uint64, pace func(n int) error, record func(bucket string, key, value []byte) error) error {
+	return check(path, &checker{record: record, txid: id, at: true, pace: pace})
+}
+
+func check(path string, c *checker) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("check file: %w", err)
@@ -51,7 +61,7 @@ func Check(path string, record func(bucket string, key, value []byte) error) err
 	if err != nil {
 		return fmt.Errorf("check file: %w", err)
 	}
-	c := &checker{f: f, size: st.Size(), record: record}
+	c.f, c.size = f, st.Size()
 	if err := c.run(); err != nil {
 		return fmt.Errorf("file %s: %w", path, err)
 	}
@@ -65,6 +75,9 @@ type checker struct {
 	seen []bool // by page
 
 	record func(bucket string, key, value []byte) error
+	pace   func(n int) error // nil: as fast as it goes
+	at     bool              // only the transaction txid counts
+	txid   uint64
 }
 
 func damaged(format string, args ...any) error {
@@ -107,10 +120,13 @@ func (c *checker) meta() (root, freelist uint64, err error) {
 			le.Uint64(m[56:]) != sum.Sum64() || le.Uint32(m[8:]) != PageSize {
 			continue
 		}
-		if txid := le.Uint64(m[48:]); !found || txid > newest {
+		if txid := le.Uint64(m[48:]); (!c.at || txid == c.txid) && (!found || txid > newest) {
 			found, newest = true, txid
 			root, freelist, c.high = le.Uint64(m[16:]), le.Uint64(m[32:]), le.Uint64(m[40:])
 		}
+	}
+	if !found && c.at {
+		return 0, 0, damaged("no valid header of transaction %d in its %d bytes", c.txid, c.size)
 	}
 	if !found {
 		return 0, 0, damaged("no valid header in its %d bytes", c.size)
@@ -144,6 +160,11 @@ func (c *checker) page(id uint64) ([]byte, error) {
 		c.seen[i] = true
 	}
 	b := make([]byte, (over+1)*PageSize)
+	if c.pace != nil {
+		if err := c.pace(len(b)); err != nil {
+			return nil, err
+		}
+	}
 	return b, c.read(b, id)
 }
 

@@ -137,5 +137,8 @@ func FoldDigests(sums []Digest) string {
 	for _, d := range sums {
 		b = fmt.Appendf(b, "%d %d %d %x %x\n", d.Kind, d.Day, d.Count, d.Sum.Hi, d.Sum.Lo)
 	}
-	return fmt.Sprintf("%016x", wire.HashContent(b))
+	return FoldText(string(b))
 }
+
+// FoldText makes 16 hexadecimal digits of a text.
+func FoldText(s string) string { return fmt.Sprintf("%016x", wire.HashContent([]byte(s))) }

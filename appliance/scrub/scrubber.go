@@ -1,0 +1,407 @@
+package scrub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/logfile"
+	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/tsdb"
+)
+
+// The parts of a node that damage is in.
+const (
+	PartLog     = "log"     // the Raft log
+	PartState   = "state"   // the metadata
+	PartMetrics = "metrics" // the store of metrics
+	PartLogs    = "logs"    // the store of lines
+	PartIndex   = "index"   // the word index, which is made again by itself
+)
+
+// Damage is something that is not what was written. From and To bound the times that it is about, in milliseconds since
+// 1970, To exclusive; both 0 when unknown. Kind is that of the data, "" for all of a part.
+type Damage struct {
+	Part, Kind string
+	From, To   int64
+	Place      string
+	Err        error
+}
+
+// Metrics is the store of samples.
+type Metrics interface {
+	Samples
+	Scrub(ctx context.Context, pace func(bytes int) error) ([]*tsdb.DamageError, error)
+	Adopt(proven func(minT, maxT int64) bool) error
+}
+
+// Logs is the store of lines.
+type Logs interface {
+	Lines
+	Scrub(ctx context.Context, pace func(bytes int) error) ([]*logstore.DamageError, error)
+}
+
+// Node is the log and the state.
+type Node interface {
+	State
+	ScrubLog(ctx context.Context, first uint64, pace func(bytes int) error) error
+	ScrubState(pace func(bytes int) error) (path string, err error)
+}
+
+// Config of a Scrubber.
+type Config struct {
+	Metrics Metrics
+	Logs    Logs
+	Node    Node
+	// File is where the state of the pass is kept.
+	File string
+	// Every is how often a pass begins; zero: only Check. Shift moves it, so that nodes do not read at the same time.
+	Every, Shift time.Duration
+	// Rate and CheckRate bound what is read in a second, by passes and by Check.
+	Rate, CheckRate int64
+	// Busy tells that the node has better to do. A pass waits then, for a minute at most before each step.
+	Busy func() bool
+	// OnDamage is told of damage that the stores do not report themselves: that of the log, of the state, and days that
+	// differ. It calls Found, now or by way of the store. It must not block.
+	OnDamage func(Damage)
+	Log      *slog.Logger
+	Now      func() time.Time // time.Now when nil
+}
+
+// Scrubber makes passes. Its methods may be called from any goroutine.
+type Scrubber struct {
+	cfg  Config
+	deep deep
+
+	one chan struct{} // held by whoever reads: a pass or a Check
+
+	mu    sync.Mutex // guards state, metrics are read from it
+	state state
+	read  int64 // bytes since the start
+	found int64 // since the start
+	doing string
+}
+
+// New makes a Scrubber that goes on from where the one before it was. A file that cannot be read begins anew.
+func New(cfg Config) *Scrubber {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Scrubber{cfg: cfg, one: make(chan struct{}, 1)}
+	s.deep = deep{samples: cfg.Metrics, lines: cfg.Logs, state: cfg.Node, spoilt: spoilt}
+	var err error
+	if s.state, err = readState(cfg.File); err != nil {
+		cfg.Log.Warn("where the search for damage was is not known: it begins anew", "err", err)
+	}
+	return s
+}
+
+func spoilt(err error) bool {
+	return errors.Is(err, tsdb.ErrDamaged) || errors.Is(err, logstore.ErrDamaged)
+}
+
+// Run makes passes until ctx ends.
+func (s *Scrubber) Run(ctx context.Context) {
+	if s.cfg.Every <= 0 {
+		return
+	}
+	for {
+		wait := time.NewTimer(s.due())
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+			return
+		}
+		if err := s.Pass(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("a pass that looks for damage was broken off and goes on in a minute", "err", err)
+			if !sleep(ctx, time.Minute) {
+				return
+			}
+		}
+	}
+}
+
+// firstPass is how long after its start a node that has made no pass begins one.
+const firstPass = time.Hour
+
+// due returns how long it is until a pass begins or goes on.
+func (s *Scrubber) due() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.cfg.Now()
+	switch {
+	case s.state.Began != 0 && s.state.Done != nil: // in the middle of one
+		return time.Minute
+	case s.state.LastPass == 0:
+		return firstPass + s.cfg.Shift%firstPass
+	}
+	at := time.UnixMilli(s.state.LastBegan).Truncate(s.cfg.Every).Add(s.cfg.Shift % s.cfg.Every)
+	for !at.After(time.UnixMilli(s.state.LastBegan)) {
+		at = at.Add(s.cfg.Every)
+	}
+	return max(time.Minute, at.Sub(now))
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// pacer returns what keeps to a rate in bytes a second.
+func (s *Scrubber) pacer(ctx context.Context, rate int64) Pace {
+	began, sum := time.Now(), int64(0)
+	return func(n int) error {
+		s.mu.Lock()
+		s.read += int64(n)
+		s.mu.Unlock()
+		if rate <= 0 {
+			return ctx.Err()
+		}
+		sum += int64(n)
+		ahead := time.Duration(float64(sum)/float64(rate)*float64(time.Second)) - time.Since(began)
+		if ahead < -time.Second { // what was not read is not made up for
+			began, sum = time.Now(), 0
+			return ctx.Err()
+		}
+		if ahead > 10*time.Millisecond && !sleep(ctx, ahead) {
+			return ctx.Err()
+		}
+		return ctx.Err()
+	}
+}
+
+// busyPatience bounds how long one step waits for a node that is busy: a pass must end some day.
+const busyPatience = time.Minute
+
+func (s *Scrubber) yield(ctx context.Context) error {
+	for waited := time.Duration(0); s.cfg.Busy != nil && s.cfg.Busy() && waited < busyPatience; waited += time.Second {
+		if !sleep(ctx, time.Second) {
+			break
+		}
+	}
+	return ctx.Err()
+}
+
+func (s *Scrubber) hold(ctx context.Context) (func(), error) {
+	select {
+	case s.one <- struct{}{}:
+		return func() { <-s.one }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// step is a part of a pass.
+type step struct {
+	name string
+	do   func(ctx context.Context, pace Pace) error
+}
+
+// Steps that come before the days.
+const (
+	stepState   = "state"
+	stepLog     = "log"
+	stepMetrics = "files/metrics"
+	stepLogs    = "files/logs"
+	stepDay     = "day/" // and kind or "lines", and the day
+	lines       = "lines"
+)
+
+// Pass makes a pass, or the rest of the one that was broken off.
+func (s *Scrubber) Pass(ctx context.Context) error {
+	release, err := s.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	s.begin()
+	steps, err := s.steps(ctx)
+	if err != nil {
+		return err
+	}
+	pace := s.pacer(ctx, s.cfg.Rate)
+	for _, st := range steps {
+		if s.done(st.name) {
+			continue
+		}
+		if err := s.yield(ctx); err != nil {
+			return err
+		}
+		s.note(st.name)
+		err := st.do(ctx, pace)
+		s.note("")
+		if err != nil {
+			return fmt.Errorf("look for damage in %s: %w", st.name, err)
+		}
+		if err := s.finished(st.name); err != nil {
+			return err
+		}
+	}
+	if err := s.cfg.Metrics.Adopt(s.proven()); err != nil {
+		return err
+	}
+	return s.end()
+}
+
+// steps lists what a pass is made of: files first, since their damage explains days that differ, then the days from the
+// newest back.
+func (s *Scrubber) steps(ctx context.Context) ([]step, error) {
+	_, sums, err := s.cfg.Node.Settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := []step{{stepState, s.scrubState}, {stepLog, s.scrubLog}, {stepMetrics, s.scrubMetrics}, {stepLogs, s.scrubLogs}}
+	for _, d := range days(sums, nil, 0, 0) {
+		name := lines
+		if d.kinds[0] == command.KindMetrics {
+			name = PartMetrics
+		}
+		all = append(all, step{stepDay + name + "/" + strconv.FormatInt(d.day, 10), func(ctx context.Context, pace Pace) error {
+			out, err := s.deep.compare(ctx, d.kinds, d.day, pace)
+			for i := range out {
+				s.tell(&out[i])
+			}
+			return err
+		}})
+	}
+	return all, nil
+}
+
+type storeDay struct {
+	kinds []command.Kind // of one store
+	day   int64
+}
+
+// days groups the digests of kinds (nil: all) by store and day, within [from, to) in milliseconds (0: no bound), the newest
+// day first.
+func days(sums []meta.Digest, kinds []command.Kind, from, to int64) (out []storeDay) {
+	at := map[string]int{}
+	for _, d := range sums {
+		if kinds != nil && !slices.Contains(kinds, d.Kind) || from != 0 && (d.Day+1)*dayMs <= from || to != 0 && d.Day*dayMs >= to {
+			continue
+		}
+		key := fmt.Sprint(d.Kind == command.KindMetrics, d.Day)
+		if i, ok := at[key]; ok {
+			out[i].kinds = append(out[i].kinds, d.Kind)
+			continue
+		}
+		at[key] = len(out)
+		out = append(out, storeDay{[]command.Kind{d.Kind}, d.Day})
+	}
+	slices.SortStableFunc(out, func(a, b storeDay) int { return int(b.day - a.day) })
+	return out
+}
+
+// tell notes what came of a day, and reports it when it differs.
+func (s *Scrubber) tell(d *Day) {
+	s.noteDay(d)
+	if d.Verdict != Differs {
+		return // what could not be read the store has reported
+	}
+	s.report(Damage{Part: partOf(d.Kind), Kind: d.Kind, From: d.Day * dayMs, To: (d.Day + 1) * dayMs, Place: d.Place(), Err: differs(d)})
+}
+
+func partOf(kind string) string {
+	if kind == command.KindMetrics.String() {
+		return PartMetrics
+	}
+	return PartLogs
+}
+
+func (s *Scrubber) report(d Damage) {
+	if s.cfg.OnDamage == nil {
+		s.Found(d)
+		return
+	}
+	s.cfg.OnDamage(d)
+}
+
+func (s *Scrubber) scrubState(_ context.Context, pace Pace) error {
+	path, err := s.cfg.Node.ScrubState(pace)
+	if errors.Is(err, meta.ErrDamaged) {
+		s.report(Damage{Part: PartState, Place: path, Err: err})
+		return nil
+	}
+	return err
+}
+
+func (s *Scrubber) scrubLog(ctx context.Context, pace Pace) error {
+	err := s.cfg.Node.ScrubLog(ctx, 0, pace)
+	if errors.Is(err, logfile.ErrCorrupt) {
+		s.report(Damage{Part: PartLog, Place: "raft", Err: err})
+		return nil
+	}
+	return err
+}
+
+// The stores report what their files have themselves, as they do what queries meet.
+
+func (s *Scrubber) scrubMetrics(ctx context.Context, pace Pace) error {
+	_, err := s.cfg.Metrics.Scrub(ctx, pace)
+	return err
+}
+
+func (s *Scrubber) scrubLogs(ctx context.Context, pace Pace) error {
+	_, err := s.cfg.Logs.Scrub(ctx, pace)
+	return err
+}
+
+// Request says what Check reads.
+type Request struct {
+	Kinds    []command.Kind // nil: all
+	From, To int64          // milliseconds since 1970; 0: no bound
+}
+
+// Check compares the days of the request now. progress, which may be nil, is told after each day. A pass under way is
+// waited for step by step: the two do not read at once.
+func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all int)) (out []Day, err error) {
+	release, err := s.hold(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	_, sums, err := s.cfg.Node.Settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pace := s.pacer(ctx, s.cfg.CheckRate)
+	list := days(sums, r.Kinds, r.From, r.To)
+	for i, d := range list {
+		if progress != nil {
+			progress(i, len(list))
+		}
+		got, err := s.deep.compare(ctx, d.kinds, d.day, pace)
+		if err != nil {
+			return out, err
+		}
+		for i := range got {
+			s.tell(&got[i])
+		}
+		out = append(out, got...)
+	}
+	if progress != nil {
+		progress(len(list), len(list))
+	}
+	slices.SortFunc(out, func(a, b Day) int {
+		if c := strings.Compare(a.Kind, b.Kind); c != 0 {
+			return c
+		}
+		return int(a.Day - b.Day)
+	})
+	return out, nil
+}
