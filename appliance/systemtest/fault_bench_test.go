@@ -41,6 +41,7 @@ func faultRows() []faultRow {
 		killRows(),
 		networkRows(),
 		slowRows(),
+		damageRows(),
 	)
 }
 
@@ -62,6 +63,8 @@ type trial struct {
 	places  []*place // of the nodes, likewise
 	peers   []*proxy // before the peers' ports of the nodes, when the row wants them
 	traffic *traffic // when it was begun
+
+	stockEnd time.Time // of what readers of damaged nodes know
 
 	through map[string]string // what senders take for the address of a node, by that address
 	fillers int               // how many senders of much that nobody looks at are added
