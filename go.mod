@@ -5,6 +5,7 @@ go 1.26
 require (
 	filippo.io/age v1.3.2
 	github.com/alecthomas/kingpin/v2 v2.4.0
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/blevesearch/bleve/v2 v2.6.3
 	github.com/blevesearch/bleve_index_api v1.4.1
 	github.com/bmatcuk/doublestar/v4 v4.10.0

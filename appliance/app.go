@@ -154,6 +154,9 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if err := a.cfg.Resolve(); err != nil {
 		return nil, err
 	}
+	if err := errors.Join(a.cfg.Removed(), a.cfg.recovering()); err != nil {
+		return nil, err
+	}
 	a.quiet, a.ownLines = opts.Log.With("node", a.cfg.NodeID), selfmon.NewBuffer()
 	a.rootLog = slog.New(selfmon.NewHandler(opts.Log.Handler(), a.ownLines))
 	a.log = a.rootLog.With("node", a.cfg.NodeID)
@@ -362,7 +365,7 @@ func (a *App) openServices() error {
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys, Integrity: a.integrity,
+		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Keys: a.keys, Integrity: a.integrity, Membership: a,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
@@ -404,6 +407,8 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { a.keepMembers(background) })
+	a.work.Go(func() { a.watchMembership(background) })
 	a.work.Go(func() { a.followKeys(background) })
 	a.work.Go(func() { a.snapshots.Run(background) })
 	if a.cfg.SelfMonitoring {
@@ -470,7 +475,8 @@ func (a *App) Stop(ctx context.Context) error {
 	return a.stopErr
 }
 
-// Run starts the node and serves until ctx ends or something fails for good.
+// Run starts the node and serves until ctx ends or something fails for good. When that is the disk, it returns at once
+// and takes nothing down: the process must end, since whatever ended in an orderly way would write and sync once more.
 func (a *App) Run(ctx context.Context) error {
 	if err := a.Start(); err != nil {
 		return errors.Join(err, a.Stop(context.Background()))
@@ -482,7 +488,9 @@ func (a *App) Run(ctx context.Context) error {
 		notifySystemd(a.log, "STOPPING=1")
 		return a.Stop(context.Background())
 	case err := <-a.fatal:
-		// A disk that hangs would hold up an orderly end; what is on it is as good as after a crash.
+		if diskFailed(err) {
+			return err
+		}
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

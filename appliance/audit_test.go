@@ -29,20 +29,24 @@ import (
 // noRecord are routes that take a body and change nothing that an operator answers for, or whose records another test
 // holds, each with the reason.
 var noRecord = map[string]string{
-	"POST /v1/session/ticket":          "a page makes one every few minutes by itself; its use is audited",
-	"POST /v1/setup/check":             "reads",
-	"POST /api/v1/":                    "reads",
-	"POST /v1/rules/check":             "reads",
-	"POST /v1/rules/preview":           "reads",
-	"POST /v1/routes/test":             "reads",
-	"POST /v1/snapshots/check":         "tries a place and leaves nothing",
-	"POST /v1/alerts/ack":              "needs an alert: appliance/alerting holds it (ops.go audits it in the transaction)",
-	"POST /v1/alerts/unack":            "needs an alert, as ack",
-	"POST /v1/alerts/assign":           "needs an alert, as ack",
-	"POST /v1/alerts/escalate":         "needs an alert, as ack",
-	"POST /v1/agent/configs/check":     "reads",
-	"DELETE /v1/snapshots/runs/{id}":   "needs a backup under way: appliance/backup/schedule holds it",
-	"DELETE /v1/users/{name}/sessions": "same transaction as DELETE /v1/sessions/{id}, asked below as well",
+	"POST /v1/session/ticket":             "a page makes one every few minutes by itself; its use is audited",
+	"POST /v1/setup/check":                "reads",
+	"POST /api/v1/":                       "reads",
+	"POST /v1/rules/check":                "reads",
+	"POST /v1/rules/preview":              "reads",
+	"POST /v1/routes/test":                "reads",
+	"POST /v1/snapshots/check":            "tries a place and leaves nothing",
+	"POST /v1/alerts/ack":                 "needs an alert: appliance/alerting holds it (ops.go audits it in the transaction)",
+	"POST /v1/alerts/unack":               "needs an alert, as ack",
+	"POST /v1/alerts/assign":              "needs an alert, as ack",
+	"POST /v1/alerts/escalate":            "needs an alert, as ack",
+	"POST /v1/agent/configs/check":        "reads",
+	"POST /v1/cluster/transfer-leader":    "needs further members: TestMembershipIsChangedAndAudited of testcluster",
+	"POST /v1/cluster/nodes/{id}/remove":  "as transfer-leader",
+	"POST /v1/cluster/nodes/{id}/promote": "as transfer-leader",
+	"POST /v1/cluster/nodes/{id}/demote":  "as transfer-leader",
+	"DELETE /v1/snapshots/runs/{id}":      "needs a backup under way: appliance/backup/schedule holds it",
+	"DELETE /v1/users/{name}/sessions":    "same transaction as DELETE /v1/sessions/{id}, asked below as well",
 }
 
 // changes is a person with a list of things to do.

@@ -36,6 +36,8 @@ const (
 const (
 	peerPatience = time.Second // how long another node may take to say how it is
 	joinPatience = 25 * time.Second
+	// freePatience is how long a node whose name is to be taken over may take to show that it is alive.
+	freePatience = 3 * time.Second
 )
 
 // clusterView says how the cluster is, asking the other nodes, and takes new ones in.
@@ -49,6 +51,9 @@ type nodeStatus struct {
 	Peer        string    `json:"peer"`
 	Role        string    `json:"role"`
 	Voter       bool      `json:"voter"`
+	ReadOnly    bool      `json:"read_only,omitempty"` // it is to have no vote
+	Leaving     bool      `json:"leaving,omitempty"`   // it is being removed
+	Format      uint32    `json:"format"`              // the greatest that its program applies; 0: not known
 	Term        uint64    `json:"term"`
 	LastIndex   uint64    `json:"last_index"`
 	CommitIndex uint64    `json:"commit_index"`
@@ -87,7 +92,9 @@ type clusterStatus struct {
 	Leader    string       `json:"leader"`
 	Term      uint64       `json:"term"`
 	Tolerates int          `json:"tolerates"` // nodes that may still fail
+	Format    uint32       `json:"format"`    // of the cluster's state, which `upgrade finalize` raises
 	Nodes     []nodeStatus `json:"nodes"`
+	Removed   []goneNode   `json:"removed,omitempty"` // nodes that were taken out
 }
 
 // Identity implements api.Cluster.
@@ -134,7 +141,7 @@ func (c *clusterView) own() nodeStatus {
 		Role: st.Role, Term: st.Term, LastIndex: st.LastIndex, CommitIndex: st.CommitIndex, Applied: st.AppliedIndex,
 		MarkIndex: st.MarkIndex, Version: a.version, Disk: c.disk(), CertExpires: a.identity.Expires().UnixMilli(), Ring: a.keys.status(),
 		Digest: sum, DigestIndex: index, StartedAt: st.StartedAt.UnixMilli(), UptimeS: int64(time.Since(st.StartedAt).Seconds()),
-		Repair: c.repair(), Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull, ClockMS: time.Now().UnixMilli(),
+		Format: st.Format, Repair: c.repair(), Installing: st.Installing, Probation: st.Probation, DiskFull: st.DiskFull, ClockMS: time.Now().UnixMilli(),
 	}
 }
 
@@ -155,7 +162,10 @@ func (c *clusterView) digest() (uint64, string) {
 // Status implements api.Cluster.
 func (c *clusterView) Status(ctx context.Context) (json.RawMessage, error) {
 	st := c.app.node.Status()
-	out := clusterStatus{ID: c.app.identity.ClusterID(), Leader: st.Leader, Term: st.Term, Nodes: make([]nodeStatus, len(st.Members))}
+	out := clusterStatus{
+		ID: c.app.identity.ClusterID(), Leader: st.Leader, Term: st.Term, Format: c.app.state.format(),
+		Nodes: make([]nodeStatus, len(st.Members)), Removed: c.app.farewells(),
+	}
 	ctx, cancel := context.WithTimeout(ctx, peerPatience)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -181,6 +191,8 @@ func (c *clusterView) Status(ctx context.Context) (json.RawMessage, error) {
 	for i, m := range st.Members {
 		n := &out.Nodes[i]
 		n.Peer, n.Voter = m.Addr, m.Voter
+		rec, _ := c.app.membershipOf(m.ID)
+		n.ReadOnly, n.Leaving = rec.ReadOnly, rec.Leaving != nil
 		head = max(head, n.CommitIndex)
 		if m.Voter {
 			voters++
@@ -234,7 +246,7 @@ func (a *App) askPeerFor(ctx context.Context, id, path string, limit int64, v an
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("node %s: %s", id, resp.Status)
+		return peerRefusal(id, resp)
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, limit)).Decode(v); err != nil {
 		return fmt.Errorf("node %s: %w", id, err)
@@ -319,11 +331,21 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 			return none, problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member already, at another address", r.ID)).WithHint("choose another node_id")
 		}
 	}
+	if err := c.freeName(ctx, r.ID); err != nil {
+		return none, err
+	}
 	wrapped, err := c.ringFor(r.RingTo)
 	if err != nil {
 		return none, err
 	}
-	cert, err := ca.SignRequest([]byte(r.CSR), r.ID, joinHosts(&r), time.Now())
+	// A number that grows with each join under this name: what is compared below was applied here.
+	_, mod := c.app.membershipOf(r.ID)
+	number := c.app.node.AppliedIndex()
+	member, err := json.Marshal(membership{Number: number, ReadOnly: r.ReadOnly})
+	if err != nil {
+		return none, fmt.Errorf("encode membership: %w", err)
+	}
+	cert, err := ca.ForMember(number).SignRequest([]byte(r.CSR), r.ID, joinHosts(&r), time.Now())
 	if err != nil {
 		return none, problem.Wrap(http.StatusBadRequest, err)
 	}
@@ -331,13 +353,13 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 	if err != nil {
 		return none, fmt.Errorf("encode record: %w", err)
 	}
-	detail, err := json.Marshal(map[string]any{"token": token.ID, "peer_addr": r.PeerAddr, "url": r.URL, "again": known})
+	detail, err := json.Marshal(map[string]any{"token": token.ID, "peer_addr": r.PeerAddr, "url": r.URL, "again": known, "read_only": r.ReadOnly})
 	if err != nil {
 		return none, fmt.Errorf("encode audit record: %w", err)
 	}
 	err = c.app.auth.Redeem(ctx, auth.JoinNode, r.Token, auth.Txn{
-		Compares: []auth.Compare{{Bucket: bucketNodes, Key: r.ID, ModIndex: held.ModIndex}},
-		Ops:      []auth.Op{{Bucket: bucketNodes, Key: r.ID, Value: record}},
+		Compares: []auth.Compare{{Bucket: bucketNodes, Key: r.ID, ModIndex: held.ModIndex}, {Bucket: bucketMembership, Key: r.ID, ModIndex: mod}},
+		Ops:      []auth.Op{{Bucket: bucketNodes, Key: r.ID, Value: record}, {Bucket: bucketMembership, Key: r.ID, Value: member}},
 		Audit:    []auth.AuditRecord{{Actor: "token " + token.ID, Address: r.From, Action: "node.join", Target: r.ID, Detail: detail}},
 	})
 	if err != nil {
@@ -354,6 +376,25 @@ func (c *clusterView) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnsw
 		answer.Peers = append(answer.Peers, api.JoinedPeer{ID: m.ID, PeerAddr: m.Addr})
 	}
 	return answer, nil
+}
+
+// freeName makes sure that nobody counts as the node id while another machine joins under that name: one that is alive is
+// not displaced, and one that is gone loses its vote first, since whoever comes holds nothing of what it acknowledged.
+func (c *clusterView) freeName(ctx context.Context, id string) error {
+	m, ok := c.app.memberOf(id)
+	if !ok {
+		return nil
+	}
+	ask, cancel := context.WithTimeout(ctx, freePatience)
+	defer cancel()
+	if st, err := c.app.node.PeerStatus(ask, id); id == c.app.cfg.NodeID || err == nil && !st.Probation {
+		return problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member and answers", id)).
+			WithHint("choose another node_id, or remove that node first: triward cluster remove " + id)
+	}
+	if !m.Voter {
+		return nil
+	}
+	return c.app.node.Demote(ctx, id)
 }
 
 // ringFor is the key ring wrapped to the key that a joining node made for this one time.
@@ -436,18 +477,32 @@ func (c *clusterView) peerHandler() http.Handler {
 	return mux
 }
 
-// takeIn makes the node at the other end a member. Its certificate says who it is.
+// takeIn makes the node at the other end a member, yet without a vote: the leader gives it one when it has caught up.
+// Its certificate says who it is.
 func (c *clusterView) takeIn(w http.ResponseWriter, r *http.Request) error {
-	var s raftstate.Server
+	var s joiner
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&s); err != nil {
 		return problem.Wrap(http.StatusBadRequest, err)
+	}
+	if known, needed := max(1, s.Format), c.app.state.format(); known < needed {
+		return problem.New(http.StatusConflict, fmt.Sprintf("node %s knows formats up to %d, the cluster's is %d", s.ID, known, needed)).
+			WithHint("install the version that the members run")
 	}
 	if id := forward.PeerID(r.TLS); id != s.ID {
 		return problem.New(http.StatusForbidden, fmt.Sprintf("node %q asks for node %q", id, s.ID))
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), joinPatience)
 	defer cancel()
-	return c.app.node.Join(ctx, s.ID, s.Addr)
+	if rec, _ := c.app.membershipOf(s.ID); rec.Leaving != nil {
+		return problem.New(http.StatusConflict, fmt.Sprintf("node %s is being removed", s.ID))
+	}
+	return c.app.node.AddNonvoter(ctx, s.ID, s.Addr)
+}
+
+// joiner is what a node says of itself that asks to be taken in.
+type joiner struct {
+	raftstate.Server
+	Format uint32 `json:"format,omitempty"` // the greatest that its program applies; absent: 1
 }
 
 // sortRows puts rows of a tail in the order of the log.

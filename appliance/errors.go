@@ -27,6 +27,12 @@ func fatalCause(err error) error {
 	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
+// diskFailed reports whether the node ended because a disk failed or hangs.
+func diskFailed(err error) bool {
+	fatal, ok := errors.AsType[*raftstate.FatalError](err)
+	return ok && fatal.ExitCode() == raftstate.ExitStorage
+}
+
 // errorRules is how errors of the log and the stores are answered, to browsers and agents alike.
 func errorRules() []problem.Rule {
 	const quorum = "too few nodes are up for a majority; what was acknowledged is kept"
@@ -41,6 +47,8 @@ func errorRules() []problem.Rule {
 		{Is: schedule.ErrNotFound, Status: http.StatusNotFound},
 		{Is: schedule.ErrUnsealed, Status: http.StatusConflict, Hint: "use a folder, or make the key ring first"},
 		{Is: raftstate.ErrQuorum, Status: http.StatusConflict, Hint: "bring the other members up first"},
+		{Is: raftstate.ErrChanging, Status: http.StatusConflict, RetryAfter: time.Second, Hint: "try again when it is done"},
+		{Is: raftstate.ErrNoMember, Status: http.StatusNotFound, Hint: "`triward cluster members` lists them"},
 		{Is: raftstate.ErrNoLeader, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: quorum, Code: problem.CodeNoQuorum},
 		{Is: raftstate.ErrClocks, Status: http.StatusServiceUnavailable, RetryAfter: 10 * time.Second, Hint: "set the clocks of the nodes"},
 		{Is: raftstate.ErrUnsupported, Status: http.StatusServiceUnavailable, RetryAfter: 30 * time.Second, Hint: "bring every node to the same version"},

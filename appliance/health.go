@@ -70,6 +70,11 @@ func (a *App) checks() []api.Check {
 			if a.node.Status().Probation {
 				return errors.New("this node lost its data and has not caught up: the others cannot do without each other yet")
 			}
+			if m, ok := a.memberOf(a.cfg.NodeID); ok && !m.Voter {
+				if rec, _ := a.membershipOf(m.ID); !rec.ReadOnly {
+					return errors.New("this node has no vote yet: the leader gives it one when it has caught up")
+				}
+			}
 			return nil
 		}},
 		{Part: "disk", Check: a.checkDisk},

@@ -38,6 +38,7 @@ type recovery struct {
 	Ring        []byte   `json:"key_ring_wrapped"` // age, to the recovery recipient
 	Keys        []string `json:"keys"`             // names of those in Ring
 	Incarnation string   `json:"incarnation,omitempty"`
+	Member      uint64   `json:"member,omitempty"` // number of the membership that the node's certificate is of
 }
 
 // SaveRecovery writes the recovery file of the node from its CA, certificate and key ring, unless it is there and
@@ -63,10 +64,10 @@ func (c *Config) SaveRecovery() error {
 		return err
 	}
 	path := filepath.Join(c.TLS.Dir, recoveryFile)
-	if have, err := readRecovery(path); err == nil && have.says(ring, ca, key, id.Incarnation()) {
+	if have, err := readRecovery(path); err == nil && have.says(ring, ca, key, id) {
 		return nil
 	}
-	r := recovery{Version: recoveryVersion, CA: string(ca.CertPEM()), Keys: ring.KeyIDs(), Incarnation: id.Incarnation()}
+	r := recovery{Version: recoveryVersion, CA: string(ca.CertPEM()), Keys: ring.KeyIDs(), Incarnation: id.Incarnation(), Member: id.MemberNumber()}
 	if r.CAKey, err = ring.Seal(purposeNodeCA, key); err != nil {
 		return err
 	}
@@ -80,9 +81,9 @@ func (c *Config) SaveRecovery() error {
 	return pki.WriteSecret(path, body)
 }
 
-func (r *recovery) says(ring *keyring.Ring, ca *pki.CA, key []byte, incarnation string) bool {
+func (r *recovery) says(ring *keyring.Ring, ca *pki.CA, key []byte, id *pki.Identity) bool {
 	held, err := ring.Open(purposeNodeCA, r.CAKey)
-	return err == nil && bytes.Equal(held, key) && r.CA == string(ca.CertPEM()) && slices.Equal(r.Keys, ring.KeyIDs()) && r.Incarnation == incarnation
+	return err == nil && bytes.Equal(held, key) && r.CA == string(ca.CertPEM()) && slices.Equal(r.Keys, ring.KeyIDs()) && r.Incarnation == id.Incarnation() && r.Member == id.MemberNumber()
 }
 
 func readRecovery(path string) (*recovery, error) {
@@ -143,7 +144,7 @@ func (c *Config) Reissue(opts IssueOptions) (_ *Issued, err error) {
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	out := &Issued{Node: c.NodeID}
-	ca, incarnation, err := c.findCA(&opts, out)
+	ca, incarnation, member, err := c.findCA(&opts, out)
 	if err != nil {
 		return nil, err
 	}
@@ -159,11 +160,11 @@ func (c *Config) Reissue(opts IssueOptions) (_ *Issued, err error) {
 		if name := old.Subject.CommonName; name != c.NodeID {
 			return nil, fmt.Errorf("the certificate in %s is of node %q, this is node %q: set node_id back", c.TLS.Dir, name, c.NodeID)
 		}
-		incarnation = pki.Incarnation(old)
+		incarnation, member = pki.Incarnation(old), pki.MemberNumber(old)
 		out.Hosts = append(out.Hosts, pki.Hosts(old)...)
 	}
 	out.Hosts = unique(out.Hosts)
-	cert, key, err := ca.InIncarnation(incarnation).Issue(c.NodeID, out.Hosts, opts.Now)
+	cert, key, err := ca.InIncarnation(incarnation).ForMember(member).Issue(c.NodeID, out.Hosts, opts.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -188,8 +189,9 @@ func unique(list []string) (out []string) {
 	return out
 }
 
-// findCA returns the CA and, from a recovery file, the incarnation that certificates name.
-func (c *Config) findCA(opts *IssueOptions, out *Issued) (*pki.CA, string, error) {
+// findCA returns the CA and, from a recovery file, the incarnation and the membership that certificates name. Another
+// node's file says nothing of this one's membership.
+func (c *Config) findCA(opts *IssueOptions, out *Issued) (*pki.CA, string, uint64, error) {
 	path := opts.From
 	if path == "" {
 		path = filepath.Join(c.TLS.Dir, recoveryFile)
@@ -206,16 +208,16 @@ func (c *Config) findCA(opts *IssueOptions, out *Issued) (*pki.CA, string, error
 	if errFile != nil && (ca == nil || opts.From != "" || opts.RecoveryKey != "") {
 		if errors.Is(errFile, fs.ErrNotExist) {
 			if err := c.Initialised(); err != nil {
-				return nil, "", err // nothing was ever here
+				return nil, "", 0, err // nothing was ever here
 			}
-			return nil, "", fmt.Errorf("%w (%v), and neither is %s", ErrNoCAKey, errKey, path) //nolint:errorlint // it would say that the node was never set up
+			return nil, "", 0, fmt.Errorf("%w (%v), and neither is %s", ErrNoCAKey, errKey, path) //nolint:errorlint // it would say that the node was never set up
 		}
-		return nil, "", errFile
+		return nil, "", 0, errFile
 	}
 	if r != nil { // nothing is taken of a file before it is known to be of this cluster
 		if err := c.ofThisCluster(path, r); err != nil {
 			if ca == nil || opts.From != "" || opts.RecoveryKey != "" {
-				return nil, "", err
+				return nil, "", 0, err
 			}
 			r = nil
 		}
@@ -223,35 +225,38 @@ func (c *Config) findCA(opts *IssueOptions, out *Issued) (*pki.CA, string, error
 	if opts.RecoveryKey != "" {
 		opened, err := keyring.Unwrap(r.Ring, opts.RecoveryKey)
 		if err != nil {
-			return nil, "", fmt.Errorf("recovery file %s: %w", path, err)
+			return nil, "", 0, fmt.Errorf("recovery file %s: %w", path, err)
 		}
 		if errRing != nil { // the node's own, when it has one, may be newer
 			if err := opened.Save(c.TLS.Dir); err != nil {
-				return nil, "", err
+				return nil, "", 0, err
 			}
 			ring, errRing, out.Ring = opened, nil, true
 		}
 	}
-	incarnation := ""
+	incarnation, member := "", uint64(0)
 	if r != nil {
 		incarnation = r.Incarnation
+		if opts.From == "" {
+			member = r.Member
+		}
 	}
 	if ca != nil {
 		out.CAFrom = filepath.Join(c.TLS.Dir, pki.FileCAKey)
-		return ca, incarnation, nil
+		return ca, incarnation, member, nil
 	}
 	if errRing != nil {
-		return nil, "", fmt.Errorf("%w; %s opens with the key ring or with the recovery key: %w", ErrNoCAKey, path, errRing)
+		return nil, "", 0, fmt.Errorf("%w; %s opens with the key ring or with the recovery key: %w", ErrNoCAKey, path, errRing)
 	}
 	key, err := ring.Open(purposeNodeCA, r.CAKey)
 	if err != nil {
-		return nil, "", fmt.Errorf("recovery file %s: %w", path, err)
+		return nil, "", 0, fmt.Errorf("recovery file %s: %w", path, err)
 	}
 	if ca, err = pki.ParseCA([]byte(r.CA), key); err != nil {
-		return nil, "", fmt.Errorf("recovery file %s: %w", path, err)
+		return nil, "", 0, fmt.Errorf("recovery file %s: %w", path, err)
 	}
 	out.CAFrom = path
-	return ca, incarnation, nil
+	return ca, incarnation, member, nil
 }
 
 // ofThisCluster refuses a recovery file of another cluster than the one whose CA lies here, if one does.

@@ -209,7 +209,7 @@ type restoredFrom struct {
 }
 
 // endsWithRestore are the buckets whose records were about nodes, sessions and invitations of the lost cluster.
-var endsWithRestore = []string{bucketNodes, auth.BucketSessions, auth.BucketTickets, auth.BucketTokens, auth.BucketInvites}
+var endsWithRestore = []string{bucketNodes, bucketMembership, auth.BucketSessions, auth.BucketTickets, auth.BucketTokens, auth.BucketInvites}
 
 // beginAnew edits the metadata of a backup for the cluster that begins with it.
 func beginAnew(tx *meta.Tx, note restoredFrom) error {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/triward/triward/appliance/auth"
@@ -57,6 +56,7 @@ func (a *App) settleIn(ctx context.Context) {
 		{"join the cluster", a.joinPeers},
 		{"found the cluster", a.found},
 		{"note the restore", a.noteRestore},
+		{"note the recovery", a.noteRecovery},
 		{"write the record of the node", a.writeRecord},
 		{"finish setup", a.finishSetup},
 	} {
@@ -223,9 +223,9 @@ func (a *App) finishSetup(context.Context) error {
 	return removeSetup(a.cfg.DataDir)
 }
 
-// joinPeers asks the members of the setup to take this node in, until it has a vote.
+// joinPeers asks the members of the setup to take this node in. The leader gives it its vote when it has caught up.
 func (a *App) joinPeers(ctx context.Context) error {
-	if a.setup == nil || len(a.setup.Peers) == 0 || a.votes() {
+	if a.setup == nil || len(a.setup.Peers) == 0 || a.isMember() {
 		return nil
 	}
 	client := forward.NewClient(a.peerIdentity(), func(id string) (string, error) {
@@ -237,7 +237,7 @@ func (a *App) joinPeers(ctx context.Context) error {
 		return "", fmt.Errorf("node %s is not among the peers of the setup", id)
 	})
 	defer client.Close()
-	body, err := json.Marshal(raftstate.Server{ID: a.cfg.NodeID, Addr: a.cfg.Listen.Peer.Advertise})
+	body, err := json.Marshal(joiner{raftstate.Server{ID: a.cfg.NodeID, Addr: a.cfg.Listen.Peer.Advertise}, machine.Format})
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
@@ -246,6 +246,9 @@ func (a *App) joinPeers(ctx context.Context) error {
 		if err := askToJoin(ctx, client, p.ID, body); err == nil {
 			return nil
 		} else {
+			if e, ok := errors.AsType[*endedError](err); ok {
+				a.ended(e.by, e.why)
+			}
 			errs = append(errs, fmt.Errorf("node %s: %w", p.ID, err))
 		}
 	}
@@ -262,6 +265,9 @@ func askToJoin(ctx context.Context, client *forward.Client, peer string, body []
 		return err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusForbidden {
+		return peerRefusal(peer, resp)
+	}
 	said, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
 	if err != nil {
 		return err
@@ -272,6 +278,8 @@ func askToJoin(ctx context.Context, client *forward.Client, peer string, body []
 	return nil
 }
 
-func (a *App) votes() bool {
-	return slices.ContainsFunc(a.node.Status().Members, func(m raftstate.Member) bool { return m.ID == a.cfg.NodeID && m.Voter })
+// isMember reports whether the log, as far as this node has it, says that it is a member.
+func (a *App) isMember() bool {
+	_, ok := a.memberOf(a.cfg.NodeID)
+	return ok
 }

@@ -37,6 +37,8 @@ type Setup struct {
 	Peers []raftstate.Server `json:"peers,omitempty"`
 	// Restored, when set, is the backup that the node's state was restored from.
 	Restored *restoredFrom `json:"restored,omitempty"`
+	// Recovered, when set, says how the cluster lost its majority and went on with this node alone.
+	Recovered *recoveredFrom `json:"recovered,omitempty"`
 }
 
 const setupFile = "setup.json"
@@ -150,20 +152,21 @@ func (c *Config) loadIdentity(log *slog.Logger) (*pki.Identity, error) {
 		return nil, errors.Join(err, errCA)
 	}
 	log.Warn("the node's certificate cannot be used, a new one is issued", "err", err)
-	if err := c.IssueIdentity(ca.InIncarnation(c.lastIncarnation(ca))); err != nil {
+	incarnation, member := c.lastIncarnation(ca)
+	if err := c.IssueIdentity(ca.InIncarnation(incarnation).ForMember(member)); err != nil {
 		return nil, err
 	}
 	return pki.Load(c.TLS.Dir)
 }
 
-// lastIncarnation is the incarnation of the cluster that the node's damaged certificate names, else its recovery file:
-// with a certificate that names another no peer takes the node.
-func (c *Config) lastIncarnation(ca *pki.CA) string {
+// lastIncarnation is the incarnation of the cluster, and the node's membership, that its damaged certificate names, else its
+// recovery file: with a certificate that names another no peer takes the node.
+func (c *Config) lastIncarnation(ca *pki.CA) (incarnation string, member uint64) {
 	if cert, err := pki.ReadCertificate(c.TLS.Dir); err == nil {
-		return pki.Incarnation(cert)
+		return pki.Incarnation(cert), pki.MemberNumber(cert)
 	}
 	if r, err := readRecovery(filepath.Join(c.TLS.Dir, recoveryFile)); err == nil && r.CA == string(ca.CertPEM()) {
-		return r.Incarnation
+		return r.Incarnation, r.Member
 	}
-	return ""
+	return "", 0
 }

@@ -69,6 +69,15 @@ func (s *lateState) LogTime() int64 {
 	return st.LogTime()
 }
 
+// format is that of the cluster's state, 1 before it was set.
+func (s *lateState) format() uint32 {
+	st := s.wait()
+	if st == nil {
+		return 1
+	}
+	return max(1, st.Format())
+}
+
 // LastSeqs implements gateway.State.
 func (s *lateState) LastSeqs(agent string, epoch wire.Epoch) (last map[wire.Lane]uint64, state meta.EpochState) {
 	st := s.wait()

@@ -4,8 +4,19 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 
+	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate/forward"
 )
+
+// staticIdentity is a node's certificate for a client of peers without a state.
+func staticIdentity(i *pki.Identity) *forward.Identity {
+	return &forward.Identity{
+		ID:          i.ID(),
+		Certificate: func() (*tls.Certificate, error) { return i.Certificate(nil) },
+		Roots:       func() *x509.CertPool { return i.Pool() },
+		Verify:      func(_ string, cert *x509.Certificate) error { return i.CheckPeer(cert) },
+	}
+}
 
 // peerIdentity is the node's certificate as the peer port uses it.
 func (a *App) peerIdentity() *forward.Identity {
@@ -13,7 +24,7 @@ func (a *App) peerIdentity() *forward.Identity {
 		ID:          a.cfg.NodeID,
 		Certificate: func() (*tls.Certificate, error) { return a.identity.Certificate(nil) },
 		Roots:       func() *x509.CertPool { return a.identity.Pool() },
-		Verify:      func(_ string, cert *x509.Certificate) error { return a.identity.CheckPeer(cert) },
+		Verify:      a.admit,
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/types"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/triward/triward/raftstate/command"
@@ -56,7 +57,7 @@ type Config struct {
 	TickInterval   time.Duration                   // log time stands still no longer than this; 5 s
 	MaxInFlight    int64                           // bytes of proposals held by this node; 64 MiB
 	DiskReserve    int64                           // bytes free below which no data is taken, and nothing below half of them; 192 MiB, negative: not checked
-	HungDisk       time.Duration                   // a write to the log that takes longer is fatal; 10 s
+	HungDisk       time.Duration                   // a write to the log that takes longer is fatal, half of it ends leading; 10 s
 	InstallPause   time.Duration                   // images are cut at least this far apart; 10 s
 	Heartbeat      time.Duration                   // raft's heartbeat time-out; 1 s
 	Election       time.Duration                   // raft's election time-out; 1 s
@@ -67,10 +68,12 @@ type Config struct {
 	OnLeadership   func(bool)                      // told that the node became the leader, and is ready, or ceased to be; must not block
 	Now            func() time.Time                // the wall clock; time.Now
 	FreeBytes      func(dir string) (int64, error) // of the file system of a directory; asks it
+	LogFiles       types.VFS                       // file system of the log's segments, for tests; the machine's
 	Logger         *slog.Logger
 	Registerer     prometheus.Registerer
 	MaxSyncEntries int // raft's MaxAppendEntries; 8
 
+	alone  bool   // the other members are lost: see alone.go
 	format uint32 // the greatest that this program applies: machine.Format; tests have others
 }
 

@@ -29,6 +29,10 @@ var (
 	ErrStopped = errors.New("node is stopped")
 	// ErrQuorum: the change of membership would leave the cluster without a majority that can be reached.
 	ErrQuorum = errors.New("change would endanger the majority")
+	// ErrChanging: one change of membership is made at a time; try again (HTTP 409).
+	ErrChanging = errors.New("the membership is being changed")
+	// ErrNoMember: the node that a change of membership names is no member (HTTP 404).
+	ErrNoMember = errors.New("no member of the cluster")
 	// ErrClocks: the time is in doubt, so that data would be dated, or cut, wrongly; nothing was applied (HTTP 503).
 	ErrClocks = errors.New("the clocks of the nodes do not agree")
 	// ErrUnsupported: a member runs a version that could not apply the commands; nothing was applied.

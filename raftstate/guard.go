@@ -108,6 +108,10 @@ func (g *guard) GetUint64(key []byte) (uint64, error) {
 
 // Set implements raft.StableStore.
 func (g *guard) Set(key, val []byte) error {
+	if g.n.fsm.failed.Load() { // after a failed sync nothing is synced again
+		g.halt(ErrStopped)
+		return ErrStopped
+	}
 	err := g.Store.Set(key, val)
 	if err != nil {
 		g.halt(brokenDisk("log", err))
@@ -117,6 +121,10 @@ func (g *guard) Set(key, val []byte) error {
 
 // SetUint64 implements raft.StableStore.
 func (g *guard) SetUint64(key []byte, val uint64) error {
+	if g.n.fsm.failed.Load() { // after a failed sync nothing is synced again
+		g.halt(ErrStopped)
+		return ErrStopped
+	}
 	err := g.Store.SetUint64(key, val)
 	if err != nil {
 		g.halt(brokenDisk("log", err))

@@ -29,7 +29,7 @@ const (
 // that answers needs it.
 type images struct {
 	n  *Node
-	mu sync.Mutex
+	mu gate // held for as long as it takes to cut an image
 
 	current *cutImage
 	lastCut time.Time

@@ -71,8 +71,10 @@ type Node struct {
 	toldLog      atomic.Uint64          // the damaged entry behind the mark that was told of last
 
 	fullVoters atomic.Pointer[fullVoters] // while this node leads
+	changing   sync.Mutex                 // held by a change of membership: one at a time
 	markedAt   atomic.Pointer[time.Time]
 	cutsRest   atomic.Uint64 // log time before which nothing is cut
+	aloneFrom  uint64        // with Config.alone: the last entry of the log before raft began
 	logged     int64         // the newest stamp that the log held at the start
 
 	generation string // changed only with durable held and Apply standing still
@@ -110,7 +112,7 @@ func Open(ctx context.Context, cfg Config, sinks Sinks) (*Node, error) {
 	n.clock = newLogClock(cfg.Now)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.budget.limit = cfg.MaxInFlight
-	n.images = &images{n: n}
+	n.images = &images{n: n, mu: newGate()}
 	n.mark.Store(&meta.Mark{})
 	n.fsm = &fsm{sinks: sinks, log: n.log, fatal: n.fatal, closing: n.closing, restore: n.swap, recorded: n.recorded, mu: newGate()}
 	n.proposer = newProposer(n)
@@ -221,7 +223,7 @@ func (n *Node) InUse(dir string) bool {
 func (n *Node) logOptions() logfile.Options {
 	return logfile.Options{
 		SegmentBytes: n.cfg.LogSegment, CacheBytes: n.cfg.LogCache, ReserveBytes: n.cfg.DiskReserve, FreeBytes: n.cfg.FreeBytes,
-		HoldBytes: 4 * n.cfg.QueueBytes, Logger: newRaftLogger(n.log),
+		HoldBytes: 4 * n.cfg.QueueBytes, Logger: newRaftLogger(n.log), Files: n.cfg.LogFiles,
 	}
 }
 
@@ -324,7 +326,7 @@ func (n *Node) startRaft(context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.trans = trans
+	n.trans = n.quiet(trans)
 	g := &guard{Store: n.store, n: n}
 	snaps := marks{n}
 	old, err := raft.HasExistingState(g, g, snaps)
@@ -335,6 +337,11 @@ func (n *Node) startRaft(context.Context) error {
 	if len(n.cfg.Bootstrap) > 0 && !old {
 		if err := raft.BootstrapCluster(rc, g, g, snaps, n.trans, n.bootstrap()); err != nil {
 			return fmt.Errorf("start a new cluster: %w", err)
+		}
+	}
+	if n.cfg.alone {
+		if err := n.makeAlone(g); err != nil {
+			return err
 		}
 	}
 	r, err := raft.NewRaft(rc, n.fsm, g, g, snaps, n.trans)

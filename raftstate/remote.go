@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -34,6 +35,8 @@ var codes = []struct {
 	{"unknown", ErrUnknown},
 	{"no_leader", ErrNoLeader},
 	{"quorum", ErrQuorum},
+	{"changing", ErrChanging},
+	{"no_such_member", ErrNoMember},
 	{"unsupported", ErrUnsupported},
 	{"clocks", ErrClocks},
 	{"stopped", ErrStopped},
@@ -59,6 +62,9 @@ func fromRemote(peer string, err error) error {
 			if c.code == remote.Code {
 				if c.err == ErrStopped { //nolint:errorlint // the table's own value
 					return fmt.Errorf("leader %s: %w", peer, ErrUnknown)
+				}
+				if why, more := strings.CutPrefix(remote.Message, c.err.Error()+": "); more { // the reason of a refusal
+					return fmt.Errorf("leader %s: %w: %s", peer, c.err, why)
 				}
 				return fmt.Errorf("leader %s: %w", peer, c.err)
 			}

@@ -118,7 +118,7 @@ func tlsNodes(t testing.TB, size int, tune func(*Config)) []*Node {
 		}
 	}
 	for _, n := range nodes[1:] {
-		if err := nodes[0].Join(ctx, n.cfg.NodeID, n.PeerAddr()); err != nil {
+		if err := joinAndVote(ctx, nodes[0], n); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -208,5 +208,20 @@ func BenchmarkProposeOverTLS(b *testing.B) {
 			close(work)
 			wg.Wait()
 		})
+	}
+}
+
+// joinAndVote makes n a voter of the cluster that member is of, as soon as it is fit to.
+func joinAndVote(ctx context.Context, member, n *Node) error {
+	if err := member.AddNonvoter(ctx, n.cfg.NodeID, n.PeerAddr()); err != nil {
+		return err
+	}
+	for {
+		err := member.AddVoter(ctx, n.cfg.NodeID, n.PeerAddr())
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		retry := time.NewTimer(50 * time.Millisecond)
+		<-retry.C
 	}
 }

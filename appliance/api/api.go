@@ -51,6 +51,8 @@ type Config struct {
 	AgentCAs AgentCAs
 	// Integrity compares the nodes and knows of damage.
 	Integrity Integrity
+	// Membership changes who is a member.
+	Membership Membership
 	// Keys rotates the key that seals secrets.
 	Keys Keys
 	// Repairs takes the orders of operators.

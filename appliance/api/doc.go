@@ -146,6 +146,8 @@ type JoinRequest struct {
 	AgentURL string `json:"agent_url"`
 	// RingTo is an age recipient (age1...) made for this one request: the cluster's key ring is wrapped to it.
 	RingTo string `json:"ring_to"`
+	// ReadOnly asks for a member without a vote, which receives everything and answers reads.
+	ReadOnly bool `json:"read_only,omitempty"`
 	// From is the address that the request came from, for the audit log.
 	From string `json:"-"`
 }

@@ -84,6 +84,7 @@ func Routes() []Route {
 	all = append(all, agentCARoutes()...)
 	all = append(all, keyRoutes()...)
 	all = append(all, integrityRoutes()...)
+	all = append(all, membershipRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }

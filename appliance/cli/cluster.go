@@ -27,8 +27,9 @@ func newCluster(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "cluster", Short: "Found a cluster, join it, see how it is", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
+	c.AddCommand(membershipCommands(s, &t)...)
 	c.AddCommand(
-		newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterVerify(s, &t), newClusterRepair(s, &t), newClusterCA(s, &t),
+		newClusterRecover(s), newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterVerify(s, &t), newClusterRepair(s, &t), newClusterCA(s, &t),
 		newTokenGroup(s, &t, "node"),
 	)
 	return c
@@ -40,6 +41,9 @@ func loadForSetup(path string) (appliance.Config, error) {
 		return cfg, err
 	}
 	if err := cfg.Resolve(); err != nil {
+		return cfg, err
+	}
+	if err := cfg.Removed(); err != nil {
 		return cfg, err
 	}
 	if err := cfg.Initialised(); err == nil {
@@ -162,14 +166,30 @@ type joinAnswer struct {
 	} `json:"peers"`
 }
 
+// loadToJoin is loadForSetup for a machine that may have been removed from a cluster. discard is whether what it has of
+// then may go.
+func loadToJoin(path string, discard bool) (cfg appliance.Config, removed bool, err error) {
+	if cfg, err = loadForSetup(path); !errors.Is(err, appliance.ErrRemoved) {
+		return cfg, false, err
+	}
+	if !discard {
+		return cfg, true, err
+	}
+	return cfg, true, owner.Become(cfg.DataDir, serviceUser)
+}
+
 func newClusterJoin(s streams, t *target) *cobra.Command {
 	var path, token string
+	var readOnly, discard bool
 	c := &cobra.Command{
 		Use:   "join",
 		Short: "Let this node join a cluster",
 		Long: `Asks a member for this node's certificate with a token of ` + "`triward cluster token create`" + `. The token names the
-cluster's CA, so that nothing else need be trusted. The node becomes a member when it is started. Run by root, it acts
-as the user that owns data_dir.`,
+cluster's CA, so that nothing else need be trusted. The node becomes a member when it is started, at first without a
+vote: the leader gives it one when it has caught up and has stayed so for some seconds. With --read-only it never gets
+one: it receives everything and answers reads, and no write waits for it. A node that was lost joins again under its
+name; a machine that was removed from a cluster joins with --discard-data. Run by root, it acts as the user that owns
+data_dir.`,
 		Example: "  TRIWARD_JOIN_TOKEN=twn_... triward cluster join --addr https://node1:8443",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -187,7 +207,7 @@ as the user that owns data_dir.`,
 			if err != nil {
 				return err
 			}
-			cfg, err := loadForSetup(path)
+			cfg, removed, err := loadToJoin(path, discard)
 			if err != nil {
 				return err
 			}
@@ -202,16 +222,25 @@ as the user that owns data_dir.`,
 				return err
 			}
 			var answer joinAnswer
-			err = cl.post(c.Context(), "/v1/cluster/join", map[string]any{
+			request := map[string]any{
 				"token": token, "id": cfg.NodeID, "csr_pem": string(csr), "peer_addr": cfg.Listen.Peer.Advertise,
 				"url": cfg.Listen.HTTP.URL, "agent_url": cfg.Listen.Agents.Advertise, "ring_to": ringTo,
-			}, &answer)
+			}
+			if readOnly { // members of an older version do not know the word
+				request["read_only"] = true
+			}
+			err = cl.post(c.Context(), "/v1/cluster/join", request, &answer)
 			if err != nil {
 				return fmt.Errorf("join: %w", err)
 			}
 			ring, err := keyring.Unwrap(answer.Ring, ringKey)
 			if err != nil {
 				return fmt.Errorf("join: key ring in the answer: %w", err)
+			}
+			if removed {
+				if err := cfg.DiscardRemoved(); err != nil {
+					return err
+				}
 			}
 			setup := appliance.Setup{ClusterID: answer.ClusterID}
 			for _, p := range answer.Peers {
@@ -233,6 +262,8 @@ as the user that owns data_dir.`,
 		},
 	}
 	configFlag(c, &path)
+	c.Flags().BoolVar(&readOnly, "read-only", false, "become a member that never votes, to answer reads")
+	c.Flags().BoolVar(&discard, "discard-data", false, "on a machine whose node was removed from its cluster: delete what it has of then")
 	c.Flags().StringVar(&token, "join-token", "", "token for nodes; better in the environment (TRIWARD_JOIN_TOKEN)")
 	return c
 }
@@ -262,7 +293,28 @@ type clusterAnswer struct {
 	Leader    string        `json:"leader"`
 	Term      uint64        `json:"term"`
 	Tolerates int           `json:"tolerates"`
+	Format    uint32        `json:"format"`
 	Nodes     []clusterNode `json:"nodes"`
+	Removed   []struct {
+		ID string `json:"id"`
+		At int64  `json:"at"`
+		By string `json:"by"`
+	} `json:"removed"`
+}
+
+// part is what a node is in the cluster, in a word or two.
+func (n *clusterNode) part() string {
+	switch {
+	case n.Leaving:
+		return "leaving"
+	case n.Probation:
+		return "voter, no vote yet"
+	case n.Voter:
+		return "voter"
+	case n.ReadOnly:
+		return "read-only"
+	}
+	return "joining"
 }
 
 type clusterNode struct {
@@ -272,6 +324,9 @@ type clusterNode struct {
 	Peer      string `json:"peer"`
 	Role      string `json:"role"`
 	Voter     bool   `json:"voter"`
+	ReadOnly  bool   `json:"read_only"`
+	Leaving   bool   `json:"leaving"`
+	Format    uint32 `json:"format"`
 	Commit    uint64 `json:"commit_index"`
 	Applied   uint64 `json:"applied_index"`
 	Mark      uint64 `json:"mark_index"`
@@ -325,15 +380,21 @@ func newClusterMembers(s streams, t *target) *cobra.Command {
 			if err != nil || a == nil {
 				return err
 			}
-			tab := newTable(s.out, "node", "url", "peer", "voter", "version", "certificate until")
+			tab := newTable(s.out, "node", "url", "peer", "part", "version", "certificate until")
 			for _, n := range a.Nodes {
 				until := ""
 				if n.CertExpires > 0 {
 					until = time.UnixMilli(n.CertExpires).Format("2006-01-02")
 				}
-				tab.row(n.ID, n.URL, n.Peer, strconv.FormatBool(n.Voter), n.Version, until)
+				tab.row(n.ID, n.URL, n.Peer, n.part(), n.Version, until)
 			}
-			return tab.flush()
+			if err := tab.flush(); err != nil {
+				return err
+			}
+			for _, gone := range a.Removed {
+				fmt.Fprintf(s.out, "removed: %s at %s by %s\n", gone.ID, time.UnixMilli(gone.At).UTC().Format(time.RFC3339), gone.By)
+			}
+			return nil
 		},
 	}
 	form.flag(c)
@@ -360,8 +421,8 @@ func newClusterStatus(s streams, t *target) *cobra.Command {
 				if n.Disk.Total > 0 {
 					free = bytesText(n.Disk.Free)
 				}
-				if n.Probation {
-					n.Role += ", no vote yet"
+				if part := n.part(); part != "voter" {
+					n.Role += ", " + strings.TrimPrefix(part, "voter, ")
 				}
 				tab.row(n.ID, n.Role, strconv.FormatUint(n.Applied, 10), strconv.FormatUint(n.Lag, 10), strconv.FormatUint(n.Mark, 10), free)
 			}

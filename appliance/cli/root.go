@@ -82,6 +82,8 @@ func exitCode(ctx context.Context, err error) int {
 		return ExitWarnings
 	case errors.Is(err, pki.ErrNotInitialised):
 		return ExitNotInitialised
+	case errors.Is(err, appliance.ErrRemoved):
+		return ExitNotInitialised
 	case errors.Is(err, appliance.ErrLocked):
 		return ExitLocked
 	case errors.Is(err, container.ErrNotBackup), errors.Is(err, container.ErrVersion), errors.Is(err, container.ErrDamaged),
@@ -117,6 +119,10 @@ func hintOf(err error) string {
 		return "give --recovery-key-file with the recovery key that `triward cluster init` printed, and --from with the recovery.json of another node when this one has none; or join anew: `triward cluster join`"
 	case errors.Is(err, pki.ErrNotNow):
 		return "set this machine's clock; it is what certificates are judged by"
+	case errors.Is(err, appliance.ErrRemoved):
+		return "to let this machine in again make a token on a member (triward cluster token create) and run `triward cluster join --discard-data` here: it deletes what the node has of then; otherwise delete data_dir and the TLS directory, which hold data and keys"
+	case errors.Is(err, appliance.ErrRecovering):
+		return "run `triward cluster recover` again: it goes on where it was interrupted"
 	case errors.Is(err, appliance.ErrLocked):
 		return "another triward server uses this data directory; stop it first"
 	case errors.Is(err, container.ErrNotBackup):

@@ -60,7 +60,7 @@ func Load(dir string) (*Identity, error) {
 	id.clusterID = strings.TrimPrefix(ca.Subject.CommonName, caName)
 	id.cert.Store(&pair)
 	if ca, err := LoadCA(dir); err == nil {
-		id.ca = ca.InIncarnation(Incarnation(pair.Leaf))
+		id.ca = ca.InIncarnation(Incarnation(pair.Leaf)).ForMember(MemberNumber(pair.Leaf))
 	}
 	return id, nil
 }

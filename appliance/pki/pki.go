@@ -26,6 +26,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -60,6 +61,7 @@ type CA struct {
 	cert        *x509.Certificate
 	key         *ecdsa.PrivateKey
 	incarnation string // carried by every certificate that it signs; see InIncarnation
+	member      uint64 // likewise; see ForMember
 }
 
 // NewCA makes the CA of a new cluster.
@@ -157,6 +159,9 @@ func (ca *CA) sign(pub crypto.PublicKey, id string, hosts []string, now time.Tim
 	units := []string{"node"}
 	if ca.incarnation != "" {
 		units = append(units, incarnationUnit+ca.incarnation)
+	}
+	if ca.member > 0 {
+		units = append(units, memberUnit+strconv.FormatUint(ca.member, 10))
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber: serial,

@@ -120,7 +120,7 @@ func (w *watch) checkBad() {
 	}
 }
 
-// diedBefore reports whether the node was killed in the two minutes before a log time.
+// diedBefore reports whether the node was killed, stopped or cut off in the two minutes before a log time.
 func (w *watch) diedBefore(node string, t int64) bool {
 	return slices.ContainsFunc(w.kills, func(k killed) bool { return k.node == node && k.at <= t+1000 && k.at >= t-120_000 })
 }
@@ -160,7 +160,7 @@ func (w *watch) check(subjects []string, kills int) {
 			escalatedAt[subject] = h.T
 		case "send_lost", "send_failed":
 			if h.What == "send_lost" && !w.diedBefore(h.Node, h.T) {
-				w.t.Errorf("%s says that attempt %d of %s was lost, but nobody killed that node", h.Key, h.Attempt, h.Node)
+				w.t.Errorf("%s says that attempt %d of %s was lost, but nothing was done to that node", h.Key, h.Attempt, h.Node)
 			}
 			reasons[h.Key] = append(reasons[h.Key], fmt.Sprintf("%s: attempt %d by %s to %s at %d (%s)", h.What, h.Attempt, h.Node, h.Receiver, h.T, h.Detail))
 		case "undelivered":
@@ -209,19 +209,19 @@ func (w *watch) check(subjects []string, kills int) {
 		told("boss", "firing", escalated)
 		told("boss", "resolved", escalated)
 	}
-	doubled := 0
+	w.doubled, w.messages = 0, len(list)
 	for _, key := range slices.Sorted(maps.Keys(times)) {
 		if times[key] == 1 {
 			continue
 		}
-		doubled += times[key] - 1
+		w.doubled += times[key] - 1
 		if len(reasons[key]) < times[key]-1 { // D13
 			w.t.Errorf("%s (%s) came %d times; the history gives no reason: %q", key, about[key], times[key], reasons[key])
 		}
 		w.t.Logf("%s (%s) came %d times: %s", key, about[key], times[key], strings.Join(reasons[key], "; "))
 	}
-	w.t.Logf("%d kills of the leader, %d alerts, %d messages under %d keys: %d doubled, each explained",
-		kills, len(subjects), len(list), len(times), doubled)
+	w.t.Logf("%d faults, %d alerts, %d messages under %d keys: %d doubled, each explained",
+		kills, len(subjects), len(list), len(times), w.doubled)
 }
 
 // checkRecorded looks at what the recording rule gave under all the leaders: the same samples on every node, each for a

@@ -25,9 +25,6 @@ import (
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	kills := 6
-	if os.Getenv("TRIWARD_FAULTS") != "" {
-		kills = 50
-	}
 	if text := os.Getenv("TRIWARD_ALERT_KILLS"); text != "" {
 		var err error
 		if kills, err = strconv.Atoi(text); err != nil {
@@ -81,7 +78,7 @@ func TestAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range kills {
-		w.round(ctx, i)
+		w.round(ctx, i, w.killLeader)
 	}
 	w.wait(2*time.Minute, "ops", "Silent ", "firing")
 	w.wait(2*time.Minute, "boss", "Silent ", "firing")
@@ -150,15 +147,18 @@ type watch struct {
 	t    *testing.T
 	c    *cluster
 	sink *sink
+	tr   *trial // of the bench, when it is a row of that
 
 	kills []killed
+
+	messages, doubled int // as check found them
 
 	mu    sync.Mutex
 	disks map[string]bool // rounds whose disk is full
 	ended map[string]bool // subjects that were acknowledged or have escalated, so that their cause may go
 }
 
-// killed is a node that was killed, and when, in ms since 1970.
+// killed is a node that was killed, stopped or cut off, and when, in ms since 1970.
 type killed struct {
 	node string
 	at   int64
@@ -321,14 +321,14 @@ func (w *watch) isEnded(subject string) bool {
 	return w.ended[subject]
 }
 
-// round lets things go wrong and kills the leader somewhere on the way of their messages, another place each time.
-func (w *watch) round(ctx context.Context, i int) {
+// round lets things go wrong and injects a fault somewhere on the way of their messages, another place each time.
+func (w *watch) round(ctx context.Context, i int, fault func(context.Context)) {
 	w.t.Helper()
 	round := roundName(i)
 	switch i % 4 {
 	case 0: // before it is noticed
 		w.begin(ctx, round)
-		w.killLeader(ctx)
+		fault(ctx)
 	case 1: // the receiver has it, and the sender dies before it hears so
 		taken, release := w.sink.hold()
 		defer release()
@@ -338,19 +338,24 @@ func (w *watch) round(ctx context.Context, i int) {
 		case <-time.After(time.Minute):
 			w.t.Fatal("no message came")
 		}
-		w.killLeader(ctx)
+		fault(ctx)
 	case 2: // right after the answer
 		w.begin(ctx, round)
 		w.wait(time.Minute, "ops", "Disk "+round, "firing")
-		w.killLeader(ctx)
+		fault(ctx)
 	case 3: // anywhere
 		w.begin(ctx, round)
 		select {
 		case <-time.After(time.Duration(rand.IntN(3000)) * time.Millisecond):
 		case <-ctx.Done():
 		}
-		w.killLeader(ctx)
+		fault(ctx)
 	}
+}
+
+// faulty notes that a node is killed, stopped or cut off now.
+func (w *watch) faulty(n *devNode) {
+	w.kills = append(w.kills, killed{n.ID, time.Now().UnixMilli()})
 }
 
 func (w *watch) killLeader(ctx context.Context) {
@@ -359,7 +364,7 @@ func (w *watch) killLeader(ctx context.Context) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.kills = append(w.kills, killed{n.ID, time.Now().UnixMilli()})
+	w.faulty(n)
 	if err := w.c.kill(n); err != nil {
 		w.t.Fatal(err)
 	}

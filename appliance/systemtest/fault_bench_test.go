@@ -42,6 +42,8 @@ func faultRows() []faultRow {
 		networkRows(),
 		slowRows(),
 		damageRows(),
+		notifyRows(),
+		diskRows(),
 	)
 }
 
@@ -63,6 +65,7 @@ type trial struct {
 	places  []*place // of the nodes, likewise
 	peers   []*proxy // before the peers' ports of the nodes, when the row wants them
 	traffic *traffic // when it was begun
+	flooder *sender  // likewise, of data that only fills
 
 	stockEnd time.Time // of what readers of damaged nodes know
 
@@ -132,6 +135,9 @@ func (b *bench) once(ctx context.Context, i int, seed uint64) {
 		return
 	}
 	tr.err = err
+	if err := tr.result.writeCounts(); err != nil {
+		b.t.Error(err)
+	}
 	b.sums[i].add(row, &tr.result, seed)
 	fmt.Printf("%s %s\n", time.Now().Format("15:04:05"), tr.result.line(row, seed))
 }

@@ -94,7 +94,11 @@ func (tr *trial) partition(ctx context.Context, leader bool, s split) error {
 		if err := tr.progress(ctx, 3); err != nil {
 			return fmt.Errorf("while %s is cut off: %w", n.ID, err)
 		}
-		tr.recovered(takeLongest(tr.traffic.senders))
+		gap := takeLongest
+		if !s.reached {
+			gap = takeShortest
+		}
+		tr.recovered(gap(tr.traffic.senders))
 	}
 	if err := tr.lookAt(ctx, n, s); err != nil {
 		return err

@@ -257,7 +257,9 @@ func (tr *trial) halt(ctx context.Context, n *devNode, d time.Duration) error {
 	if err := tr.progress(ctx, 3); err != nil {
 		return err
 	}
-	tr.recovered(takeLongest(tr.traffic.senders))
+	if d > 5*time.Second {
+		tr.recovered(takeShortest(tr.traffic.senders))
+	}
 	return nil
 }
 

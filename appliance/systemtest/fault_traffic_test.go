@@ -153,3 +153,13 @@ func (tr *trial) allReady(ctx context.Context) error {
 	}
 	return nil
 }
+
+// takeShortest is the longest time without an acknowledgement of the sender that fared best: others waited for a node that
+// gives no answer at all for as long as their own patience lasts, which is 5 s.
+func takeShortest(senders []*sender) time.Duration {
+	d := senders[0].takeLongest()
+	for _, s := range senders[1:] {
+		d = min(d, s.takeLongest())
+	}
+	return d
+}

@@ -289,10 +289,7 @@ func percentiles(ds []time.Duration) string {
 // TestKill is the promise itself: whatever is killed, what was acknowledged is there exactly once on each node.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	rounds := 5
-	if os.Getenv("TRIWARD_FAULTS") != "" {
-		rounds = 20
-	}
+	const rounds = 5 // make torture has more of them
 	k := kills{follower: rounds, leader: rounds, all: rounds, senders: 4, pace: 25 * time.Millisecond}
 	out := k.run(t, binaries(t, ""))
 	t.Logf("%d batches of each lane acknowledged; first commit after losing the leader: %s; after starting all: %s",

@@ -2,36 +2,46 @@ package systemtest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 )
 
-// planted is a bug that the kill test must see: a change of the source, applied by `go build -overlay` and
+// planted is a bug that a row of the fault bench must see: a change of the source, applied by `go build -overlay` and
 // never by a switch in the product.
 type planted struct {
-	name     string
-	file     string // below the root of the module
-	old, new string
-	// shows is the count that the bug must raise: any other thing amiss might have another cause.
+	name  string // as BUG= of make torture-planted, with spaces for dashes
+	file  string // below the root of the module
+	edits []edit
+	row   string // of the fault table, or "kill" or "alerts" for the tests of these names
+	// shows is the count that the bug must raise: any other thing amiss might have another cause. With a row "alerts" it
+	// is says.
 	shows func(*violations) int
+	says  string // a regular expression for what that test must complain of
 }
+
+// edit is a place that must be there exactly once, and what stands there instead.
+type edit struct{ old, new string }
 
 // plantedBugs are those that issue after issue must keep visible.
 func plantedBugs() []planted {
 	return []planted{
 		{
-			name: "dedup off", file: "raftstate/machine/batch.go",
-			old: "case id.Seq == last+1:", new: "case id.Seq <= last+1:",
+			name: "dedup off", file: "raftstate/machine/batch.go", row: "kill",
+			edits: []edit{{"case id.Seq == last+1:", "case id.Seq <= last+1:"}},
 			shows: func(v *violations) int { return v.doubled },
 		},
 		{
-			name: "acknowledge before commit", file: "raftstate/proposer.go",
-			old: "	future := n.raft.Load().ApplyLog(",
-			new: `	batchesOnly := true
+			name: "acknowledge before commit", file: "raftstate/proposer.go", row: "kill",
+			edits: []edit{{
+				"	future := n.raft.Load().ApplyLog(",
+				`	batchesOnly := true
 	for _, c := range entry.Commands {
 		batchesOnly = batchesOnly && c.Type == command.TypeBatch
 	}
@@ -45,29 +55,115 @@ func plantedBugs() []planted {
 		return
 	}
 	future := n.raft.Load().ApplyLog(`,
+			}},
 			shows: func(v *violations) int { return v.lost },
+		},
+		{ // two nodes that decide by their own clocks differ as soon as a sender's clock is ahead
+			name: "wall clock in apply", file: "raftstate/machine/batch.go", row: "kill",
+			edits: []edit{
+				{"	now := tx.LogTime() * 1e6\n", "	now := time.Now().UnixNano()\n"},
+			},
+			shows: func(v *violations) int { return v.differing },
+		},
+		{ // what was acknowledged is in memory only, on all three nodes
+			name: "fsync off", file: "raftstate/logfile/store.go", row: "power-all",
+			edits: []edit{
+				{"	wal \"github.com/hashicorp/raft-wal\"\n", `	wal "github.com/hashicorp/raft-wal"
+	walfs "github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
+`},
+				{"wal.WithMetaStore(m))", "wal.WithMetaStore(m), wal.WithSegmentFiler(segment.NewFiler(dir, unsynced{walfs.New()})))"},
+				{"// measure seeds the extents", `type unsynced struct{ types.VFS }
+
+func (u unsynced) Create(dir, name string, size uint64) (types.WritableFile, error) {
+	f, err := u.VFS.Create(dir, name, size)
+	return unsyncedFile{f}, err
+}
+
+func (u unsynced) OpenWriter(dir, name string) (types.WritableFile, error) {
+	f, err := u.VFS.OpenWriter(dir, name)
+	return unsyncedFile{f}, err
+}
+
+type unsyncedFile struct{ types.WritableFile }
+
+func (unsyncedFile) Sync() error { return nil }
+
+// measure seeds the extents`},
+			},
+			shows: func(v *violations) int { return v.lost + v.forgotten },
+		},
+		{ // the mark says more than the store of metrics has made durable; what lies before it is not replayed
+			name: "watermark after the sync", file: "raftstate/marks.go", row: "power-marks",
+			edits: []edit{{
+				"	return n.commit(z.frozen, meta.Mark{\n",
+				`	ctx, cancel := context.WithTimeout(n.ctx, flushTimeout)
+	defer cancel()
+	if err := errors.Join(f.sinks.Metrics.Flush(ctx), n.layout.Sync(n.generation)); err != nil {
+		return err
+	}
+	<-time.After(300 * time.Millisecond) // as on a disk that takes its time
+	f.mu.Lock()
+	f.freezes++
+	late := f.store.Freeze(f.applied.Load(), f.term)
+	f.mu.Unlock()
+	err = f.sinks.Logs.Flush(ctx)
+	if err == nil {
+		m := meta.Mark{
+			Index: late.Index, Term: late.Term, Generation: n.generation,
+			Configuration: raft.EncodeConfiguration(s.config), ConfigurationIndex: s.configIndex,
+		}
+		if err = late.Commit(m); err == nil {
+			n.mark.Store(&m)
+			n.retain()
+		}
+	}
+	if err != nil || late != nil {
+		return err
+	}
+	return n.commit(z.frozen, meta.Mark{
+`,
+			}},
+			shows: func(v *violations) int { return v.lost + v.forgotten },
+		},
+		{ // a message goes out, and then it is written down that it will
+			name: "no claim before sending", file: "appliance/alerting/flush.go", row: "alerts",
+			edits: []edit{
+				{"	\"slices\"\n\n", "	\"slices\"\n	\"time\"\n\n"},
+				{"		err := l.commit(ctx, Txn{\n			Compares: []Compare{{BucketGroups, d.g.key, d.g.mod}, {BucketSends, claim.Key, 0}},\n", `		l.send(claim)
+		<-time.After(300 * time.Millisecond) // so that a kill meets it
+		err := l.commit(ctx, Txn{
+			Compares: []Compare{{BucketGroups, d.g.key, d.g.mod}, {BucketSends, claim.Key, 0}},
+`},
+			},
+			says: `the history gives no reason`,
 		},
 	}
 }
 
 // overlay writes the changed file and the description that go build wants, and returns its path.
-func (p planted) overlay(t *testing.T) string {
+func (p *planted) overlay(t *testing.T) string {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(root, filepath.FromSlash(p.file))
-	src, err := os.ReadFile(path)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(src), p.old); n != 1 {
-		t.Fatalf("%s: the place to plant %q is found %d times in %s, want once: the source has changed, change the plant too", p.name, p.old, n, p.file)
+	src := string(b)
+	for _, e := range p.edits {
+		if n := strings.Count(src, e.old); n != 1 {
+			t.Fatalf("%s: the place to plant %q is found %d times in %s, want once: the source has changed, change the plant too", p.name, e.old, n, p.file)
+		}
+		src = strings.Replace(src, e.old, e.new, 1)
 	}
 	dir := t.TempDir()
 	changed := filepath.Join(dir, "changed.go")
-	if err := os.WriteFile(changed, []byte(strings.Replace(string(src), p.old, p.new, 1)), 0o600); err != nil {
+	if err := os.WriteFile(changed, []byte(src), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	desc, err := json.Marshal(map[string]any{"Replace": map[string]string{path: changed}})
@@ -82,12 +178,12 @@ func (p planted) overlay(t *testing.T) string {
 }
 
 // verdict says why a run does not show that the bug is found, nil when it does.
-func (p planted) verdict(v *violations) error {
+func (p *planted) verdict(v *violations) error {
 	switch {
 	case v.broken > 0:
 		return fmt.Errorf("the run went wrong, so it shows nothing: %v", v)
 	case p.shows(v) == 0:
-		return fmt.Errorf("the kill test does not bite: %v", v)
+		return fmt.Errorf("the row does not bite: %v", v)
 	}
 	return nil
 }
@@ -107,6 +203,8 @@ func TestOnlyTheBugItselfIsFound(t *testing.T) {
 		{bugs[1], violations{forgotten: 2, doubled: 1}, false},
 		{bugs[1], violations{lost: 3, broken: 1}, false},
 		{bugs[1], violations{broken: 1}, false},
+		{bugs[2], violations{differing: 1}, true},
+		{bugs[2], violations{lost: 1}, false},
 	} {
 		if err := c.bug.verdict(&c.v); (err == nil) != c.found {
 			t.Errorf("%s with %v: %v", c.bug.name, &c.v, err)
@@ -115,10 +213,13 @@ func TestOnlyTheBugItselfIsFound(t *testing.T) {
 }
 
 // TestPlantedBugs shows that the kill test bites: each bug must turn it red, by what the ledger says and not by a run
-// that went wrong.
+// that went wrong. The bugs that other rows find take longer: TestPlantedInRows.
 func TestPlantedBugs(t *testing.T) {
 	t.Parallel()
 	for _, p := range plantedBugs() {
+		if p.row != "kill" || !asked(&p) {
+			continue
+		}
 		t.Run(p.name, func(t *testing.T) {
 			k := kills{leader: 2, all: 2, senders: 2, pace: 10 * time.Millisecond}
 			out := k.run(t, binaries(t, p.overlay(t)))
@@ -128,4 +229,123 @@ func TestPlantedBugs(t *testing.T) {
 			t.Logf("found, as it must be: %v", out.violations)
 		})
 	}
+}
+
+// asked reports whether the bug is one that BUG= of make torture-planted names; without it each is.
+func asked(p *planted) bool {
+	bug := os.Getenv("TRIWARD_PLANTED_BUG")
+	return bug == "" || bug == "all" || bug == p.slug()
+}
+
+func (p *planted) slug() string { return strings.ReplaceAll(p.name, " ", "-") }
+
+// The places where bugs are planted are there: it is known at once when the source has moved.
+func TestPlantsFit(t *testing.T) {
+	for _, p := range plantedBugs() {
+		p.overlay(t)
+		if p.row == "kill" || p.row == "alerts" {
+			continue
+		}
+		found := false
+		for _, r := range faultRows() {
+			found = found || r.name == p.row
+		}
+		if !found {
+			t.Errorf("%s is to be found by %q, which is no row", p.name, p.row)
+		}
+	}
+}
+
+// TestPlantedInRows shows that rows of the bench bite. `make torture-planted` sets the environment.
+func TestPlantedInRows(t *testing.T) {
+	bug := os.Getenv("TRIWARD_PLANTED_BUG")
+	if bug == "" {
+		t.Log("bugs that take rows of the bench to be found are planted by make torture-planted")
+		return
+	}
+	found := false
+	for _, p := range plantedBugs() {
+		if !asked(&p) {
+			continue
+		}
+		found = true
+		if p.row == "kill" { // TestPlantedBugs
+			continue
+		}
+		t.Run(p.name, func(t *testing.T) { p.inRow(t) })
+	}
+	if !found {
+		t.Fatalf("no bug %q", bug)
+	}
+}
+
+// inRow runs the row with the bug in the program, as whoever looks for it would: in a process of its own.
+func (p *planted) inRow(t *testing.T) {
+	test, env := "TestTorture", []string{"TRIWARD_TORTURE_MINUTES=0", "TRIWARD_TORTURE_ROWS=" + p.row, "TRIWARD_TORTURE_SEED=1"}
+	if p.row == "alerts" {
+		test, env = "TestAlerts", []string{"TRIWARD_ALERT_KILLS=4"}
+	}
+	bin := binaries(t, p.overlay(t))
+	agent := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "github.com/triward/triward/agent/cmd/triward-agent")
+	if out, err := agent.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	counts := filepath.Join(t.TempDir(), "counts")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+test+"$", "-test.v", "-test.timeout=0")
+	cmd.Env = append(os.Environ(), append(env, "TRIWARD_BIN="+bin, "TRIWARD_PLANTED_COUNTS="+counts)...)
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Fatalf("%s does not bite:\n%s", p.row, out)
+	}
+	if p.says != "" {
+		said := regexp.MustCompile(".*"+p.says+".*").FindAllString(string(out), 5)
+		if len(said) == 0 {
+			t.Fatalf("%s is red, but not by %q:\n%s", p.row, p.says, out)
+		}
+		t.Logf("found, as it must be:\n%s", strings.Join(said, "\n"))
+		return
+	}
+	v, err := readCounts(counts)
+	if err == nil {
+		err = p.verdict(v)
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Logf("found by %s, as it must be: %v", p.row, v)
+}
+
+// counted is violations as one process tells another.
+type counted struct {
+	Lost, Doubled, Foreign, Differing, Forgotten, Broken int
+	Examples                                             []string
+}
+
+// writeCounts leaves what a row found to whoever planted a bug.
+func (r *result) writeCounts() error {
+	to := os.Getenv("TRIWARD_PLANTED_COUNTS")
+	if to == "" {
+		return nil
+	}
+	v := r.violations
+	if r.err != nil {
+		v.add(&v.broken, "%v", r.err)
+	}
+	b, err := json.Marshal(counted{v.lost, v.doubled, v.foreign, v.differing, v.forgotten, v.broken, v.examples})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o600)
+}
+
+func readCounts(path string) (*violations, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, errors.Join(errors.New("the row did not come to its end"), err)
+	}
+	var c counted
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, err
+	}
+	return &violations{c.Lost, c.Doubled, c.Foreign, c.Differing, c.Forgotten, c.Broken, c.Examples}, nil
 }

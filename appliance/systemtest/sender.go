@@ -43,6 +43,7 @@ type sender struct {
 	repeats int
 	node    int
 	lastAck time.Time
+	held    sync.RWMutex // locked while nothing new is to be sent
 
 	mu       sync.Mutex
 	longest  time.Duration // longest time between two acknowledgements
@@ -57,6 +58,7 @@ const (
 	linesPerBatch   = 5
 	stepMs          = 100
 	repeatEvery     = 5
+	aheadMs         = 3 * 3600 * 1000 // base is an hour ago
 )
 
 func newSender(name string, nodes []string, tlsConf *tls.Config, l *ledger) (*sender, error) {
@@ -151,27 +153,8 @@ func (s *sender) run(ctx context.Context, pace time.Duration) (err error) {
 	defer tick.Stop()
 	s.lastAck = time.Now()
 	for seq := uint64(1); ; seq++ {
-		batches := []wire.Batch{s.metricsBatch(seq), s.logsBatch(seq)}
-		s.ledger.sent(s.name, seq)
-		if err := s.deliver(ctx, batches); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("%s batch %d: %w", s.name, seq, err)
-		}
-		if err := s.ledger.acknowledged(s.name, seq); err != nil {
+		if err := s.step(ctx, seq); err != nil || ctx.Err() != nil {
 			return err
-		}
-		s.noteAck()
-		if seq%uint64(cmp.Or(s.repeats, repeatEvery)) == 0 {
-			at := s.node
-			s.node++
-			if err := s.deliver(ctx, batches); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("%s repeat of batch %d: %w", s.name, seq, err)
-			}
-			if s.repeats > 0 {
-				s.node = at
-			}
 		}
 		select {
 		case <-tick.C:
@@ -179,6 +162,35 @@ func (s *sender) run(ctx context.Context, pace time.Duration) (err error) {
 			return nil
 		}
 	}
+}
+
+// step delivers the batches of one sequence and writes down that they were acknowledged.
+func (s *sender) step(ctx context.Context, seq uint64) error {
+	s.held.RLock()
+	defer s.held.RUnlock()
+	batches := []wire.Batch{s.metricsBatch(seq), s.logsBatch(seq)}
+	s.ledger.sent(s.name, seq)
+	if err := s.deliver(ctx, batches); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("%s batch %d: %w", s.name, seq, err)
+	}
+	if err := s.ledger.acknowledged(s.name, seq); err != nil {
+		return err
+	}
+	s.noteAck()
+	if seq%uint64(cmp.Or(s.repeats, repeatEvery)) == 0 {
+		at := s.node
+		s.node++
+		if err := s.deliver(ctx, batches); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("%s repeat of batch %d: %w", s.name, seq, err)
+		}
+		if s.repeats > 0 {
+			s.node = at
+		}
+	}
+	return nil
 }
 
 func (s *sender) noteAck() {
@@ -218,6 +230,8 @@ func (s *sender) logsBatch(seq uint64) wire.Batch {
 	for i := range linesPerBatch {
 		st.Lines = append(st.Lines, wire.LogLine{T: (s.base+int64(seq)*stepMs)*1e6 + int64(i), Severity: wire.SeverityInfo, Text: append([]byte(ledgerLine(s.name, seq, i)), junk(s.padding)...)})
 	}
+	// A line that claims to be of the future is moved to the present, which must be the same one on all nodes.
+	st.Lines = append(st.Lines, wire.LogLine{T: (s.base + int64(seq)*stepMs + aheadMs) * 1e6, Severity: wire.SeverityInfo, Text: fmt.Appendf(nil, "ahead of its time, sender=%s seq=%d", s.name, seq)})
 	return s.batch(wire.LaneLogs, seq, wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{st}}))
 }
 

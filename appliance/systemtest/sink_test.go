@@ -58,14 +58,17 @@ type sink struct {
 	strayed int // requests that followed a redirect
 }
 
-func newSink(t *testing.T) *sink {
+func newSink(t *testing.T) *sink { return newSinkAt(t, "127.0.0.1") }
+
+// newSinkAt listens at an address that the nodes reach.
+func newSinkAt(t *testing.T, host string) *sink {
 	t.Helper()
 	s := &sink{done: make(chan struct{}), news: make(chan struct{})}
-	web, err := net.Listen("tcp", "127.0.0.1:0")
+	web, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	relay, err := net.Listen("tcp", "127.0.0.1:0")
+	relay, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}

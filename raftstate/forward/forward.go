@@ -46,6 +46,9 @@ func (e *RemoteError) Error() string { return fmt.Sprintf("%s (%s)", e.Message, 
 // CodeInternal is the code of errors that a handler did not name.
 const CodeInternal = "internal"
 
+// CodeEnded is the code of every answer to a node that is no member any more.
+const CodeEnded = "ended"
+
 // Loopback connects nodes of one process without a network, for tests. The zero value is ready.
 type Loopback struct {
 	mu    sync.Mutex

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -83,7 +84,7 @@ func (l *Listener) Serve(h Handler, pages http.Handler) {
 		mux.Handle("/", pages)
 	}
 	l.server = &http.Server{
-		Handler:           mux,
+		Handler:           l.members(mux),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       5 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
@@ -97,6 +98,28 @@ func (l *Listener) Serve(h Handler, pages http.Handler) {
 			l.log.Error("peer server ended", "err", err)
 		}
 	}()
+}
+
+// members serves those who are members now: a connection may be older than the end of a membership.
+func (l *Listener) members(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS == nil {
+			http.Error(w, "client certificate of a node is needed", http.StatusForbidden)
+			return
+		}
+		if err := l.id.verify(*r.TLS, ""); err != nil {
+			said := err.Error()
+			if errors.Is(err, ErrEnded) {
+				w.Header().Set(codeHeader, CodeEnded)
+				if _, why, ok := strings.Cut(said, ErrEnded.Error()+": "); ok {
+					said = why
+				}
+			}
+			http.Error(w, said, http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (l *Listener) accept() {

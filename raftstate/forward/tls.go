@@ -5,7 +5,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -26,8 +29,22 @@ type Identity struct {
 	Certificate func() (*tls.Certificate, error)
 	// Roots returns the CAs of nodes.
 	Roots func() *x509.CertPool
-	// Verify, when set, may refuse the node called id although its certificate is good (a denylist).
+	// Verify, when set, may refuse the node called id although its certificate is good. It is asked for each connection and
+	// each call. A node that it refuses with ErrEnded is told so: it may connect for calls, and every call is answered with
+	// the reason.
 	Verify func(id string, cert *x509.Certificate) error
+}
+
+// ErrEnded says that a node is no member any more.
+var ErrEnded = errors.New("it is no member of this cluster any more")
+
+// Ended reports whether a node answered a request with the reason of ErrEnded, and returns that.
+func Ended(resp *http.Response) (why string, ended bool) {
+	if resp.Header.Get(codeHeader) != CodeEnded {
+		return "", false
+	}
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // what came of it says enough
+	return strings.TrimSpace(string(body)), true
 }
 
 func (i *Identity) check() error {
@@ -44,12 +61,18 @@ func (i *Identity) server() *tls.Config {
 		NextProtos: []string{protoRaft, protoHTTP},
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			return &tls.Config{
-				MinVersion:       tls.VersionTLS13,
-				NextProtos:       []string{protoRaft, protoHTTP},
-				GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.Certificate() },
-				ClientAuth:       tls.RequireAndVerifyClientCert,
-				ClientCAs:        i.Roots(),
-				VerifyConnection: func(s tls.ConnectionState) error { return i.verify(s, "") },
+				MinVersion:     tls.VersionTLS13,
+				NextProtos:     []string{protoRaft, protoHTTP},
+				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.Certificate() },
+				ClientAuth:     tls.RequireAndVerifyClientCert,
+				ClientCAs:      i.Roots(),
+				VerifyConnection: func(s tls.ConnectionState) error {
+					err := i.verify(s, "")
+					if errors.Is(err, ErrEnded) && s.NegotiatedProtocol == protoHTTP { // see Listener.Serve
+						return nil
+					}
+					return err
+				},
 			}, nil
 		},
 	}

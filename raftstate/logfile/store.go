@@ -24,6 +24,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	walfs "github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
 	bolterr "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
@@ -54,6 +57,8 @@ type Options struct {
 	Short bool
 	// FreeBytes says how much the file system of a directory has left; by default it is asked.
 	FreeBytes func(dir string) (int64, error)
+	// Files is the file system of the segments, which lie in the log's directory; that of the machine.
+	Files types.VFS
 }
 
 // Room says what there is room for on the file system of the log.
@@ -78,6 +83,7 @@ type Store struct {
 	extents extents
 	base    atomic.Pointer[base]
 
+	write   chan struct{} // held by who writes or deletes entries
 	mu      sync.Mutex
 	holds   int
 	closed  bool
@@ -111,6 +117,9 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
+	if o.Files == nil {
+		o.Files = walfs.New()
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}
@@ -122,7 +131,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(corrupt(fmt.Errorf("open log in %s: %w", dir, err)), reach.close())
 	}
-	s := &Store{dir: dir, opt: o, wal: w, reach: reach}
+	s := &Store{dir: dir, opt: o, wal: w, reach: reach, write: make(chan struct{}, 1)}
 	s.cache.limit = o.CacheBytes
 	_, last, err := s.bounds()
 	if err == nil && last < least && !o.Short {
@@ -148,7 +157,8 @@ func openWAL(dir string, o Options) (w *wal.WAL, err error) {
 			err = errors.Join(err, m.Close())
 		}
 	}()
-	return wal.Open(dir, wal.WithSegmentSize(o.SegmentBytes), wal.WithLogger(o.Logger), wal.WithMetaStore(m))
+	return wal.Open(dir, wal.WithSegmentSize(o.SegmentBytes), wal.WithLogger(o.Logger), wal.WithMetaStore(m),
+		wal.WithSegmentFiler(segment.NewFiler(dir, o.Files)))
 }
 
 // measure seeds the extents: sealed segments by the size of their file, the newest by its entries.
@@ -321,6 +331,7 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	if err := s.CheckRoom(); err != nil {
 		return err
 	}
+	defer s.lockWrite()()
 	defer s.watch()()
 	sealed := make([]*raft.Log, len(logs))
 	for i, l := range logs {
@@ -332,6 +343,12 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	s.extents.add(logs)
 	s.cache.add(logs)
 	return s.reach.set(logs[len(logs)-1].Index, false)
+}
+
+// lockWrite keeps other writers out until the function it returns is called.
+func (s *Store) lockWrite() func() {
+	s.write <- struct{}{}
+	return func() { <-s.write }
 }
 
 // Room returns what there is room for. With RoomControl and RoomNone the error, which is ErrFull unless the file
@@ -390,6 +407,7 @@ func (s *Store) Writing() time.Duration {
 // DeleteRange implements raft.LogStore for a prefix or a suffix of the log. While a Hold is out, removing a
 // prefix does nothing (the next compaction removes more), unless the log exceeds HoldBytes.
 func (s *Store) DeleteRange(lo, hi uint64) error {
+	defer s.lockWrite()()
 	first, last, err := s.bounds()
 	if err != nil {
 		return err

@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -320,41 +324,86 @@ func newGenerator(t testing.TB, seed uint64) *generator {
 	return &generator{r: rand.New(rand.NewPCG(seed, 7)), m: newModel(), coder: newCoder(t), now: start}
 }
 
-// Random commands, right and wrong ones, must be answered as the model answers them and leave its state.
-func TestAgainstModel(t *testing.T) {
-	for seed := range uint64(6) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			g := newGenerator(t, seed)
-			m, s := newMachineOf(t, modelLimits())
-			var group machine.Group
-			var taken []modelSample
-			var lines []modelLine
-			for range 1500 {
-				e, want := g.entry()
-				got, err := m.Apply(g.index, 1, e, &group)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for i := range want {
-					if !reflect.DeepEqual(comparable(got)[i], comparable(want)[i]) {
-						t.Fatalf("entry %d, command %d, %s:\n got %+v\nwant %+v", g.index, i, e.Commands[i].Type, got[i], want[i])
-					}
-				}
-				if g.r.IntN(3) == 0 {
-					taken, lines = drain(t, &group, taken, lines)
-					m.Finish(&group)
-					group.Reset()
-				}
-			}
-			taken, lines = drain(t, &group, taken, lines)
-			m.Finish(&group)
-			compareWithModel(t, g, s, taken, lines)
-		})
+// steps is how many entries the test against the model applies: TRIWARD_MODEL_STEPS, or few.
+func steps(t *testing.T) (n, first uint64) {
+	t.Helper()
+	n = 9000
+	for name, v := range map[string]*uint64{"TRIWARD_MODEL_STEPS": &n, "TRIWARD_MODEL_SEED": &first} {
+		s := os.Getenv(name)
+		if s == "" {
+			continue
+		}
+		x, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatalf("%s=%q: %v", name, s, err)
+		}
+		*v = x
 	}
+	return n, first
+}
+
+// Random commands, right and wrong ones, must be answered as the model answers them and leave its state. A seed gives
+// exactly the same entries every time. Runs are short and, when many steps are asked for, some of them long.
+func TestAgainstModel(t *testing.T) {
+	left, seed := steps(t)
+	var counts sync.Map // of commands by type and status
+	t.Run("runs", func(t *testing.T) {
+		for seed := seed; left > 0; seed++ {
+			n := min(left, 1500)
+			if seed%20 == 19 && left > 100_000 {
+				n = 20_000
+			}
+			left -= n
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				againstModel(t, seed, int(n), &counts)
+			})
+		}
+	})
+	var said []string
+	total := int64(0)
+	counts.Range(func(k, v any) bool {
+		n := v.(*atomic.Int64).Load()
+		total += n
+		said = append(said, fmt.Sprintf("%s %d", k, n))
+		return true
+	})
+	slices.Sort(said)
+	t.Logf("%d commands: %s", total, strings.Join(said, ", "))
+}
+
+func againstModel(t *testing.T, seed uint64, entries int, counts *sync.Map) {
+	g := newGenerator(t, seed)
+	m, s := newMachineOf(t, modelLimits())
+	var group machine.Group
+	var taken []modelSample
+	var lines []modelLine
+	for range entries {
+		e, want := g.entry()
+		got, err := m.Apply(g.index, 1, e, &group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, result := range comparable(got) {
+			if !reflect.DeepEqual(result, comparable(want[i : i+1])[0]) {
+				t.Fatalf("entry %d, command %d, %s:\n got %+v\nwant %+v", g.index, i, e.Commands[i].Type, got[i], want[i])
+			}
+			n, _ := counts.LoadOrStore(e.Commands[i].Type.String()+" "+result.Status.String(), new(atomic.Int64))
+			n.(*atomic.Int64).Add(1)
+		}
+		if g.r.IntN(3) == 0 {
+			taken, lines = drain(t, g.coder, &group, taken, lines)
+			m.Finish(&group)
+			group.Reset()
+		}
+	}
+	taken, lines = drain(t, g.coder, &group, taken, lines)
+	m.Finish(&group)
+	compareWithModel(t, g, s, taken, lines, entries)
 }
 
 // drain takes what the stores would take.
-func drain(t *testing.T, g *machine.Group, samples []modelSample, lines []modelLine) ([]modelSample, []modelLine) {
+func drain(t *testing.T, coder *wire.Coder, g *machine.Group, samples []modelSample, lines []modelLine) ([]modelSample, []modelLine) {
 	t.Helper()
 	if len(g.Samples.IDs) != len(g.Samples.T) || len(g.Samples.IDs) != len(g.Samples.Values) {
 		t.Fatalf("columns of %d, %d and %d", len(g.Samples.IDs), len(g.Samples.T), len(g.Samples.Values))
@@ -362,7 +411,6 @@ func drain(t *testing.T, g *machine.Group, samples []modelSample, lines []modelL
 	for i, id := range g.Samples.IDs {
 		samples = append(samples, modelSample{series: id, t: g.Samples.T[i], v: g.Samples.Values[i]})
 	}
-	coder := newCoder(t)
 	for _, e := range g.Logs {
 		for _, a := range e.Batches {
 			raw, err := coder.Decompress(nil, &wire.Batch{Codec: a.Codec, RawLen: len(wire.AppendLogs(nil, a.Batch)), Body: a.Body})
@@ -386,17 +434,17 @@ func drain(t *testing.T, g *machine.Group, samples []modelSample, lines []modelL
 	return samples, lines
 }
 
-func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []modelSample, lines []modelLine) {
+func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []modelSample, lines []modelLine, entries int) {
 	t.Helper()
 	if !slices.EqualFunc(samples, g.m.samples, func(a, b modelSample) bool {
 		return a.series == b.series && a.t == b.t && a.v == b.v
-	}) || len(samples) < 1000 {
+	}) || len(samples) < entries*2/3 && entries == 1500 {
 		t.Errorf("%d samples were accepted, the model has %d", len(samples), len(g.m.samples))
 	}
-	if !reflect.DeepEqual(lines, g.m.lines) || len(lines) < 500 {
+	if !reflect.DeepEqual(lines, g.m.lines) || len(lines) < entries/3 && entries == 1500 {
 		t.Errorf("%d lines were accepted, the model has %d", len(lines), len(g.m.lines))
 	}
-	if g.fresh < 300 || g.repeats < 60 || len(g.m.recent) != modelLimits().RecentLines {
+	if entries == 1500 && (g.fresh < 200 || g.repeats < 40 || len(g.m.recent) != modelLimits().RecentLines) {
 		t.Errorf("of lines delivered %d were fresh and %d repeats, %d are remembered: the test tests little", g.fresh, g.repeats, len(g.m.recent))
 	}
 	index, days := s.Digests()

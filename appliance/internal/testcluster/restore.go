@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/triward/triward/appliance"
@@ -64,7 +66,16 @@ func (c *Cluster) add(t testing.TB, cfg appliance.Config) *Node {
 // Join makes a new node with a token, as `triward cluster join` does, and waits until it is a member.
 func (c *Cluster) Join(t testing.TB, id string) *Node {
 	t.Helper()
-	cfg := NewConfig(t, id)
+	n, err := c.JoinAs(t, NewConfig(t, id), nil)
+	must(t, err)
+	return n
+}
+
+// JoinAs is Join for a node with a configuration that the caller made, with further words in its request. The error is that
+// of the request.
+func (c *Cluster) JoinAs(t testing.TB, cfg appliance.Config, more map[string]any) (*Node, error) {
+	t.Helper()
+	id := cfg.NodeID
 	var token struct {
 		Token string `json:"token"`
 	}
@@ -84,11 +95,15 @@ func (c *Cluster) Join(t testing.TB, id string) *Node {
 			PeerAddr string `json:"peer_addr"`
 		} `json:"peers"`
 	}
-	must(t, c.Post(c.Nodes[0], "/v1/cluster/join", map[string]any{
+	request := map[string]any{
 		"token": token.Token, "id": id, "csr_pem": string(csr), "peer_addr": cfg.Listen.Peer.Advertise,
 		"url": cfg.Listen.HTTP.URL, "agent_url": cfg.Listen.Agents.Advertise,
 		"ring_to": recipient,
-	}, &answer))
+	}
+	maps.Copy(request, more)
+	if err := c.Post(c.Nodes[0], "/v1/cluster/join", request, &answer); err != nil {
+		return nil, err
+	}
 	ring, err := keyring.Unwrap(answer.Ring, identity)
 	must(t, err)
 	must(t, ring.Save(cfg.TLS.Dir))
@@ -99,7 +114,12 @@ func (c *Cluster) Join(t testing.TB, id string) *Node {
 	must(t, setup.Write(cfg.DataDir))
 	files := pki.Files{CA: []byte(answer.CA), CAKey: []byte(answer.CAKey), Cert: []byte(answer.Cert), Key: key}
 	must(t, files.Save(cfg.TLS.Dir))
-	return c.add(t, cfg)
+	return c.add(t, cfg), nil
+}
+
+// Forget takes a node that is no member out of those that the test looks at. It must be stopped.
+func (c *Cluster) Forget(n *Node) {
+	c.Nodes = slices.DeleteFunc(c.Nodes, func(o *Node) bool { return o == n })
 }
 
 // Digests returns the digests of a node as text, and the index they are of.

@@ -1,0 +1,280 @@
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/pki"
+	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/forward"
+	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/tsdb"
+)
+
+// ErrRecovering says that a recovery of the node was begun and not finished.
+var ErrRecovering = errors.New("a recovery of this node was begun and not finished")
+
+// ErrMajority says that a recovery was refused because the majority is not lost.
+var ErrMajority = errors.New("the majority of the cluster is not lost")
+
+// recoverMark lies in the data directory while a recovery is under way, and has its recoveredFrom. No server starts with it.
+const recoverMark = "RECOVER"
+
+// recoveredFrom is what a cluster remembers of its recovery.
+type recoveredFrom struct {
+	Node        string   `json:"node"`
+	By          string   `json:"by"` // who ran the command, by the system's word
+	At          int64    `json:"at"` // by the node's clock, milliseconds since 1970
+	Lost        []string `json:"lost"`
+	Mark        uint64   `json:"mark_index"`
+	Last        uint64   `json:"last_index"`
+	Incarnation string   `json:"incarnation"`
+}
+
+// recovering returns ErrRecovering when the node is in the middle of a recovery. The configuration must be resolved.
+func (c *Config) recovering() error {
+	if _, err := os.Lstat(filepath.Join(c.DataDir, recoverMark)); err == nil {
+		return ErrRecovering
+	}
+	return nil
+}
+
+// RecoveryPlan says what a recovery would do.
+type RecoveryPlan struct {
+	raftstate.Left
+	Cluster string
+	Again   bool // one was begun before
+	Lost    []raftstate.Member
+	// Answering are those of Lost that answer on their peer port.
+	Answering []string
+}
+
+// PlanRecovery looks at a stopped node whose cluster has lost its majority for good. It refuses a node that runs, that is
+// none, or that cannot go on alone, and with ErrMajority one whose cluster can still be had. Nothing is changed. The
+// configuration must be resolved.
+func (c *Config) PlanRecovery(ctx context.Context) (_ *RecoveryPlan, err error) {
+	release, err := lockDir(c.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	if err := errors.Join(c.Initialised(), c.Removed()); err != nil {
+		return nil, err
+	}
+	if _, _, _, err := c.findCA(&IssueOptions{}, &Issued{}); err != nil {
+		return nil, err
+	}
+	identity, err := pki.Load(c.TLS.Dir)
+	if err != nil {
+		return nil, err
+	}
+	left, err := raftstate.Inspect(ctx, c.DataDir)
+	if err != nil {
+		return nil, fatalCause(err)
+	}
+	plan := &RecoveryPlan{Left: *left, Cluster: identity.ClusterID(), Again: c.recovering() != nil}
+	if left.Probation {
+		return nil, errors.New("this node lost its data and has not caught up with its cluster: recover another one, or restore a backup")
+	}
+	voters := 0
+	for _, m := range left.Members {
+		if m.Voter {
+			voters++
+		}
+		if m.ID != c.NodeID {
+			plan.Lost = append(plan.Lost, m)
+		}
+	}
+	if plan.Again {
+		return plan, nil
+	}
+	answeringVoters := 0
+	for _, m := range plan.Lost {
+		if c.answers(ctx, identity, m) {
+			plan.Answering = append(plan.Answering, m.ID)
+			if m.Voter {
+				answeringVoters++
+			}
+		}
+	}
+	own := 0
+	for _, m := range left.Members {
+		if m.ID == c.NodeID && m.Voter {
+			own = 1
+		}
+	}
+	if len(plan.Lost) > 0 && answeringVoters+own > voters/2 {
+		return nil, fmt.Errorf("%w: %d of %d voters answer (%v); start this node as it is", ErrMajority, answeringVoters+own, voters, plan.Answering)
+	}
+	if len(plan.Lost) == 0 {
+		return nil, fmt.Errorf("%w: this node is its only member; start it as it is", ErrMajority)
+	}
+	return plan, nil
+}
+
+// answers reports whether a member answers calls of this node.
+func (c *Config) answers(ctx context.Context, identity *pki.Identity, m raftstate.Member) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	client := forward.NewClient(staticIdentity(identity), func(string) (string, error) { return m.Addr, nil })
+	defer client.Close()
+	_, err := client.Call(ctx, m.ID, "status", nil)
+	var remote *forward.RemoteError
+	return err == nil || errors.As(err, &remote)
+}
+
+// Recover makes a stopped node the only member of a cluster that goes on from what it holds, as another incarnation: the
+// members that are lost cannot come back with what they have. What was interrupted is gone on with when it is called again.
+// The configuration must be resolved; phase, when not nil, is told what begins.
+func Recover(ctx context.Context, cfg Config, by string, log *slog.Logger, phase func(string)) (err error) {
+	plan, err := cfg.PlanRecovery(ctx)
+	if err != nil {
+		return err
+	}
+	release, err := lockDir(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	ca, _, _, err := cfg.findCA(&IssueOptions{}, &Issued{})
+	if err != nil {
+		return err
+	}
+	if err := ca.Good(time.Now()); err != nil {
+		return err
+	}
+	note, err := cfg.beginRecovery(plan, by)
+	if err != nil {
+		return err
+	}
+	phase("apply what the log holds")
+	through, err := alone(ctx, &cfg, log)
+	if err != nil {
+		return fatalCause(err)
+	}
+	phase("begin anew")
+	self := raftstate.Server{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise}
+	err = raftstate.Renew(cfg.DataDir, self, through, func(tx *meta.Tx) error { return beginRecovered(tx, note) })
+	if err != nil {
+		return fatalCause(err)
+	}
+	setup := Setup{ClusterID: plan.Cluster, Recovered: note}
+	if err := setup.Write(cfg.DataDir); err != nil {
+		return err
+	}
+	if err := cfg.IssueIdentity(ca.InIncarnation(note.Incarnation)); err != nil {
+		return err
+	}
+	if err := cfg.SaveRecovery(); err != nil {
+		return err
+	}
+	return removeFile(filepath.Join(cfg.DataDir, recoverMark))
+}
+
+// beginRecovery writes down that a recovery begins, or reads what one that was interrupted wrote.
+func (c *Config) beginRecovery(plan *RecoveryPlan, by string) (*recoveredFrom, error) {
+	path := filepath.Join(c.DataDir, recoverMark)
+	body, err := os.ReadFile(path)
+	if err == nil {
+		var note recoveredFrom
+		if err := json.Unmarshal(body, &note); err != nil || note.Incarnation == "" {
+			return nil, fmt.Errorf("%s cannot be read (%w): delete it to begin the recovery anew", path, errors.Join(err))
+		}
+		return &note, nil
+	}
+	note := &recoveredFrom{
+		Node: c.NodeID, By: by, At: time.Now().UnixMilli(), Mark: plan.Mark.Index, Last: plan.Last, Incarnation: pki.NewIncarnation(),
+	}
+	for _, m := range plan.Lost {
+		note.Lost = append(note.Lost, m.ID)
+	}
+	if body, err = json.Marshal(note); err != nil {
+		return nil, fmt.Errorf("encode note of the recovery: %w", err)
+	}
+	return note, pki.WriteSecret(path, body)
+}
+
+// alone applies everything that the node's log holds, with this node as the only member.
+func alone(ctx context.Context, cfg *Config, log *slog.Logger) (uint64, error) {
+	state := newLateState()
+	metrics, err := tsdb.New(tsdb.Options{Dictionary: state, Logger: log})
+	if err != nil {
+		return 0, err
+	}
+	logs, err := logstore.New(logstore.Options{Log: log, CacheBytes: int64(cfg.Logs.CacheBytes)})
+	if err != nil {
+		return 0, errors.Join(err, metrics.Close())
+	}
+	failed := make(chan error, 1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	through, err := raftstate.Alone(ctx, raftstate.Config{
+		NodeID: cfg.NodeID, DataDir: cfg.DataDir, Advertise: cfg.Listen.Peer.Advertise,
+		QueueBytes: int64(cfg.Queue.Retention.Bytes), QueueAge: time.Duration(cfg.Queue.Retention.Time),
+		OnFatal: func(err error) {
+			failed <- err
+			cancel(err)
+		},
+		Logger: log,
+	}, raftstate.Sinks{Metrics: metrics, Logs: logs}, state.open)
+	state.open(nil)
+	select {
+	case fatal := <-failed:
+		return 0, fatal
+	default:
+	}
+	return through, err
+}
+
+// beginRecovered edits the metadata for the cluster that goes on. What was taken away last, a right or a token, may be among
+// what was lost: sessions and invitations end, so that nobody goes on who was to be kept out.
+func beginRecovered(tx *meta.Tx, note *recoveredFrom) error {
+	for _, bucket := range endsWithRestore {
+		for _, key := range tx.Keys(bucket) {
+			tx.Delete(bucket, key)
+		}
+	}
+	for _, key := range tx.Keys(auth.BucketAPITokens) {
+		var t auth.APIToken
+		if v, _ := tx.Get(auth.BucketAPITokens, key); json.Unmarshal(v.Data, &t) == nil && t.Node != "" {
+			tx.Delete(auth.BucketAPITokens, key) // of the command line on a node; this one makes its own anew
+		}
+	}
+	body, err := json.Marshal(note)
+	if err != nil {
+		return fmt.Errorf("encode note of the recovery: %w", err)
+	}
+	tx.Put(bucketSettings, "recovered", body, 0)
+	return nil
+}
+
+// noteRecovery writes into the audit log that the cluster goes on without its majority.
+func (a *App) noteRecovery(ctx context.Context) error {
+	if a.setup == nil || a.setup.Recovered == nil {
+		return nil
+	}
+	detail, err := json.Marshal(a.setup.Recovered)
+	if err != nil {
+		return fmt.Errorf("encode note of the recovery: %w", err)
+	}
+	key := "recovered_noted/" + a.setup.Recovered.Incarnation
+	_, err = a.commit(ctx, command.Txn{
+		Compares: []command.Compare{{Bucket: bucketSettings, Key: key}},
+		Ops:      []command.Op{{Bucket: bucketSettings, Key: key, Value: []byte("true")}},
+		Audit:    []command.AuditRecord{{Actor: "node " + a.cfg.NodeID, Action: "cluster.recover", Target: a.identity.ClusterID(), Detail: detail}},
+	})
+	if errors.Is(err, auth.ErrConflict) { // noted before this start
+		return nil
+	}
+	return err
+}
+

@@ -1,0 +1,74 @@
+package raftstate
+
+import (
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// A leader whose disk hangs is silent, heartbeats and pipelines alike, and goes on when the disk answers.
+func TestHungLeaderIsSilent(t *testing.T) {
+	_, inner := raft.NewInmemTransport("a")
+	_, peer := raft.NewInmemTransport("b")
+	inner.Connect("b", peer)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case rpc := <-peer.Consumer():
+				rpc.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
+			case <-done:
+				return
+			}
+		}
+	}()
+	var hung atomic.Bool
+	q := &quietTransport{Transport: inner, hangs: hung.Load}
+	send := func() error {
+		return q.AppendEntries("b", "b", &raft.AppendEntriesRequest{}, &raft.AppendEntriesResponse{})
+	}
+	pipe, err := q.AppendEntriesPipeline("b", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	for _, hangs := range []bool{false, true, false} {
+		hung.Store(hangs)
+		_, viaPipe := pipe.AppendEntries(&raft.AppendEntriesRequest{}, &raft.AppendEntriesResponse{})
+		fresh, viaFresh := q.AppendEntriesPipeline("b", "b")
+		if fresh != nil {
+			_ = fresh.Close()
+		}
+		for name, err := range map[string]error{"heartbeat": send(), "pipeline": viaPipe, "new pipeline": viaFresh} {
+			if hangs != errors.Is(err, errHangs) || !hangs && err != nil {
+				t.Errorf("the disk hangs: %v, %s: %v", hangs, name, err)
+			}
+		}
+	}
+}
+
+// After a failed sync raft stores neither term nor vote: that would be another sync of the same files.
+func TestNothingIsSyncedAfterAFailure(t *testing.T) {
+	c := newTestCluster(t, 1, nil)
+	n := c.nodes["n1"]
+	c.leader()
+	g := &guard{Store: n.store, n: n.Node}
+	n.Node.fatal(brokenDisk("log", errors.New("fsync failed")))
+	tried := make(chan error, 1)
+	go func() {
+		defer close(tried) // the goroutine of raft is stopped for good, with Close
+		tried <- g.SetUint64([]byte("test"), 7)
+	}()
+	select {
+	case err := <-tried:
+		t.Errorf("a store after a failure returned %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if v, err := n.store.GetUint64([]byte("test")); err != nil || v != 0 {
+		t.Errorf("%d was stored after a failure: %v", v, err)
+	}
+}
