@@ -260,3 +260,13 @@ func (a *App) agentCloned(agent *auth.Agent) {
 		Severity: wire.SeverityError, Text: "two machines send as the agent of " + agent.Hostname + ": one is a copy of the other",
 	})
 }
+
+// agentOverloads tells whose data a node has to refuse others for, once an hour.
+func (a *App) agentOverloads(agent *auth.Agent, part float64) {
+	hour := a.state.LogTime() / time.Hour.Milliseconds()
+	a.events.Tell(events.Event{
+		ID: fmt.Sprintf("overload/%s/%s/%d", a.cfg.NodeID, agent.ID, hour), Kind: "agent_overload", Host: agent.Hostname, Agent: agent.ID, Key: agent.ID,
+		Severity: wire.SeverityWarning, Tags: map[string]string{"node": a.cfg.NodeID, "percent": fmt.Sprint(int(100 * part))},
+		Text: fmt.Sprintf("more comes than node %s takes; %d %% of it is from the agent of %s", a.cfg.NodeID, int(100*part), agent.Hostname),
+	})
+}

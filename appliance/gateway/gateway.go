@@ -101,6 +101,9 @@ type Options struct {
 	Problem func(error) *problem.Problem
 	// OnCloned is told that another spool sends under an agent's identity. It must not block; nil tells nobody.
 	OnCloned func(agent *auth.Agent)
+	// OnOverload is told who sends most, and what part of all bytes, while requests are refused for want of room; once a
+	// minute at most. It must not block; nil tells nobody.
+	OnOverload func(agent *auth.Agent, part float64)
 
 	Timeout       time.Duration // of one request, from its headers to its answer
 	BytesInFlight int64         // what bodies take at once over all requests, decoded
@@ -116,6 +119,7 @@ type Gateway struct {
 	sessions *sessions
 	together *together // catching up for agents that want their configuration
 	failures *failureLog
+	busiest  busiest
 	met      gatewayMetrics
 	buffers  sync.Pool
 }
@@ -184,8 +188,11 @@ func (g *Gateway) handle(route string, fn func(http.ResponseWriter, *http.Reques
 		code := http.StatusOK
 		if err := fn(w, r.WithContext(ctx)); err != nil {
 			p := g.problem(err)
-			if code = p.Status; code >= http.StatusInternalServerError {
+			switch code = p.Status; {
+			case code >= http.StatusInternalServerError:
 				g.failures.note(g.opts.Log, route, from.agent, code, err)
+			case code == http.StatusTooManyRequests:
+				g.tellBusy()
 			}
 			p.Write(w)
 		}

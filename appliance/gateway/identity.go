@@ -54,6 +54,7 @@ func (g *Gateway) asAgent(cost bodyCost, fn func(http.ResponseWriter, *http.Requ
 			p.Type = typeExpired
 			return p.WithHint("the agent renews it by itself; after " + graceText + " only enrolling it anew helps")
 		}
+		g.busiest.note(who.agent, r.ContentLength, time.Now())
 		release, err := g.take(cost.of(r))
 		if err != nil {
 			return err

@@ -196,6 +196,9 @@ func (c *cluster) do(r *http.Request, answer any) error {
 	if resp.StatusCode/100 != 2 {
 		return &answerError{resp.StatusCode, string(b)}
 	}
+	if answer == nil {
+		return nil
+	}
 	return json.Unmarshal(b, answer)
 }
 

@@ -43,6 +43,9 @@ func faultRows() []faultRow {
 		slowRows(),
 		damageRows(),
 		notifyRows(),
+		metaRows(),
+		agentRows(),
+		loadRows(),
 		diskRows(),
 	)
 }

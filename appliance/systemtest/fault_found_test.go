@@ -220,16 +220,27 @@ func (tr *trial) join(ctx context.Context, n *devNode) error {
 
 // change asks a node to do something and decodes what it answers.
 func (c *cluster) change(ctx context.Context, n *devNode, method, path string, body, answer any) error {
+	r, err := newRequest(ctx, method, n.URL+path, body)
+	if err != nil {
+		return err
+	}
+	return c.do(r, answer)
+}
+
+// newRequest is a request with a body of JSON, or none.
+func newRequest(ctx context.Context, method, target string, body any) (*http.Request, error) {
+	if body == nil {
+		return http.NewRequestWithContext(ctx, method, target, nil)
+	}
 	text, err := json.Marshal(body)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r, err := http.NewRequestWithContext(ctx, method, n.URL+path, bytes.NewReader(text))
-	if err != nil {
-		return err
+	r, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(text))
+	if err == nil {
+		r.Header.Set("Content-Type", "application/json")
 	}
-	r.Header.Set("Content-Type", "application/json")
-	return c.do(r, answer)
+	return r, err
 }
 
 // voters says why not all nodes vote and are reached.

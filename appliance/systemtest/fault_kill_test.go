@@ -21,15 +21,15 @@ const trialSenders = 4
 func killRows() []faultRow {
 	return []faultRow{
 		{
-			name: "kill-follower", fault: "kill -9 of a follower, and its start", weight: 35 * time.Second, short: true, goal: followerGoal,
+			name: "kill-follower", fault: "kill -9 of a follower, and its start", weight: 25 * time.Second, goal: followerGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.killRounds(ctx, tr.killFollower) },
 		},
 		{
-			name: "kill-leader", fault: "kill -9 of the leader, and its start", weight: 40 * time.Second, short: true, goal: leaderGoal,
+			name: "kill-leader", fault: "kill -9 of the leader, and its start", weight: 30 * time.Second, short: true, goal: leaderGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.killRounds(ctx, tr.killLeader) },
 		},
 		{
-			name: "kill-all", fault: "kill -9 of all nodes at once, and their start", weight: 50 * time.Second, short: true, goal: startGoal,
+			name: "kill-all", fault: "kill -9 of all nodes at once, and their start", weight: 40 * time.Second, short: true, goal: startGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.killRounds(ctx, tr.killAll) },
 		},
 	}

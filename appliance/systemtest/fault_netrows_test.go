@@ -32,18 +32,18 @@ func networkRows() []faultRow {
 			split{cut: (*trial).apart, lone: true, reached: true}),
 		partRow("part-link", "the cable between the leader and one follower is cut", true, false, leaderGoal, split{cut: (*trial).link, reached: true}),
 		partRow("part-mesh", "every cable between nodes is cut", true, false, startGoal, split{cut: (*trial).mesh, lone: true, all: true, reached: true}),
-		partRow("oneway-leader-deaf", "the leader sends and receives nothing", true, true, leaderGoal, split{cut: fromOthers, lone: true, reached: true}),
+		partRow("oneway-leader-deaf", "the leader sends and receives nothing", true, false, leaderGoal, split{cut: fromOthers, lone: true, reached: true}),
 		partRow("oneway-leader-mute", "the leader receives and what it sends is lost", true, false, leaderGoal, split{cut: toOthers, lone: true, reached: true}),
 		partRow("oneway-follower-deaf", "a follower sends and receives nothing", false, false, leaderGoal, split{cut: fromOthers, lone: true, reached: true}),
 		partRow("oneway-follower-mute", "a follower receives and what it sends is lost", false, false, leaderGoal, split{cut: toOthers, reached: true}),
 		{
 			name: "flap-leader", fault: "the cables of the leader are cut and mended again every 0.3 to 3 s for 40 s", needs: []need{needNet},
-			weight: 75 * time.Second, short: true,
+			weight: 65 * time.Second, short: true,
 			run: func(ctx context.Context, tr *trial) error { return tr.flap(ctx, (*trial).apart) },
 		},
 		{
 			name: "flap-link", fault: "the cable between the leader and one follower is cut and mended every 0.3 to 3 s for 40 s", needs: []need{needNet},
-			weight: 75 * time.Second, run: func(ctx context.Context, tr *trial) error { return tr.flap(ctx, (*trial).link) },
+			weight: 65 * time.Second, run: func(ctx context.Context, tr *trial) error { return tr.flap(ctx, (*trial).link) },
 		},
 	}
 }
@@ -51,7 +51,7 @@ func networkRows() []faultRow {
 // partRow cuts three times; about says whether it is about the leader or a follower.
 func partRow(name, fault string, leader, short bool, goal time.Duration, s split) faultRow {
 	return faultRow{
-		name: name, fault: fault + ", for 5 to 9 s", needs: []need{needNet}, weight: 75 * time.Second, short: short, goal: goal,
+		name: name, fault: fault + ", for 5 to 9 s", needs: []need{needNet}, weight: 60 * time.Second, short: short, goal: goal,
 		run: func(ctx context.Context, tr *trial) error {
 			if err := tr.found(ctx, plan{apart: true}); err != nil {
 				return err

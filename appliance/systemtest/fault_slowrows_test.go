@@ -37,7 +37,7 @@ func slowRows() []faultRow {
 		},
 		{
 			name: "ack-lost", fault: "a proxy carries requests of senders and loses the answers, twice a second for 20 s", needs: []need{needOwn},
-			weight: 45 * time.Second, short: true, run: func(ctx context.Context, tr *trial) error { return tr.loseAcks(ctx) },
+			weight: 35 * time.Second, short: true, run: func(ctx context.Context, tr *trial) error { return tr.loseAcks(ctx) },
 		},
 		{
 			name: "stop-leader", fault: "SIGSTOP of the leader for 5 to 30 s, and reads that wait for it to wake", weight: 90 * time.Second, goal: leaderGoal,
@@ -46,7 +46,7 @@ func slowRows() []faultRow {
 			},
 		},
 		{
-			name: "stop-short", fault: "SIGSTOP of the leader for 1 to 6 s, and reads that wait for it to wake", weight: 55 * time.Second, short: true, goal: leaderGoal,
+			name: "stop-short", fault: "SIGSTOP of the leader for 1 to 6 s, and reads that wait for it to wake", weight: 40 * time.Second, short: true, goal: leaderGoal,
 			run: func(ctx context.Context, tr *trial) error {
 				return tr.stops(ctx, 4, time.Second, 6*time.Second, tr.leader)
 			},

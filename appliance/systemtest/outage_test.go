@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ type hostAgent struct {
 	bin, config, status string
 	log                 *os.File
 	cmd                 *exec.Cmd
+	client              *http.Client // that reaches its status; nil: any
 }
 
 func newHostAgent(ctx context.Context, c *cluster, dir, file string) (*hostAgent, error) {
@@ -101,7 +103,7 @@ func (a *hostAgent) ask(ctx context.Context) (st agentStatus, err error) {
 	if err != nil {
 		return st, err
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := cmp.Or(a.client, http.DefaultClient).Do(r)
 	if err != nil {
 		return st, err
 	}

@@ -85,6 +85,7 @@ export const events = {
     agent_silent: 'Agent silent',
     agent_heard: 'Agent heard again',
     agent_cloned: 'Agent cloned',
+    agent_overload: 'Agent sends too much',
     alert_fired: 'Alert fires',
     alert_resolved: 'Alert over',
     alert_acknowledged: 'Alert acknowledged',

@@ -85,6 +85,7 @@ export const events: Dictionary['events'] = {
     agent_silent: '代理无响应',
     agent_heard: '代理恢复响应',
     agent_cloned: '代理被克隆',
+    agent_overload: '代理发送过多',
     alert_fired: '告警触发',
     alert_resolved: '告警结束',
     alert_acknowledged: '告警已确认',
