@@ -73,20 +73,22 @@ type App struct {
 	logs    *logstore.Store
 	guard   *logGuard
 	repairs *repair.Service
-	state   *lateState
-	node    *raftstate.Node
-	auth    *auth.Service
-	view    *fleet.View
-	lines   *ui.LineFeed
-	alerts  *alerting.Service
-	events  *events.Service
-	configs *agentconfig.Service
-	cluster *clusterView
-	disk    *diskGauge
-	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
-	intake  atomic.Pointer[intake.Intake]   // nil until it is made
-	hub     *ui.Hub
-	api     *api.API
+	// scrubbing says that somebody asked for a search for damage, which is under way.
+	scrubbing atomic.Bool
+	state     *lateState
+	node      *raftstate.Node
+	auth      *auth.Service
+	view      *fleet.View
+	lines     *ui.LineFeed
+	alerts    *alerting.Service
+	events    *events.Service
+	configs   *agentconfig.Service
+	cluster   *clusterView
+	disk      *diskGauge
+	gateway   atomic.Pointer[gateway.Gateway] // nil until it is made
+	intake    atomic.Pointer[intake.Intake]   // nil until it is made
+	hub       *ui.Hub
+	api       *api.API
 	// eventMark says whether events came.
 	eventMark eventMark
 

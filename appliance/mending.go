@@ -229,6 +229,23 @@ func (a *App) OrderRepair(ctx context.Context, node, from string, by auth.AuditR
 	return err
 }
 
+// LookForDamage implements api.Repairs.
+func (a *App) LookForDamage(ctx context.Context, by auth.AuditRecord) error {
+	by.Action, by.Target = "cluster.scrub", a.cfg.NodeID
+	if _, err := a.commit(ctx, command.Txn{Audit: []command.AuditRecord{command.AuditRecord(by)}}); err != nil {
+		return err
+	}
+	if a.scrubbing.CompareAndSwap(false, true) {
+		a.work.Go(func() {
+			defer a.scrubbing.Store(false)
+			if err := a.integrity.scrubber.Pass(a.ctx); err != nil && a.ctx.Err() == nil {
+				a.log.Warn("the search for damage was broken off", "err", err)
+			}
+		})
+	}
+	return nil
+}
+
 // errReplaying is the answer of a node that would show less than it did a moment ago.
 var errReplaying = errors.New("this node's data is being repaired")
 

@@ -277,4 +277,3 @@ func (a *App) noteRecovery(ctx context.Context) error {
 	}
 	return err
 }
-

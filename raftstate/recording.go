@@ -249,6 +249,7 @@ func (n *Node) ScrubLog(ctx context.Context, first uint64, pace func(bytes int) 
 
 // ScrubState reads the whole metadata file as of its last commit. Errors that match meta.ErrDamaged tell of damage.
 func (n *Node) ScrubState(pace func(bytes int) error) (path string, err error) {
+	n.mendNames()
 	reading, err := n.state.Read()
 	if err != nil {
 		return "", err

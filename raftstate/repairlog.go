@@ -25,6 +25,8 @@ var nobody = []byte("-")
 // mendLog cuts a damaged log before what cannot be read, or sets it aside. Either way this node may have acknowledged
 // what it does not hold any more, so it is on probation afterwards. It is called while nothing is open.
 func (n *Node) mendLog(d Damage, began time.Time) error {
+	n.cfg.Repairs.Doing("mending the log", 0, 0)
+	defer n.cfg.Repairs.Doing("", 0, 0)
 	if err := n.connect(); err != nil {
 		return err
 	}
@@ -166,6 +168,37 @@ func (n *Node) markUpTo(index uint64) {
 			wait.Stop()
 			return
 		}
+	}
+}
+
+// mendNames writes the file that names the data in use and the one of the members anew when they are not what this node
+// knows.
+func (n *Node) mendNames() {
+	if n.cfg.Repairs == nil {
+		return
+	}
+	if release, err := n.durable(); err == nil { // not while a generation is being swapped in
+		now, err := n.layout.Current()
+		if err != nil && !errors.Is(err, snapshot.ErrCurrent) {
+			now = n.generation // it cannot be read now, which says nothing
+		}
+		if now != n.generation {
+			began := time.Now()
+			n.cfg.Repairs.Found(Damage{Part: PartState, Place: placePointer, Err: fmt.Sprintf("it names %.40q, in use is %s", now, n.generation)})
+			if err := n.layout.Flip(n.generation); err != nil {
+				n.fatal(brokenDisk("state", err))
+			} else {
+				n.mended(Repaired{Parts: []string{PartState}, How: HowPointer, Took: time.Since(began)})
+			}
+		}
+		release()
+	}
+	if _, err := readRoster(n.cfg.DataDir); err != nil {
+		n.log.Warn("the file of the members is written anew", "err", err)
+		n.rosterMu.Lock()
+		n.roster = nil
+		n.rosterMu.Unlock()
+		n.noteMembers()
 	}
 }
 

@@ -100,6 +100,7 @@ func (n *Node) mendState(ctx context.Context, d Damage, pointer bool, began time
 	if err := n.connect(); err != nil {
 		return err
 	}
+	n.cfg.Repairs.Doing("asking the other nodes", 0, 0)
 	for attempt := 0; ; attempt++ {
 		err := n.replaceState(ctx, d, began)
 		if err == nil {

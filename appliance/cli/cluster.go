@@ -29,7 +29,7 @@ func newCluster(s streams) *cobra.Command {
 	t.flags(c)
 	c.AddCommand(membershipCommands(s, &t)...)
 	c.AddCommand(
-		newClusterRecover(s), newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterVerify(s, &t), newClusterRepair(s, &t), newClusterCA(s, &t),
+		newClusterRecover(s), newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterVerify(s, &t), newClusterRepair(s, &t), newClusterScrub(s, &t), newClusterCA(s, &t),
 		newTokenGroup(s, &t, "node"),
 	)
 	return c

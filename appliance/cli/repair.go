@@ -92,6 +92,27 @@ damage, in a cluster without a majority, is told with --offline, on its own mach
 	return c
 }
 
+func newClusterScrub(s streams, t *target) *cobra.Command {
+	c := &cobra.Command{
+		Use: "scrub", Short: "Have a node look for damage in all that it keeps, now", Args: cobra.NoArgs,
+		Long: `Has the node that is asked (--addr) read all it keeps and compare it with checksums and with what was accepted, as
+each node does by itself from time to time (scrub.every). It returns at once; damage is repaired by itself, and shows in
+` + "`triward cluster status`" + ` and as an event.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			if err := cl.post(c.Context(), "/v1/cluster/scrub", nil, nil); err != nil {
+				return err
+			}
+			fmt.Fprintln(s.out, "the node looks for damage; `triward cluster status` shows what it finds")
+			return nil
+		},
+	}
+	return c
+}
+
 func orderOffline(s streams, path, from string) error {
 	cfg, err := appliance.LoadConfig(path)
 	if err != nil {

@@ -64,9 +64,10 @@ func (s *Service) put(ctx context.Context, err error, failures int, retry *time.
 	s.mu.Lock()
 	why := err.Error()
 	changed := why != s.refused
-	s.refused, s.doing, s.done, s.total = why, "", 0, 0
+	s.refused = why
 	s.next = s.cfg.Now().Add(wait)
 	s.mu.Unlock()
+	s.Doing("", 0, 0)
 	if ctx.Err() != nil {
 		return
 	}

@@ -141,18 +141,12 @@ func (tr *trial) flipEach(ctx context.Context, kinds []fileKind) error {
 	return tr.compare(ctx)
 }
 
-// stocked founds a cluster that looks for damage once a minute and holds lines and samples of which everything is known,
+// stocked founds a cluster that holds lines and samples of which everything is known,
 // in as many kinds of files as the row wants.
 func (tr *trial) stocked(ctx context.Context, kinds []fileKind) error {
-	now := time.Now().UnixMilli()
 	err := tr.found(ctx, plan{config: func(_ int, c map[string]any) {
-		c["scrub"] = map[string]any{"every": "1m", "rate": "256MiB"}
+		c["scrub"] = map[string]any{"rate": "256MiB"}
 		c["queue"] = map[string]any{"mark_interval": "5s"}
-		// A node that has made no pass yet waits an hour before its first.
-		dir := c["data_dir"].(string) //nolint:forcetypeassert // of newNode
-		if os.MkdirAll(dir, 0o700) == nil {
-			_ = os.WriteFile(filepath.Join(dir, "scrub.json"), fmt.Appendf(nil, `{"last_began":%d,"last_pass":%d}`, now, now), 0o600)
-		}
 	}})
 	if err != nil {
 		return err
@@ -214,7 +208,9 @@ func (tr *trial) stock(ctx context.Context) error {
 	return nil
 }
 
-func stockLine(i int) string { return fmt.Sprintf("stockline %d is here %s", i, strings.Repeat("word ", 20)) }
+func stockLine(i int) string {
+	return fmt.Sprintf("stockline %d is here %s", i, strings.Repeat("word ", 20))
+}
 
 // push posts a list to a node.
 func (c *cluster) push(ctx context.Context, path string, list any) error {
@@ -439,7 +435,14 @@ type mendedAs struct {
 
 // heals waits until the node is ready and whole. Without damage that was noticed it must have searched for damage since.
 func (tr *trial) heals(ctx context.Context, n *devNode, begin time.Time, down bool) (ended mendedAs, err error) {
-	err = until(ctx, 2*damageGoal, func(ctx context.Context) error {
+	var asked, said time.Time
+	err = until(ctx, 2*damageGoal, func(ctx context.Context) (why error) {
+		defer func() {
+			if why != nil && time.Since(said) > 20*time.Second {
+				said = time.Now()
+				tr.logf("%s: %v", n.ID, why)
+			}
+		}()
 		if again, err := tr.revive(n); err != nil || again {
 			return cmp.Or(err, errors.New("it was started again"))
 		}
@@ -459,13 +462,38 @@ func (tr *trial) heals(ctx context.Context, n *devNode, begin time.Time, down bo
 				return nil
 			}
 		}
+		if asked.IsZero() { // as an operator who is in doubt
+			if err := tr.post(ctx, n, "/v1/cluster/scrub"); err != nil {
+				return err
+			}
+			asked = time.Now()
+		}
 		pass, err := tr.lastPass(ctx, n)
-		if err == nil && pass <= begin.UnixMilli() {
+		if err == nil && pass < asked.Add(-time.Second).UnixMilli() {
 			err = errors.New("it has not searched for damage since")
 		}
 		return err
 	})
 	return ended, err
+}
+
+// post asks a node to do something.
+func (tr *trial) post(ctx context.Context, n *devNode, path string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, n.URL+path, http.NoBody)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Authorization", "Bearer "+tr.c.Token)
+	resp, err := tr.c.client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	said, err := io.ReadAll(io.LimitReader(resp.Body, 1<<12))
+	if err != nil || resp.StatusCode/100 != 2 {
+		return fmt.Errorf("%s: %s: %s: %w", path, resp.Status, said, err)
+	}
+	return nil
 }
 
 func (tr *trial) isReady(ctx context.Context, n *devNode) error {
