@@ -69,6 +69,7 @@ func TestDamageIsMendedInTheEnd(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { s.Run(ctx) })
+		synctest.Wait() // what it knows from before it has told
 		d := Damage{Part: raftstate.PartLogs, Place: "logs of a day", From: 1, To: 2}
 		s.Found(d)
 		s.Found(d)

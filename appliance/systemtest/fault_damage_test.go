@@ -516,7 +516,7 @@ func (tr *trial) isReady(ctx context.Context, n *devNode) error {
 // told waits until events say what was found and that it was repaired.
 func (tr *trial) told(ctx context.Context, n *devNode, since time.Time) error {
 	for _, kind := range []string{"damage_found", "damage_repaired"} {
-		err := until(ctx, time.Minute, func(ctx context.Context) error {
+		err := until(ctx, 5*time.Minute, func(ctx context.Context) error {
 			var page struct {
 				Events []struct {
 					Kind, Host string
