@@ -175,6 +175,7 @@ func (n *Node) replaceState(ctx context.Context, d Damage, began time.Time) erro
 func (n *Node) mended(r Repaired) {
 	n.log.Info("repaired", "parts", r.Parts, "how", r.How, "from", r.From, "index", r.Index, "bytes", r.Bytes, "took", r.Took, "aside", r.Aside)
 	n.refusal.Store(nil)
+	n.askedSince.Store(nil)
 	n.cfg.Repairs.Doing("", 0, 0)
 	n.cfg.Repairs.Done(r)
 }
