@@ -101,16 +101,7 @@ func (n *Node) mends() bool {
 	if n.cfg.Repairs == nil {
 		return false
 	}
-	voters, others := 0, 0
-	for _, m := range n.lastMembers() {
-		if m.Voter {
-			voters++
-		}
-		if m.ID != n.cfg.NodeID {
-			others++
-		}
-	}
-	return voters > 1 && others > 0
+	return slices.ContainsFunc(n.lastMembers(), func(m rosterMember) bool { return m.Voter && m.ID != n.cfg.NodeID })
 }
 
 // damageOf makes the damage of an error that stops a start; false when it is none that a peer can mend.
