@@ -46,6 +46,8 @@ type Options struct {
 	Version string         // shown to operators
 	// PasswordCost of new passwords; zero takes the default. Tests lower it.
 	PasswordCost auth.PasswordCost
+	// Context ends New as well as what it made, when it takes longer than somebody wants to wait; nil: nothing does.
+	Context context.Context
 }
 
 // App is a node: it owns every part of it. New opens the stores and joins the log, Start begins to serve, Stop
@@ -72,21 +74,23 @@ type App struct {
 	logs    *logstore.Store
 	guard   *logGuard
 	repairs *repair.Service
-	state   *lateState
-	node    *raftstate.Node
-	auth    *auth.Service
-	view    *fleet.View
-	lines   *ui.LineFeed
-	alerts  *alerting.Service
-	events  *events.Service
-	configs *agentconfig.Service
-	queue   *queue.Service
-	cluster *clusterView
-	disk    *diskGauge
-	gateway atomic.Pointer[gateway.Gateway] // nil until it is made
-	intake  atomic.Pointer[intake.Intake]   // nil until it is made
-	hub     *ui.Hub
-	api     *api.API
+	// scrubbing says that somebody asked for a search for damage, which is under way.
+	scrubbing atomic.Bool
+	state     *lateState
+	node      *raftstate.Node
+	auth      *auth.Service
+	view      *fleet.View
+	lines     *ui.LineFeed
+	alerts    *alerting.Service
+	events    *events.Service
+	configs   *agentconfig.Service
+	queue     *queue.Service
+	cluster   *clusterView
+	disk      *diskGauge
+	gateway   atomic.Pointer[gateway.Gateway] // nil until it is made
+	intake    atomic.Pointer[intake.Intake]   // nil until it is made
+	hub       *ui.Hub
+	api       *api.API
 	// eventMark says whether events came.
 	eventMark eventMark
 
@@ -131,7 +135,10 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 		opts.Level = new(slog.LevelVar)
 	}
 	a := &App{cfg: cfg, given: cfg, level: opts.Level, certs: newListenerCerts(), version: opts.Version, fatal: make(chan error, 1), leading: make(chan bool, 1), opened: make(chan struct{}), member: make(chan struct{})}
-	a.ctx, a.cancel = context.WithCancel(context.Background())
+	if opts.Context == nil {
+		opts.Context = context.Background()
+	}
+	a.ctx, a.cancel = context.WithCancel(opts.Context)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Stop(context.Background()))
@@ -202,7 +209,10 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if a.repairs, err = a.newRepairs(); err != nil {
 		return nil, err
 	}
-	if err := a.openNode(); err != nil {
+	room := a.openWaitingRoom()
+	err = a.openNode()
+	room.close()
+	if err != nil {
 		return nil, err
 	}
 	a.queue.Start()

@@ -61,7 +61,7 @@ func (g *logGuard) check(context.Context) error {
 	return fmt.Errorf("damaged: %s and %d more places (%s)", places[0], len(places)-1, hintReplace)
 }
 
-const hintReplace = "replace this node's data: stop it, empty its data directory and join it again"
+const hintReplace = "the node takes its data from another one by itself; `triward cluster status` shows how far it is"
 
 // run compares, at the start and after every install, the lines in the store with those that were accepted.
 func (g *logGuard) run(ctx context.Context) {

@@ -103,8 +103,11 @@ func (i *integrity) metricsDamaged(d *tsdb.DamageError) {
 
 // logsDamaged is told of damage of the store of lines.
 func (i *integrity) logsDamaged(d *logstore.DamageError) {
-	r := logDamage(d)
-	i.noted(scrub.Damage{Part: r.Part, Kind: r.Kind, From: d.From, To: d.To, Place: d.Place, Err: d.Err})
+	out := scrub.Damage{Part: raftstate.PartLogs, From: d.From, To: d.To, Place: d.Place, Err: d.Err}
+	if kind, _, ok := strings.Cut(d.Place, "s of "); ok && (kind == "log" || kind == "event") { // logs of 2024-10-04
+		out.Kind = kind + "s"
+	}
+	i.noted(out)
 }
 
 // indexChanged is logstore.Options.OnIndex.

@@ -15,7 +15,6 @@ import (
 	"github.com/triward/triward/appliance/events"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/appliance/repair"
-	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate"
 	"github.com/triward/triward/raftstate/command"
 )
@@ -41,7 +40,8 @@ func (a *App) newRepairs() (*repair.Service, error) {
 			_, err := a.node.Reinstall(ctx, before)
 			return err
 		},
-		Lease: a.takeRepairLease, Release: a.releaseRepairLease, Ordered: a.orderedRepair, Whole: a.holdsAll,
+		MendLog: func(ctx context.Context) error { return a.node.MendLog(ctx) },
+		Lease:   a.takeRepairLease, Release: a.releaseRepairLease, Ordered: a.orderedRepair, Whole: a.holdsAll,
 		DropAside: func(olderThan time.Duration) error { return a.node.DropAside(olderThan) },
 		Log:       a.part("repair"), Registerer: a.registry,
 	})
@@ -53,6 +53,12 @@ func (a *App) tellDamage(node string, r repair.Record) {
 	e := events.Event{
 		ID: "damage/" + r.ID, Kind: "damage_found", Host: node, Key: r.Part + ": " + r.Place, Severity: wire.SeverityCritical, Tags: tags,
 		Text: fmt.Sprintf("damage was found in the %s of node %s: %s", partName(r.Part), node, r.Place),
+	}
+	if r.To != 0 {
+		tags["from_time"], tags["to_time"] = time.UnixMilli(r.Damage.From).UTC().Format(time.RFC3339), time.UnixMilli(r.To).UTC().Format(time.RFC3339)
+	}
+	if r.Part == raftstate.PartIndex { // it is derived and made again at once
+		e.Severity = wire.SeverityWarning
 	}
 	if !r.Open() {
 		if node == a.cfg.NodeID {
@@ -229,14 +235,21 @@ func (a *App) OrderRepair(ctx context.Context, node, from string, by auth.AuditR
 	return err
 }
 
-// logDamage makes the damage of what the store of lines reports.
-func logDamage(d *logstore.DamageError) repair.Damage {
-	out := repair.Damage{Part: raftstate.PartLogs, Place: d.Place, Err: d.Err.Error()}
-	kind, date, ok := strings.Cut(d.Place, "s of ") // logs of 2024-10-04
-	if day1, err := time.Parse(time.DateOnly, date); ok && err == nil && (kind == "log" || kind == "event") {
-		out.Kind, out.From, out.To = kind+"s", day1.UnixMilli(), day1.Add(day).UnixMilli()-1
+// LookForDamage implements api.Repairs.
+func (a *App) LookForDamage(ctx context.Context, by auth.AuditRecord) error {
+	by.Action, by.Target = "cluster.scrub", a.cfg.NodeID
+	if _, err := a.commit(ctx, command.Txn{Audit: []command.AuditRecord{command.AuditRecord(by)}}); err != nil {
+		return err
 	}
-	return out
+	if a.scrubbing.CompareAndSwap(false, true) {
+		a.work.Go(func() {
+			defer a.scrubbing.Store(false)
+			if err := a.integrity.scrubber.Pass(a.ctx); err != nil && a.ctx.Err() == nil {
+				a.log.Warn("the search for damage was broken off", "err", err)
+			}
+		})
+	}
+	return nil
 }
 
 // errReplaying is the answer of a node that would show less than it did a moment ago.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -102,16 +101,7 @@ func (n *Node) mends() bool {
 	if n.cfg.Repairs == nil {
 		return false
 	}
-	voters, others := 0, 0
-	for _, m := range n.lastMembers() {
-		if m.Voter {
-			voters++
-		}
-		if m.ID != n.cfg.NodeID {
-			others++
-		}
-	}
-	return voters > 1 && others > 0
+	return slices.ContainsFunc(n.lastMembers(), func(m rosterMember) bool { return m.Voter && m.ID != n.cfg.NodeID })
 }
 
 // damageOf makes the damage of an error that stops a start; false when it is none that a peer can mend.
@@ -176,10 +166,4 @@ func sharedDamage(self string, members []rosterMember, own []Damage, said map[st
 		}
 	}
 	return nil
-}
-
-// InUse reports whether dir is, or lies in, a directory of a store that is in use now.
-func (n *Node) InUse(dir string) bool {
-	name := n.inUseName.Load()
-	return name != nil && slices.Contains(strings.Split(filepath.ToSlash(dir), "/"), *name)
 }

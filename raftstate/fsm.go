@@ -136,7 +136,7 @@ func (f *fsm) applyLocked(logs []*raft.Log, responses []any) error {
 			responses[i] = outcome{index: l.Index, term: l.Term, results: results}
 			commands++
 			raw += size
-			if asksToRecord(f.group.Meta[changed:]) {
+			if !f.quiet && asksToRecord(f.group.Meta[changed:]) {
 				if err := f.finish(l, commands); err != nil {
 					return err
 				}

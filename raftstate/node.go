@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,9 +64,10 @@ type Node struct {
 	giving       atomic.Bool              // an image is being given to a peer
 	reinstalling atomic.Bool
 	replaying    atomic.Bool
-	inUseName    atomic.Pointer[string] // generation, for those who may not wait for Apply
-	dropping     atomic.Bool            // damaged entries are being dropped
-	toldLog      atomic.Uint64          // the damaged entry behind the mark that was told of last
+	askedSince   atomic.Pointer[time.Time] // when a repair first asked whom to take the state from
+	inUseName    atomic.Pointer[string]    // generation, for those who may not wait for Apply
+	dropping     atomic.Bool               // damaged entries are being dropped
+	toldLog      atomic.Uint64             // the damaged entry behind the mark that was told of last
 
 	questions questions // to raft
 
@@ -177,46 +177,6 @@ func (n *Node) openState(context.Context) error {
 		return damaged(partLogs, fmt.Errorf("it holds the log up to entry %d, the watermark says %d", held, mark))
 	}
 	return nil
-}
-
-// inUse returns the generation in use, "" when this node has no state yet. A pointer that leads nowhere, or is gone, is
-// damage: what it does not name would be removed as left over.
-func (n *Node) inUse() (string, error) {
-	generation, err := n.layout.Current()
-	if err != nil {
-		return "", err
-	}
-	whole, err := n.layout.Whole()
-	if err != nil || slices.Contains(whole, generation) {
-		return generation, err
-	}
-	if n.hasRun || generation != "" && len(whole) > 0 {
-		return "", fmt.Errorf("%s names generation %q, which has no metadata; %q have: %w", placePointer, generation, whole, snapshot.ErrCurrent)
-	}
-	return generation, nil
-}
-
-// storesAreThere finds stores that are gone as a whole, which would be opened as empty ones.
-func (n *Node) storesAreThere() error {
-	if n.mark.Load().Index == 0 {
-		return nil
-	}
-	for kind, part := range map[string]string{snapshot.KindMetrics: partMetrics, snapshot.KindLogs: partLogs} {
-		dir := n.layout.Dir(kind, n.generation)
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return refused(part, err)
-		}
-		if len(entries) == 0 {
-			return damaged(part, fmt.Errorf("%s is empty or gone while the state is there", dir))
-		}
-	}
-	return nil
-}
-
-func (n *Node) useGeneration(name string) {
-	n.generation = name
-	n.inUseName.Store(&name)
 }
 
 func (n *Node) logOptions() logfile.Options {

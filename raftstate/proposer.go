@@ -268,8 +268,8 @@ func (n *Node) Propose(ctx context.Context, cmds ...command.Command) (uint64, []
 		return 0, nil, fmt.Errorf("%d commands of %d bytes, at most %d of %d are possible: %w",
 			len(cmds), size, command.MaxCommands, command.MaxEntry-command.Overhead, ErrTooLarge)
 	}
-	if n.replaying.Load() { // whoever asks is judged by a state from before
-		return 0, nil, fmt.Errorf("this node's data is being repaired: %w", ErrNoLeader)
+	if err := n.afterReplay(ctx); err != nil {
+		return 0, nil, err
 	}
 	if !n.budget.take(int64(size)) {
 		n.metrics.busy.Inc()

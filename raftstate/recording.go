@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/logfile"
 	"github.com/triward/triward/raftstate/meta"
 )
 
@@ -236,11 +237,19 @@ func (n *Node) Settled(ctx context.Context) (index uint64, sums []meta.Digest, e
 // ScrubLog reads every entry of the log from its files, from the entry first on, and the log's small storage. pace is
 // told of the bytes read, and its error ends the reading. Errors that match logfile.ErrCorrupt tell of damage.
 func (n *Node) ScrubLog(ctx context.Context, first uint64, pace func(bytes int) error) error {
-	return n.store.Scrub(ctx, first, pace)
+	for {
+		err := n.store.Scrub(ctx, first, pace)
+		index, ok := logfile.DamagedIndex(err)
+		if !ok || !n.hideDamage(index, err) {
+			return err
+		}
+		first = index + 1
+	}
 }
 
 // ScrubState reads the whole metadata file as of its last commit. Errors that match meta.ErrDamaged tell of damage.
 func (n *Node) ScrubState(pace func(bytes int) error) (path string, err error) {
+	n.mendNames()
 	reading, err := n.state.Read()
 	if err != nil {
 		return "", err

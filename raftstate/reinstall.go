@@ -215,6 +215,27 @@ func (n *Node) retire(old string, r *Repaired) {
 	})
 }
 
+// afterReplay waits, as long as for a leader, until a repair has applied the log again: until then whoever proposes is
+// judged by a state from before.
+func (n *Node) afterReplay(ctx context.Context) error {
+	for end := time.Now().Add(leaderWait); n.replaying.Load(); {
+		if time.Now().After(end) {
+			return fmt.Errorf("this node's data is being repaired: %w", ErrNoLeader)
+		}
+		retry := time.NewTimer(leaderRetry)
+		select {
+		case <-retry.C:
+		case <-n.closing:
+			retry.Stop()
+			return ErrStopped
+		case <-ctx.Done():
+			retry.Stop()
+			return fmt.Errorf("this node's data is being repaired: %w", ErrNoLeader)
+		}
+	}
+	return nil
+}
+
 // Replaying says that the state of this node is behind what it has shown before, as a repair applies the log to it.
 func (n *Node) Replaying() bool { return n.replaying.Load() }
 

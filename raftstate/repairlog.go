@@ -25,6 +25,8 @@ var nobody = []byte("-")
 // mendLog cuts a damaged log before what cannot be read, or sets it aside. Either way this node may have acknowledged
 // what it does not hold any more, so it is on probation afterwards. It is called while nothing is open.
 func (n *Node) mendLog(d Damage, began time.Time) error {
+	n.cfg.Repairs.Doing("mending the log", 0, 0)
+	defer n.cfg.Repairs.Doing("", 0, 0)
 	if err := n.connect(); err != nil {
 		return err
 	}
@@ -169,30 +171,69 @@ func (n *Node) markUpTo(index uint64) {
 	}
 }
 
-// CheckLog reads the entries of the log up to the one that is applied and drops those that are damaged, since the state
-// holds them. pace is called before each entry with the bytes of the one before and may wait. It returns how many
-// entries were read and how many of them were damaged.
-func (n *Node) CheckLog(ctx context.Context, pace func(ctx context.Context, bytes int) error) (read, bad int, err error) {
-	index, err := n.store.FirstIndex()
-	if err != nil {
-		return 0, 0, err
+// mendNames writes the file that names the data in use and the one of the members anew when they are not what this node
+// knows.
+func (n *Node) mendNames() {
+	if n.cfg.Repairs == nil {
+		return
 	}
-	var l raft.Log
-	for ; index > 0 && index <= n.fsm.applied.Load(); index++ {
-		if err := pace(ctx, len(l.Data)); err != nil {
-			return read, bad, err
+	if release, err := n.durable(); err == nil { // not while a generation is being swapped in
+		now, err := n.layout.Current()
+		if err != nil && !errors.Is(err, snapshot.ErrCurrent) {
+			now = n.generation // it cannot be read now, which says nothing
 		}
-		l = raft.Log{}
-		err := n.store.ReadLog(index, &l)
-		switch {
-		case err == nil:
-			read++
-		case errors.Is(err, raft.ErrLogNotFound): // it went meanwhile
-		case errors.Is(err, logfile.ErrCorrupt) && n.hideDamage(index, err):
-			bad++
-		default:
-			return read, bad, err
+		if now != n.generation {
+			began := time.Now()
+			n.cfg.Repairs.Found(Damage{Part: PartState, Place: placePointer, Err: fmt.Sprintf("it names %.40q, in use is %s", now, n.generation)})
+			if err := n.layout.Flip(n.generation); err != nil {
+				n.fatal(brokenDisk("state", err))
+			} else {
+				n.mended(Repaired{Parts: []string{PartState}, How: HowPointer, Took: time.Since(began)})
+			}
+		}
+		release()
+	}
+	if _, err := readRoster(n.cfg.DataDir); err != nil {
+		n.log.Warn("the file of the members is written anew", "err", err)
+		n.rosterMu.Lock()
+		n.roster = nil
+		n.rosterMu.Unlock()
+		n.noteMembers()
+	}
+}
+
+// MendLog has the damage of the running log mended that dropping entries does not mend: that of its small storage, and
+// of entries which are not applied. There is no mending that under raft, so the node ends (Config.OnFatal, with an exit
+// code that has it started again) and its start mends it; not before the others are a majority that is well without it.
+// It returns nil when there is nothing to do, or when it is being done.
+func (n *Node) MendLog(ctx context.Context) error {
+	if n.probation.Load() || n.dropping.Load() || !n.started.Load() {
+		return nil
+	}
+	err := n.ScrubLog(ctx, 0, func(int) error { return nil })
+	if err == nil { // it is gone: the entries are, or the page was written anew
+		if !n.dropping.Load() {
+			n.mended(Repaired{Parts: []string{PartLog}, How: HowLogDrop})
+		}
+		return nil
+	}
+	if !errors.Is(err, logfile.ErrCorrupt) || !n.mends() {
+		return err
+	}
+	voters, well := 0, 0
+	said := n.askPeers(ctx, n.peerRepair())
+	for _, m := range n.lastMembers() {
+		if !m.Voter {
+			continue
+		}
+		voters++
+		if p, ok := said[m.ID]; ok && p.Ready && !p.Probation {
+			well++
 		}
 	}
-	return read, bad, nil
+	if well <= voters/2 {
+		return fmt.Errorf("the log is damaged, and %d of %d voters would be well without this node: %w", well, voters, err)
+	}
+	n.fatal(&FatalError{Part: "log", Code: ExitStorage, Hint: hintMends, Err: err})
+	return nil
 }

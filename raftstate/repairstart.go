@@ -104,6 +104,7 @@ func (n *Node) mendState(ctx context.Context, d Damage, pointer bool, began time
 	if err := n.connect(); err != nil {
 		return err
 	}
+	n.cfg.Repairs.Doing("asking the other nodes", 0, 0)
 	for attempt := 0; ; attempt++ {
 		err := n.replaceState(ctx, d, began)
 		if err == nil {
@@ -178,6 +179,7 @@ func (n *Node) replaceState(ctx context.Context, d Damage, began time.Time) erro
 func (n *Node) mended(r Repaired) {
 	n.log.Info("repaired", "parts", r.Parts, "how", r.How, "from", r.From, "index", r.Index, "bytes", r.Bytes, "took", r.Took, "aside", r.Aside)
 	n.refusal.Store(nil)
+	n.askedSince.Store(nil)
 	n.cfg.Repairs.Doing("", 0, 0)
 	n.cfg.Repairs.Done(r)
 }

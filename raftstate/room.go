@@ -77,6 +77,7 @@ func (n *Node) keepRoom() {
 			return
 		case <-ticker.C:
 		}
+		n.noteMembers() // soon after they change: a node that is damaged a moment later has to know whom to ask
 		room, _ := n.store.Room()
 		if room == logfile.RoomAmple {
 			continue

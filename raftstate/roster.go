@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 
 	"github.com/hashicorp/raft"
 )
@@ -64,6 +65,12 @@ func readRoster(dir string) ([]rosterMember, error) {
 		return nil, fmt.Errorf("file %s of version %d is not what was written", path, doc.Version)
 	}
 	return doc.Members, nil
+}
+
+// WasMember reports whether the node whose data directory is dir last knew the node id as a member.
+func WasMember(dir, id string) bool {
+	members, err := readRoster(dir)
+	return err == nil && slices.ContainsFunc(members, func(m rosterMember) bool { return m.ID == id })
 }
 
 // writeRoster replaces the file, durably.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -98,6 +99,9 @@ func (n *Node) giver(ctx context.Context) (string, PeerRepair, error) {
 			n.refuse(err)
 			return "", own, err
 		}
+		if silent := n.silentVoters(said); len(silent) > 0 && n.askedFor() < silencePatience {
+			return "", own, fmt.Errorf("%w: %s may be damaged in the same place and do not answer yet", ErrNoGiver, strings.Join(silent, ", "))
+		}
 	}
 	var givers []PeerRepair
 	var why []error
@@ -139,6 +143,35 @@ func (n *Node) giver(ctx context.Context) (string, PeerRepair, error) {
 	n.refusal.Store(nil)
 	own.Chosen = chosen != ""
 	return givers[0].Node, own, nil
+}
+
+// silencePatience is how long a repair waits for voters that do not answer: nodes that are damaged together come up
+// together. Later they are taken for down, which is no reason to stay damaged.
+const silencePatience = 20 * time.Second
+
+// silentVoters are those that did not answer, when they could make a majority of damaged ones with this node.
+func (n *Node) silentVoters(said map[string]PeerRepair) (silent []string) {
+	voters := 0
+	for _, m := range n.lastMembers() {
+		if !m.Voter {
+			continue
+		}
+		voters++
+		if _, ok := said[m.ID]; !ok && m.ID != n.cfg.NodeID {
+			silent = append(silent, "node "+m.ID)
+		}
+	}
+	if 1+len(silent) <= voters/2 {
+		return nil
+	}
+	return silent
+}
+
+// askedFor is for how long this repair has been asking.
+func (n *Node) askedFor() time.Duration {
+	now := time.Now()
+	n.askedSince.CompareAndSwap(nil, &now)
+	return now.Sub(*n.askedSince.Load())
 }
 
 func (n *Node) refuse(err error) {

@@ -12,6 +12,9 @@ type Repairs interface {
 	// OrderRepair has node take its state from another one that is whole, also while the same data is damaged on a
 	// majority. It is carried out when node is damaged and comes to it, and audited when it is given.
 	OrderRepair(ctx context.Context, node, from string, by auth.AuditRecord) error
+	// LookForDamage has the node that is asked read all it keeps, as it does by itself from time to time. It returns at
+	// once; the state of the search is in the answer of /v1/cluster/integrity.
+	LookForDamage(ctx context.Context, by auth.AuditRecord) error
 }
 
 type repairBody struct {
@@ -26,7 +29,19 @@ func repairRoutes() []Route {
 			Summary: "Have a damaged node take its data from a node that an operator names", Body: repairBody{},
 			MaxBody: 4 << 10, Status: http.StatusNoContent, serve: (*API).orderRepair,
 		},
+		{
+			Method: "POST", Path: "/v1/cluster/scrub", Permission: auth.Operate, Status: http.StatusAccepted,
+			Summary: "Have this node look for damage in all that it keeps, now", serve: (*API).lookForDamage,
+		},
 	}
+}
+
+func (a *API) lookForDamage(q *request) error {
+	if err := a.cfg.Repairs.LookForDamage(q.ctx(), q.audit()); err != nil {
+		return err
+	}
+	q.w.WriteHeader(http.StatusAccepted)
+	return nil
 }
 
 func (a *API) orderRepair(q *request) error {

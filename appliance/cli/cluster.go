@@ -29,7 +29,7 @@ func newCluster(s streams) *cobra.Command {
 	t.flags(c)
 	c.AddCommand(membershipCommands(s, &t)...)
 	c.AddCommand(
-		newClusterRecover(s), newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterVerify(s, &t), newClusterCA(s, &t),
+		newClusterRecover(s), newClusterInit(s), newClusterJoin(s, &t), newClusterMembers(s, &t), newClusterStatus(s, &t), newClusterVerify(s, &t), newClusterRepair(s, &t), newClusterScrub(s, &t), newClusterCA(s, &t),
 		newTokenGroup(s, &t, "node"),
 	)
 	return c
@@ -337,6 +337,7 @@ type clusterNode struct {
 		Total int64 `json:"total"`
 		Free  int64 `json:"free"`
 	} `json:"disk"`
+	Repair      *nodeRepair `json:"repair"`
 	CertExpires int64       `json:"cert_expires"`
 	Ring        *ringAnswer `json:"key_ring"`
 	ClockMS     int64       `json:"clock_ms"`
@@ -428,6 +429,7 @@ func newClusterStatus(s streams, t *target) *cobra.Command {
 			if err := tab.flush(); err != nil {
 				return err
 			}
+			printRepairs(s.out, a.Nodes)
 			if a.Leader == "" {
 				return &apiError{Status: http.StatusServiceUnavailable, Code: codeNoQuorum, Detail: "the cluster has no leader: too few nodes are up"}
 			}

@@ -42,7 +42,7 @@ keys take effect at the next start. Root's server becomes the user that owns dat
 				return err
 			}
 			log, level := newLogger(cfg.Log, s.err)
-			app, err := appliance.New(cfg, appliance.Options{Log: log, Level: level, Version: Version()})
+			app, err := appliance.New(cfg, appliance.Options{Log: log, Level: level, Version: Version(), Context: c.Context()})
 			if err != nil {
 				return fmt.Errorf("prepare node: %w", err)
 			}

@@ -56,7 +56,7 @@ func (r Report) Count(status Status) (n int) {
 }
 
 // order is how checks are listed.
-var order = []string{"configuration", "node", "clock", "disk", "memory", "limits", "ports", "names", "certificates", "keys", "versions", "cluster", "backup"}
+var order = []string{"configuration", "node", "clock", "disk", "memory", "limits", "ports", "names", "certificates", "keys", "data", "versions", "cluster", "backup"}
 
 // Sort puts the findings in the order in which they are shown.
 func (r Report) Sort() {
@@ -75,7 +75,7 @@ func Local(ctx context.Context, cfg *appliance.Config, running bool) Report {
 	var all Report
 	var work sync.WaitGroup
 	for _, check := range []func(context.Context, *appliance.Config, bool) Report{
-		node, clock, disk, memory, limits, ports, names, certificates, keys,
+		node, clock, disk, memory, limits, ports, names, certificates, keys, damage,
 	} {
 		work.Go(func() {
 			found := check(ctx, cfg, running)

@@ -93,6 +93,8 @@ type Config struct {
 	TellRefused func(node, why string, d Damage)
 	// Mend replaces the state of the running node. before is called immediately before the swap.
 	Mend func(ctx context.Context, before func(ctx context.Context) error) error
+	// MendLog has the node's log mended; nil when there is nothing to do, or when it is being done.
+	MendLog func(ctx context.Context) error
 	// Lease makes this node the only one that swaps its state, for span at least; it is given up by release. Called again it
 	// extends.
 	Lease   func(ctx context.Context, span time.Duration) error
@@ -125,6 +127,7 @@ type Service struct {
 	total   int64
 	refused string
 	next    time.Time
+	waiting chan struct{}      // closed while the start of the node waits for another one's state
 	file    string             // node that an order in a file names
 	heard   map[string]heardOf // of other nodes, that ask for help
 }
@@ -142,7 +145,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		cfg: cfg, wake: make(chan struct{}, 1), heard: make(map[string]heardOf),
+		cfg: cfg, wake: make(chan struct{}, 1), waiting: make(chan struct{}), heard: make(map[string]heardOf),
 		found: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "triward_damage_found_total", Help: "Damaged places of this node's data that were found.",
 		}, []string{"part"}),
@@ -254,6 +257,23 @@ func (s *Service) Doing(what string, done, total int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.doing, s.done, s.total = what, done, total
+	select {
+	case <-s.waiting:
+		if what == "" {
+			s.waiting = make(chan struct{})
+		}
+	default:
+		if what != "" {
+			close(s.waiting)
+		}
+	}
+}
+
+// Waiting returns a channel that is closed while a repair is under way.
+func (s *Service) Waiting() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting
 }
 
 // Done implements raftstate.Repairs: all damage of the parts that was found before is mended.
@@ -277,6 +297,11 @@ func (s *Service) Done(r raftstate.Repaired) {
 		}
 	}
 	s.doing, s.done, s.total = "", 0, 0
+	select {
+	case <-s.waiting:
+		s.waiting = make(chan struct{})
+	default:
+	}
 	if len(told) > 0 {
 		s.save()
 	}

@@ -3,6 +3,8 @@ package repair
 import (
 	"context"
 	"time"
+
+	"github.com/triward/triward/raftstate"
 )
 
 const (
@@ -28,13 +30,17 @@ func (s *Service) Run(ctx context.Context) {
 		case <-s.wake:
 		case <-retry.C:
 		}
-		if len(s.open(inImage)) > 0 {
+		if len(s.open(mendable)) > 0 {
 			if err := s.mend(ctx); err != nil {
 				failures++
 				s.put(ctx, err, failures, retry)
 				continue
 			}
 			failures = 0
+		}
+		if len(s.open(mendable)) > 0 { // it is under way elsewhere
+			retry.Reset(s.cfg.RetryMost)
+			continue
 		}
 		s.mu.Lock()
 		s.next = time.Time{}
@@ -49,20 +55,24 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
+// mendable reports whether damage of the part is mended by the node rather than by its store.
+func mendable(part string) bool { return inImage(part) || part == raftstate.PartLog }
+
 // put notes why a repair failed and when it is tried again.
 func (s *Service) put(ctx context.Context, err error, failures int, retry *time.Timer) {
 	wait := min(s.cfg.Retry<<min(failures-1, 10), s.cfg.RetryMost)
 	s.mu.Lock()
 	why := err.Error()
 	changed := why != s.refused
-	s.refused, s.doing, s.done, s.total = why, "", 0, 0
+	s.refused = why
 	s.next = s.cfg.Now().Add(wait)
 	s.mu.Unlock()
+	s.Doing("", 0, 0)
 	if ctx.Err() != nil {
 		return
 	}
 	s.cfg.Log.Warn("the repair failed; it is tried again", "in", wait, "err", err)
-	if open := s.open(inImage); changed && len(open) > 0 && s.cfg.TellRefused != nil {
+	if open := s.open(mendable); changed && len(open) > 0 && s.cfg.TellRefused != nil {
 		s.cfg.TellRefused(s.cfg.Node, clip(why), open[0].Damage)
 	}
 	retry.Reset(wait)
@@ -75,6 +85,11 @@ func (s *Service) mend(ctx context.Context) error {
 		return err
 	}
 	defer s.cfg.Release(ctx)
+	if len(s.open(inImage)) == 0 {
+		s.Doing("reading the log", 0, 0)
+		defer s.Doing("", 0, 0)
+		return s.cfg.MendLog(ctx)
+	}
 	return s.cfg.Mend(ctx, func(ctx context.Context) error { return s.cfg.Lease(ctx, leaseSpan) })
 }
 

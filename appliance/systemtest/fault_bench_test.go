@@ -43,6 +43,7 @@ func faultRows() []faultRow {
 		killRows(),
 		networkRows(),
 		slowRows(),
+		damageRows(),
 		notifyRows(),
 		metaRows(),
 		agentRows(),
@@ -72,6 +73,8 @@ type trial struct {
 	peers   []*proxy // before the peers' ports of the nodes, when the row wants them
 	traffic *traffic // when it was begun
 	flooder *sender  // likewise, of data that only fills
+
+	stockEnd time.Time // of what readers of damaged nodes know
 
 	through map[string]string // what senders take for the address of a node, by that address
 	fillers int               // how many senders of much that nobody looks at are added

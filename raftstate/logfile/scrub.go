@@ -49,7 +49,7 @@ func (s *Store) Scrub(ctx context.Context, from uint64, pace func(bytes int) err
 			if first, last, berr := s.bounds(); berr != nil || i < first || i > last {
 				continue // it was removed
 			}
-			return corrupt(fmt.Errorf("read entry %d in %s: %w", i, s.dir, err))
+			return at(i, corrupt(fmt.Errorf("read entry %d in %s: %w", i, s.dir, err)))
 		}
 		if err := pace(sealBytes + len(l.Data)); err != nil {
 			return err

@@ -268,14 +268,6 @@ func (s *Store) readChecked(index uint64, l *raft.Log) error {
 	return at(index, corrupt(fmt.Errorf("read entry %d in %s: %w", index, s.dir, err)))
 }
 
-// ReadLog is GetLog past the cache: it says what is on the disk.
-func (s *Store) ReadLog(index uint64, l *raft.Log) error {
-	if first, err := s.wal.FirstIndex(); err == nil && (first == 0 || index < first) {
-		return raft.ErrLogNotFound
-	}
-	return s.readChecked(index, l)
-}
-
 // entryError names the entry that could not be read.
 type entryError struct {
 	index uint64
