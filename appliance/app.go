@@ -209,10 +209,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	if a.repairs, err = a.newRepairs(); err != nil {
 		return nil, err
 	}
-	room := a.openWaitingRoom()
-	err = a.openNode()
-	room.close()
-	if err != nil {
+	if err := a.openNodeWaiting(); err != nil {
 		return nil, err
 	}
 	a.queue.Start()
@@ -227,6 +224,13 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	a.view.Start()
 	a.onStop("fleet", func(context.Context) error { return a.view.Close() })
 	return a, a.openServices()
+}
+
+// openNodeWaiting is openNode; whoever asks meanwhile, which may take as long as a repair, is told to wait.
+func (a *App) openNodeWaiting() error {
+	room := a.openWaitingRoom()
+	defer room.close()
+	return a.openNode()
 }
 
 func (a *App) part(name string) *slog.Logger { return a.log.With("part", name) }

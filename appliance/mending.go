@@ -189,13 +189,16 @@ func (a *App) nodeIfOpen() *raftstate.Node {
 	}
 }
 
+// orderLasts is for how long, of log time, an order to repair counts: what is damaged later is another matter.
+const orderLasts = 24 * time.Hour
+
 // orderedRepair is what an operator has ordered for this node.
 func (a *App) orderedRepair() (o repair.Order, ok bool) {
 	if a.nodeIfOpen() == nil { // it is still starting: only an order in a file counts
 		return o, false
 	}
 	v, ok := a.state.Get(bucketRepairs, keyRepairOrders+a.cfg.NodeID)
-	return o, ok && json.Unmarshal(v.Data, &o) == nil
+	return o, ok && json.Unmarshal(v.Data, &o) == nil && a.state.LogTime()-o.At < orderLasts.Milliseconds()
 }
 
 // holdsAll compares what this node holds with what the cluster accepted.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/internal/testcluster"
 )
 
@@ -42,7 +44,13 @@ func (o *output) String() string {
 // token and the CA that the node keeps for the command line.
 func TestLogsAreFollowedAtTheDefaultAddress(t *testing.T) {
 	dir := alone(t)
-	c := testcluster.Start(t, 1)
+	c := testcluster.StartWith(t, 1, func(cfg *appliance.Config) {
+		_, port, err := net.SplitHostPort(cfg.Listen.HTTP.Address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Listen.HTTP.Address = ":" + port
+	})
 	n := c.Nodes[0]
 	agent := c.NewAgent(t, "host-a")
 	if _, err := agent.Send(n, agent.Lines(time.Now().UnixNano(), "the walrus came")); err != nil {

@@ -404,7 +404,10 @@ func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all
 		}
 		return int(a.Day - b.Day)
 	})
-	return out, s.open(found), nil
+	found = slices.DeleteFunc(s.open(found), func(f Finding) bool { // the day says it itself
+		return slices.ContainsFunc(out, func(d Day) bool { return d.Verdict != Equal && d.Place() == f.Place })
+	})
+	return out, found, nil
 }
 
 // open adds what was found and is not repaired to a list.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/repair"
 )
 
@@ -127,5 +128,15 @@ func TestDamagedNodesMendThemselves(t *testing.T) {
 				})
 			}
 		})
+	}
+	// An order is noted with who gave it.
+	order := map[string]string{"node": c.Nodes[2].Config.NodeID, "from": c.Nodes[1].Config.NodeID}
+	must(t, c.Post(c.Nodes[0], "/v1/cluster/repair", order, nil))
+	var page auditlog.ChainPage
+	must(t, c.Get(c.Nodes[0], "/v1/audit?limit=20", &page))
+	if !slices.ContainsFunc(page.Records, func(r auditlog.ChainRecord) bool {
+		return r.Action == "cluster.repair" && r.Target == order["node"] && r.Actor != "" && strings.Contains(string(r.Detail), order["from"])
+	}) {
+		t.Errorf("the order has no record: %+v", page.Records)
 	}
 }
