@@ -4,9 +4,9 @@ import { agents } from './agents.en';
 import { alerts } from './alerts.en';
 import { backups } from './backups.en';
 import { events } from './events.en';
+import { integrity } from './integrity.en';
 import { members } from './members.en';
 import { queue } from './queue.en';
-import { integrity } from './integrity.en';
 import { retention } from './retention.en';
 
 const plural = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;

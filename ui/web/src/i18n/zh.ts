@@ -5,9 +5,9 @@ import { alerts } from './alerts.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
 import { events } from './events.zh';
+import { integrity } from './integrity.zh';
 import { members } from './members.zh';
 import { queue } from './queue.zh';
-import { integrity } from './integrity.zh';
 import { retention } from './retention.zh';
 
 export const zh: Dictionary = {
