@@ -34,7 +34,13 @@ func (s *Store) Scrub(ctx context.Context, pace func(bytes int) error) ([]*Damag
 	defer release()
 	c := &scrub{e: e, pace: func(n int) error { return errors.Join(ctx.Err(), e.ctx.Err(), pace(n)) }}
 	for _, step := range []func() error{c.manifest, c.tables, c.indexes} {
-		if err := step(); err != nil {
+		err := step()
+		if d, ok := errors.AsType[*DamageError](err); ok { // a key that a step goes by
+			c.found = append(c.found, d)
+			c.e.noteDamage(d)
+			continue
+		}
+		if err != nil {
 			return c.found, fmt.Errorf("scrub log store %s: %w", e.dir, err)
 		}
 	}
