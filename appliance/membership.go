@@ -59,15 +59,16 @@ func (a *App) admit(id string, cert *x509.Certificate) error {
 	if err := a.identity.CheckPeer(cert); err != nil {
 		return err
 	}
-	select {
-	case <-a.state.ready:
-	case <-a.repairs.Waiting(): // its state is to come from the others: the log keeps out whoever is no member
-		if !raftstate.WasMember(a.cfg.DataDir, id) {
-			return fmt.Errorf("node %s is no member that this node, which is being repaired, knows", id)
+	if !a.state.isOpen() {
+		select {
+		case <-a.repairs.Waiting(): // its state is to come from the others: the log keeps out whoever is no member
+			if !raftstate.WasMember(a.cfg.DataDir, id) {
+				return fmt.Errorf("node %s is no member that this node, which is being repaired, knows", id)
+			}
+			return nil
+		default:
+			return forward.ErrUnready
 		}
-		return nil
-	default:
-		return forward.ErrUnready
 	}
 	rec, mod := a.membershipOf(id)
 	switch n := pki.MemberNumber(cert); {

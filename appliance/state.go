@@ -22,6 +22,16 @@ type lateState struct {
 
 func newLateState() *lateState { return &lateState{ready: make(chan struct{})} }
 
+// isOpen reports whether the state was given.
+func (s *lateState) isOpen() bool {
+	select {
+	case <-s.ready:
+		return true
+	default:
+		return false
+	}
+}
+
 // open gives the state; only the first call counts.
 func (s *lateState) open(store *meta.Store) {
 	s.once.Do(func() {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -104,10 +105,8 @@ func (c *scrub) tables() error {
 		}
 		path := filepath.Join(dir, name)
 		err := c.e.checkFile(path, ro, c.pace, check)
-		if err != nil {
-			if _, serr := files.Stat(path); errors.Is(serr, fs.ErrNotExist) {
-				continue
-			}
+		if err != nil && !c.inUse(path, name) {
+			continue
 		}
 		span := days[name]
 		if err := c.damaged(name, span.from, span.to, err); err != nil {
@@ -116,6 +115,34 @@ func (c *scrub) tables() error {
 	}
 	return nil
 }
+
+// inUse reports whether a file whose reading failed is one that Pebble goes by: others are gone meanwhile, or still being
+// written.
+func (c *scrub) inUse(path, name string) bool {
+	was, err := c.e.store.opt.FS.Stat(path)
+	if err != nil {
+		return false
+	}
+	if filepath.Ext(name) == ".sst" {
+		levels, err := c.e.db.SSTables()
+		return err != nil || slices.ContainsFunc(levels, func(level []pebble.SSTableInfo) bool {
+			return slices.ContainsFunc(level, func(t pebble.SSTableInfo) bool { return fmt.Sprintf("%s.sst", t.BackingSSTNum) == name })
+		})
+	}
+	wait := time.NewTimer(blobSettles)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-c.e.ctx.Done():
+		return false
+	}
+	is, err := c.e.store.opt.FS.Stat(path)
+	return err == nil && is.Size() == was.Size() && is.ModTime().Equal(was.ModTime())
+}
+
+// blobSettles is for how long a blob file must not have changed to count as written; which of them are in use Pebble does
+// not tell.
+const blobSettles = 2 * time.Second
 
 type span struct{ from, to int64 } // milliseconds
 

@@ -187,8 +187,8 @@ func TestObstaclesAreNotDamage(t *testing.T) {
 		"broken disk":     {file(syscall.EIO), ExitStorage, "check the disk"},
 		"in use":          {fmt.Errorf("open state: %w", bolterr.ErrTimeout), ExitStorage, "another process"},
 		"interrupted":     {fmt.Errorf("verify: %w", context.Canceled), 0, ""},
-		"damaged state":   {fmt.Errorf("open: %w", meta.ErrDamaged), ExitDamaged, "replace this node's data"},
-		"damaged log":     {fmt.Errorf("open: %w", logfile.ErrCorrupt), ExitDamaged, "replace this node's data"},
+		"damaged state":   {fmt.Errorf("open: %w", meta.ErrDamaged), ExitDamaged, "keep the directory"},
+		"damaged log":     {fmt.Errorf("open: %w", logfile.ErrCorrupt), ExitDamaged, "keep the directory"},
 		"another version": {fmt.Errorf("open: %w", logfile.ErrVersion), ExitDamaged, "upgrade"},
 	} {
 		for what, err := range map[string]error{"state": refused("x", k.err), "store": refusedStore("x", k.err)} {
@@ -200,7 +200,7 @@ func TestObstaclesAreNotDamage(t *testing.T) {
 			if fatal.Code != k.code || !strings.Contains(fatal.Hint, k.hint) && !other || !errors.Is(err, k.err) {
 				t.Errorf("%s, %s: %v", name, what, err)
 			}
-			if fatal.Code != ExitDamaged && strings.Contains(err.Error(), "replace") {
+			if fatal.Code != ExitDamaged && strings.Contains(err.Error(), "aside") {
 				t.Errorf("%s, %s: %v", name, what, err)
 			}
 		}

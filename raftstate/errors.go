@@ -78,7 +78,7 @@ func (e *FatalError) Unwrap() error { return e.Err }
 func (e *FatalError) ExitCode() int { return e.Code }
 
 const (
-	hintReinstall = "replace this node's data: empty its data directory and join it again"
+	hintReinstall = "where the other nodes hold the data: move its data directory aside and join it again; a node that is the only one left: keep the directory and restore a backup"
 	hintMends     = "start the node again: it mends its log from the other nodes"
 	hintDisk      = "check the disk, then start the node again"
 	hintRestart   = "start the node again; its data is whole"

@@ -155,8 +155,10 @@ func (f *fsm) finish(last *raft.Log, commands int) error {
 	if err := f.feed(last.Index); err != nil {
 		return err
 	}
-	for i := range g.Verdicts { // before the entries count as applied: who reads them as a queue asks for these
-		f.verdicts.Note(g.Verdicts[i].Index, g.Verdicts[i].Body)
+	if f.verdicts != nil { // nobody reads a state that is being restored as a queue
+		for i := range g.Verdicts { // before the entries count as applied: who reads them as a queue asks for these
+			f.verdicts.Note(g.Verdicts[i].Index, g.Verdicts[i].Body)
+		}
 	}
 	if commands > 0 {
 		f.machine.Finish(g)

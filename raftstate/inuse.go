@@ -22,7 +22,7 @@ func (n *Node) inUse() (string, error) {
 	if err != nil || slices.Contains(whole, generation) {
 		return generation, err
 	}
-	if n.hasRun || generation != "" && len(whole) > 0 {
+	if n.hasRun || len(whole) > 0 {
 		return "", fmt.Errorf("%s names generation %q, which has no metadata; %q have: %w", placePointer, generation, whole, snapshot.ErrCurrent)
 	}
 	return generation, nil

@@ -313,7 +313,7 @@ func (n *Node) votersWithout(ctx context.Context, servers []raft.Server, id stri
 			continue
 		}
 		wg.Go(func() {
-			if st, err := n.PeerStatus(ctx, string(s.ID)); err == nil && !st.Probation && st.Fatal == "" {
+			if st, err := n.PeerStatus(ctx, string(s.ID)); err == nil && !st.Probation && !st.Installing && st.DiskFull == "" && st.Fatal == "" {
 				there.Add(1)
 			}
 		})

@@ -99,12 +99,19 @@ func (n *Node) setLogAside(d Damage) (string, error) {
 	for _, p := range n.askPeers(n.ctx, n.peerRepair()) {
 		term = max(term, p.Term)
 	}
-	err = errors.Join(
-		store.Set([]byte(probationKey), []byte(probationOn)),
-		store.SetUint64(keyTerm, term), store.Set(keyVoteCand, nobody), store.SetUint64(keyVoteTerm, term),
-		store.Set([]byte(identityKey), []byte(n.cfg.NodeID)), store.Close(),
-	)
-	if err != nil {
+	// One after the other, the identity last: a log that has one is taken for whole.
+	for _, write := range []func() error{
+		func() error { return store.Set([]byte(probationKey), []byte(probationOn)) },
+		func() error { return store.SetUint64(keyTerm, term) },
+		func() error { return store.Set(keyVoteCand, nobody) },
+		func() error { return store.SetUint64(keyVoteTerm, term) },
+		func() error { return store.Set([]byte(identityKey), []byte(n.cfg.NodeID)) },
+	} {
+		if err := write(); err != nil {
+			return "", brokenDisk("log", errors.Join(err, store.Close()))
+		}
+	}
+	if err := store.Close(); err != nil {
 		return "", brokenDisk("log", err)
 	}
 	return aside, nil

@@ -1,17 +1,13 @@
 package tsdb
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/oklog/ulid/v2"
-	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/tsdb/encoding"
 )
@@ -107,44 +103,4 @@ func tellsOfDamage(err error) bool {
 	}
 	text := err.Error()
 	return strings.Contains(text, "checksum mismatch") || strings.Contains(text, "doesn't include enough bytes")
-}
-
-// watchedEngine reports damage that a query met.
-type watchedEngine struct {
-	promql.QueryEngine
-	store *Store
-}
-
-// NewInstantQuery implements promql.QueryEngine.
-func (e *watchedEngine) NewInstantQuery(ctx context.Context, q storage.Queryable, o promql.QueryOpts, qs string, ts time.Time) (promql.Query, error) {
-	return e.watch(e.QueryEngine.NewInstantQuery(ctx, q, o, qs, ts))
-}
-
-// NewRangeQuery implements promql.QueryEngine.
-func (e *watchedEngine) NewRangeQuery(ctx context.Context, q storage.Queryable, o promql.QueryOpts, qs string, start, end time.Time, step time.Duration) (promql.Query, error) {
-	return e.watch(e.QueryEngine.NewRangeQuery(ctx, q, o, qs, start, end, step))
-}
-
-func (e *watchedEngine) watch(q promql.Query, err error) (promql.Query, error) {
-	if err != nil {
-		return nil, err
-	}
-	return &watchedQuery{q, e.store}, nil
-}
-
-type watchedQuery struct {
-	promql.Query
-	store *Store
-}
-
-// Exec implements promql.Query.
-func (q *watchedQuery) Exec(ctx context.Context) *promql.Result {
-	res := q.Query.Exec(ctx)
-	if res.Err != nil {
-		if g, err := q.store.hold(); err == nil {
-			res.Err = g.noticed(res.Err)
-			g.release()
-		}
-	}
-	return res
 }

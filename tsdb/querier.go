@@ -161,8 +161,20 @@ func (s series) Iterator(it chunkenc.Iterator) chunkenc.Iterator {
 	if s.g.ctx.Err() != nil {
 		return swappedIterator{chunkenc.NewNopIterator()}
 	}
-	return s.Series.Iterator(it)
+	if w, ok := it.(*watchedSamples); ok {
+		it = w.Iterator
+	}
+	return &watchedSamples{s.Series.Iterator(it), s.g}
 }
+
+// watchedSamples reports damage that reading meets.
+type watchedSamples struct {
+	chunkenc.Iterator
+	g *generation
+}
+
+// Err implements chunkenc.Iterator.
+func (w *watchedSamples) Err() error { return w.g.noticed(w.Iterator.Err()) }
 
 type swappedIterator struct{ chunkenc.Iterator }
 

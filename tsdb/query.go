@@ -37,7 +37,6 @@ type QueryOptions struct {
 type Query struct {
 	store   *Store
 	engine  *promql.Engine
-	watched *watchedEngine // the same, reporting damage
 	parser  parser.Parser
 	timeout time.Duration
 }
@@ -59,7 +58,6 @@ func NewQuery(store *Store, opts QueryOptions) *Query {
 			Parser: p,
 		}),
 	}
-	q.watched = &watchedEngine{q.engine, store}
 	return q
 }
 
@@ -80,7 +78,7 @@ func (t turns) Insert(ctx context.Context, _ string) (int, error) {
 }
 
 // Engine returns the engine for the Prometheus API. The caller does not close it.
-func (q *Query) Engine() promql.QueryEngine { return q.watched }
+func (q *Query) Engine() promql.QueryEngine { return q.engine }
 
 // Parser returns the bounded parser.
 func (q *Query) Parser() parser.Parser { return q.parser }
@@ -109,7 +107,7 @@ type Series struct {
 // Instant evaluates the query at t, in milliseconds since 1970. A scalar is a series without labels; a range vector
 // gives all its samples; a string is an error. ErrorPosition finds the place of a syntax error.
 func (q *Query) Instant(ctx context.Context, query string, t int64) ([]Series, error) {
-	run, err := q.watched.NewInstantQuery(ctx, q.store, nil, query, time.UnixMilli(t))
+	run, err := q.engine.NewInstantQuery(ctx, q.store, nil, query, time.UnixMilli(t))
 	if err != nil {
 		return nil, fmt.Errorf("query: %w", err)
 	}
@@ -127,7 +125,7 @@ func (q *Query) Range(ctx context.Context, query string, start, end, step int64)
 	case (end-start)/step >= MaxPoints:
 		return nil, fmt.Errorf("query: more than %d points a series; ask for a greater step", MaxPoints)
 	}
-	run, err := q.watched.NewRangeQuery(ctx, q.store, nil, query, time.UnixMilli(start), time.UnixMilli(end),
+	run, err := q.engine.NewRangeQuery(ctx, q.store, nil, query, time.UnixMilli(start), time.UnixMilli(end),
 		time.Duration(step)*time.Millisecond)
 	if err != nil {
 		return nil, fmt.Errorf("query: %w", err)

@@ -88,6 +88,25 @@ func TestLatestSamples(t *testing.T) {
 	}
 }
 
+// What a query says is no damage, whatever words the one who wrote it, or a label, put into it.
+func TestWordsOfQueriesAreNoDamage(t *testing.T) {
+	o := options(t)
+	found := 0
+	o.OnDamage = func(*tsdb.DamageError) { found++ }
+	s := newStore(t, o, t.TempDir())
+	apply(t, s, sample{1, t0, 1})
+	q := newQuery(t, s, tsdb.QueryOptions{})
+	for _, words := range []string{"checksum mismatch(", "doesn't include enough bytes("} {
+		text := fmt.Sprintf("label_replace(vector(1), %q, %q, %q, %q)", "a", "b", "c", words)
+		if _, err := q.Instant(t.Context(), text, t0); err == nil {
+			t.Errorf("%s is a query", text)
+		}
+	}
+	if found != 0 || len(s.Damaged()) != 0 {
+		t.Errorf("%d times, %v", found, s.Damaged())
+	}
+}
+
 func TestHostileQueries(t *testing.T) {
 	s := newStore(t, options(t), t.TempDir())
 	apply(t, s, sample{1, t0, 1})

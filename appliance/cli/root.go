@@ -134,7 +134,7 @@ func hintOf(err error) string {
 	case errors.Is(err, appliance.ErrNotEmpty):
 		return "restore on a machine without a node, or move its data away first"
 	case errors.Is(err, appliance.ErrDamaged):
-		return "move the data directory aside and start again: the node takes everything anew from its peers"
+		return "where other nodes hold the data, move the data directory aside and join again: the node takes everything anew from its peers; the only node that is left keeps its directory and a backup is restored"
 	}
 	return ""
 }

@@ -19,6 +19,31 @@ func incremental() Schedule {
 	return s
 }
 
+// TestADrillThatFailsIsRecorded has a schedule try a restore that cannot succeed, again and again.
+func TestADrillThatFailsIsRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, "n1")
+		sc := incremental()
+		sc.Drill = 1
+		s.put(sc)
+		time.Sleep(3*24*time.Hour + 12*time.Hour) // there is nothing that restores here
+		backups, drills := 0, 0
+		for _, r := range s.runs() {
+			switch {
+			case r.Kind == KindDrill && !r.OK && r.Error != "":
+				drills++
+			case r.Kind == "" && r.OK:
+				backups++
+			default:
+				t.Errorf("run %+v", r)
+			}
+		}
+		if backups < 3 || drills == 0 {
+			t.Errorf("%d backups, %d drills", backups, drills)
+		}
+	})
+}
+
 func (s *site) repository(node, folder string) *repository.Repository {
 	s.t.Helper()
 	r, err := repository.Look(context.Background(), &target.Folder{Dir: filepath.Join(s.dirs[node], folder)}, nil)

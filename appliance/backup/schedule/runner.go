@@ -235,7 +235,12 @@ func (r *Runner) run(ctx context.Context, j *Job, schedule string, by Actor, als
 		return err
 	}
 	if err := r.make(ctx, h, j, st); err != nil {
-		r.cfg.Log.Warn("backup failed", "schedule", schedule, "run", h.claim.ID, "attempt", st.Attempts, "err", err)
+		log := r.cfg.Log.With("schedule", schedule, "run", h.claim.ID, "err", err)
+		if st == nil { // a tried restore
+			log.Warn("restore drill failed")
+		} else {
+			log.Warn("backup failed", "attempt", st.Attempts)
+		}
 	}
 	return nil
 }
