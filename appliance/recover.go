@@ -99,11 +99,12 @@ func (c *Config) PlanRecovery(ctx context.Context) (_ *RecoveryPlan, err error) 
 	}
 	answeringVoters := 0
 	for _, m := range plan.Lost {
-		if c.answers(ctx, identity, m) {
+		answers, votes := c.answers(ctx, identity, m)
+		if answers {
 			plan.Answering = append(plan.Answering, m.ID)
-			if m.Voter {
-				answeringVoters++
-			}
+		}
+		if m.Voter && votes {
+			answeringVoters++
 		}
 	}
 	own := 0
@@ -121,15 +122,24 @@ func (c *Config) PlanRecovery(ctx context.Context) (_ *RecoveryPlan, err error) 
 	return plan, nil
 }
 
-// answers reports whether a member answers calls of this node.
-func (c *Config) answers(ctx context.Context, identity *pki.Identity, m raftstate.Member) bool {
+// answers reports whether a member answers calls of this node, and whether it could help to elect a leader: a node that lost
+// its data, or has met a fatal error, cannot.
+func (c *Config) answers(ctx context.Context, identity *pki.Identity, m raftstate.Member) (answers, votes bool) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	client := forward.NewClient(staticIdentity(identity), func(string) (string, error) { return m.Addr, nil })
 	defer client.Close()
-	_, err := client.Call(ctx, m.ID, "status", nil)
-	var remote *forward.RemoteError
-	return err == nil || errors.As(err, &remote)
+	body, err := client.Call(ctx, m.ID, "status", nil)
+	if err != nil {
+		var remote *forward.RemoteError // it is only starting, perhaps
+		there := errors.As(err, &remote)
+		return there, there
+	}
+	var st raftstate.Status
+	if err := json.Unmarshal(body, &st); err != nil { // of another version
+		return true, true
+	}
+	return true, !st.Probation && st.Fatal == ""
 }
 
 // Recover makes a stopped node the only member of a cluster that goes on from what it holds, as another incarnation: the
