@@ -111,16 +111,12 @@ func (l *entryLog) read(from uint64, most int64) (out []repository.Entry, first,
 // on without it: the gap is named, and the next backup closes it.
 func TestArchiveGoesOnWhereItStands(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, "n1")
 		l := &entryLog{}
 		l.first.Store(1)
 		l.last.Store(50)
+		s := newSiteWith(t, l.read, "n1")
 		r := s.any()
-		r.cfg.Entries = l.read
-		dir := s.dirs["n1"]
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); r.archiveLog(ctx) }()
+		dir, ctx := s.dirs["n1"], t.Context()
 		sc := incremental()
 		sc.Archive = 60
 		s.put(sc)
@@ -178,8 +174,6 @@ func TestArchiveGoesOnWhereItStands(t *testing.T) {
 		if a := r.Overview(0).Schedules[0].ArchiveStatus; a.Gap != nil || a.Error != "" || until() != 150 {
 			t.Errorf("after the backup: %+v, archived to %d", a, until())
 		}
-		cancel()
-		<-done
 	})
 }
 

@@ -67,6 +67,7 @@ type site struct {
 	leader  atomic.Value // string
 	made    atomic.Int64
 	fail    atomic.Pointer[error]
+	entries EntrySource
 	hold    atomic.Pointer[chan struct{}] // when set, writing waits until it is closed or its context ends
 	runners map[string]*Runner
 	dirs    map[string]string
@@ -76,11 +77,17 @@ var start = time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
 
 func newSite(t *testing.T, nodes ...string) *site {
 	t.Helper()
+	return newSiteWith(t, nil, nodes...)
+}
+
+// newSiteWith is newSite whose nodes archive the log that entries read.
+func newSiteWith(t *testing.T, entries EntrySource, nodes ...string) *site {
+	t.Helper()
 	ring, _, err := keyring.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, meta: &authtest.Meta{}, ring: ring, runners: map[string]*Runner{}, dirs: map[string]string{}}
+	s := &site{t: t, entries: entries, meta: &authtest.Meta{}, ring: ring, runners: map[string]*Runner{}, dirs: map[string]string{}}
 	s.meta.Advance(start.UnixMilli())
 	s.leader.Store(nodes[0])
 	ctx, cancel := context.WithCancel(t.Context())
@@ -111,7 +118,7 @@ func (s *site) start(n string) {
 	r := New(Config{
 		Meta: s.meta, Node: n, Leading: func() bool { return s.leader.Load() == n }, Folder: s.dirs[n], Incarnation: "first",
 		Prepare: func(context.Context, Protection) (Prepared, error) { return &state1{s}, nil },
-		Sealer:  func() (Sealer, error) { return s.ring, nil }, LookEvery: 30 * time.Second,
+		Sealer:  func() (Sealer, error) { return s.ring, nil }, LookEvery: 30 * time.Second, Entries: s.entries,
 	})
 	s.runners[n] = r
 	ctx, cancel := context.WithCancel(s.t.Context())
