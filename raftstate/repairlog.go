@@ -22,26 +22,29 @@ var (
 // nobody has the vote of a node that does not know whom it gave it to.
 var nobody = []byte("-")
 
-// mendLog cuts a damaged log before what cannot be read, or sets it aside. Either way this node may have acknowledged
+// mendLog cuts a damaged log before what cannot be read, or sets it aside, at once with aside. Either way this node may have acknowledged
 // what it does not hold any more, so it is on probation afterwards. It is called while nothing is open.
-func (n *Node) mendLog(d Damage, began time.Time) error {
+func (n *Node) mendLog(d Damage, began time.Time, aside bool) error {
 	n.cfg.Repairs.Doing("mending the log", 0, 0)
 	defer n.cfg.Repairs.Doing("", 0, 0)
 	if err := n.connect(); err != nil {
 		return err
 	}
-	cut, err := n.cutLog()
-	if err == nil {
-		n.log.Warn("the log was cut before what is damaged; this node has no vote until it has caught up", "first_lost", cut)
-		n.pending.Store(&Repaired{Parts: []string{PartLog}, How: HowLogCut, Index: cut, Took: time.Since(began)})
-		return nil
+	if !aside {
+		cut, err := n.cutLog()
+		if err == nil {
+			n.log.Warn("the log was cut before what is damaged; this node has no vote until it has caught up", "first_lost", cut)
+			n.pending.Store(&Repaired{Parts: []string{PartLog}, How: HowLogCut, Index: cut, Took: time.Since(began)})
+			return nil
+		}
+		n.log.Warn("the log cannot be cut", "err", err)
 	}
-	n.log.Warn("the log cannot be cut: it is set aside", "err", err)
-	aside, err := n.setLogAside(d)
+	n.log.Warn("the log is set aside; this node has no vote until it has caught up")
+	dir, err := n.setLogAside(d)
 	if err != nil {
 		return err
 	}
-	n.pending.Store(&Repaired{Parts: []string{PartLog}, How: HowLogAside, Aside: aside, Took: time.Since(began)})
+	n.pending.Store(&Repaired{Parts: []string{PartLog}, How: HowLogAside, Aside: dir, Took: time.Since(began)})
 	return nil
 }
 

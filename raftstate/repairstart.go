@@ -29,7 +29,7 @@ const (
 // openMending opens state and log and mends what is damaged in them.
 func (n *Node) openMending(ctx context.Context) error {
 	n.loadRoster()
-	stateOpen, logMended := false, false
+	stateOpen, logCut, logAside := false, false, false
 	for images := 0; ; {
 		var err error
 		if !stateOpen {
@@ -52,12 +52,12 @@ func (n *Node) openMending(ctx context.Context) error {
 		n.cfg.Repairs.Found(d)
 		began := time.Now()
 		switch {
-		case d.Part == PartLog && logMended, images >= repairTimes:
+		case d.Part == PartLog && logAside, images >= repairTimes:
 			return err
-		case d.Part == PartLog:
-			logMended = true
+		case d.Part == PartLog: // one that was cut and is not whole yet is set aside
+			logCut, logAside = true, logCut
 			n.closeLog()
-			err = n.mendLog(d, began)
+			err = n.mendLog(d, began, logAside)
 		default:
 			images++
 			stateOpen = false
