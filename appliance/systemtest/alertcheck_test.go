@@ -55,13 +55,21 @@ func (w *watch) settled() {
 	err := until(w.t.Context(), time.Minute, func(ctx context.Context) error {
 		var now struct {
 			Counts map[string]int `json:"counts"`
+			Alerts []struct {
+				State  string            `json:"state"`
+				Labels map[string]string `json:"labels"`
+			} `json:"alerts"`
 		}
 		if err := w.c.get(ctx, &w.c.Nodes[0], "/v1/alerts", nil, &now); err != nil {
 			return err
 		}
 		for _, state := range []string{"firing", "acknowledged", "pending"} {
 			if now.Counts[state] > 0 {
-				return fmt.Errorf("%d alerts are %s", now.Counts[state], state)
+				var open []string
+				for _, a := range now.Alerts {
+					open = append(open, fmt.Sprintf("%s %v", a.State, a.Labels))
+				}
+				return fmt.Errorf("%d alerts are %s: %s", now.Counts[state], state, strings.Join(open, "; "))
 			}
 		}
 		sent := make(map[string]bool)

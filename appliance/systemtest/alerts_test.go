@@ -149,6 +149,8 @@ type watch struct {
 	sink *sink
 	tr   *trial // of the bench, when it is a row of that
 
+	sending bool // faults come only where a message is on its way, or may be
+
 	kills []killed
 
 	messages, doubled int // as check found them
@@ -173,7 +175,7 @@ func (w *watch) configure() {
 	w.t.Helper()
 	w.put("/v1/routes", map[string]any{"body": fmt.Sprintf(alertRoutes, w.sink.url, w.sink.relay, w.c.Nodes[0].URL, w.c.Nodes[1].AgentURL)})
 	w.put("/v1/rules/files/own", map[string]any{"body": alertRules})
-	for _, shipped := range []string{"hosts", "triward"} { // what else may be wrong with this machine is no part of this
+	for _, shipped := range []string{"events", "hosts", "triward"} { // what else may be wrong with this machine is no part of this
 		w.put("/v1/rules/files/"+shipped, map[string]any{"enabled": false})
 	}
 }
@@ -325,7 +327,14 @@ func (w *watch) isEnded(subject string) bool {
 func (w *watch) round(ctx context.Context, i int, fault func(context.Context)) {
 	w.t.Helper()
 	round := roundName(i)
-	switch i % 4 {
+	at, wait := i%4, rand.IntN(3000)
+	if w.tr != nil {
+		wait = w.tr.rng.IntN(3000)
+	}
+	if w.sending { // each fault meets a message on its way
+		at = 1 + i%2*2
+	}
+	switch at {
 	case 0: // before it is noticed
 		w.begin(ctx, round)
 		fault(ctx)
@@ -346,7 +355,7 @@ func (w *watch) round(ctx context.Context, i int, fault func(context.Context)) {
 	case 3: // anywhere
 		w.begin(ctx, round)
 		select {
-		case <-time.After(time.Duration(rand.IntN(3000)) * time.Millisecond):
+		case <-time.After(time.Duration(wait) * time.Millisecond):
 		case <-ctx.Done():
 		}
 		fault(ctx)

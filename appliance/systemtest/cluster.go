@@ -54,7 +54,8 @@ type cluster struct {
 	log     *os.File
 	// launch, when set, starts a node's process instead of this process doing so itself, and sets n.PID: elsewhere, or as
 	// another program.
-	launch func(n *devNode, cmd *exec.Cmd) error
+	launch  func(n *devNode, cmd *exec.Cmd) error
+	started time.Time // when restart last started a node
 }
 
 // start runs `triward dev` with the given further arguments and waits until it is ready.
@@ -166,6 +167,7 @@ func (c *cluster) restart(n *devNode) error {
 	}
 	n.PID = cmd.Process.Pid
 	c.again[n.ID] = cmd
+	c.started = time.Now()
 	return nil
 }
 

@@ -156,20 +156,20 @@ func (tr *trial) agentOffline(ctx context.Context) error {
 	}
 	tr.note("cut for %v: %d lines written meanwhile, %d batches of %.1f MiB in the spool", length, count.Load()-first, st.Spool.Batches, float64(st.Spool.Bytes)/(1<<20))
 	stop()
+	tr.other, tr.kind = int(count.Load()), "lines"
 	if err := <-ended; err != nil {
 		return err
 	}
 	healed := time.Now()
-	if err := tr.net.heal(ctx); err != nil {
+	if err := tr.heal(ctx); err != nil {
 		return err
 	}
 	if err := tr.caughtUp(ctx, n, begin, count.Load()); err != nil {
 		return err
 	}
 	tr.recovered(time.Since(healed))
-	var v violations
-	if err := tr.c.settle(ctx, &v); err != nil || v.differing > 0 {
-		return fmt.Errorf("%w: %s", err, &v)
+	if err := tr.sameState(ctx); err != nil {
+		return err
 	}
 	for i := range tr.c.Nodes {
 		if err := until(ctx, time.Minute, func(ctx context.Context) error { return tr.c.findLines(ctx, &tr.c.Nodes[i], begin, count.Load(), true) }); err != nil {

@@ -49,13 +49,19 @@ func faultRows() []faultRow {
 		agentRows(),
 		loadRows(),
 		diskRows(),
+		hostileRows(),
 		memberRows(),
+		restoreRows(),
 		queueRows(),
 	)
 }
 
-// tooSlow is how many times the goal a time to recover may take before the row is red.
-const tooSlow = 5
+// tooSlow is how many times the goal a time may take before the row is red: others may use the machine. What is no time, a
+// share, a number of elections or memory, does not grow with that: tooMuch is how many times its goal it may be.
+const (
+	tooSlow = 5
+	tooMuch = 1.5
+)
 
 // trial is one run of a row: its cluster, its senders, what it has found. Its methods are for the goroutine of the row
 // unless they say otherwise.
@@ -76,6 +82,8 @@ type trial struct {
 
 	stockEnd time.Time // of what readers of damaged nodes know
 
+	mendedAt time.Time // when the last fault ended, but for starts of nodes
+
 	through map[string]string // what senders take for the address of a node, by that address
 	fillers int               // how many senders of much that nobody looks at are added
 
@@ -88,6 +96,9 @@ func (tr *trial) atEnd(fn func()) { tr.ends = append(tr.ends, fn) }
 
 // faulted counts faults that were injected.
 func (tr *trial) faulted(n int) { tr.faults += n }
+
+// mended notes that a fault has ended now. The start of a node is noted by the cluster.
+func (tr *trial) mended() { tr.mendedAt = time.Now() }
 
 // recovered notes how long after a fault, or its end, all was well again.
 func (tr *trial) recovered(d time.Duration) { tr.recoveries = append(tr.recoveries, d) }
@@ -110,6 +121,7 @@ type bench struct {
 	t    *testing.T
 	bin  string
 	dir  string
+	what string // the command that it is
 	rows []faultRow
 	sums []summary
 }
@@ -194,30 +206,44 @@ func (tr *trial) keepLog() {
 	}
 }
 
-// newBench has the rows that pick takes and that ROWS names: names, or beginnings of names that end with '*'.
+// newBench has the rows that pick takes and that ROWS names: names, or beginnings of names that end with '*'. A name that
+// leaves no row of the selection ends the test.
 func newBench(t *testing.T, pick func(*faultRow) bool) *bench {
 	t.Helper()
 	b := &bench{t: t, bin: binaries(t, ""), dir: t.TempDir()}
-	want := strings.Fields(strings.ReplaceAll(os.Getenv("TRIWARD_TORTURE_ROWS"), ",", " "))
-	found := make(map[string]bool)
-	for _, row := range faultRows() {
-		named := len(want) == 0
-		for _, w := range want {
-			if prefix, ok := strings.CutSuffix(w, "*"); w == row.name || ok && strings.HasPrefix(row.name, prefix) {
-				named, found[w] = true, true
-			}
-		}
-		if named && pick(&row) {
-			b.rows = append(b.rows, row)
-		}
-	}
-	for _, w := range want {
-		if !found[w] {
-			t.Fatalf("there is no row %q", w)
-		}
+	var err error
+	if b.rows, err = choose(faultRows(), os.Getenv("TRIWARD_TORTURE_ROWS"), pick); err != nil {
+		t.Fatal(err)
 	}
 	b.sums = make([]summary, len(b.rows))
 	return b
+}
+
+// choose returns those of all rows that names has and pick takes; all that pick takes when names is empty.
+func choose(all []faultRow, names string, pick func(*faultRow) bool) (rows []faultRow, err error) {
+	want := strings.Fields(strings.ReplaceAll(names, ",", " "))
+	known, taken := make(map[string]bool), make(map[string]bool)
+	for _, row := range all {
+		named := len(want) == 0
+		for _, w := range want {
+			if prefix, ok := strings.CutSuffix(w, "*"); w == row.name || ok && strings.HasPrefix(row.name, prefix) {
+				named, known[w] = true, true
+				taken[w] = taken[w] || pick(&row)
+			}
+		}
+		if named && pick(&row) {
+			rows = append(rows, row)
+		}
+	}
+	for _, w := range want {
+		switch {
+		case !known[w]:
+			return nil, fmt.Errorf("there is no row %q", w)
+		case !taken[w]:
+			return nil, fmt.Errorf("row %q is not among those of the short selection: make torture ROWS='%s' MINUTES=0 runs it", w, w)
+		}
+	}
+	return rows, nil
 }
 
 // inside runs the test again in a process that has namespaces of its own, streaming what it prints, and reports false;
@@ -259,7 +285,23 @@ func number(t *testing.T, name string, fallback uint64) uint64 {
 	return n
 }
 
-// TestTorture runs the rows in turn, in an order from the seed, until the minutes are over; at least each of them once
+// seeds are those of TRIWARD_TORTURE_SEED, one by the clock when it is empty.
+func seeds(t *testing.T) (list []uint64) {
+	t.Helper()
+	for _, text := range strings.Fields(strings.ReplaceAll(os.Getenv("TRIWARD_TORTURE_SEED"), ",", " ")) {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatalf("TRIWARD_TORTURE_SEED: %v", err)
+		}
+		list = append(list, n)
+	}
+	if len(list) == 0 {
+		list = append(list, uint64(time.Now().Unix()))
+	}
+	return list
+}
+
+// TestTorture runs the rows in turn, in an order from the seed, until the minutes are over; each of them once with each seed
 // when the minutes are 0. `make torture` sets the environment.
 func TestTorture(t *testing.T) {
 	if os.Getenv("TRIWARD_TORTURE_MINUTES") == "" {
@@ -270,25 +312,31 @@ func TestTorture(t *testing.T) {
 		return
 	}
 	minutes := number(t, "TRIWARD_TORTURE_MINUTES", 0)
-	seed := number(t, "TRIWARD_TORTURE_SEED", uint64(time.Now().Unix()))
+	list := seeds(t)
 	b := newBench(t, func(*faultRow) bool { return true })
+	b.what = "make torture"
 	end := time.Now().Add(time.Duration(minutes) * time.Minute)
-	fmt.Printf("torture: %d rows, seed %d, %d minutes\n", len(b.rows), seed, minutes)
-	for round := uint64(0); round == 0 || time.Now().Before(end); round++ {
+	fmt.Printf("torture: %d rows, seeds %v, %d minutes\n", len(b.rows), list, minutes)
+	for round := 0; round < len(list) || minutes > 0; round++ {
+		seed := list[min(round, len(list)-1)] + uint64(max(0, round-len(list)+1))
 		ran := false
-		for _, i := range rngOf(seed+round, "order").Perm(len(b.rows)) {
+		for _, i := range rngOf(seed, "order").Perm(len(b.rows)) {
 			if minutes > 0 && time.Until(end) < b.rows[i].weight || b.sums[i].notRun != "" {
 				continue
 			}
-			b.once(t.Context(), i, seed+round)
+			b.once(t.Context(), i, seed)
 			ran = true
 		}
 		if !ran {
 			break
 		}
 	}
-	b.report(seed)
+	b.report()
 }
+
+// faultsEnd is how long after its start `make faults` begins no further row, so that there is a table before go test ends it
+// all. It takes ten minutes on two quiet cores.
+const faultsEnd = 20 * time.Minute
 
 // TestFaults runs each row of the short selection once. `make faults` sets the environment.
 func TestFaults(t *testing.T) {
@@ -299,12 +347,48 @@ func TestFaults(t *testing.T) {
 	if !inside(t) {
 		return
 	}
-	seed := number(t, "TRIWARD_TORTURE_SEED", uint64(time.Now().Unix()))
+	seed := seeds(t)[0]
 	b := newBench(t, func(r *faultRow) bool { return r.short })
+	b.what = "make faults"
+	end := time.Now().Add(faultsEnd)
+	ctx, cancel := context.WithDeadline(t.Context(), end.Add(7*time.Minute))
+	defer cancel()
 	for i := range b.rows {
-		b.once(t.Context(), i, seed)
+		if time.Now().Before(end) {
+			b.once(ctx, i, seed)
+		}
 	}
-	b.report(seed)
+	b.report()
+}
+
+// What is asked for is run, or said not to be.
+func TestRowsAreChosen(t *testing.T) {
+	all := faultRows()
+	short := func(r *faultRow) bool { return r.short }
+	any := func(*faultRow) bool { return true }
+	for _, c := range []struct {
+		names string
+		pick  func(*faultRow) bool
+		want  string // names of the rows, or what the error says
+	}{
+		{"kill-leader", any, "kill-leader"},
+		{"kill-*, part-leader", any, "kill-follower kill-leader kill-all part-leader"},
+		{"kill-leader", short, "short selection"},
+		{"part-leader flap-*", short, "short selection"},
+		{"nothing-*", any, "there is no row"},
+	} {
+		rows, err := choose(all, c.names, c.pick)
+		var got []string
+		for _, r := range rows {
+			got = append(got, r.name)
+		}
+		if text := strings.Join(got, " "); err == nil && text != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("ROWS=%q: %q %v, want %q", c.names, text, err, c.want)
+		}
+	}
+	if rows, err := choose(all, "", any); err != nil || len(rows) != len(all) {
+		t.Errorf("%d rows of %d: %v", len(rows), len(all), err)
+	}
 }
 
 // The table itself: names that can be typed, and a selection that fits into its ten minutes.

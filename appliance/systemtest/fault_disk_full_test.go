@@ -8,11 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,8 +25,8 @@ const resumeGoal = 5 * time.Second
 // rest, data is refused from 192 MiB left on, and everything from 96 MiB left on.
 const (
 	tightBytes = 700 << 20
-	nearlyFull = 350 << 20 // left: more than nine tenths of the room is used
-	noDataLeft = 180 << 20
+	nearlyFull = 350 << 20        // left: more than nine tenths of the room is used
+	noDataLeft = 130 << 20        // far enough from the limit for what a node deletes by itself meanwhile
 	fullOneFor = 70 * time.Second // the store of metrics writes chunks once a minute
 	grownBytes = 2 * tightBytes
 )
@@ -136,25 +134,25 @@ groups:
 // warned returns when an alert fires that names the disk of the node.
 func (tr *trial) warned(ctx context.Context, n *devNode) error {
 	return until(ctx, 90*time.Second, func(ctx context.Context) error {
-		var answer struct {
-			Data struct{ Result []json.RawMessage }
-		}
 		leader, err := tr.c.leader(ctx)
 		if err != nil {
 			return err
 		}
-		query := fmt.Sprintf(`ALERTS{alertname="DiskFillsNow",alertstate="firing",node=%q} or ALERTS{alertname="DiskFillsNow",alertstate="firing",host=%q}`, n.ID, n.ID)
-		var alerts json.RawMessage
-		if err := tr.c.get(ctx, leader, "/v1/alerts", nil, &alerts); err != nil {
+		var now struct {
+			Alerts []struct {
+				State  string
+				Labels map[string]string
+			}
+		}
+		if err := tr.c.get(ctx, leader, "/v1/alerts", nil, &now); err != nil {
 			return err
 		}
-		if strings.Contains(string(alerts), "DiskFillsNow") && strings.Contains(string(alerts), n.ID) {
-			return nil
+		for _, a := range now.Alerts {
+			if a.Labels["alertname"] == "DiskFillsNow" && a.Labels["host"] == n.ID && a.State == "firing" {
+				return nil
+			}
 		}
-		if err := tr.c.get(ctx, leader, "/api/v1/query", url.Values{"query": {query}}, &answer); err != nil {
-			return err
-		}
-		return fmt.Errorf("no alert says that the disk of %s fills: %s", n.ID, alerts)
+		return fmt.Errorf("no alert says that the disk of %s fills: %v", n.ID, now.Alerts)
 	})
 }
 
@@ -208,6 +206,7 @@ func (tr *trial) fullOne(ctx context.Context, leader bool) error {
 	if err := d.resize(grownBytes); err != nil {
 		return err
 	}
+	tr.mended()
 	if err := tr.hasRoomAgain(ctx, n); err != nil {
 		return fmt.Errorf("the disk of %s has grown: %w", n.ID, err)
 	}
@@ -278,6 +277,7 @@ func (tr *trial) fullAll(ctx context.Context) error {
 			return err
 		}
 	}
+	tr.mended()
 	began := time.Now()
 	if err := tr.progress(ctx, 1); err != nil {
 		return fmt.Errorf("after the disks have grown: %w", err)

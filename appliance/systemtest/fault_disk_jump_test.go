@@ -208,8 +208,11 @@ func (tr *trial) clockJump(ctx context.Context, n *devNode, clock *wallClock, by
 	if err := clock.set(by); err != nil {
 		return err
 	}
-	tr.faulted(1)
 	defer func() { _ = clock.set(0) }()
+	if err := tr.clockIsOff(ctx, n, by); err != nil {
+		return err
+	}
+	tr.faulted(1)
 	end := time.Now().Add(clockFor)
 	for time.Now().Before(end) {
 		if err := tr.progress(ctx, 5); err != nil {
@@ -229,7 +232,31 @@ func (tr *trial) clockJump(ctx context.Context, n *devNode, clock *wallClock, by
 	if err := clock.set(0); err != nil {
 		return err
 	}
+	tr.mended()
 	return tr.progress(ctx, 20)
+}
+
+// clockIsOff holds that the clock of a node is off by so much, as it dates its answers.
+func (tr *trial) clockIsOff(ctx context.Context, n *devNode, by time.Duration) error {
+	return until(ctx, 20*time.Second, func(ctx context.Context) error {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, n.URL+"/-/ready", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := tr.c.client.Do(r)
+		if err != nil {
+			return err
+		}
+		_ = resp.Body.Close()
+		at, err := http.ParseTime(resp.Header.Get("Date"))
+		if err != nil {
+			return fmt.Errorf("date of an answer of %s: %w", n.ID, err)
+		}
+		if off := time.Until(at) - by; off.Abs() > time.Minute {
+			return fmt.Errorf("the clock of %s is off by %v and was set off by %v", n.ID, time.Until(at).Round(time.Second), by)
+		}
+		return nil
+	})
 }
 
 // look asks a node for what must not change.

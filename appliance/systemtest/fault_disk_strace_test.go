@@ -77,7 +77,8 @@ func (t *tracer) close() error {
 // tracedSync is a sync that the process asked for.
 type tracedSync struct {
 	at     time.Duration // since 1970
-	call   string        // with the file, as strace shows it
+	call   string        // as strace shows it
+	file   string        // its path; whatever descriptor and call it is synced by
 	failed bool
 }
 
@@ -87,15 +88,27 @@ func (t *tracer) syncsSeen() (list []tracedSync, ended time.Duration, err error)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read what strace saw: %w", err)
 	}
+	under := make(map[string]string) // the call that a thread is in
 	for line := range strings.Lines(string(b)) {
 		// 12345 1764190000.123456 fdatasync(9</data/raft/x.wal>) = -1 EIO (Input/output error) (INJECTED)
-		_, rest, _ := strings.Cut(strings.TrimSpace(line), " ") // a small number of a process is padded
+		// 12345 1764190000.123456 fdatasync(9</data/raft/x.wal> <unfinished ...>
+		// 12345 1764190000.124456 <... fdatasync resumed>) = -1 EIO (Input/output error) (INJECTED)
+		thread, rest, _ := strings.Cut(strings.TrimSpace(line), " ") // a small number of a process is padded
 		stamp, call, _ := strings.Cut(strings.TrimSpace(rest), " ")
 		at, err := time.ParseDuration(stamp + "s")
 		if err != nil {
 			continue
 		}
 		call = strings.TrimSpace(call)
+		if begun, ok := strings.CutSuffix(call, "<unfinished ...>"); ok {
+			under[thread] = begun
+			if !strings.HasPrefix(call, "exit_group") {
+				continue
+			}
+		} else if _, end, ok := strings.Cut(call, " resumed>"); ok && strings.HasPrefix(call, "<... ") {
+			call = under[thread] + end
+			delete(under, thread)
+		}
 		name, _, _ := strings.Cut(call, "(")
 		switch {
 		case name == "exit_group" || strings.HasPrefix(call, "+++ exited"):
@@ -103,7 +116,9 @@ func (t *tracer) syncsSeen() (list []tracedSync, ended time.Duration, err error)
 				ended = at
 			}
 		case strings.Contains(","+syncs+",", ","+name+","):
-			list = append(list, tracedSync{at: at, call: call, failed: strings.Contains(call, "EIO")})
+			_, file, _ := strings.Cut(call, "<")
+			file, _, _ = strings.Cut(file, ">")
+			list = append(list, tracedSync{at: at, call: call, file: file, failed: strings.Contains(call, "EIO")})
 		}
 	}
 	return list, ended, nil

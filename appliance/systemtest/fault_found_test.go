@@ -64,7 +64,9 @@ func (tr *trial) found(ctx context.Context, p plan) error {
 			return fmt.Errorf("join %s: %w", c.Nodes[i].ID, err)
 		}
 	}
-	return until(ctx, 2*time.Minute, func(ctx context.Context) error { return tr.voters(ctx, p.nodes) })
+	err = until(ctx, 2*time.Minute, func(ctx context.Context) error { return tr.voters(ctx, p.nodes) })
+	c.started = time.Time{} // which was no end of a fault
+	return err
 }
 
 // newNode writes the configuration of node i.
@@ -169,11 +171,16 @@ func (tr *trial) triward(ctx context.Context, n *devNode, env []string, args ...
 
 // first founds the cluster with the first node and takes the token that the node made for its command line.
 func (tr *trial) first(ctx context.Context) error {
-	c := tr.c
-	n := &c.Nodes[0]
+	n := &tr.c.Nodes[0]
 	if err := tr.triward(ctx, n, nil, "cluster", "init", "--password"); err != nil {
 		return err
 	}
+	return tr.trustNode(ctx, n)
+}
+
+// trustNode starts the first node of a cluster and takes the CA and the token that it has made for its command line.
+func (tr *trial) trustNode(ctx context.Context, n *devNode) error {
+	c := tr.c
 	tlsDir := filepath.Join(tr.dir, n.ID, "tls")
 	c.CA = filepath.Join(tlsDir, "ca.pem")
 	if err := c.trust(); err != nil {

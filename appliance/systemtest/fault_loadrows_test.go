@@ -105,7 +105,7 @@ func (tr *trial) heavy(g *gauge) error {
 	g.end()
 	most := g.most.Load()
 	tr.note("%d MiB at most on a node (goal %.0f MiB)", most>>20, memoryGoal*memoryLimit/(1<<20))
-	if most > 2*memoryLimit {
+	if float64(most) > tooMuch*memoryGoal*memoryLimit {
 		return fmt.Errorf("a node takes %d MiB, GOMEMLIMIT is %d MiB", most>>20, memoryLimit>>20)
 	}
 	return nil
@@ -130,6 +130,7 @@ func (tr *trial) quiet(ctx context.Context, p plan, fault func(ctx context.Conte
 	if err := fault(ctx); err != nil {
 		return err
 	}
+	tr.mended()
 	during := float64(tr.acks()-acks) / time.Since(begin).Seconds()
 	longest := takeLongest(tr.traffic.senders)
 	tr.note("senders that go on as before: %.0f batches a second, %.0f before; longest without an answer %v", during, before, longest.Round(time.Millisecond))
@@ -300,7 +301,7 @@ func (tr *trial) overload(ctx context.Context) error {
 			return fmt.Errorf("%d refusals do not say when to try again", b.noRetry.Load())
 		case b.other.Load() > 0:
 			return fmt.Errorf("%d answers are neither 200 nor 429, such as %s", b.other.Load(), b.example)
-		case got < capacity*overGoodputGoal/tooSlow:
+		case got < capacity*overGoodputGoal/tooMuch:
 			return fmt.Errorf("goodput fell from %.1f to %.1f MB/s", capacity/1e6, got/1e6)
 		case p99 > tooSlow*overAckGoal:
 			return fmt.Errorf("ack p99 %v", p99)
@@ -457,7 +458,7 @@ func (tr *trial) manySockets(ctx context.Context, n int) error {
 			})
 		}
 		work.Wait()
-		tr.faulted(n)
+		tr.faulted(len(open))
 		if err := pause(ctx, 30*time.Second); err != nil {
 			return err
 		}

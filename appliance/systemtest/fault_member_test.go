@@ -138,7 +138,7 @@ func (tr *trial) replaceMember(ctx context.Context) error {
 			return err
 		}
 		begin := time.Now()
-		if err := tr.net.heal(ctx); err != nil {
+		if err := tr.heal(ctx); err != nil {
 			return err
 		}
 		if err := tr.progress(ctx, 3); err != nil {
@@ -221,7 +221,7 @@ func (tr *trial) unsafeChanges(ctx context.Context) error {
 		if err := tr.progress(ctx, 3); err != nil {
 			return err
 		}
-		if err := tr.net.heal(ctx); err != nil {
+		if err := tr.heal(ctx); err != nil {
 			return err
 		}
 		if err := tr.allReady(ctx); err != nil {

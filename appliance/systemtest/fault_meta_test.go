@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -290,6 +291,7 @@ func (tr *trial) metadata(ctx context.Context) error {
 		}
 	}
 	tr.note("%d operations on 5 records, %d of unknown outcome; 5 tokens redeemed by 8 at once each: %d certificates", len(h.ops), unknown, winners)
+	tr.other, tr.kind = len(h.ops), "operations"
 	begin := time.Now()
 	switch porcupine.CheckOperationsTimeout(metaModel, h.ops, 2*time.Minute) {
 	case porcupine.Illegal:
@@ -298,7 +300,7 @@ func (tr *trial) metadata(ctx context.Context) error {
 		return fmt.Errorf("the history of %d operations could not be checked in %v", len(h.ops), time.Since(begin))
 	case porcupine.Ok:
 	}
-	return nil
+	return tr.sameState(ctx)
 }
 
 // firstIllegal names the record whose history is illegal and how long a beginning of it is legal.
@@ -357,15 +359,16 @@ func (tr *trial) metaFault(ctx context.Context) error {
 		}
 	case 1:
 		if err = tr.apart(ctx, tr.index(n)); err == nil {
-			err = errors.Join(pause(ctx, tr.between(time.Second, 6*time.Second)), tr.net.heal(ctx))
+			err = errors.Join(pause(ctx, tr.between(time.Second, 6*time.Second)), tr.heal(ctx))
 		}
 	case 2:
 		if err = tr.oneWay(ctx, tr.index(n), tr.rng.IntN(2) == 0); err == nil {
-			err = errors.Join(pause(ctx, tr.between(time.Second, 6*time.Second)), tr.net.heal(ctx))
+			err = errors.Join(pause(ctx, tr.between(time.Second, 6*time.Second)), tr.heal(ctx))
 		}
 	case 3:
 		if err = syscall.Kill(n.PID, syscall.SIGSTOP); err == nil {
 			err = errors.Join(pause(ctx, tr.between(time.Second, 6*time.Second)), syscall.Kill(n.PID, syscall.SIGCONT))
+			tr.mended()
 		}
 	}
 	if err != nil {
@@ -383,9 +386,9 @@ func (tr *trial) redeemTogether(ctx context.Context) (int, error) {
 	}
 	var work sync.WaitGroup
 	var mu sync.Mutex
-	got := 0
+	got, race := 0, fmt.Sprintf("race%d-", tr.faults)
 	for i := range 8 {
-		s, err := newSender(fmt.Sprintf("racer%d", i), []string{tr.c.Nodes[i%len(tr.c.Nodes)].AgentURL}, tr.c.tlsConf.Clone(), nil)
+		s, err := newSender(fmt.Sprint(race, i), []string{tr.c.Nodes[i%len(tr.c.Nodes)].AgentURL}, tr.c.tlsConf.Clone(), nil)
 		if err != nil {
 			return 0, err
 		}
@@ -409,7 +412,30 @@ func (tr *trial) redeemTogether(ctx context.Context) (int, error) {
 		tr.violations.add(&tr.violations.doubled, "a token that is good once gave %d certificates", got)
 	}
 	tr.faulted(1)
-	return got, errors.Join(err, tr.allReady(ctx))
+	return got, errors.Join(err, tr.allReady(ctx), tr.oneAgent(ctx, race))
+}
+
+// oneAgent holds that the cluster itself knows of at most one agent of a race for a token: an answer may have been lost.
+func (tr *trial) oneAgent(ctx context.Context, race string) error {
+	var list struct {
+		Agents []struct{ Hostname string }
+	}
+	err := until(ctx, 30*time.Second, func(ctx context.Context) error {
+		return tr.c.get(ctx, &tr.c.Nodes[0], "/v1/agents", url.Values{"consistency": {"linearizable"}}, &list)
+	})
+	if err != nil {
+		return err
+	}
+	known := 0
+	for _, a := range list.Agents {
+		if strings.HasPrefix(a.Hostname, race) {
+			known++
+		}
+	}
+	if known > 1 {
+		tr.violations.add(&tr.violations.doubled, "a token that is good once made %d agents", known)
+	}
+	return nil
 }
 
 // The model refuses what no order of operations explains.

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +38,9 @@ type place struct {
 type network struct {
 	mu     sync.Mutex
 	places []*place
+
+	seen    int64 // frames that were lost by the end of the last cut
+	dropped int64 // those that the last cut, which is over, has lost
 }
 
 const netRules = `
@@ -44,8 +49,8 @@ table bridge tw {
 	set deaf { type ifname; }
 	set mute { type ifname; }
 	chain forward { type filter hook forward priority 0; policy accept; iifname . oifname @cut counter drop; }
-	chain input { type filter hook input priority 0; policy accept; iifname @deaf drop; }
-	chain output { type filter hook output priority 0; policy accept; oifname @mute drop; }
+	chain input { type filter hook input priority 0; policy accept; iifname @deaf counter drop; }
+	chain output { type filter hook output priority 0; policy accept; oifname @mute counter drop; }
 }
 `
 
@@ -176,9 +181,40 @@ func (p *place) dial(ctx context.Context, network, address string) (conn net.Con
 // cut lets no frame from a to b through any more. nil is the harness.
 func (n *network) cut(ctx context.Context, a, b *place) error { return n.element(ctx, "add", a, b) }
 
-// heal ends every cut.
+// heal ends every cut, and finds how many frames were lost since the last time.
 func (n *network) heal(ctx context.Context) error {
-	return command(ctx, "flush set bridge tw cut\nflush set bridge tw deaf\nflush set bridge tw mute\n", nil, "nft", "-f", "-")
+	if err := command(ctx, "flush set bridge tw cut\nflush set bridge tw deaf\nflush set bridge tw mute\n", nil, "nft", "-f", "-"); err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, "nft", "list", "table", "bridge", "tw").Output()
+	if err != nil {
+		return fmt.Errorf("count what was cut: %w", err)
+	}
+	total := int64(0)
+	for _, m := range lostFrames.FindAllSubmatch(out, -1) {
+		frames, err := strconv.ParseInt(string(m[1]), 10, 64)
+		if err != nil {
+			return fmt.Errorf("count what was cut: %w", err)
+		}
+		total += frames
+	}
+	n.seen, n.dropped = total, total-n.seen
+	return nil
+}
+
+// lostFrames are the counters of the rules in what nft lists.
+var lostFrames = regexp.MustCompile(`counter packets (\d+) `)
+
+// heal ends every cut, which must have kept something from coming.
+func (tr *trial) heal(ctx context.Context) error {
+	if err := tr.net.heal(ctx); err != nil {
+		return err
+	}
+	tr.mended()
+	if tr.net.dropped == 0 {
+		return errors.New("the cut kept nothing from coming: it was no fault")
+	}
+	return nil
 }
 
 // isolate cuts both ways between each of one side and each of the other.

@@ -91,6 +91,10 @@ func (tr *trial) partition(ctx context.Context, leader bool, s split) error {
 		return err
 	}
 	tr.faulted(1)
+	var refusals *refusalWatch
+	if s.lone {
+		refusals = tr.watchRefusals(ctx, n, s.reached)
+	}
 	if !s.all {
 		if err := tr.progress(ctx, 3); err != nil {
 			return fmt.Errorf("while %s is cut off: %w", n.ID, err)
@@ -111,8 +115,13 @@ func (tr *trial) partition(ctx context.Context, leader bool, s split) error {
 	if !s.all {
 		tr.goodput = append(tr.goodput, during/before)
 	}
+	if refusals != nil {
+		if err := tr.refusedInTime(refusals, n); err != nil {
+			return err
+		}
+	}
 	healed := time.Now()
-	if err := tr.net.heal(ctx); err != nil {
+	if err := tr.heal(ctx); err != nil {
 		return err
 	}
 	if err := tr.progress(ctx, 3); err != nil {
@@ -127,7 +136,11 @@ func (tr *trial) partition(ctx context.Context, leader bool, s split) error {
 	if _, err := tr.fresh(ctx, tr.client(nil), n); err != nil {
 		return err
 	}
-	tr.leaders += tr.elections(from)
+	elected := tr.elections(from)
+	tr.leaders += elected
+	if leader && s.lone && elected == 0 {
+		return errors.New("the leader was cut off and nobody was elected")
+	}
 	return nil
 }
 
@@ -219,22 +232,29 @@ func (tr *trial) flap(ctx context.Context, cut func(*trial, context.Context, int
 	if err != nil {
 		return err
 	}
-	begin, from, acks := time.Now(), tr.logEnd(), tr.acks()
+	begin, from, acks, cuts := time.Now(), tr.logEnd(), tr.acks(), 0
 	takeLongest(tr.traffic.senders)
 	for time.Since(begin) < length {
 		if err := cut(tr, ctx, i); err != nil {
 			return err
 		}
-		tr.faulted(1)
 		if err := pause(ctx, tr.between(300*time.Millisecond, 3*time.Second)); err != nil {
 			return err
 		}
 		if err := tr.net.heal(ctx); err != nil {
 			return err
 		}
+		tr.mended()
+		cuts++
+		if tr.net.dropped > 0 { // two followers may have nothing to say to one another
+			tr.faulted(1)
+		}
 		if err := pause(ctx, tr.between(300*time.Millisecond, 3*time.Second)); err != nil {
 			return err
 		}
+	}
+	if tr.faults < cuts/2 {
+		return fmt.Errorf("%d cuts of %d kept nothing from coming", cuts-tr.faults, cuts)
 	}
 	tr.leaders, tr.under = tr.elections(from), time.Since(begin)
 	tr.goodput = append(tr.goodput, float64(tr.acks()-acks)/tr.under.Seconds()/before)

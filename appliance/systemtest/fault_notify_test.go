@@ -14,25 +14,27 @@ import (
 // has its key and its reason in the history (D13).
 func notifyRows() []faultRow {
 	return []faultRow{
-		notifyRow("notify-kill", "kill -9 of the leader", 50, 220*time.Second, false, func(w *watch, ctx context.Context) {
+		notifyRow("notify-kill", "kill -9 of the leader", 99, 400*time.Second, false, func(w *watch, ctx context.Context) {
 			w.tr.faulted(1)
 			w.killLeader(ctx)
 		}),
-		notifyRow("notify-part", "the leader is cut off from the others, or from everybody, for 3 to 9 s", 30, 330*time.Second, true, func(w *watch, ctx context.Context) {
+		notifyRow("notify-part", "the leader is cut off from the others, or from everybody, for 3 to 9 s", 24, 280*time.Second, true, func(w *watch, ctx context.Context) {
 			side := w.tr.apart
 			if w.tr.rng.IntN(2) == 0 {
 				side = w.tr.island
 			}
 			w.cutLeader(ctx, side, 3*time.Second, 9*time.Second)
 		}),
-		notifyRow("notify-oneway", "what the leader sends to the others is lost, or what they send to it, for 3 to 9 s", 30, 330*time.Second, true, func(w *watch, ctx context.Context) {
+		notifyRow("notify-oneway", "what the leader sends to the others is lost, or what they send to it, for 3 to 9 s", 24, 280*time.Second, true, func(w *watch, ctx context.Context) {
 			out := w.tr.rng.IntN(2) == 0
 			w.cutLeader(ctx, func(ctx context.Context, i int) error { return w.tr.oneWay(ctx, i, out) }, 3*time.Second, 9*time.Second)
 		}),
-		notifyRow("notify-flap", "the cables of the leader are cut and mended three times, 0.3 to 3 s each", 20, 330*time.Second, true, func(w *watch, ctx context.Context) {
-			w.flap(ctx, 3)
+		notifyRow("notify-flap", "the cables of the leader are cut and mended six times, 0.3 to 3 s each", 16, 450*time.Second, true, func(w *watch, ctx context.Context) {
+			w.flap(ctx, 6)
 		}),
-		notifyRow("notify-stop", "SIGSTOP of the leader for 1 to 8 s", 30, 300*time.Second, false, (*watch).haltLeader),
+		notifyRow("notify-stop", "SIGSTOP of the leader for 5 to 30 s", 8, 230*time.Second, false, func(w *watch, ctx context.Context) {
+			w.haltLeader(ctx, 5*time.Second, 30*time.Second)
+		}),
 		{
 			name: "notify-mixed", fault: "one of kill -9, SIGSTOP, a cut, a cut in one direction, flapping, each on the leader", needs: []need{needNet},
 			weight: 80 * time.Second, short: true, run: func(ctx context.Context, tr *trial) error { return tr.notify(ctx, 6, true, (*watch).anyFault) },
@@ -62,15 +64,16 @@ func (tr *trial) notify(ctx context.Context, rounds int, apart bool, fault func(
 	}
 	var w *watch
 	ok := tr.t.Run(fmt.Sprintf("%s/seed-%d", tr.row.name, tr.seed), func(t *testing.T) {
-		w = &watch{t: t, c: tr.c, sink: newSinkAt(t, host), disks: make(map[string]bool), ended: make(map[string]bool), tr: tr}
+		w = &watch{t: t, c: tr.c, sink: newSinkAt(t, host), disks: make(map[string]bool), ended: make(map[string]bool), tr: tr, sending: tr.row.name == "notify-stop"}
 		w.rounds(ctx, rounds, func(ctx context.Context) { fault(w, ctx) })
 	})
 
 	tr.note("%d faults, %d messages, %d came twice, each explained", tr.faults, w.messages, w.doubled)
+	tr.other, tr.kind = w.messages, "messages"
 	if !ok {
 		return errors.New("messages are not as they must be, see above")
 	}
-	return nil
+	return tr.sameState(ctx)
 }
 
 // rounds is all of it but the founding of the cluster.
@@ -128,7 +131,7 @@ func (w *watch) cutLeader(ctx context.Context, cut func(context.Context, int) er
 	n := w.leads(ctx)
 	w.must(cut(ctx, w.tr.index(n)))
 	w.must(pause(ctx, w.tr.between(least, most)))
-	w.must(w.tr.net.heal(ctx))
+	w.must(w.tr.heal(ctx))
 	w.faulty(n) // it may look back on the cut only now
 	w.back(ctx)
 }
@@ -142,12 +145,13 @@ func (w *watch) flap(ctx context.Context, times int) {
 }
 
 // haltLeader stops the leader for a while.
-func (w *watch) haltLeader(ctx context.Context) {
+func (w *watch) haltLeader(ctx context.Context, least, most time.Duration) {
 	w.t.Helper()
 	n := w.leads(ctx)
 	w.must(syscall.Kill(n.PID, syscall.SIGSTOP))
-	err := pause(ctx, w.tr.between(time.Second, 8*time.Second))
+	err := pause(ctx, w.tr.between(least, most))
 	w.must(errors.Join(err, syscall.Kill(n.PID, syscall.SIGCONT)))
+	w.tr.mended()
 	w.faulty(n)
 	w.back(ctx)
 }
@@ -160,7 +164,7 @@ func (w *watch) anyFault(ctx context.Context) {
 		w.tr.faulted(1)
 		w.killLeader(ctx)
 	case 1:
-		w.haltLeader(ctx)
+		w.haltLeader(ctx, 5*time.Second, 15*time.Second)
 	case 2:
 		w.cutLeader(ctx, w.tr.apart, 3*time.Second, 9*time.Second)
 	case 3:

@@ -172,18 +172,28 @@ func (tr *trial) newest(ctx context.Context, client *http.Client, n *devNode, s 
 	return got, resp.StatusCode, err
 }
 
-// sameState returns when all nodes have the same digests at the same index, and how long that took.
-func (tr *trial) sameState(ctx context.Context) (time.Duration, error) {
-	begin := time.Now()
+// sameState returns when all nodes have digests at the same index, which must be the same, and notes how long after the end
+// of the last fault that was.
+func (tr *trial) sameState(ctx context.Context) error {
 	var v violations
 	if err := tr.c.settle(ctx, &v); err != nil {
-		return 0, err
+		return err
+	}
+	if last := latest(tr.mendedAt, tr.c.started); !last.IsZero() {
+		tr.same = append(tr.same, time.Since(last))
 	}
 	if v.differing > 0 {
-		tr.violations.differing += v.differing
-		return 0, errors.New(v.String())
+		return errors.New(v.String())
 	}
-	return time.Since(begin), nil
+	return nil
+}
+
+// latest is the later of two times.
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // elections counts the leaders that the nodes have told of in their log from a place of it on.

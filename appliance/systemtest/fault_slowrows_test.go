@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -64,6 +63,10 @@ func slowRows() []faultRow {
 	}
 }
 
+// slowAllGoal is how many batches a second are acknowledged when all cables between nodes are slow: each sender waits for a
+// batch to go to the leader and from there to a follower and back, four times 0.1 s.
+const slowAllGoal = trialSenders * 2
+
 // leader is the node that leads now.
 func (tr *trial) leader(ctx context.Context) (*devNode, error) { return tr.c.leader(ctx) }
 
@@ -87,29 +90,47 @@ func (tr *trial) slow(ctx context.Context, all bool) error {
 	if err != nil {
 		return err
 	}
+	leader, err := tr.c.leader(ctx)
+	if err != nil {
+		return err
+	}
 	takeLongest(tr.traffic.senders)
 	begin, from := time.Now(), tr.logEnd()
+	slowed := make(map[*proxy]int64) // and what each had carried
 	for i, px := range tr.peers {
-		if all {
+		switch {
+		case all:
 			px.delay.Store(int64(100 * time.Millisecond))
-			tr.faulted(1)
-		} else if i == tr.index(n) {
+		case i == tr.index(n):
 			px.delay.Store(int64(300 * time.Millisecond))
 			px.rate.Store(256 << 10)
-			tr.faulted(1)
+		default:
+			continue
 		}
+		if i != tr.index(leader) { // to whom little is sent
+			slowed[px] = px.passed.Load()
+		}
+		tr.faulted(1)
 	}
 	during, err := tr.rate(ctx, 20*time.Second)
 	if err != nil {
 		return err
 	}
 	tr.recovered(takeLongest(tr.traffic.senders))
+	for px, before := range slowed {
+		if carried := px.passed.Load() - before; carried < 64<<10 {
+			return fmt.Errorf("the slow cable to %s carried %d bytes in 20 s: it was no fault", px.to, carried)
+		}
+	}
 	elected := tr.elections(from)
 	if elected > 0 {
 		return fmt.Errorf("%d elections because of slow cables", elected)
 	}
 	if all { // a batch takes as long as the cables do; that is no fault of the nodes
 		tr.note("%.0f batches a second, %.0f before", during, before)
+		if during < slowAllGoal/tooMuch {
+			return fmt.Errorf("%.1f batches a second over slow cables, the goal is %d", during, slowAllGoal)
+		}
 	} else {
 		tr.goodput = append(tr.goodput, during/before)
 	}
@@ -118,6 +139,7 @@ func (tr *trial) slow(ctx context.Context, all bool) error {
 		px.delay.Store(0)
 		px.rate.Store(0)
 	}
+	tr.mended()
 	if err := tr.progress(ctx, 10); err != nil {
 		return err
 	}
@@ -253,6 +275,7 @@ func (tr *trial) halt(ctx context.Context, n *devNode, d time.Duration) error {
 	if err := syscall.Kill(n.PID, syscall.SIGCONT); err != nil {
 		return err
 	}
+	tr.mended()
 	for range reads {
 		ask(n, tr.client(nil))
 	}
@@ -381,8 +404,12 @@ func (tr *trial) cutInstalls(ctx context.Context) error {
 		if err := tr.halfWay(ctx, n, px); err != nil {
 			return fmt.Errorf("install %d: %w", k+1, err)
 		}
+		before := tr.installsEnded()
 		if err := cut(); err != nil {
 			return err
+		}
+		if done := tr.installsEnded(); done > before {
+			return fmt.Errorf("install %d was not cut off: %d were whole before, %d are", k+1, before, done)
 		}
 		tr.faulted(1)
 		if err := tr.stillHas(ctx, n, had); err != nil {
@@ -390,20 +417,25 @@ func (tr *trial) cutInstalls(ctx context.Context) error {
 		}
 	}
 	px.rate.Store(0)
+	tr.mended()
 	healed := time.Now()
 	if err := until(ctx, 3*time.Minute, func(ctx context.Context) error { return tr.c.ready(ctx, n) }); err != nil {
 		return err
 	}
-	if _, err := tr.sameState(ctx); err != nil {
+	if err := tr.sameState(ctx); err != nil {
 		return err
 	}
 	tr.note("as the others %v after the last cut", time.Since(healed).Round(100*time.Millisecond))
-	log, err := os.ReadFile(filepath.Join(tr.dir, "nodes.log"))
-	if err != nil {
-		return err
+	if done := tr.installsEnded(); done == 0 {
+		return errors.New("no image was installed in the end")
 	}
-	tr.note("%d images installed", strings.Count(string(log), "image installed"))
 	return tr.compare(ctx)
+}
+
+// installsEnded is how many images the nodes have installed, as their log says.
+func (tr *trial) installsEnded() int {
+	b, _ := os.ReadFile(tr.c.log.Name())
+	return strings.Count(string(b), "image installed")
 }
 
 // halfWay returns when a node is in the midst of an install of which a good part has come.
@@ -436,13 +468,15 @@ func (tr *trial) halfWay(ctx context.Context, n *devNode, px *proxy) error {
 
 // stillHas holds that a node whose install was cut off answers with what it had.
 func (tr *trial) stillHas(ctx context.Context, n *devNode, seq uint64) error {
-	return until(ctx, time.Minute, func(ctx context.Context) error {
-		got, err := tr.stale(ctx, n, tr.traffic.senders[0])
-		if err == nil && got < seq {
-			err = fmt.Errorf("%s has batch %d, and had batch %d behind its mark", n.ID, got, seq)
-		}
+	var got uint64
+	err := until(ctx, time.Minute, func(ctx context.Context) (err error) {
+		got, err = tr.stale(ctx, n, tr.traffic.senders[0])
 		return err
 	})
+	if err == nil && got < seq { // the first answer counts: the next image would bring it all the same
+		err = fmt.Errorf("%s has batch %d, and had batch %d behind its mark", n.ID, got, seq)
+	}
+	return err
 }
 
 // durableOn is a batch of the first sender that a node has behind a mark, so that it comes back with it.

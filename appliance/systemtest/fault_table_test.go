@@ -13,16 +13,21 @@ type result struct {
 	violations
 	faults     int
 	acked      uint64 // batches of each lane
+	other      int    // what else a row counts instead, of the kind
+	kind       string
 	recoveries []time.Duration
+	same       []time.Duration // from the end of the last fault until all nodes had the same state
 	refusals   []time.Duration // to the answers of nodes without a majority
-	reads      int             // linearizable ones that were answered
-	stales     int             // those of them that lacked what was acknowledged before
-	leaders    int             // elected while faults were injected
-	under      time.Duration   // for how long they were
-	goodput    []float64       // of what was acknowledged before a fault, while it lasted
-	notes      []string
-	err        error // why the row ended early, or what does not hold besides
-	took       time.Duration
+	// firstRefusals is from the cut to the first such answer.
+	firstRefusals []time.Duration
+	reads         int           // linearizable ones that were answered
+	stales        int           // those of them that lacked what was acknowledged before
+	leaders       int           // elected while faults were injected
+	under         time.Duration // for how long they were
+	goodput       []float64     // of what was acknowledged before a fault, while it lasted
+	notes         []string
+	err           error // why the row ended early, or what does not hold besides
+	took          time.Duration
 }
 
 // red says why a trial is not green, "" when it is.
@@ -34,13 +39,16 @@ func (r *result) red(row *faultRow) string {
 	if r.err != nil {
 		why = append(why, r.err.Error())
 	}
-	if slow := slices.MaxFunc(append(r.recoveries, 0), func(a, b time.Duration) int { return int(a - b) }); row.goal > 0 && slow > tooSlow*row.goal {
+	if slow := slices.Max(append(r.recoveries, 0)); row.goal > 0 && slow > tooSlow*row.goal {
 		why = append(why, fmt.Sprintf("took %v to recover, the goal is %v", slow.Round(time.Millisecond), row.goal))
 	}
-	if r.under > 30*time.Second && float64(r.leaders)/r.under.Minutes() > tooSlow*changesGoal {
+	if slow := slices.Max(append(r.same, 0)); slow > tooSlow*healGoal {
+		why = append(why, fmt.Sprintf("the nodes had the same state %v after the last fault, the goal is %v", slow.Round(time.Millisecond), healGoal))
+	}
+	if r.under > 30*time.Second && float64(r.leaders)/r.under.Minutes() > tooMuch*changesGoal {
 		why = append(why, fmt.Sprintf("%d leaders in %v", r.leaders, r.under.Round(time.Second)))
 	}
-	if len(r.goodput) > 0 && slices.Min(r.goodput) < goodputGoal/tooSlow {
+	if len(r.goodput) > 0 && slices.Min(r.goodput) < goodputGoal/tooMuch {
 		why = append(why, fmt.Sprintf("goodput fell to %.0f %%", 100*slices.Min(r.goodput)))
 	}
 	if r.faults == 0 {
@@ -64,6 +72,9 @@ func (r *result) figures() string {
 	var out []string
 	if len(r.refusals) > 0 {
 		out = append(out, fmt.Sprintf("503 without a majority after %s (goal %v)", percentiles(r.refusals), refuseGoal))
+	}
+	if len(r.firstRefusals) > 0 {
+		out = append(out, fmt.Sprintf("the first one after %s of the cut (goal %v)", percentiles(r.firstRefusals), noQuorumGoal))
 	}
 	if r.reads > 0 {
 		out = append(out, fmt.Sprintf("%d linearizable reads answered, %d stale", r.reads, r.stales))
@@ -98,13 +109,17 @@ func (s *summary) add(row *faultRow, r *result, seed uint64) {
 	s.trials++
 	s.faults += r.faults
 	s.acked += r.acked
+	s.other += r.other
+	s.kind = r.kind
 	s.lost += r.lost + r.forgotten
 	s.doubled += r.doubled
 	s.foreign += r.foreign
 	s.differing += r.differing
 	s.broken += r.broken
 	s.recoveries = append(s.recoveries, r.recoveries...)
+	s.same = append(s.same, r.same...)
 	s.refusals = append(s.refusals, r.refusals...)
+	s.firstRefusals = append(s.firstRefusals, r.firstRefusals...)
 	s.goodput = append(s.goodput, r.goodput...)
 	s.reads += r.reads
 	s.stales += r.stales
@@ -118,34 +133,71 @@ func (s *summary) add(row *faultRow, r *result, seed uint64) {
 	}
 }
 
-// report prints the table and fails the test when a row is red, or was not run where everything has to be.
-func (b *bench) report(seed uint64) {
-	var t strings.Builder
-	fmt.Fprintf(&t, "\n| row | trials | faults | batches acknowledged | lost | doubled | differing | recovery | goal | verdict |\n|---|--:|--:|--:|--:|--:|--:|---|---|---|\n")
-	var after strings.Builder
+// tableHead is the head of the table here and in docs/reliability.md, of which the first four columns are the rows' own.
+const tableHead = `| row | fault | must hold | goal | trials | faults | batches acknowledged | lost | doubled | to recover p50 / p99 | same state after | verdict |
+|---|---|---|---|--:|--:|--:|--:|--:|---|---|---|
+`
+
+// own is what the table says of a row before it has run.
+func (r *faultRow) own() string {
+	goal := ""
+	if r.goal > 0 {
+		goal = fmt.Sprint(r.goal)
+	}
+	return fmt.Sprintf("| `%s` | %s | %s | %s |", r.name, r.fault, promises[r.name], goal)
+}
+
+// measured is the rest of its line.
+func (s *summary) measured(verdict string) string {
+	if s.trials == 0 {
+		return fmt.Sprintf(" | | | | | | | %s |", verdict)
+	}
+	at := func(ds []time.Duration) string {
+		if len(ds) == 0 {
+			return ""
+		}
+		d := slices.Sorted(slices.Values(ds))
+		return fmt.Sprintf("%.1f s / %.1f s", d[len(d)/2].Seconds(), d[len(d)-1].Seconds())
+	}
+	acked := fmt.Sprint(s.acked)
+	if s.kind != "" {
+		acked = fmt.Sprintf("%d %s", s.other, s.kind)
+	}
+	return fmt.Sprintf(" %d | %d | %s | %d | %d | %s | %s | %s |", s.trials, s.faults, acked, s.lost, s.doubled, at(s.recoveries), at(s.same), verdict)
+}
+
+// report prints the table and fails the test when a row is red, or was not run where everything has to be. The last line says
+// how many rows ran.
+func (b *bench) report() {
+	var t, after strings.Builder
+	t.WriteString("\n" + tableHead)
+	ran, red := 0, 0
+	var idle []string
 	for i := range b.rows {
 		row, s := &b.rows[i], &b.sums[i]
-		goal, verdict := "", "green"
-		if row.goal > 0 {
-			goal = row.goal.String()
-		}
+		verdict := "green"
 		switch {
 		case s.notRun != "":
-			verdict = "NOT RUN: " + s.notRun
-			if os.Getenv("CI_STRICT") != "" {
-				b.t.Errorf("%s was not run: %s", row.name, s.notRun)
-			}
+			verdict = "**NOT RUN**: " + s.notRun
 		case s.trials == 0:
-			verdict = "no time for it"
+			verdict = "**NOT RUN**: no time for it"
 		case s.red > 0:
+			red++
 			verdict = fmt.Sprintf("**RED** %d of %d", s.red, s.trials)
 			for k, why := range s.examples {
 				fmt.Fprintf(&after, "\nRED %s: %s\n    again with: %s\n", row.name, why, s.repeat[k])
 			}
 			b.t.Errorf("%s is red: %s", row.name, s.repeat[0])
 		}
-		fmt.Fprintf(&t, "| %s | %d | %d | %d | %d | %d | %d | %s | %s | %s |\n", row.name, s.trials, s.faults, s.acked, s.lost, s.doubled,
-			s.differing+s.foreign, percentiles(s.recoveries), goal, verdict)
+		if s.trials > 0 {
+			ran++
+		} else {
+			idle = append(idle, row.name)
+			if os.Getenv("CI_STRICT") != "" {
+				b.t.Errorf("%s: %s", row.name, verdict)
+			}
+		}
+		t.WriteString(row.own() + s.measured(verdict) + "\n")
 		if figures := s.figures(); len(s.notes) > 0 || figures != "" {
 			fmt.Fprintf(&after, "\n%s: %s\n", row.name, figures)
 			for _, n := range s.notes {
@@ -153,11 +205,23 @@ func (b *bench) report(seed uint64) {
 			}
 		}
 	}
-	text := t.String() + fmt.Sprintf("\nseed %d\n", seed) + after.String()
+	text := t.String() + after.String() + "\n" + b.last(ran, red, idle) + "\n"
 	fmt.Print(text)
 	if to := os.Getenv("TRIWARD_TORTURE_TABLE"); to != "" {
 		if err := os.WriteFile(to, []byte(text), 0o600); err != nil {
 			b.t.Error(err)
 		}
 	}
+}
+
+// last is what there is to say of all of it. Only a run of all its rows has passed.
+func (b *bench) last(ran, red int, idle []string) string {
+	text := fmt.Sprintf("%s: %d of %d rows ran, %d red", b.what, ran, len(b.rows), red)
+	switch {
+	case len(idle) > 0:
+		return text + "; not run: " + strings.Join(idle, ", ")
+	case red == 0:
+		return text + ": passed"
+	}
+	return text
 }

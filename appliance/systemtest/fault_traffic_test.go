@@ -117,6 +117,9 @@ func (tr *trial) compare(ctx context.Context) error {
 		tr.acked += tf.ledger.of(s.name).acked
 	}
 	tf.compared = true
+	if err := tr.sameState(ctx); err != nil {
+		return fmt.Errorf("compare the nodes with one another: %w", err)
+	}
 	if err := tr.c.compare(ctx, tf.ledger, tf.senders, v); err != nil {
 		return fmt.Errorf("compare the nodes with the ledger: %w", err)
 	}
