@@ -410,6 +410,16 @@ func TestFaultTable(t *testing.T) {
 	if short > 10*time.Minute {
 		t.Errorf("make faults takes %v, 10 minutes at most: %s", short, strings.Join(which, ", "))
 	}
+	var whole time.Duration
+	for _, r := range faultRows() {
+		if !strings.HasPrefix(r.name, "bit-") && !strings.HasPrefix(r.name, "damage-") {
+			whole += r.weight
+		}
+	}
+	t.Logf("all rows but those of damage take %v", whole)
+	if whole > 90*time.Minute {
+		t.Errorf("each row once takes %v without those of damage, 90 minutes at most", whole)
+	}
 	if rngOf(7, "a").Uint64() != rngOf(7, "a").Uint64() || rngOf(7, "a").Uint64() == rngOf(7, "b").Uint64() {
 		t.Error("a seed does not give its schedule again")
 	}

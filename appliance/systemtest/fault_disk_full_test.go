@@ -34,7 +34,7 @@ const (
 // fullRows are disks that fill up and grow.
 func fullRows() []faultRow {
 	row := func(name, fault string, short bool, run func(context.Context, *trial) error) faultRow {
-		return faultRow{name: name, fault: fault, needs: []need{needLoop}, weight: 100 * time.Second, quick: 45 * time.Second, short: short, goal: resumeGoal, run: run}
+		return faultRow{name: name, fault: fault, needs: []need{needLoop}, weight: 100 * time.Second, short: short, goal: resumeGoal, run: run}
 	}
 	return []faultRow{
 		row("full-follower", "the disk of a follower fills up, and grows", false, func(ctx context.Context, tr *trial) error { return tr.fullOne(ctx, false) }),

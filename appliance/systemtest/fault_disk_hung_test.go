@@ -22,11 +22,11 @@ const gaveUpLimit = hungDisk * 3 / 2
 func hungRows() []faultRow {
 	return []faultRow{
 		{
-			name: "disk-frozen-leader", fault: "the disk of the leader hangs (fsfreeze) until the node has given up", needs: []need{needLoop}, weight: 75 * time.Second, goal: hungGoal,
+			name: "disk-frozen-leader", fault: "the disk of the leader hangs (fsfreeze) until the node has given up", needs: []need{needLoop}, weight: 55 * time.Second, goal: hungGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.frozen(ctx, true) },
 		},
 		{
-			name: "disk-frozen-follower", fault: "the disk of a follower hangs (fsfreeze) until the node has given up", needs: []need{needLoop}, weight: 75 * time.Second, goal: hungGoal,
+			name: "disk-frozen-follower", fault: "the disk of a follower hangs (fsfreeze) until the node has given up", needs: []need{needLoop}, weight: 55 * time.Second, goal: hungGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.frozen(ctx, false) },
 		},
 		{
@@ -34,11 +34,11 @@ func hungRows() []faultRow {
 			run: func(ctx context.Context, tr *trial) error { return tr.stutters(ctx) },
 		},
 		{
-			name: "disk-slow-leader", fault: "the disk of the leader takes 2 MB and 60 writes a second", needs: []need{needThrottle}, weight: 60 * time.Second,
+			name: "disk-slow-leader", fault: "the disk of the leader takes 2 MB and 60 writes a second", needs: []need{needThrottle}, weight: 35 * time.Second,
 			run: func(ctx context.Context, tr *trial) error { return tr.slowDisk(ctx, true) },
 		},
 		{
-			name: "disk-slow-follower", fault: "the disk of a follower takes 2 MB and 60 writes a second", needs: []need{needThrottle}, weight: 60 * time.Second,
+			name: "disk-slow-follower", fault: "the disk of a follower takes 2 MB and 60 writes a second", needs: []need{needThrottle}, weight: 35 * time.Second,
 			run: func(ctx context.Context, tr *trial) error { return tr.slowDisk(ctx, false) },
 		},
 		{

@@ -23,11 +23,11 @@ func clockRows() []faultRow {
 	}}
 	return []faultRow{
 		{
-			name: "clock-leader", fault: "the clock of the leader is set an hour and a day on and back", needs: []need{needGo}, weight: 150 * time.Second,
+			name: "clock-leader", fault: "the clock of the leader is set an hour and a day on and back", needs: []need{needGo}, weight: 110 * time.Second,
 			run: func(ctx context.Context, tr *trial) error { return tr.clockJumps(ctx, true) },
 		},
 		{
-			name: "clock-follower", fault: "the clock of a follower is set an hour and a day on and back", needs: []need{needGo}, weight: 150 * time.Second,
+			name: "clock-follower", fault: "the clock of a follower is set an hour and a day on and back", needs: []need{needGo}, weight: 110 * time.Second,
 			run: func(ctx context.Context, tr *trial) error { return tr.clockJumps(ctx, false) },
 		},
 	}

@@ -40,7 +40,7 @@ func powerRows() []faultRow {
 			},
 		},
 		{
-			name: "power-torn", fault: "power loss of all nodes, each in the middle of a write to its log", needs: []need{needLoop}, weight: 150 * time.Second, goal: powerGoal,
+			name: "power-torn", fault: "power loss of all nodes, each in the middle of a write to its log", needs: []need{needLoop}, weight: 85 * time.Second, goal: powerGoal,
 			run: func(ctx context.Context, tr *trial) error {
 				return tr.powerRounds(ctx, powerRow{all: true, settled: true, torn: true})
 			},
@@ -81,6 +81,8 @@ func (r powerRow) rounds() int {
 		return 5
 	case r.marks:
 		return 10
+	case r.torn:
+		return 15
 	}
 	return 30
 }

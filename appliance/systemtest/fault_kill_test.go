@@ -21,7 +21,7 @@ const trialSenders = 4
 func killRows() []faultRow {
 	return []faultRow{
 		{
-			name: "kill-follower", fault: "kill -9 of a follower, and its start", weight: 25 * time.Second, goal: followerGoal,
+			name: "kill-follower", fault: "kill -9 of a follower, and its start", weight: 20 * time.Second, goal: followerGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.killRounds(ctx, tr.killFollower) },
 		},
 		{
@@ -29,7 +29,7 @@ func killRows() []faultRow {
 			run: func(ctx context.Context, tr *trial) error { return tr.killRounds(ctx, tr.killLeader) },
 		},
 		{
-			name: "kill-all", fault: "kill -9 of all nodes at once, and their start", weight: 40 * time.Second, goal: startGoal,
+			name: "kill-all", fault: "kill -9 of all nodes at once, and their start", weight: 30 * time.Second, goal: startGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.killRounds(ctx, tr.killAll) },
 		},
 	}

@@ -68,14 +68,14 @@ type gauge struct {
 	done sync.WaitGroup
 }
 
-// weigh begins to look at the memory of all nodes. The trial ends it.
-func (tr *trial) weigh(ctx context.Context) *gauge {
+// weigh begins to look at the memory of nodes. The trial ends it.
+func (tr *trial) weigh(ctx context.Context, nodes ...*devNode) *gauge {
 	g := new(gauge)
 	ctx, g.stop = context.WithCancel(ctx)
 	g.done.Go(func() {
 		for pause(ctx, 200*time.Millisecond) == nil {
-			for i := range tr.c.Nodes {
-				g.most.Store(max(g.most.Load(), anonymous(tr.c.Nodes[i].PID)))
+			for _, n := range nodes {
+				g.most.Store(max(g.most.Load(), anonymous(n.PID)))
 			}
 		}
 	})
@@ -120,7 +120,7 @@ func (tr *trial) quiet(ctx context.Context, p plan, fault func(ctx context.Conte
 	if err := tr.send(ctx, trialSenders); err != nil {
 		return err
 	}
-	g := tr.weigh(ctx)
+	g := tr.weigh(ctx, &tr.c.Nodes[0], &tr.c.Nodes[1], &tr.c.Nodes[2])
 	before, err := tr.rate(ctx, 3*time.Second)
 	if err != nil {
 		return err

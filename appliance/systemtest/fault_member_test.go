@@ -24,7 +24,7 @@ func memberRows() []faultRow {
 		},
 		{
 			name: "member-replace", fault: "a follower's disk is lost and its machine joins anew under its name, while the others lose the cable between them in the middle of it",
-			needs: []need{needNet}, weight: 90 * time.Second, goal: startGoal,
+			needs: []need{needNet}, weight: 65 * time.Second, goal: startGoal,
 			run: func(ctx context.Context, tr *trial) error { return tr.replaceMember(ctx) },
 		},
 		{

@@ -19,7 +19,7 @@ import (
 func restoreRows() []faultRow {
 	return []faultRow{{
 		name: "restore", fault: "all nodes are lost, and their backup is restored as a fresh cluster; before that with a wrong key, none, cut, altered, foreign and of another format",
-		needs: []need{needOwn}, weight: 60 * time.Second, run: func(ctx context.Context, tr *trial) error { return tr.restoreCluster(ctx) },
+		needs: []need{needOwn}, weight: 35 * time.Second, run: func(ctx context.Context, tr *trial) error { return tr.restoreCluster(ctx) },
 	}}
 }
 

@@ -39,7 +39,7 @@ func slowRows() []faultRow {
 			weight: 35 * time.Second, short: true, run: func(ctx context.Context, tr *trial) error { return tr.loseAcks(ctx) },
 		},
 		{
-			name: "stop-leader", fault: "SIGSTOP of the leader for 5 to 30 s, and reads that wait for it to wake", weight: 90 * time.Second, goal: leaderGoal,
+			name: "stop-leader", fault: "SIGSTOP of the leader for 5 to 30 s, and reads that wait for it to wake", weight: 80 * time.Second, goal: leaderGoal,
 			run: func(ctx context.Context, tr *trial) error {
 				return tr.stops(ctx, 3, 5*time.Second, 30*time.Second, tr.leader)
 			},
@@ -51,7 +51,7 @@ func slowRows() []faultRow {
 			},
 		},
 		{
-			name: "stop-follower", fault: "SIGSTOP of a follower for 5 to 30 s, and reads that wait for it to wake", weight: 90 * time.Second, goal: leaderGoal,
+			name: "stop-follower", fault: "SIGSTOP of a follower for 5 to 30 s, and reads that wait for it to wake", weight: 75 * time.Second, goal: leaderGoal,
 			run: func(ctx context.Context, tr *trial) error {
 				return tr.stops(ctx, 3, 5*time.Second, 30*time.Second, tr.follower)
 			},
