@@ -169,7 +169,7 @@ type killed struct {
 func roundName(i int) string { return fmt.Sprintf("r%02d", i) }
 
 // acked reports whether somebody acknowledges the alerts of a round.
-func acked(round string) bool { return len(round) == 3 && (round[2]-'0')%2 == 1 }
+func acked(round string) bool { return len(round) >= 3 && (round[len(round)-1]-'0')%2 == 1 }
 
 func (w *watch) configure() {
 	w.t.Helper()

@@ -288,7 +288,7 @@ const retryLimit = 4
 
 // endsAtOnce is how long after its first failed sync a node may be there: it ends within milliseconds, under strace and on a
 // machine that others use.
-const endsAtOnce = time.Second
+const endsAtOnce = 3 * time.Second
 
 func (tr *trial) failSyncsOf(ctx context.Context, n *devNode) error {
 	st, err := failSyncs(ctx, n.PID, 1+tr.rng.IntN(3), tr.dir)

@@ -11,10 +11,10 @@ import (
 )
 
 // notifyRows are the messages of alerts through faults of the node that sends them: none is lost, and one that comes twice
-// has its key and its reason in the history (D13).
+// has its key and its reason in the history (D13). One trial of each has 288 faults or more and takes half an hour.
 func notifyRows() []faultRow {
 	return []faultRow{
-		notifyRow("notify-kill", "kill -9 of the leader", 99, 400*time.Second, false, func(w *watch, ctx context.Context) {
+		notifyRow("notify-kill", "kill -9 of the leader", 130, 480*time.Second, false, func(w *watch, ctx context.Context) {
 			w.tr.faulted(1)
 			w.killLeader(ctx)
 		}),

@@ -24,7 +24,7 @@ type refusalWatch struct {
 
 	mu    sync.Mutex
 	first time.Duration // to the first 503 with the code no_quorum; 0: there was none
-	wrong []string      // other answers, of which there must be none
+	wrong []string      // answers of a node that has a majority, of which there must be none
 }
 
 // watchRefusals begins to write at a node that has just been cut off, five times a second, each time over a connection of its
@@ -63,7 +63,7 @@ func (w *refusalWatch) note(ctx context.Context, status int, body string) {
 	defer w.mu.Unlock()
 	switch {
 	case ctx.Err() != nil:
-	case status != http.StatusServiceUnavailable:
+	case status < http.StatusInternalServerError:
 		w.wrong = append(w.wrong, fmt.Sprintf("%d: %.200s", status, body))
 	case w.first == 0 && strings.Contains(body, `"no_quorum"`):
 		w.first = time.Since(w.begin)
@@ -80,7 +80,7 @@ func (tr *trial) refusedInTime(w *refusalWatch, n *devNode) error {
 	w.end()
 	switch {
 	case len(w.wrong) > 0:
-		return fmt.Errorf("%s has no majority and answers %d writes otherwise than with 503, such as %s", n.ID, len(w.wrong), w.wrong[0])
+		return fmt.Errorf("%s has no majority and answers %d writes as if it had one, such as %s", n.ID, len(w.wrong), w.wrong[0])
 	case w.first == 0:
 		return errors.New(n.ID + " has no majority and never answered 503 with the code no_quorum")
 	case w.first > tooSlow*noQuorumGoal:
