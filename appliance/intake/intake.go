@@ -14,7 +14,6 @@
 package intake
 
 import (
-	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -159,17 +158,25 @@ func tooLong(n int) error {
 // readAll reads to the end, taking bytes as they come.
 func (h *hold) readAll(r io.Reader, what string) ([]byte, error) {
 	const step = 64 << 10
-	var buf bytes.Buffer
+	var b []byte
 	for {
-		n, err := io.CopyN(&buf, r, step)
-		if takeErr := h.take(n); takeErr != nil {
+		if len(b)+step > cap(b) { // the last growth ends at what is allowed, not at twice as much
+			room := max(2*cap(b), step)
+			if room >= maxDecoded {
+				room = maxDecoded + 2*step
+			}
+			b = append(make([]byte, 0, room), b...)
+		}
+		n, err := r.Read(b[len(b) : len(b)+step])
+		b = b[:len(b)+n]
+		if takeErr := h.take(int64(n)); takeErr != nil {
 			return nil, takeErr
 		}
-		if buf.Len() > maxDecoded {
-			return nil, tooLong(buf.Len())
+		if len(b) > maxDecoded {
+			return nil, tooLong(len(b))
 		}
 		if errors.Is(err, io.EOF) {
-			return buf.Bytes(), nil
+			return b, nil
 		}
 		if err != nil {
 			return nil, badBody(err, what)

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -569,5 +570,32 @@ func TestCutLineKeepsItsFields(t *testing.T) {
 		if got := b.batch.Streams[0].Lines[0]; len(got.Fields) != wire.MaxFields || wire.Labels(got.Fields).Get("truncated") != "true" || len(got.Text) != wire.MaxLine {
 			t.Errorf("%d fields are left", len(got.Fields))
 		}
+	}
+}
+
+// A body that unfolds without end costs what one may have at most and is refused there, not twice as much for growing.
+func TestBombIsCheap(t *testing.T) {
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	for range 64 {
+		if _, err := z.Write(make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	in := newIntake(newSite(t, machine.DefaultLimits()))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	h := hold{in: in}
+	_, err := h.read(httptest.NewRequest(http.MethodPost, "/", &packed), "gzip")
+	h.release()
+	runtime.ReadMemStats(&after)
+	if p, ok := errors.AsType[*problem.Problem](err); !ok || p.Status != http.StatusRequestEntityTooLarge {
+		t.Errorf("a bomb is answered %v", err)
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 5*maxDecoded/2 {
+		t.Errorf("a bomb made us allocate %d MiB, %d MiB are allowed decompressed", took>>20, maxDecoded>>20)
 	}
 }
