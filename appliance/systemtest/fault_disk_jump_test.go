@@ -86,7 +86,7 @@ func (tr *trial) foundOnClocks(ctx context.Context) ([]*wallClock, error) {
 	defer os.Unsetenv(clockEnv)
 	err = tr.found(ctx, plan{
 		command: func(i int, cmd *exec.Cmd) { cmd.Env = append(os.Environ(), clocks[i].environ()) },
-		config:  func(_ int, c map[string]any) { c["logs"] = map[string]any{"retention": "24h"} },
+		config:  func(_ int, c map[string]any) { c["logs"] = map[string]any{"retention": clockRetention.String()} },
 	})
 	if err != nil {
 		return nil, err
@@ -107,6 +107,9 @@ func (tr *trial) foundOnClocks(ctx context.Context) ([]*wallClock, error) {
 	return clocks, tr.allReady(ctx)
 }
 
+// clockRetention is that of lines in a clock row.
+const clockRetention = 24 * time.Hour
+
 const clockRules = `
 groups:
   - name: clocks
@@ -125,7 +128,7 @@ triward:
 type watched struct {
 	Leader string
 	Term   uint64
-	Floors string
+	Early  string // what was cut that is not old enough
 	Alerts string
 }
 
@@ -280,10 +283,12 @@ func (tr *trial) look(ctx context.Context, n *devNode) (watched, error) {
 		return w, err
 	}
 	w.Leader, w.Term = st.Leader, st.Term
+	oldest := time.Now().Add(-clockRetention).UnixMilli() // a cut that is due may come any time, whole days of it
 	for _, k := range cuts.Kinds {
-		w.Floors += fmt.Sprintf("%s %d ", k.Kind, k.Floor)
+		if k.Floor > oldest {
+			w.Early += fmt.Sprintf("%s up to %d ", k.Kind, k.Floor)
+		}
 	}
-	w.Floors += fmt.Sprintf("%d cuts", len(cuts.History))
 	var firing []string
 	for _, a := range alerts.Alerts {
 		switch name := a.Labels["alertname"]; name { // those of the clocks themselves come and go
