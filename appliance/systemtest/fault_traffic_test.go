@@ -50,7 +50,7 @@ func (tr *trial) send(ctx context.Context, n int) error {
 	tf.stop = stop
 	tr.traffic = tf
 	for _, s := range slices.Concat(tf.senders, tf.fillers) {
-		go func() { tf.ended <- s.run(running, pace) }()
+		go func() { tf.ended <- s.run(running, cmp.Or(tr.pace, pace)) }()
 	}
 	tr.atEnd(tf.end)
 	tf.still.watch(tr.acks)

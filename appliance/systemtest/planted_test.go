@@ -157,36 +157,45 @@ func (unsyncedFile) Sync() error { return nil }
 // overlay writes the changed file and the description that go build wants, and returns its path.
 func (p *planted) overlay(t *testing.T) string {
 	t.Helper()
-	root, err := filepath.Abs("../..")
+	file, err := overlayOf(t.TempDir(), map[string][]edit{p.file: p.edits})
 	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(root, filepath.FromSlash(p.file))
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	src := string(b)
-	for _, e := range p.edits {
-		if n := strings.Count(src, e.old); n != 1 {
-			t.Fatalf("%s: the place to plant %q is found %d times in %s, want once: the source has changed, change the plant too", p.name, e.old, n, p.file)
-		}
-		src = strings.Replace(src, e.old, e.new, 1)
-	}
-	dir := t.TempDir()
-	changed := filepath.Join(dir, "changed.go")
-	if err := os.WriteFile(changed, []byte(src), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	desc, err := json.Marshal(map[string]any{"Replace": map[string]string{path: changed}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(file, desc, 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("plant %q: %v", p.name, err)
 	}
 	return file
+}
+
+// overlayOf writes to dir what go build -overlay wants for a program with changed files, which are named from the root of the
+// module, and returns its path.
+func overlayOf(dir string, changes map[string][]edit) (string, error) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return "", err
+	}
+	replace := make(map[string]string)
+	for name, edits := range changes {
+		path := filepath.Join(root, filepath.FromSlash(name))
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		src := string(b)
+		for _, e := range edits {
+			if n := strings.Count(src, e.old); n != 1 {
+				return "", fmt.Errorf("the place to change is found %d times in %s, want once: the source has changed, change this too: %q", n, name, e.old)
+			}
+			src = strings.Replace(src, e.old, e.new, 1)
+		}
+		replace[path] = filepath.Join(dir, fmt.Sprintf("changed%d.go", len(replace)))
+		if err := os.WriteFile(replace[path], []byte(src), 0o600); err != nil {
+			return "", err
+		}
+	}
+	desc, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "overlay.json")
+	return file, os.WriteFile(file, desc, 0o600)
 }
 
 // verdict says why a run does not show that the bug is found, nil when it does.
@@ -253,6 +262,9 @@ func (p *planted) slug() string { return strings.ReplaceAll(p.name, " ", "-") }
 
 // The places where bugs are planted are there: it is known at once when the source has moved.
 func TestPlantsFit(t *testing.T) {
+	if _, err := overlayOf(t.TempDir(), hurried); err != nil {
+		t.Error(err)
+	}
 	for _, p := range plantedBugs() {
 		p.overlay(t)
 		if p.row == "kill" || p.row == "alerts" {
