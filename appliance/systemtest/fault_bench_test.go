@@ -96,6 +96,10 @@ type trial struct {
 	stockEnd time.Time     // of what readers of damaged nodes know
 	fed      int           // series that were made so that there are files
 	pace     time.Duration // of senders, when it is not the usual one
+	repeats  int           // likewise, as sender.repeats
+	// telling are linearizable reads at a node that had stood still which would be stale if it went by what it had; told those
+	// of them that were answered.
+	telling, told int
 
 	through map[string]string // what senders take for the address of a node, by that address
 	fillers int               // how many senders of much that nobody looks at are added

@@ -59,6 +59,11 @@ func (tr *trial) hurry(ctx context.Context) error {
 // damager founds a cluster that holds lines, samples, rules and users of which everything is known, sends to it and reads of
 // every node.
 func (tr *trial) damager(ctx context.Context) (*damager, error) {
+	if tr.row.name == "bit-metrics" || tr.row.name == "bit-lines" {
+		if err := tr.hurry(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := tr.stocked(ctx); err != nil {
 		return nil, err
 	}
@@ -115,9 +120,6 @@ func (d *damager) answers(ctx context.Context, n *devNode) error {
 // stocked founds the cluster. The stock comes first, before the nodes store metrics of their own: its samples are in order,
 // so that blocks are made of them within minutes.
 func (tr *trial) stocked(ctx context.Context) error {
-	if err := tr.hurry(ctx); err != nil {
-		return err
-	}
 	err := tr.found(ctx, plan{config: func(_ int, c map[string]any) {
 		c["self_monitoring"] = false
 		c["scrub"] = map[string]any{"rate": "1GiB"}

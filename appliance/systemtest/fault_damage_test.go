@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -79,9 +80,14 @@ var damageSets = map[string][]fileKind{
 
 // damageRows flip bits in files of nodes, one at a time.
 func damageRows() []faultRow {
+	needGo := need{"a program whose blocks are made in time", func() error {
+		_, err := exec.LookPath("go")
+		return err
+	}}
 	row := func(name, of string, weight time.Duration) faultRow {
 		return faultRow{
-			name: name, fault: "one bit flipped in each kind of file of " + of + ", on a node that is down and on one that runs", weight: weight, goal: damageGoal,
+			needs: []need{needGo},
+			name:  name, fault: "one bit flipped in each kind of file of " + of + ", on a node that is down and on one that runs", weight: weight, goal: damageGoal,
 			longer: func() time.Duration { return time.Duration(len(damageSets[name])*flips()) * time.Minute },
 			run:    func(ctx context.Context, tr *trial) error { return tr.flipEach(ctx, damageSets[name]) },
 		}

@@ -70,7 +70,7 @@ func (tr *trial) sender(ctx context.Context, l *ledger, i int) (*sender, error) 
 	if err != nil {
 		return nil, err
 	}
-	s.repeats = 25
+	s.repeats = cmp.Or(tr.repeats, 25)
 	token, err := c.agentToken(ctx)
 	if err != nil {
 		return nil, err
