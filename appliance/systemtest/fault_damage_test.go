@@ -333,17 +333,26 @@ func (tr *trial) files(n *devNode, k *fileKind) []string {
 	return all
 }
 
-// flipBit flips one bit of a file, at a place that is written. It says which.
+// flipBit flips one bit of a file, at a place where something is written: most of a sparse file holds nothing. It says which.
 func (tr *trial) flipBit(file, below string) (string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
 	}
-	used := len(bytes.TrimRight(b, "\x00")) // what is allotted and not written holds nothing
+	used := len(b) - bytes.Count(b, []byte{0})
 	if used == 0 {
 		return "", fmt.Errorf("%s is empty", file)
 	}
-	at, bit := tr.rng.IntN(used), byte(1)<<tr.rng.IntN(8)
+	at, bit := 0, byte(1)<<tr.rng.IntN(8)
+	for skip := tr.rng.IntN(used); ; at++ {
+		if b[at] == 0 {
+			continue
+		}
+		if skip == 0 {
+			break
+		}
+		skip--
+	}
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
 		return "", err
