@@ -167,6 +167,7 @@ func (b *bench) once(ctx context.Context, i int, seed uint64) {
 		return
 	}
 	tr.err = err
+	tr.uncompared = tr.traffic != nil && !tr.traffic.compared && tr.total() == 0
 	if err := tr.result.writeCounts(); err != nil {
 		b.t.Error(err)
 	}

@@ -371,8 +371,5 @@ func (tr *trial) compareNow(ctx context.Context) error {
 		s.held.Lock()
 		defer s.held.Unlock()
 	}
-	if err := tr.c.compare(ctx, tr.traffic.ledger, senders, &tr.violations); err != nil {
-		return fmt.Errorf("compare the nodes with the ledger: %w", err)
-	}
-	return nil
+	return tr.compareData(ctx)
 }

@@ -21,6 +21,7 @@ type result struct {
 	under      time.Duration   // for how long they were
 	goodput    []float64       // of what was acknowledged before a fault, while it lasted
 	notes      []string
+	uncompared bool  // it ended before what was acknowledged was compared with what the nodes have
 	err        error // why the row ended early, or what does not hold besides
 	took       time.Duration
 }
@@ -43,6 +44,9 @@ func (r *result) red(row *faultRow) string {
 	if len(r.goodput) > 0 && slices.Min(r.goodput) < goodputGoal/tooSlow {
 		why = append(why, fmt.Sprintf("goodput fell to %.0f %%", 100*slices.Min(r.goodput)))
 	}
+	if r.uncompared {
+		why = append(why, "what was acknowledged was not compared with what the nodes have")
+	}
 	if r.faults == 0 {
 		why = append(why, "no fault was injected")
 	}
@@ -55,8 +59,12 @@ func (r *result) line(row *faultRow, seed uint64) string {
 	if red := r.red(row); red != "" {
 		word, why = "RED     ", "\n    "+red+"\n    again with: "+again(row, seed)
 	}
-	return fmt.Sprintf("%s %s, seed %d, %v: %d faults, %d batches acknowledged, lost %d, doubled %d; recovery %s; %s%s", word, row.name, seed,
-		r.took.Round(time.Second), r.faults, r.acked, r.lost+r.forgotten, r.doubled, percentiles(r.recoveries), strings.Join(append(r.notes, r.figures()), ", "), why)
+	kept := fmt.Sprintf("%d batches acknowledged, lost %d, doubled %d", r.acked, r.lost+r.forgotten, r.doubled)
+	if r.uncompared {
+		kept = "not compared"
+	}
+	return fmt.Sprintf("%s %s, seed %d, %v: %d faults, %s; recovery %s; %s%s", word, row.name, seed,
+		r.took.Round(time.Second), r.faults, kept, percentiles(r.recoveries), strings.Join(append(r.notes, r.figures()), ", "), why)
 }
 
 // figures are what else was measured, against the goals.

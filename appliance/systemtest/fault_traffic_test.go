@@ -117,7 +117,15 @@ func (tr *trial) compare(ctx context.Context) error {
 		tr.acked += tf.ledger.of(s.name).acked
 	}
 	tf.compared = true
-	if err := tr.c.compare(ctx, tf.ledger, tf.senders, v); err != nil {
+	return tr.compareData(ctx)
+}
+
+// compareData compares what the nodes have with the ledger. What it finds anew is counted, and not again what was found before.
+func (tr *trial) compareData(ctx context.Context) error {
+	var now violations
+	err := tr.c.compare(ctx, tr.traffic.ledger, tr.traffic.senders, &now)
+	tr.violations.raise(&now)
+	if err != nil {
 		return fmt.Errorf("compare the nodes with the ledger: %w", err)
 	}
 	return nil
@@ -130,14 +138,22 @@ func (tr *trial) progress(ctx context.Context, n int) error {
 	for i, s := range senders {
 		goal[i] = s.ackCount() + n
 	}
-	return until(ctx, 2*time.Minute, func(context.Context) error {
+	var gone error
+	err := until(ctx, 2*time.Minute, func(context.Context) error {
 		for i, s := range senders {
+			if gone = s.failure(); gone != nil {
+				return nil
+			}
 			if got := s.ackCount(); got < goal[i] && !s.gaveUp() {
 				return fmt.Errorf("%s has %d acknowledgements, waiting for %d", s.name, got, goal[i])
 			}
 		}
 		return nil
 	})
+	if gone != nil {
+		return fmt.Errorf("a sender gave up: %w", gone)
+	}
+	return err
 }
 
 // acks is how many batches were acknowledged so far.
