@@ -180,6 +180,10 @@ torture: go-build fault-tools ## every fault over and over: MINUTES=60 SEED=numb
 	  go test -count=1 -v -run '^TestTorture$$' -timeout 0 ./appliance/systemtest
 	@echo 'make torture: passed'
 
+.PHONY: torture-damage
+torture-damage: ## twenty flipped bits in each kind of file, and damage of two nodes: DAMAGE_FLIPS=20 DAMAGE_KINDS='part of a name'
+	$(MAKE) torture ROWS='bit-* damage-*' MINUTES=0 DAMAGE_FLIPS=$(or $(DAMAGE_FLIPS),20)
+
 .PHONY: fault-tools
 fault-tools: ## install what disks and networks are broken with, when something is missing and we may
 	@packaging/faults.sh install

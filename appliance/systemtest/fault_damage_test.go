@@ -94,7 +94,7 @@ func damageRows() []faultRow {
 	}
 	return []faultRow{
 		row("bit-log", "the log", 3*time.Minute),
-		row("bit-state", "the metadata and of the notes about damage", 2*time.Minute),
+		row("bit-state", "the metadata", 2*time.Minute),
 		row("bit-metrics", "the store of metrics", 6*time.Minute),
 		row("bit-lines", "the store of lines and its word index", 4*time.Minute),
 		{

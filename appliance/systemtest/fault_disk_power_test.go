@@ -371,5 +371,9 @@ func (tr *trial) compareNow(ctx context.Context) error {
 		s.held.Lock()
 		defer s.held.Unlock()
 	}
-	return tr.compareData(ctx)
+	defer tr.anew()()
+	if err := tr.c.compare(ctx, tr.traffic.ledger, senders, &tr.violations); err != nil {
+		return fmt.Errorf("compare the nodes with the ledger: %w", err)
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 // result is what a trial found.
 type result struct {
 	violations
+	uncompared bool // it ended before what was acknowledged was compared with what the nodes have
 	faults     int
 	acked      uint64 // batches of each lane
 	recoveries []time.Duration
@@ -21,7 +22,6 @@ type result struct {
 	under      time.Duration   // for how long they were
 	goodput    []float64       // of what was acknowledged before a fault, while it lasted
 	notes      []string
-	uncompared bool  // it ended before what was acknowledged was compared with what the nodes have
 	err        error // why the row ended early, or what does not hold besides
 	took       time.Duration
 }

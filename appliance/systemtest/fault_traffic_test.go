@@ -101,9 +101,17 @@ func (tf *traffic) end() {
 	}
 }
 
+// anew begins to count what is wrong from nothing and returns what ends that: what was found before is not counted again then.
+func (tr *trial) anew() func() {
+	before := tr.violations
+	tr.violations = violations{}
+	return func() { tr.violations.raise(&before) }
+}
+
 // compare ends the traffic and compares what every node answers with the ledger.
 func (tr *trial) compare(ctx context.Context) error {
 	tf, v := tr.traffic, &tr.violations
+	defer tr.anew()()
 	tf.end()
 	for range cap(tf.ended) {
 		switch err := <-tf.ended; {
@@ -117,15 +125,7 @@ func (tr *trial) compare(ctx context.Context) error {
 		tr.acked += tf.ledger.of(s.name).acked
 	}
 	tf.compared = true
-	return tr.compareData(ctx)
-}
-
-// compareData compares what the nodes have with the ledger. What it finds anew is counted, and not again what was found before.
-func (tr *trial) compareData(ctx context.Context) error {
-	var now violations
-	err := tr.c.compare(ctx, tr.traffic.ledger, tr.traffic.senders, &now)
-	tr.violations.raise(&now)
-	if err != nil {
+	if err := tr.c.compare(ctx, tf.ledger, tf.senders, v); err != nil {
 		return fmt.Errorf("compare the nodes with the ledger: %w", err)
 	}
 	return nil
