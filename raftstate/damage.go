@@ -16,7 +16,6 @@ const (
 	PartMetrics = "metrics" // the store of samples
 	PartLogs    = "logs"    // the store of lines
 	PartIndex   = "index"   // word indexes, which each node makes again by itself
-	PartNotes   = "notes"   // small files beside the data, which each node writes anew by itself
 )
 
 // Damage is a place of this node's data that is not what was written.
@@ -54,8 +53,7 @@ func (d Damage) inImage() bool {
 // Repaired says how damage ended.
 type Repaired struct {
 	Parts []string `json:"parts"`
-	// How: image (the state of another node was taken), log_cut, log_set_aside, log_dropped (entries that are in the state already), pointer,
-	// written_anew.
+	// How: image (the state of another node was taken), log_cut, log_set_aside, log_dropped (entries that are in the state already), pointer.
 	How   string        `json:"how"`
 	From  string        `json:"from,omitempty"` // node that the data came from
 	Index uint64        `json:"index,omitempty"`
@@ -71,7 +69,6 @@ const (
 	HowLogAside = "log_set_aside"
 	HowLogDrop  = "log_dropped"
 	HowPointer  = "pointer"
-	HowAnew     = "written_anew" // from what the node knows
 )
 
 // Repairs knows the damage of a node and is told of it. Its methods may be called from any goroutine, also before

@@ -34,7 +34,7 @@ func (n *Node) openVerdicts() (err error) {
 	if why := n.fsm.verdicts.SetAside(); why != nil {
 		place := filepath.Join(queueDir, verdictsName)
 		n.noteDamaged(place, why)
-		n.noteMended(place)
+		n.noteMended()
 	}
 	return nil
 }

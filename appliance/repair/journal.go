@@ -11,8 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/triward/triward/raftstate"
 )
 
 const (
@@ -58,14 +56,6 @@ func readJournal(dir string) (journal, error) {
 	}
 	j.Records = j.Records[:min(len(j.Records), maxRecords)]
 	return j, nil
-}
-
-// begunAnew notes in the new journal that the old one was not what was written. It is told with all that is known (tellKnown).
-func (s *Service) begunAnew(why error) {
-	at := s.cfg.Now().UnixMilli()
-	d := Damage{Part: raftstate.PartNotes, Place: journalFile, Err: clip(why.Error()), FoundMs: at}
-	s.journal.Records = append(s.journal.Records, Record{ID: idOf(s.cfg.Node, &d), Damage: d, FoundAt: at, RepairedAt: at, How: raftstate.HowAnew})
-	s.save()
 }
 
 // Journal reads what is known of the damage of the node whose data directory is dir, running or not.
