@@ -178,6 +178,10 @@ torture: go-build fault-tools ## every fault over and over: MINUTES=60 SEED='1 2
 	TRIWARD_BIN=$(BIN) TRIWARD_TORTURE_MINUTES=$(MINUTES) TRIWARD_TORTURE_ROWS='$(ROWS)' TRIWARD_TORTURE_SEED='$(SEED)' \
 	  go test -count=1 -v -run '^TestTorture$$' -timeout 0 ./appliance/systemtest
 
+.PHONY: torture-damage
+torture-damage: ## twenty flipped bits in each kind of file, and damage of two nodes: DAMAGE_FLIPS=20 DAMAGE_KINDS='part of a name'
+	$(MAKE) torture ROWS='bit-* damage-*' MINUTES=0 DAMAGE_FLIPS=$(or $(DAMAGE_FLIPS),20)
+
 .PHONY: fault-tools
 fault-tools: ## install what disks and networks are broken with, when something is missing and we may
 	@packaging/faults.sh install

@@ -57,7 +57,7 @@ func (a *App) tellDamage(node string, r repair.Record) {
 	if r.To != 0 {
 		tags["from_time"], tags["to_time"] = time.UnixMilli(r.Damage.From).UTC().Format(time.RFC3339), time.UnixMilli(r.To).UTC().Format(time.RFC3339)
 	}
-	if r.Part == raftstate.PartIndex { // it is derived and made again at once
+	if r.Part == raftstate.PartIndex || r.Part == raftstate.PartNotes { // it is derived and made again at once
 		e.Severity = wire.SeverityWarning
 	}
 	if !r.Open() {
@@ -84,6 +84,8 @@ func partName(part string) string {
 		return "store of logs"
 	case raftstate.PartIndex:
 		return "word index"
+	case raftstate.PartNotes:
+		return "small files"
 	}
 	return part
 }
@@ -100,6 +102,8 @@ func howText(r *repair.Record) string {
 		return "the state holds the entries, which were dropped from the log"
 	case raftstate.HowPointer:
 		return "there was only one place that it can name"
+	case raftstate.HowAnew:
+		return "it was written anew"
 	case howRebuilt:
 		return "it was built again from the blocks"
 	}

@@ -57,6 +57,7 @@ type Node struct {
 	// What follows is of repairs.
 	rosterMu     sync.Mutex
 	roster       []rosterMember // as it is in its file
+	rosterSpoilt bool           // the file was not what was written, and is to be written anew
 	leaving      []string       // generations that this start replaced and whose stores may still be closing
 	hasRun       bool           // a node has run on the data directory before
 	refusal      atomic.Pointer[string]

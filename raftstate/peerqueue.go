@@ -31,6 +31,11 @@ func (n *Node) openVerdicts() (err error) {
 	if err != nil {
 		return refused("verdicts", err)
 	}
+	if why := n.fsm.verdicts.SetAside(); why != nil {
+		place := filepath.Join(queueDir, verdictsName)
+		n.noteDamaged(place, why)
+		n.noteMended()
+	}
 	return nil
 }
 

@@ -205,8 +205,9 @@ func (n *Node) mendNames() {
 	}
 	if _, err := readRoster(n.cfg.DataDir); err != nil {
 		n.log.Warn("the file of the members is written anew", "err", err)
+		n.noteDamaged(rosterFile, err)
 		n.rosterMu.Lock()
-		n.roster = nil
+		n.roster, n.rosterSpoilt = nil, true
 		n.rosterMu.Unlock()
 		n.noteMembers()
 	}

@@ -121,6 +121,10 @@ func (n *Node) noteMembers() {
 		return
 	}
 	n.roster = now
+	if n.rosterSpoilt {
+		n.rosterSpoilt = false
+		n.noteMended()
+	}
 }
 
 // lastMembers is whom this node knew as members when it was written down last.
@@ -135,9 +139,11 @@ func (n *Node) loadRoster() {
 	members, err := readRoster(n.cfg.DataDir)
 	if err != nil {
 		n.log.Warn("who the members were is not known", "err", err)
+		n.noteDamaged(rosterFile, err)
 	}
 	n.rosterMu.Lock()
 	defer n.rosterMu.Unlock()
+	n.rosterSpoilt = err != nil
 	n.roster = members
 	n.hasRun = members != nil || err != nil
 }

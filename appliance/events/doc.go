@@ -132,6 +132,9 @@ type Config struct {
 	Node    string
 	Meta    auth.Meta
 	Leading func() bool
+	// Fresh waits until Meta has everything acknowledged before the call: what a node notices while it starts is dated by
+	// the cluster's clock and not by that of the state it came up with. Nil: Meta always has.
+	Fresh func(ctx context.Context) error
 	// Cluster asks the nodes how they are, for at most some seconds.
 	Cluster func(ctx context.Context) (Cluster, error)
 	Agents  func() []Agent

@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -318,5 +319,32 @@ func TestManyLongEventsAreDelivered(t *testing.T) {
 	}
 	if out := w.meta.Keys(Bucket); got != n || slices.ContainsFunc(out, func(k string) bool { return strings.HasPrefix(k, prefixOut) }) {
 		t.Errorf("%d of %d events delivered", got, n)
+	}
+}
+
+// A node that starts with a state of long ago dates what it notices by the cluster's clock.
+func TestNoticedAtTheStartIsOfNow(t *testing.T) {
+	w := newWorld()
+	s := w.node("n2")
+	before := w.meta.LogTime()
+	behind := errors.New("it has not caught up")
+	s.cfg.Fresh = func(context.Context) error { return behind }
+	s.Tell(Event{ID: "damage/n2/x", Kind: "damage_found", Host: "n2", Text: "damage"})
+	if err := s.step(t.Context()); !errors.Is(err, behind) || len(s.waiting) != 1 {
+		t.Fatalf("while it is behind: %v, %d wait", err, len(s.waiting))
+	}
+	s.cfg.Fresh = func(context.Context) error { w.meta.Advance(3_600_000); return nil }
+	if err := s.step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	keys := w.meta.Keys(Bucket)
+	at := slices.IndexFunc(keys, func(k string) bool { return strings.HasPrefix(k, prefixOut) })
+	if at < 0 {
+		t.Fatalf("nothing was written down: %v", keys)
+	}
+	v, _ := w.meta.Get(Bucket, keys[at])
+	var e Event
+	if err := json.Unmarshal(v.Data, &e); err != nil || e.T != before+3_600_000 {
+		t.Fatalf("dated %d, the cluster's clock is at %d (%v)", e.T, before+3_600_000, err)
 	}
 }

@@ -166,7 +166,7 @@ func (s *Service) forgetChanges() {
 
 // writeDown puts what this node noticed into the outbox.
 func (s *Service) writeDown(ctx context.Context) error {
-	for {
+	for fresh := s.cfg.Fresh == nil; ; {
 		s.mu.Lock()
 		if len(s.waiting) == 0 {
 			s.mu.Unlock()
@@ -174,6 +174,12 @@ func (s *Service) writeDown(ctx context.Context) error {
 		}
 		e := s.waiting[0]
 		s.mu.Unlock()
+		if !fresh {
+			if err := s.cfg.Fresh(ctx); err != nil {
+				return fmt.Errorf("write down %s: %w", e.Kind, err)
+			}
+			fresh = true
+		}
 		if err := s.once(ctx, e); err != nil {
 			return err
 		}

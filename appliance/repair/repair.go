@@ -160,6 +160,7 @@ func New(cfg Config) (*Service, error) {
 	var err error
 	if s.journal, err = readJournal(cfg.Dir); err != nil {
 		cfg.Log.Warn("what is known of the node's damage cannot be read; it is found again", "err", err)
+		s.begunAnew(err)
 	}
 	if s.file, err = readOrder(cfg.Dir); err != nil {
 		return nil, err

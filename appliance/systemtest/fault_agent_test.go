@@ -21,7 +21,7 @@ import (
 func agentRows() []faultRow {
 	return []faultRow{
 		{
-			name: "agent-offline", needs: []need{needNet}, weight: 75 * time.Second,
+			name: "agent-offline", needs: []need{needNet}, weight: 75 * time.Second, longer: lengthOf("TRIWARD_OFFLINE"),
 			fault: "a host's cable is cut for 30 s (TRIWARD_OFFLINE: another time), its agent is killed once meanwhile",
 			run:   func(ctx context.Context, tr *trial) error { return tr.agentOffline(ctx) },
 		},

@@ -27,7 +27,26 @@ type faultRow struct {
 	short  bool          // `make faults` runs it
 	quick  time.Duration // of the trial that it runs then, when that is a shorter one
 	goal   time.Duration // for the times to recover; at five times the goal the row is red; 0: they are printed only
+	// longer is how much longer than that the environment may make a trial; nil: it does not.
+	longer func() time.Duration
 	run    func(ctx context.Context, tr *trial) error
+}
+
+// limit is how long a trial may take.
+func (r *faultRow) limit() time.Duration {
+	d := max(10*r.weight, 10*time.Minute)
+	if r.longer != nil {
+		d += r.longer()
+	}
+	return d
+}
+
+// lengthOf is a length of time that a variable of the environment asks for, 0 when it asks for none.
+func lengthOf(name string) func() time.Duration {
+	return func() time.Duration {
+		d, _ := time.ParseDuration(os.Getenv(name)) // the row itself complains
+		return d
+	}
 }
 
 // need is something that a machine may lack.
@@ -80,7 +99,13 @@ type trial struct {
 	traffic *traffic // when it was begun
 	flooder *sender  // likewise, of data that only fills
 
-	stockEnd time.Time // of what readers of damaged nodes know
+	stockEnd time.Time     // of what readers of damaged nodes know
+	fed      int           // series that were made so that there are files
+	pace     time.Duration // of senders, when it is not the usual one
+	repeats  int           // likewise, as sender.repeats
+	// telling are linearizable reads at a node that had stood still which would be stale if it went by what it had; told those
+	// of them that were answered.
+	telling, told int
 
 	mendedAt time.Time // when the last fault ended, but for starts of nodes
 
@@ -144,7 +169,7 @@ func (b *bench) once(ctx context.Context, i int, seed uint64) {
 	tr := &trial{t: b.t, row: row, seed: seed, rng: rngOf(seed, row.name), dir: dir, bin: b.bin}
 	begin := time.Now()
 	fmt.Printf("%s RUN      %s, seed %d: %s\n", begin.Format("15:04:05"), row.name, seed, row.fault)
-	ctx, cancel := context.WithTimeout(ctx, max(10*row.weight, 10*time.Minute))
+	ctx, cancel := context.WithTimeout(ctx, row.limit())
 	defer cancel()
 	err = tr.whole(ctx)
 	tr.took = time.Since(begin)
@@ -154,6 +179,7 @@ func (b *bench) once(ctx context.Context, i int, seed uint64) {
 		return
 	}
 	tr.err = err
+	tr.uncompared = tr.traffic != nil && !tr.traffic.compared && tr.total() == 0
 	if err := tr.result.writeCounts(); err != nil {
 		b.t.Error(err)
 	}

@@ -373,6 +373,7 @@ func (tr *trial) compareNow(ctx context.Context) error {
 		s.held.Lock()
 		defer s.held.Unlock()
 	}
+	defer tr.anew()()
 	if err := tr.c.compare(ctx, tr.traffic.ledger, senders, &tr.violations); err != nil {
 		return fmt.Errorf("compare the nodes with the ledger: %w", err)
 	}

@@ -37,7 +37,7 @@ func loadRows() []faultRow {
 	return []faultRow{
 		{
 			name: "overload", fault: "60 agents deliver as fast as they can, ten times as many as keep the cluster busy, and heed no word of waiting, for 30 s (TRIWARD_OVERLOAD: another time)",
-			weight: 80 * time.Second, run: func(ctx context.Context, tr *trial) error { return tr.overload(ctx) },
+			weight: 80 * time.Second, longer: lengthOf("TRIWARD_OVERLOAD"), run: func(ctx context.Context, tr *trial) error { return tr.overload(ctx) },
 		},
 		{
 			name: "slow-connections", fault: "5,000 connections to the agents' port of each node, which send a byte every few seconds, for 30 s",

@@ -133,8 +133,13 @@ func (tr *trial) partition(ctx context.Context, leader bool, s split) error {
 	if err := tr.allReady(ctx); err != nil {
 		return err
 	}
-	if _, err := tr.fresh(ctx, tr.client(nil), n); err != nil {
-		return err
+	for answered := false; !answered; { // the row's time bounds it
+		if answered, err = tr.fresh(ctx, tr.client(nil), n); err != nil {
+			return err
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return fmt.Errorf("%s answers no linearizable read after the cut was mended: %w", n.ID, err)
+		}
 	}
 	elected := tr.elections(from)
 	tr.leaders += elected

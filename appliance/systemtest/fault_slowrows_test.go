@@ -166,6 +166,7 @@ func (tr *trial) loseAcks(ctx context.Context) error {
 		list = append(list, px)
 		tr.through[tr.c.Nodes[i].AgentURL] = "https://" + px.l.Addr().String()
 	}
+	tr.repeats = -1 // what comes again comes because an answer was lost
 	if err := tr.send(ctx, trialSenders); err != nil {
 		return err
 	}
@@ -202,6 +203,7 @@ func (tr *trial) stops(ctx context.Context, times int, least, most time.Duration
 	if err := tr.send(ctx, trialSenders); err != nil {
 		return err
 	}
+	long := false
 	for k := range times {
 		n, err := pick(ctx)
 		if err != nil {
@@ -209,6 +211,7 @@ func (tr *trial) stops(ctx context.Context, times int, least, most time.Duration
 		}
 		d := tr.between(least, most)
 		tr.logf("halt %d: %s for %v", k+1, n.ID, d.Round(time.Millisecond))
+		long = long || d > haltTakesOver
 		if err := tr.halt(ctx, n, d); err != nil {
 			return fmt.Errorf("halt %d, of %s: %w", k+1, n.ID, err)
 		}
@@ -219,8 +222,15 @@ func (tr *trial) stops(ctx context.Context, times int, least, most time.Duration
 			return err
 		}
 	}
+	tr.note("%d of %d reads that could have been stale were answered", tr.told, tr.telling)
+	if long && tr.told == 0 {
+		return errors.New("no read was answered that could have been stale: the row shows nothing")
+	}
 	return tr.compare(ctx)
 }
+
+// haltTakesOver is how long a leader stands still at most before another one leads.
+const haltTakesOver = 5 * time.Second
 
 // halt stops a node for d. Reads are under way when it wakes: what they answer must hold all that was acknowledged
 // meanwhile.
@@ -242,10 +252,14 @@ func (tr *trial) halt(ctx context.Context, n *devNode, d time.Duration) error {
 	}
 	tr.faulted(1)
 	defer func() { _ = syscall.Kill(n.PID, syscall.SIGCONT) }()
+	sent := make(map[*sender]uint64) // the node has no more than these
+	for _, s := range tr.traffic.senders {
+		sent[s] = tr.traffic.ledger.of(s.name).sent
+	}
 	if err := pause(ctx, d-time.Second); err != nil {
 		return err
 	}
-	if d > 5*time.Second { // a leader that stands still for less may keep its place
+	if d > haltTakesOver { // a leader that stands still for less may keep its place
 		if err := tr.progress(ctx, 3); err != nil {
 			return fmt.Errorf("while it stands still: %w", err)
 		}
@@ -269,7 +283,7 @@ func (tr *trial) halt(ctx context.Context, n *devNode, d time.Duration) error {
 		return err
 	}
 	index, err := tr.appliedElsewhere(ctx, n)
-	if err != nil && d > 5*time.Second {
+	if err != nil && d > haltTakesOver {
 		return err
 	}
 	if err := syscall.Kill(n.PID, syscall.SIGCONT); err != nil {
@@ -287,11 +301,17 @@ func (tr *trial) halt(ctx context.Context, n *devNode, d time.Duration) error {
 		if err := errors.Join(a.err, tr.judge(n, a.reading)); err != nil {
 			return err
 		}
+		if a.before > sent[a.s] {
+			tr.telling++
+			if a.answered {
+				tr.told++
+			}
+		}
 	}
 	if err := tr.progress(ctx, 3); err != nil {
 		return err
 	}
-	if d > 5*time.Second {
+	if d > haltTakesOver {
 		tr.recovered(tr.traffic.still.take())
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 // result is what a trial found.
 type result struct {
 	violations
+	uncompared bool // it ended before what was acknowledged was compared with what the nodes have
 	faults     int
 	acked      uint64 // batches of each lane
 	other      int    // what else a row counts instead, of the kind
@@ -51,6 +52,9 @@ func (r *result) red(row *faultRow) string {
 	if len(r.goodput) > 0 && (middle(r.goodput) < goodputGoal/tooMuch || slices.Min(r.goodput) < goodputGoal/tooSlow) { // one of several may meet others at work
 		why = append(why, fmt.Sprintf("goodput fell to %.0f %%, %.0f %% in the middle", 100*slices.Min(r.goodput), 100*middle(r.goodput)))
 	}
+	if r.uncompared {
+		why = append(why, "what was acknowledged was not compared with what the nodes have")
+	}
 	if r.faults == 0 {
 		why = append(why, "no fault was injected")
 	}
@@ -63,8 +67,12 @@ func (r *result) line(row *faultRow, seed uint64) string {
 	if red := r.red(row); red != "" {
 		word, why = "RED     ", "\n    "+red+"\n    again with: "+again(row, seed)
 	}
-	return fmt.Sprintf("%s %s, seed %d, %v: %d faults, %d batches acknowledged, lost %d, doubled %d; recovery %s; %s%s", word, row.name, seed,
-		r.took.Round(time.Second), r.faults, r.acked, r.lost+r.forgotten, r.doubled, percentiles(r.recoveries), strings.Join(append(r.notes, r.figures()), ", "), why)
+	kept := fmt.Sprintf("%d batches acknowledged, lost %d, doubled %d", r.acked, r.lost+r.forgotten, r.doubled)
+	if r.uncompared {
+		kept = "not compared"
+	}
+	return fmt.Sprintf("%s %s, seed %d, %v: %d faults, %s; recovery %s; %s%s", word, row.name, seed,
+		r.took.Round(time.Second), r.faults, kept, percentiles(r.recoveries), strings.Join(append(r.notes, r.figures()), ", "), why)
 }
 
 // middle is the one in the middle of a list that has some.

@@ -50,7 +50,7 @@ func (tr *trial) send(ctx context.Context, n int) error {
 	tf.stop = stop
 	tr.traffic = tf
 	for _, s := range slices.Concat(tf.senders, tf.fillers) {
-		go func() { tf.ended <- s.run(running, pace) }()
+		go func() { tf.ended <- s.run(running, cmp.Or(tr.pace, pace)) }()
 	}
 	tr.atEnd(tf.end)
 	tf.still.watch(tr.acks)
@@ -70,7 +70,7 @@ func (tr *trial) sender(ctx context.Context, l *ledger, i int) (*sender, error) 
 	if err != nil {
 		return nil, err
 	}
-	s.repeats = 25
+	s.repeats = cmp.Or(tr.repeats, 25)
 	token, err := c.agentToken(ctx)
 	if err != nil {
 		return nil, err
@@ -101,9 +101,17 @@ func (tf *traffic) end() {
 	}
 }
 
+// anew begins to count what is wrong from nothing and returns what ends that: what was found before is not counted again then.
+func (tr *trial) anew() func() {
+	before := tr.violations
+	tr.violations = violations{}
+	return func() { tr.violations.raise(&before) }
+}
+
 // compare ends the traffic and compares what every node answers with the ledger.
 func (tr *trial) compare(ctx context.Context) error {
 	tf, v := tr.traffic, &tr.violations
+	defer tr.anew()()
 	tf.end()
 	for range cap(tf.ended) {
 		switch err := <-tf.ended; {
@@ -133,14 +141,22 @@ func (tr *trial) progress(ctx context.Context, n int) error {
 	for i, s := range senders {
 		goal[i] = s.ackCount() + n
 	}
-	return until(ctx, 2*time.Minute, func(context.Context) error {
+	var gone error
+	err := until(ctx, 2*time.Minute, func(context.Context) error {
 		for i, s := range senders {
+			if gone = s.failure(); gone != nil {
+				return nil
+			}
 			if got := s.ackCount(); got < goal[i] && !s.gaveUp() {
 				return fmt.Errorf("%s has %d acknowledgements, waiting for %d", s.name, got, goal[i])
 			}
 		}
 		return nil
 	})
+	if gone != nil {
+		return fmt.Errorf("a sender gave up: %w", gone)
+	}
+	return err
 }
 
 // acks is how many batches were acknowledged so far.

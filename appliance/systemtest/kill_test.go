@@ -254,6 +254,16 @@ func (s *sender) gaveUp() bool {
 	return errors.Is(s.ended, errForgotten)
 }
 
+// failure is why the sender ended, when it is for anything else than that its batches were forgotten.
+func (s *sender) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(s.ended, errForgotten) {
+		return nil
+	}
+	return s.ended
+}
+
 // sending reports whether there is a sender that did not give up.
 func sending(senders []*sender) bool {
 	return slices.ContainsFunc(senders, func(s *sender) bool { return !s.gaveUp() })
@@ -283,7 +293,11 @@ func percentiles(ds []time.Duration) string {
 		return "none"
 	}
 	s := slices.Sorted(slices.Values(ds))
-	return fmt.Sprintf("p50 %v p99 %v", s[len(s)/2].Round(time.Millisecond), s[len(s)-1].Round(time.Millisecond))
+	name, most := "max", s[len(s)-1]
+	if len(s) >= 100 {
+		name, most = "p99", s[len(s)*99/100]
+	}
+	return fmt.Sprintf("p50 %v %s %v", s[len(s)/2].Round(time.Millisecond), name, most.Round(time.Millisecond))
 }
 
 // TestKill is the promise itself: whatever is killed, what was acknowledged is there exactly once on each node.

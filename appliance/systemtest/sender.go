@@ -38,8 +38,8 @@ type sender struct {
 	base    int64 // milliseconds; batch seq has the time base + seq*stepMs
 	ledger  *ledger
 	padding int // bytes that make each line longer; such a sender is not compared with the ledger
-	// repeats is after how many batches one is delivered once more; 0: after repeatEvery. One that is set goes on at the
-	// node that it used before.
+	// repeats is after how many batches one is delivered once more; 0: after repeatEvery, less: never. One that is set goes
+	// on at the node that it used before.
 	repeats int
 	node    int
 	lastAck time.Time
@@ -180,7 +180,7 @@ func (s *sender) step(ctx context.Context, seq uint64) error {
 		return err
 	}
 	s.noteAck()
-	if seq%uint64(cmp.Or(s.repeats, repeatEvery)) == 0 {
+	if n := cmp.Or(s.repeats, repeatEvery); n > 0 && seq%uint64(n) == 0 {
 		at := s.node
 		s.node++
 		if err := s.deliver(ctx, batches); err != nil && ctx.Err() == nil {

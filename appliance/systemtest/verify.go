@@ -28,6 +28,14 @@ func (v *violations) add(count *int, format string, args ...any) {
 	}
 }
 
+// raise makes the counts those of another look at the same data where there they are higher: what is missing on three nodes, or
+// twice in a row on one, is missing once.
+func (v *violations) raise(o *violations) {
+	v.lost, v.doubled, v.foreign = max(v.lost, o.lost), max(v.doubled, o.doubled), max(v.foreign, o.foreign)
+	v.differing, v.forgotten, v.broken = max(v.differing, o.differing), max(v.forgotten, o.forgotten), max(v.broken, o.broken)
+	v.examples = append(v.examples, o.examples[:min(len(o.examples), max(0, 10-len(v.examples)))]...)
+}
+
 // total is what is wrong with what the cluster keeps.
 func (v *violations) total() int { return v.lost + v.doubled + v.foreign + v.differing + v.forgotten }
 
@@ -47,15 +55,22 @@ func (c *cluster) compare(ctx context.Context, l *ledger, senders []*sender, v *
 	if err := c.settle(ctx, v); err != nil {
 		return err
 	}
+	worst := new(violations) // of one node
+	defer func() {
+		v.lost, v.doubled, v.foreign = v.lost+worst.lost, v.doubled+worst.doubled, v.foreign+worst.foreign
+		v.examples = append(v.examples, worst.examples...)
+	}()
 	for i := range c.Nodes {
+		of := new(violations)
 		for _, s := range senders {
-			if err := c.verifyLines(ctx, &c.Nodes[i], l, s, v); err != nil {
+			if err := c.verifyLines(ctx, &c.Nodes[i], l, s, of); err != nil {
 				return fmt.Errorf("%s: lines of %s: %w", c.Nodes[i].ID, s.name, err)
 			}
-			if err := c.verifySamples(ctx, &c.Nodes[i], l, s, v); err != nil {
+			if err := c.verifySamples(ctx, &c.Nodes[i], l, s, of); err != nil {
 				return fmt.Errorf("%s: samples of %s: %w", c.Nodes[i].ID, s.name, err)
 			}
 		}
+		worst.raise(of)
 	}
 	return nil
 }

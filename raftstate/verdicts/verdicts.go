@@ -42,6 +42,8 @@ type Store struct {
 	path string
 	log  *slog.Logger
 	db   *bolt.DB
+	// spoilt is why the file that was there is set aside; nil when it is not.
+	spoilt error
 
 	commitMu sync.Mutex
 
@@ -64,6 +66,7 @@ func Open(path string, mark uint64, log *slog.Logger) (*Store, error) {
 		if err := os.Rename(path, path+".damaged"); err != nil {
 			return nil, fmt.Errorf("set verdicts aside: %w", err)
 		}
+		s.spoilt = err
 		first, through, err = s.open(mark)
 	}
 	if err != nil {
@@ -75,6 +78,9 @@ func Open(path string, mark uint64, log *slog.Logger) (*Store, error) {
 	}
 	return s, nil
 }
+
+// SetAside says why Open has set the file aside that was there, nil when it has not.
+func (s *Store) SetAside() error { return s.spoilt }
 
 func (s *Store) open(mark uint64) (first, through uint64, err error) {
 	if _, err := os.Stat(s.path); err == nil {

@@ -106,6 +106,9 @@ func TestDamageIsSetAside(t *testing.T) {
 		if _, err := os.Stat(path + ".damaged"); err != nil && name != "empty" {
 			t.Errorf("%s: %v", name, err)
 		}
+		if s.SetAside() == nil && name != "empty" {
+			t.Errorf("%s: it is not told", name)
+		}
 		_ = os.Remove(path + ".damaged")
 	}
 }

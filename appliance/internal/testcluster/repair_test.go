@@ -90,6 +90,9 @@ func TestDamagedNodesMendThemselves(t *testing.T) {
 		{"where samples are durable", "metrics", "tsdb/gen-*/flushed.json"},
 		{"small storage of the log", "log", "raft/wal-meta.db"},
 		{"segments of the log", "log", "raft/*.wal"},
+		{"names of the members", "notes", "MEMBERS"},
+		{"verdicts on old entries", "notes", "queue/verdicts.db"},
+		{"journal of damage", "notes", "damage.json"},
 	} {
 		t.Run(k.name, func(t *testing.T) {
 			n := c.Nodes[2]

@@ -41,5 +41,6 @@ export const integrity = {
     metrics: 'Metrics store',
     logs: 'Log store',
     index: 'Word index (made again)',
+    notes: 'Small files (written anew)',
   } as Record<string, string>,
 };

@@ -38,5 +38,6 @@ export const integrity: typeof en = {
     metrics: '指标存储',
     logs: '日志存储',
     index: '词索引（已重建）',
+    notes: '小文件（已重写）',
   },
 };
