@@ -14,10 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -25,6 +22,7 @@ import (
 
 	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/internal/freeaddr"
 	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
@@ -117,29 +115,13 @@ func nodeConfig(t testing.TB, dir, id string) appliance.Config {
 	cfg.Queue.MarkInterval = appliance.Duration(time.Second)
 	cfg.SelfMonitoring = false // what tests count is what they send
 	cfg.Alerting = appliance.AlertingConfig{Interval: appliance.Duration(time.Second), AllowLoopbackReceivers: true}
-	host := ownHost()
-	for _, address := range []*string{&cfg.Listen.Peer.Address, &cfg.Listen.Agents.Address, &cfg.Listen.HTTP.Address} {
-		*address = freeAddress(t, host)
-	}
+	at, err := freeaddr.Addresses(3)
+	must(t, err)
+	cfg.Listen.Peer.Address, cfg.Listen.Agents.Address, cfg.Listen.HTTP.Address = at[0], at[1], at[2]
 	cfg.Listen.Peer.Advertise = cfg.Listen.Peer.Address
 	cfg.Listen.Agents.Advertise = "https://" + cfg.Listen.Agents.Address
 	cfg.Listen.HTTP.URL = "https://" + cfg.Listen.HTTP.Address
 	return cfg
-}
-
-// ownHost is a loopback address of a node's own: a port there stays free while the node is down, as no connection of
-// the machine begins at such an address and tests beside this one have others.
-func ownHost() string {
-	return netip.AddrFrom4([4]byte{127, byte(16 + rand.IntN(200)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))}).String()
-}
-
-// freeAddress is a port of host that is free.
-func freeAddress(t testing.TB, host string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	must(t, err)
-	must(t, l.Close())
-	return l.Addr().String()
 }
 
 // logTo keeps what the nodes log and prints the end of it when the test fails.
