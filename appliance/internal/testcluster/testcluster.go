@@ -44,6 +44,8 @@ type Cluster struct {
 	Token string // an administrator's API token
 	// Recovery is the key that opens what the cluster wrapped for the day when no node is left.
 	Recovery string
+
+	running *running // a pointer since tests copy clusters
 }
 
 // Node is one node; App is nil while it is stopped.
@@ -53,6 +55,7 @@ type Node struct {
 
 	cluster *Cluster
 	log     *slog.Logger
+	stopped bool
 }
 
 // Start founds a cluster of n nodes and waits until all of them serve. Everything ends with the test.
@@ -73,8 +76,8 @@ func StartWith(t testing.TB, n int, change func(*appliance.Config)) *Cluster {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca.CertPEM())
 	conf := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
-	c := &Cluster{Recovery: recovery, TLS: conf, HTTP: &http.Client{Timeout: Patience, Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}}
-	t.Cleanup(c.HTTP.CloseIdleConnections)
+	c := &Cluster{Recovery: recovery, TLS: conf, running: new(running)}
+	c.HTTP = c.client(t, conf)
 	setup := appliance.Setup{ClusterID: id, User: user, Password: Password}
 	for i := range n {
 		cfg := nodeConfig(t, dir, fmt.Sprintf("n%d", i+1))
@@ -102,6 +105,14 @@ func StartWith(t testing.TB, n int, change func(*appliance.Config)) *Cluster {
 	}
 	c.login(t)
 	return c
+}
+
+// client asks the nodes of the cluster, with patience while they have no leader.
+func (c *Cluster) client(t testing.TB, conf *tls.Config) *http.Client {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Timeout: Patience, Transport: &patient{transport, c.running}}
 }
 
 // nodeConfig is the configuration of a node whose directories lie below dir.
@@ -156,6 +167,10 @@ func (n *Node) Start(t testing.TB) {
 	})
 	must(t, err)
 	n.App = app
+	n.cluster.running.up.Add(1)
+	if n.stopped {
+		n.cluster.running.down.Add(-1)
+	}
 	must(t, app.Start())
 }
 
@@ -166,7 +181,9 @@ func (n *Node) Stop(t testing.TB) {
 		return
 	}
 	app := n.App
-	n.App = nil
+	n.App, n.stopped = nil, true
+	n.cluster.running.up.Add(-1)
+	n.cluster.running.down.Add(1)
 	if err := app.Stop(context.Background()); err != nil {
 		t.Errorf("stop %s: %v", n.Config.NodeID, err)
 	}
