@@ -307,7 +307,8 @@ func (a *App) openNode() (err error) {
 		QueueBytes: a.queueBytes(), QueueAge: time.Duration(a.cfg.Queue.Retention.Time),
 		MarkInterval: time.Duration(a.cfg.Queue.MarkInterval), MaxInFlight: int64(a.cfg.Queue.BytesInFlight),
 		LogCache: int64(a.cfg.Queue.CacheBytes), OnFatal: a.fail, OnLeadership: a.lead,
-		Logger: a.rootLog, Registerer: a.registry,
+		MakesRoom: a.retention.makesRoom,
+		Logger:    a.rootLog, Registerer: a.registry,
 	}
 	if a.setup != nil {
 		cfg.Bootstrap, cfg.Founding = a.setup.Members, a.setup.Founding

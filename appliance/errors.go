@@ -39,6 +39,7 @@ func errorRules() []problem.Rule {
 	return []problem.Rule{
 		{Is: raftstate.ErrBusy, Status: http.StatusTooManyRequests, RetryAfter: time.Second},
 		{Is: raftstate.ErrDiskFull, Status: http.StatusInsufficientStorage, RetryAfter: 10 * time.Second, Hint: "free space on the nodes; it resumes by itself"},
+		{Is: raftstate.ErrMakingRoom, Status: http.StatusServiceUnavailable, RetryAfter: 2 * time.Second, Hint: "the oldest data is going; repeat the request"},
 		{Is: raftstate.ErrTooLarge, Status: http.StatusRequestEntityTooLarge},
 		{Is: schedule.ErrInvalid, Status: http.StatusBadRequest},
 		{Is: target.ErrInvalid, Status: http.StatusBadRequest},

@@ -37,7 +37,8 @@ const (
 
 // retentionKeeper knows the policy and proposes what it makes due while this node leads.
 type retentionKeeper struct {
-	app *App
+	app  *App
+	room makingRoom
 
 	// Of the goroutine of keepHouse.
 	cutAt   time.Time
@@ -107,6 +108,7 @@ func (k *retentionKeeper) keep(ctx context.Context) error {
 func (k *retentionKeeper) keepRoom(ctx context.Context, p *retention.Policy, now int64, st *meta.Store) error {
 	reports, failed := k.reports(ctx)
 	k.tell(p, now, reports, failed)
+	k.room.note(k.app.cfg.NodeID, reports, k.states)
 	rest := cutRest
 	if slices.ContainsFunc(reports, func(x retention.Report) bool { return retention.Urgent(p, &x) }) {
 		rest = urgentRest

@@ -21,7 +21,9 @@ install)
 	fi
 	export DEBIAN_FRONTEND=noninteractive
 	# shellcheck disable=SC2086
-	apt-get -qq update && apt-get -qq install -y --no-install-recommends $want >/dev/null
+	if ! { apt-get -qq update && apt-get -qq install -y --no-install-recommends $want >/dev/null; }; then
+		echo "faults.sh: could not install $want: what needs them is not run" >&2
+	fi
 	;;
 *)
 	echo "usage: faults.sh install" >&2

@@ -27,7 +27,7 @@ func (n *Node) admit(ctx context.Context, cmds []command.Command) error {
 			return fmt.Errorf("%w: %s", ErrClocks, why)
 		}
 		if err := n.roomForData(); err != nil {
-			return fmt.Errorf("%w: %w", ErrDiskFull, err)
+			return n.refuseFull(err)
 		}
 	}
 	return nil

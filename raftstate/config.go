@@ -68,6 +68,7 @@ type Config struct {
 	OnLeadership   func(bool)                      // told that the node became the leader, and is ready, or ceased to be; must not block
 	Now            func() time.Time                // the wall clock; time.Now
 	FreeBytes      func(dir string) (int64, error) // of the file system of a directory; asks it
+	MakesRoom      func() bool                     // while a disk is full: whether what fills it is being removed; must be quick; never when nil
 	LogFiles       types.VFS                       // file system of the log's segments, for tests; the machine's
 	Logger         *slog.Logger
 	Registerer     prometheus.Registerer

@@ -25,6 +25,8 @@ var (
 	ErrTooLarge = errors.New("proposal is too large for one entry")
 	// ErrDiskFull: the leader's disk is full; nothing was applied (HTTP 507). It resumes by itself.
 	ErrDiskFull = errors.New("disk of the leader is full")
+	// ErrMakingRoom: a disk is full, and what fills it is being removed; nothing was applied (HTTP 503). It passes.
+	ErrMakingRoom = errors.New("room is being made on a full disk")
 	// ErrStopped: the node is closed or has met a fatal error.
 	ErrStopped = errors.New("node is stopped")
 	// ErrQuorum: the change of membership would leave the cluster without a majority that can be reached.

@@ -180,7 +180,7 @@ func (pr *proposer) propose(batch []*proposal) {
 		err := future.Error()
 		<-pr.slots
 		if err != nil {
-			answerAll(batch, proposeError(err))
+			answerAll(batch, n.proposeError(err))
 			return
 		}
 		share(batch, future.Response())
@@ -214,12 +214,12 @@ func answerAll(batch []*proposal, err error) {
 }
 
 // proposeError sorts raft's errors: those that say the entry certainly will not be applied, and the others.
-func proposeError(err error) error {
+func (n *Node) proposeError(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return errNotLeader
 	case errors.Is(err, logfile.ErrFull):
-		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+		return n.refuseFull(err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }
@@ -247,7 +247,7 @@ func (n *Node) mayLead() error {
 		return errNotLeader
 	}
 	if err := n.noRoom(); err != nil {
-		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+		return n.refuseFull(err)
 	}
 	return nil
 }
@@ -257,8 +257,8 @@ func (n *Node) mayLead() error {
 // commands are durable on a majority then; to read them on this node, WaitApplied(index) first. Bodies that have
 // more than command.MaxEntryRaw together go into several entries in the order given; the index is that of the last.
 //
-// Errors: ErrTooLarge, ErrBusy, ErrNoLeader, ErrDiskFull, ErrClocks, ErrUnsupported and ErrStopped say that nothing was
-// applied; ErrUnknown and those of ctx that the outcome is not known. A refusal by the state machine is a result, not an error.
+// Errors: ErrTooLarge, ErrBusy, ErrNoLeader, ErrDiskFull, ErrMakingRoom, ErrClocks, ErrUnsupported and ErrStopped say that
+// nothing was applied; ErrUnknown and those of ctx that the outcome is not known. A refusal by the state machine is a result, not an error.
 func (n *Node) Propose(ctx context.Context, cmds ...command.Command) (uint64, []command.Result, error) {
 	size := 0
 	for i := range cmds {

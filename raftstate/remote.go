@@ -33,6 +33,7 @@ var codes = []struct {
 	{"not_leader", errNotLeader},
 	{"busy", ErrBusy},
 	{"disk_full", ErrDiskFull},
+	{"making_room", ErrMakingRoom},
 	{"too_large", ErrTooLarge},
 	{"unknown", ErrUnknown},
 	{"no_leader", ErrNoLeader},

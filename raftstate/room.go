@@ -66,6 +66,14 @@ func (n *Node) roomForData() error {
 	return nil
 }
 
+// refuseFull is the answer to what is refused for want of room: whoever sends is to wait while room is being made.
+func (n *Node) refuseFull(why error) error {
+	if n.cfg.MakesRoom != nil && n.cfg.MakesRoom() {
+		return fmt.Errorf("%w: %w", ErrMakingRoom, why)
+	}
+	return fmt.Errorf("%w: %w", ErrDiskFull, why)
+}
+
 // keepRoom makes the log as short as it may be while the disk is nearly full.
 func (n *Node) keepRoom() {
 	ticker := time.NewTicker(roomInterval)

@@ -66,6 +66,32 @@ func (w *writer) takes(n *testNode, data, control bool) {
 	}
 }
 
+// While what fills the disk is being removed senders are told to wait, whichever node they ask.
+func TestFullDiskThatGetsRoomSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var makes atomic.Bool
+		c, d := newDiskCluster(t, 3, func(cfg *Config) { cfg.MakesRoom = makes.Load })
+		w := newWriter(t, c.leader(), "agent-1")
+		for _, step := range []struct {
+			free  int64
+			makes bool
+			want  error
+		}{{tight, true, nil}, {low, true, ErrMakingRoom}, {low, false, ErrDiskFull}, {none, true, ErrMakingRoom}, {plenty, false, nil}} {
+			d.set(step.free, c.ids...)
+			makes.Store(step.makes)
+			time.Sleep(11 * time.Second)
+			for _, n := range []*testNode{c.leader(), c.follower()} {
+				_, _, err := n.Propose(t.Context(), command.NewDeliver(command.Deliver{Source: "loki", Lane: wire.LaneLogs}))
+				if !errors.Is(err, step.want) {
+					t.Errorf("node %s, %d bytes free, room is being made: %v: %v, want %v", n.id, step.free, step.makes, err, step.want)
+				}
+			}
+		}
+		w.write(c.leader())
+		c.settle()
+	})
+}
+
 func TestFullDiskTakesWhatFreesIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, d := newDiskCluster(t, 3, nil)

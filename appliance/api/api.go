@@ -261,6 +261,8 @@ type request struct {
 	v   values
 	id  string
 	now time.Time
+	// unsure says that it is not known whether this node holds all that was committed before the request.
+	unsure bool
 }
 
 func (q *request) ctx() context.Context { return q.r.Context() }
@@ -350,7 +352,20 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 			return err
 		}
 	}
-	return route.serve(a, q)
+	return a.doubted(q, route.serve(a, q))
+}
+
+// doubted turns a change down as not possible now, where what refuses it may be out of date: this node could not find out
+// whether others know of what it does not find, or of a later version.
+func (a *API) doubted(q *request, err error) error {
+	if err == nil || !q.unsure || q.r.Method == http.MethodGet {
+		return err
+	}
+	switch a.problemOf(err).Status {
+	case http.StatusNotFound, http.StatusConflict, http.StatusGone:
+		return fmt.Errorf("%w, so whether it still holds that %q is not known here", ErrNoLeader, err.Error()) // err itself would say the status
+	}
+	return err
 }
 
 // identify finds out who asks and whether they may.
@@ -373,7 +388,7 @@ func (a *API) identify(route *Route, q *request) error {
 		}
 	}
 	if route.Permission == auth.Operate || route.Permission == auth.Administer {
-		if err == nil && a.behind(q.r.Context()) {
+		if err == nil && a.behind(q) {
 			return problem.New(http.StatusServiceUnavailable, "this node has not caught up with the others yet and does not know whether you may still do this").
 				WithHint("use another node, or wait; `triward cluster status` shows how far each is").WithRetryAfter(time.Second)
 		}
@@ -408,15 +423,16 @@ const behindTimeout = 10 * time.Second
 
 // behind waits until this node holds all that was committed before, and reports whether it does not: on a node that was
 // started a moment ago, or is slow, somebody who was kept out or is no administrator any more must not change anything by
-// what it still believes. Where no majority is nothing can have been changed, nor can be: it counts what is known here.
-func (a *API) behind(ctx context.Context) bool {
-	ask, cancel := context.WithTimeout(ctx, catchUpTimeout)
+// what it still believes. Where no leader says how far that is, as long as this lasts nothing can be changed: it counts
+// what is known here, but nobody is refused for what is not.
+func (a *API) behind(q *request) bool {
+	ask, cancel := context.WithTimeout(q.ctx(), catchUpTimeout)
 	index, err := a.cfg.Reads.ReadIndex(ask)
 	cancel()
-	if err != nil || a.cfg.Reads.AppliedIndex() >= index {
+	if q.unsure = err != nil; q.unsure || a.cfg.Reads.AppliedIndex() >= index {
 		return false
 	}
-	ctx, cancel = context.WithTimeout(ctx, behindTimeout)
+	ctx, cancel := context.WithTimeout(q.ctx(), behindTimeout)
 	defer cancel()
 	return a.cfg.Reads.WaitApplied(ctx, index) != nil
 }

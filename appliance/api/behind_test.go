@@ -1,7 +1,9 @@
 package api
 
 import (
+	"context"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -44,4 +46,31 @@ func TestNodeThatIsBehindChangesNothing(t *testing.T) {
 			t.Errorf("without a majority: %d %s", w.Code, w.Body)
 		}
 	})
+}
+
+// Where no leader says how far the cluster is, a change is not refused for what this node does not find: another may have
+// made it a moment ago.
+func TestNodeThatCannotAskRefusesNothing(t *testing.T) {
+	s := newStand(t, nil)
+	admin := s.tokens[auth.RoleAdministrator]
+	for _, c := range []call{
+		{method: "PATCH", path: "/v1/users/eve", body: `{"role":"viewer"}`, token: admin},
+		{method: "DELETE", path: "/v1/users/eve", token: admin},
+		{method: "POST", path: "/v1/users", body: `{"name":"ada","password":"correct horse","role":"viewer"}`, token: admin},
+		{method: "DELETE", path: "/v1/tokens/api/0123456789abcdef", token: admin},
+	} {
+		s.parts.readErr = nil
+		if w := s.do(c); w.Code != http.StatusNotFound && w.Code != http.StatusConflict {
+			t.Errorf("%s %s: %d %s", c.method, c.path, w.Code, w.Body)
+		}
+		s.parts.readErr = context.DeadlineExceeded
+		w := s.do(c)
+		s.problem(c.method+" "+c.path, w, http.StatusServiceUnavailable)
+		if w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "no leader") {
+			t.Errorf("%s %s: %v %s", c.method, c.path, w.Header(), w.Body)
+		}
+	}
+	if w := s.do(call{method: "PATCH", path: "/v1/users/ada", body: `{"role":"king"}`, token: admin}); w.Code != http.StatusBadRequest {
+		t.Errorf("what is wrong whatever others know: %d %s", w.Code, w.Body)
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -277,5 +276,3 @@ func (p *devPlan) login(ctx context.Context) error {
 	p.Token = answer.Token
 	return nil
 }
-
-func portText(p int) string { return strconv.Itoa(p) }

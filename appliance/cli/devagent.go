@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +11,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/triward/triward/appliance/internal/freeaddr"
 	"github.com/triward/triward/appliance/pki"
 )
 
@@ -75,7 +75,7 @@ func enrollDevAgent(ctx context.Context, program, home, config string, line *dev
 		return err
 	}
 	defer os.Remove(tokenFile)
-	port, err := freePort()
+	status, err := freeaddr.Addresses(1)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func enrollDevAgent(ctx context.Context, program, home, config string, line *dev
 	}
 	text, err := yaml.Marshal(map[string]any{
 		"data_dir": filepath.Join(home, "data"), "servers": urls,
-		"metrics": map[string]any{"period": devPeriod}, "logs": map[string]any{"files": files}, "status": map[string]any{"listen": net.JoinHostPort(devHost, portText(port))},
+		"metrics": map[string]any{"period": devPeriod}, "logs": map[string]any{"files": files}, "status": map[string]any{"listen": status[0]},
 	})
 	if err != nil {
 		return fmt.Errorf("write configuration of the agent: %w", err)
@@ -104,18 +104,4 @@ func enrollDevAgent(ctx context.Context, program, home, config string, line *dev
 		return fmt.Errorf("enroll the agent: %w\n%s", err, out)
 	}
 	return os.Rename(fresh, config)
-}
-
-// freePort is a port of this machine that nobody listens on now.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(devHost, "0"))
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	tcp, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0, fmt.Errorf("find a free port: %v is no TCP address", l.Addr())
-	}
-	return tcp.Port, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/triward/triward/appliance"
+	"github.com/triward/triward/appliance/internal/freeaddr"
 	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
@@ -34,8 +34,6 @@ type devPlan struct {
 
 // devLogRetention is long enough for whatever lies in /var/log.
 const devLogRetention = 730 * 24 * time.Hour
-
-const devHost = "127.0.0.1"
 
 // planDev reads the plan of a directory that was used before, or makes one with certificates and configurations.
 func planDev(dir string, o devOptions) (*devPlan, error) {
@@ -68,7 +66,7 @@ func (p *devPlan) save() error {
 }
 
 func (p *devPlan) make(dir string, o devOptions) error {
-	ports, err := devPorts(o)
+	host, ports, err := devPorts(o)
 	if err != nil {
 		return err
 	}
@@ -89,7 +87,7 @@ func (p *devPlan) make(dir string, o devOptions) error {
 	setup := appliance.Setup{ClusterID: clusterID, User: p.User, Password: p.Password}
 	var configs []appliance.Config
 	for i := range o.nodes {
-		cfg := devConfig(dir, i, o, ports)
+		cfg := devConfig(dir, i, o, host, ports)
 		setup.Members = append(setup.Members, raftstate.Server{ID: cfg.NodeID, Addr: cfg.Listen.Peer.Advertise})
 		configs = append(configs, cfg)
 	}
@@ -123,10 +121,21 @@ func (p *devPlan) make(dir string, o devOptions) error {
 	return nil
 }
 
+// devHosts are the addresses of this machine that the nodes listen at: for browsers, and for agents and one another.
+type devHosts struct{ http, nodes string }
+
+// names are those under which browsers reach the nodes.
+func (h devHosts) names() []string {
+	if h.http == freeaddr.Common {
+		return []string{"localhost", h.http}
+	}
+	return []string{h.http}
+}
+
 // devPortSet are the ports of a node.
 type devPortSet struct{ http, agents, peer int }
 
-func devConfig(dir string, i int, o devOptions, ports []devPortSet) appliance.Config {
+func devConfig(dir string, i int, o devOptions, host devHosts, ports []devPortSet) appliance.Config {
 	cfg := appliance.DefaultConfig()
 	cfg.NodeID = fmt.Sprintf("n%d", i+1)
 	cfg.DataDir = filepath.Join(dir, cfg.NodeID, "data")
@@ -134,19 +143,20 @@ func devConfig(dir string, i int, o devOptions, ports []devPortSet) appliance.Co
 	cfg.TLS.Dir = filepath.Join(dir, cfg.NodeID, "tls")
 	cfg.Logs.Retention = appliance.Duration(devLogRetention) // the files of this machine may be old
 	cfg.Alerting.AllowLoopbackReceivers = o.receivers
-	at := func(port int) string { return net.JoinHostPort(devHost, portText(port)) }
 	l := &cfg.Listen
-	l.Peer.Address, l.Peer.Advertise = at(ports[i].peer), at(ports[i].peer)
-	l.Agents.Address, l.Agents.Advertise = at(ports[i].agents), "https://"+at(ports[i].agents)
-	l.HTTP.Address, l.HTTP.PlainHTTP = at(ports[i].http), o.plainHTTP
-	scheme := "https"
+	l.Peer.Address = freeaddr.Join(host.nodes, ports[i].peer)
+	l.Peer.Advertise = l.Peer.Address
+	l.Agents.Address = freeaddr.Join(host.nodes, ports[i].agents)
+	l.Agents.Advertise = "https://" + l.Agents.Address
+	l.HTTP.Address, l.HTTP.PlainHTTP = freeaddr.Join(host.http, ports[i].http), o.plainHTTP
+	scheme := "https://"
 	if o.plainHTTP {
-		scheme = "http"
+		scheme = "http://"
 	}
-	l.HTTP.URL = scheme + "://localhost:" + portText(ports[i].http)
+	l.HTTP.URL = scheme + freeaddr.Join(host.names()[0], ports[i].http)
 	for j := range ports { // a page of one node may go on with another, by either name of this machine
-		for _, host := range []string{"localhost", devHost} {
-			if u := scheme + "://" + net.JoinHostPort(host, portText(ports[j].http)); u != l.HTTP.URL {
+		for _, name := range host.names() {
+			if u := scheme + freeaddr.Join(name, ports[j].http); u != l.HTTP.URL {
 				l.HTTP.Origins = append(l.HTTP.Origins, u)
 			}
 		}
@@ -154,56 +164,30 @@ func devConfig(dir string, i int, o devOptions, ports []devPortSet) appliance.Co
 	return cfg
 }
 
-// A port that is to be free again when its node was stopped and starts lies below those that systems give to outgoing
-// connections (Linux from 32768 on).
-const lowestFreePort, highestFreePort = 20000, 32000
-
-// devPorts picks the ports of all nodes: the HTTP ports from the one asked for, the others free ones. All are
-// held until the last is picked, so that none is picked twice.
-func devPorts(o devOptions) ([]devPortSet, error) {
-	var held []net.Listener
-	defer func() {
-		for _, l := range held {
-			_ = l.Close()
+// devPorts picks where all nodes listen: browsers at the HTTP ports from the one asked for, everything else at free ports
+// of an address that no other `triward dev` has.
+func devPorts(o devOptions) (host devHosts, ports []devPortSet, err error) {
+	host.nodes = freeaddr.Own()
+	host.http = host.nodes
+	free, err := freeaddr.Free(host.nodes, 3*o.nodes)
+	if err != nil {
+		return host, nil, err
+	}
+	if o.httpPort != 0 {
+		host.http = freeaddr.Common
+	}
+	ports = make([]devPortSet, o.nodes)
+	for i := range ports {
+		ports[i] = devPortSet{http: free[3*i], agents: free[3*i+1], peer: free[3*i+2]}
+		if o.httpPort == 0 {
+			continue
 		}
-	}()
-	listen := func(port int) (int, error) {
-		l, err := net.Listen("tcp", net.JoinHostPort(devHost, portText(port)))
+		ports[i].http = o.httpPort + i
+		l, err := net.Listen("tcp", freeaddr.Join(host.http, ports[i].http))
 		if err != nil {
-			return 0, err
+			return host, nil, fmt.Errorf("port %d is not free, choose others with --http-port: %w", ports[i].http, err)
 		}
-		held = append(held, l)
-		return port, nil
+		_ = l.Close()
 	}
-	pick := func(port int) (got int, err error) {
-		if port != 0 {
-			return listen(port)
-		}
-		for range 100 {
-			if got, err = listen(lowestFreePort + rand.IntN(highestFreePort-lowestFreePort)); err == nil {
-				return got, nil
-			}
-		}
-		return 0, err
-	}
-	ports := make([]devPortSet, o.nodes)
-	for i := range ports {
-		want := 0
-		if o.httpPort != 0 {
-			want = o.httpPort + i
-		}
-		var err error
-		if ports[i].http, err = pick(want); err != nil {
-			return nil, fmt.Errorf("port %d is not free, choose others with --http-port: %w", want, err)
-		}
-	}
-	for i := range ports {
-		for _, p := range []*int{&ports[i].agents, &ports[i].peer} {
-			var err error
-			if *p, err = pick(0); err != nil {
-				return nil, fmt.Errorf("find a free port: %w", err)
-			}
-		}
-	}
-	return ports, nil
+	return host, ports, nil
 }

@@ -19,7 +19,14 @@ type throttle struct{ dir, device string }
 // canThrottle says why disks cannot be made slow on this machine; nil when they can.
 func canThrottle() error {
 	if _, err := os.Stat(filepath.Join(blkioDir, "blkio.throttle.write_bps_device")); err != nil {
-		return fmt.Errorf("blkio of cgroup version 1 is not mounted: %w", err)
+		return fmt.Errorf("blkio of cgroup version 1 is not mounted: %w: %w", errMachine, err)
+	}
+	dir := filepath.Join(blkioDir, fmt.Sprintf("tw-%d-try", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("a group of blkio: %w: %w", errMachine, err)
+	}
+	if err := unix.Rmdir(dir); err != nil {
+		return fmt.Errorf("a group of blkio: %w", err)
 	}
 	return nil
 }

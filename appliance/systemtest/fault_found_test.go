@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/triward/triward/appliance/internal/freeaddr"
 )
 
 // plan is what a row asks of the cluster that is founded for it.
@@ -92,14 +94,11 @@ func (tr *trial) newNode(ctx context.Context, i int, p *plan) error {
 			at[j] = net.JoinHostPort(loopback(11+i), port)
 		}
 	} else {
-		for j := range at {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				return err
-			}
-			defer l.Close()
-			at[j] = l.Addr().String()
+		free, err := freeaddr.Addresses(len(at))
+		if err != nil {
+			return err
 		}
+		copy(at[:], free)
 	}
 	n.URL, n.AgentURL = "https://"+at[0], "https://"+at[1]
 	conf := map[string]any{

@@ -250,9 +250,9 @@ func netTools() error {
 		}
 	}
 	if os.Getenv(inBench) == "" {
-		return errors.New("this user gets no network namespace of its own")
+		return fmt.Errorf("this user gets no network namespace of its own: %w", errMachine)
 	}
-	return nil
+	return bridgeWorks()
 }
 
 // inBench is set in the process that runs the bench in namespaces of its own.

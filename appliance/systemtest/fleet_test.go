@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,6 +17,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/triward/triward/appliance/internal/freeaddr"
 )
 
 // fleetHost is a real agent with a home of its own, as on a host.
@@ -30,12 +31,11 @@ type fleetHost struct {
 
 func newFleetHost(t *testing.T, bin, dir string) *fleetHost {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	at, err := freeaddr.Addresses(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &fleetHost{bin: filepath.Join(bin, "triward-agent"), config: filepath.Join(dir, "agent.yaml"), status: l.Addr().String()}
-	l.Close()
+	h := &fleetHost{bin: filepath.Join(bin, "triward-agent"), config: filepath.Join(dir, "agent.yaml"), status: at[0]}
 	body, err := yaml.Marshal(map[string]any{
 		"data_dir": filepath.Join(dir, "data"), "status": map[string]any{"listen": h.status},
 		"remote": map[string]any{"files": []string{filepath.Join(dir, "app")}},

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/triward/triward/appliance/internal/freeaddr"
 )
 
 // withSenders starts a cluster of that many nodes with a ledger and senders. What they did is compared by stopAndCompare.
@@ -106,23 +107,18 @@ func (c *cluster) command(ctx context.Context, at *devNode, args ...string) (str
 
 // newNode writes the configuration of a further node, on free ports.
 func (c *cluster) newNode(id string) (*devNode, error) {
-	var ports [3]string
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		_, ports[i], _ = net.SplitHostPort(l.Addr().String())
+	at, err := freeaddr.Addresses(3)
+	if err != nil {
+		return nil, err
 	}
 	dir := filepath.Join(c.dir, id)
-	n := &devNode{ID: id, URL: "https://localhost:" + ports[0], AgentURL: "https://127.0.0.1:" + ports[1], Config: filepath.Join(dir, "triward.yaml"), DataDir: filepath.Join(dir, "data")}
+	n := &devNode{ID: id, URL: "https://" + at[0], AgentURL: "https://" + at[1], Config: filepath.Join(dir, "triward.yaml"), DataDir: filepath.Join(dir, "data")}
 	body, err := yaml.Marshal(map[string]any{
 		"node_id": id, "data_dir": n.DataDir, "tls": map[string]any{"dir": filepath.Join(dir, "tls")}, "backup": map[string]any{"dir": filepath.Join(dir, "backups")},
 		"listen": map[string]any{
-			"http":   map[string]any{"address": "127.0.0.1:" + ports[0], "url": n.URL},
-			"agents": map[string]any{"address": "127.0.0.1:" + ports[1], "advertise": n.AgentURL},
-			"peer":   map[string]any{"address": "127.0.0.1:" + ports[2], "advertise": "127.0.0.1:" + ports[2]},
+			"http":   map[string]any{"address": at[0], "url": n.URL},
+			"agents": map[string]any{"address": at[1], "advertise": n.AgentURL},
+			"peer":   map[string]any{"address": at[2], "advertise": at[2]},
 		},
 	})
 	if err != nil {

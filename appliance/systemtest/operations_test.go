@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/triward/triward/appliance/internal/freeaddr"
 )
 
 // site is the machines of docs/operations.md, all on this one: each with a configuration and ports of its own.
@@ -61,30 +62,25 @@ func newSite(t *testing.T, bin string) *site {
 
 // newMachine writes the configuration that the document asks for.
 func (s *site) newMachine(name string) *machine {
-	var ports [4]string
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		defer l.Close()
-		_, ports[i], _ = net.SplitHostPort(l.Addr().String())
+	at, err := freeaddr.Addresses(4)
+	if err != nil {
+		s.t.Fatal(err)
 	}
 	m := &machine{
 		name: name, config: filepath.Join(s.dir, name, "config.yaml"),
-		http: "https://localhost:" + ports[0], agents: "https://localhost:" + ports[1],
+		http: "https://" + at[3], agents: "https://" + at[0],
 	}
 	config := map[string]any{
 		"self_monitoring": false, // so that a node which was restored still has the digests of its backup
 		"node_id":         name, "data_dir": filepath.Join(s.dir, name, "data"), "backup": map[string]any{"dir": filepath.Join(s.dir, name, "backups")}, "listen": map[string]any{
-			"http":   map[string]any{"address": ":" + ports[0], "url": m.http},
-			"agents": map[string]any{"address": "127.0.0.1:" + ports[1], "advertise": m.agents},
-			"peer":   map[string]any{"address": "127.0.0.1:" + ports[2], "advertise": "127.0.0.1:" + ports[2]},
+			"http":   map[string]any{"address": at[3], "url": m.http},
+			"agents": map[string]any{"address": at[0], "advertise": m.agents},
+			"peer":   map[string]any{"address": at[1], "advertise": at[1]},
 		},
 	}
 	if name == "host" {
 		config = map[string]any{
-			"data_dir": filepath.Join(s.dir, name, "data"), "status": map[string]any{"listen": "127.0.0.1:" + ports[3]},
+			"data_dir": filepath.Join(s.dir, name, "data"), "status": map[string]any{"listen": at[2]},
 			"journal": map[string]any{"enabled": "false"}, "logs": map[string]any{"files": []any{}},
 		}
 	}

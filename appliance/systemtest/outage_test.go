@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,6 +21,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/triward/triward/appliance/internal/freeaddr"
 )
 
 // hostAgent is a real triward-agent that follows one file and scrapes this machine every second.
@@ -33,14 +34,11 @@ type hostAgent struct {
 }
 
 func newHostAgent(ctx context.Context, c *cluster, dir, file string) (*hostAgent, error) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	at, err := freeaddr.Addresses(1)
 	if err != nil {
 		return nil, err
 	}
-	a := &hostAgent{bin: filepath.Join(c.bin, "triward-agent"), config: filepath.Join(dir, "agent.yaml"), status: free.Addr().String()}
-	if err := free.Close(); err != nil {
-		return nil, err
-	}
+	a := &hostAgent{bin: filepath.Join(c.bin, "triward-agent"), config: filepath.Join(dir, "agent.yaml"), status: at[0]}
 	if a.log, err = os.Create(filepath.Join(dir, "agent.log")); err != nil {
 		return nil, err
 	}

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/triward/triward/appliance/internal/freeaddr"
 )
 
 // realSenders are programs that other people wrote, delivering to a cluster.
@@ -149,16 +151,6 @@ func (s *realSenders) must(err error) {
 	}
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 var emptyAddress = regexp.MustCompile(`(?m)^( +)(udp|tcp): ""$`)
 
 // openSyslog configures syslog on every node and starts it again, as an operator would.
@@ -169,7 +161,11 @@ func (s *realSenders) openSyslog(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.udp[n.ID], s.tcp[n.ID] = freePort(s.t), freePort(s.t)
+		at, err := freeaddr.Addresses(2)
+		if err != nil {
+			return err
+		}
+		s.udp[n.ID], s.tcp[n.ID] = at[0], at[1]
 		body = emptyAddress.ReplaceAllFunc(body, func(line []byte) []byte {
 			address := s.udp[n.ID]
 			if bytes.Contains(line, []byte("tcp")) {
@@ -279,7 +275,9 @@ func (s *realSenders) startPrometheus(ctx context.Context, to *devNode) (stop fu
 	}))
 	config := filepath.Join(s.dir, "prometheus.yml")
 	s.must(os.WriteFile(config, fmt.Appendf(nil, promConfig, strings.TrimPrefix(target.URL, "http://"), to.URL, s.tokenFile, s.c.CA), 0o600))
-	s.prom = freePort(s.t)
+	at, err := freeaddr.Addresses(1)
+	s.must(err)
+	s.prom = at[0]
 	cmd := s.run(ctx, "prometheus", exec.Command(filepath.Join(s.bins, "prometheus"), "--config.file="+config,
 		"--storage.tsdb.path="+filepath.Join(s.dir, "prometheus"), "--web.listen-address="+s.prom))
 	s.must(until(ctx, time.Minute, func(context.Context) error {

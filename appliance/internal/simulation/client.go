@@ -92,7 +92,7 @@ func outcome(err error) string {
 		return outOK
 	case errors.Is(err, raftstate.ErrUnknown):
 		return outUnknown
-	case errors.Is(err, raftstate.ErrNoLeader), errors.Is(err, raftstate.ErrBusy), errors.Is(err, raftstate.ErrDiskFull),
+	case errors.Is(err, raftstate.ErrNoLeader), errors.Is(err, raftstate.ErrBusy), errors.Is(err, raftstate.ErrDiskFull), errors.Is(err, raftstate.ErrMakingRoom),
 		errors.Is(err, raftstate.ErrClocks), errors.Is(err, raftstate.ErrStopped):
 		return outFail
 	}

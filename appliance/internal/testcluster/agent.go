@@ -95,9 +95,7 @@ func (a *Agent) Enroll(t testing.TB, n *Node, token string) error {
 func (a *Agent) Use(t testing.TB, cert tls.Certificate) {
 	conf := a.cluster.TLS.Clone()
 	conf.Certificates = []tls.Certificate{cert}
-	transport := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}
-	t.Cleanup(transport.CloseIdleConnections)
-	a.Cert, a.http = cert, &http.Client{Timeout: Patience, Transport: transport}
+	a.Cert, a.http = cert, a.cluster.client(t, conf)
 }
 
 // Renew asks a node for a new certificate and uses it.

@@ -43,8 +43,8 @@ func Adopt(t testing.TB, cfg appliance.Config, token string) *Cluster {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	conf := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
-	c := &Cluster{TLS: conf, Token: token, HTTP: &http.Client{Timeout: Patience, Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}}
-	t.Cleanup(c.HTTP.CloseIdleConnections)
+	c := &Cluster{TLS: conf, Token: token, running: new(running)}
+	c.HTTP = c.client(t, conf)
 	t.Cleanup(func() {
 		for _, node := range c.Nodes {
 			node.Stop(t)

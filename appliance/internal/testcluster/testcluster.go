@@ -14,10 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -25,6 +22,7 @@ import (
 
 	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/internal/freeaddr"
 	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 	"github.com/triward/triward/raftstate"
@@ -46,6 +44,8 @@ type Cluster struct {
 	Token string // an administrator's API token
 	// Recovery is the key that opens what the cluster wrapped for the day when no node is left.
 	Recovery string
+
+	running *running // a pointer since tests copy clusters
 }
 
 // Node is one node; App is nil while it is stopped.
@@ -55,6 +55,7 @@ type Node struct {
 
 	cluster *Cluster
 	log     *slog.Logger
+	stopped bool
 }
 
 // Start founds a cluster of n nodes and waits until all of them serve. Everything ends with the test.
@@ -75,8 +76,8 @@ func StartWith(t testing.TB, n int, change func(*appliance.Config)) *Cluster {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca.CertPEM())
 	conf := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
-	c := &Cluster{Recovery: recovery, TLS: conf, HTTP: &http.Client{Timeout: Patience, Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}}
-	t.Cleanup(c.HTTP.CloseIdleConnections)
+	c := &Cluster{Recovery: recovery, TLS: conf, running: new(running)}
+	c.HTTP = c.client(t, conf)
 	setup := appliance.Setup{ClusterID: id, User: user, Password: Password}
 	for i := range n {
 		cfg := nodeConfig(t, dir, fmt.Sprintf("n%d", i+1))
@@ -106,6 +107,14 @@ func StartWith(t testing.TB, n int, change func(*appliance.Config)) *Cluster {
 	return c
 }
 
+// client asks the nodes of the cluster, with patience while they have no leader.
+func (c *Cluster) client(t testing.TB, conf *tls.Config) *http.Client {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Timeout: Patience, Transport: &patient{transport, c.running}}
+}
+
 // nodeConfig is the configuration of a node whose directories lie below dir.
 func nodeConfig(t testing.TB, dir, id string) appliance.Config {
 	t.Helper()
@@ -117,29 +126,13 @@ func nodeConfig(t testing.TB, dir, id string) appliance.Config {
 	cfg.Queue.MarkInterval = appliance.Duration(time.Second)
 	cfg.SelfMonitoring = false // what tests count is what they send
 	cfg.Alerting = appliance.AlertingConfig{Interval: appliance.Duration(time.Second), AllowLoopbackReceivers: true}
-	host := ownHost()
-	for _, address := range []*string{&cfg.Listen.Peer.Address, &cfg.Listen.Agents.Address, &cfg.Listen.HTTP.Address} {
-		*address = freeAddress(t, host)
-	}
+	at, err := freeaddr.Addresses(3)
+	must(t, err)
+	cfg.Listen.Peer.Address, cfg.Listen.Agents.Address, cfg.Listen.HTTP.Address = at[0], at[1], at[2]
 	cfg.Listen.Peer.Advertise = cfg.Listen.Peer.Address
 	cfg.Listen.Agents.Advertise = "https://" + cfg.Listen.Agents.Address
 	cfg.Listen.HTTP.URL = "https://" + cfg.Listen.HTTP.Address
 	return cfg
-}
-
-// ownHost is a loopback address of a node's own: a port there stays free while the node is down, as no connection of
-// the machine begins at such an address and tests beside this one have others.
-func ownHost() string {
-	return netip.AddrFrom4([4]byte{127, byte(16 + rand.IntN(200)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))}).String()
-}
-
-// freeAddress is a port of host that is free.
-func freeAddress(t testing.TB, host string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	must(t, err)
-	must(t, l.Close())
-	return l.Addr().String()
 }
 
 // logTo keeps what the nodes log and prints the end of it when the test fails.
@@ -174,6 +167,10 @@ func (n *Node) Start(t testing.TB) {
 	})
 	must(t, err)
 	n.App = app
+	n.cluster.running.up.Add(1)
+	if n.stopped {
+		n.cluster.running.down.Add(-1)
+	}
 	must(t, app.Start())
 }
 
@@ -184,7 +181,9 @@ func (n *Node) Stop(t testing.TB) {
 		return
 	}
 	app := n.App
-	n.App = nil
+	n.App, n.stopped = nil, true
+	n.cluster.running.up.Add(-1)
+	n.cluster.running.down.Add(1)
 	if err := app.Stop(context.Background()); err != nil {
 		t.Errorf("stop %s: %v", n.Config.NodeID, err)
 	}
