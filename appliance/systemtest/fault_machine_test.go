@@ -60,7 +60,7 @@ var loopWorks = sync.OnceValue(func() error {
 var bridgeWorks = sync.OnceValue(func() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	const try = "table bridge tw_try { set cut { type ifname . ifname; } chain forward { type filter hook forward priority 0; policy accept; } }\ndelete table bridge tw_try\n"
+	const try = "table bridge tw_try { set cut { type ifname . ifname; }; chain forward { type filter hook forward priority 0; policy accept; }; }\ndelete table bridge tw_try\n"
 	if err := command(ctx, try, nil, "nft", "-f", "-"); err != nil {
 		return fmt.Errorf("rules of a bridge: %w: %w", errMachine, err)
 	}
