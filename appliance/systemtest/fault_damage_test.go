@@ -40,7 +40,8 @@ func newest(files []string) []string {
 	return files[len(files)-1:]
 }
 
-func butNewest(files []string) []string { return files[:max(0, len(files)-1)] }
+// beforeNewest is the newest that is not written any more: of older segments of the log the beginning may be dropped.
+func beforeNewest(files []string) []string { return newest(files[:max(0, len(files)-1)]) }
 
 // damageSets are the kinds of files of which one cluster is enough, by row; those that have to be waited for last.
 var damageSets = map[string][]fileKind{
@@ -49,7 +50,7 @@ var damageSets = map[string][]fileKind{
 		{name: "wal-meta.db", glob: []string{"raft/wal-meta.db"}},
 		{name: "REACH", glob: []string{"raft/REACH"}},
 		{name: "MEMBERS", glob: []string{"MEMBERS"}, all: true},
-		{name: "sealed segment of the log", glob: []string{"raft/*.wal"}, pick: butNewest, feed: feedLog},
+		{name: "sealed segment of the log", glob: []string{"raft/*.wal"}, pick: beforeNewest, feed: feedLog},
 	},
 	"bit-state": {
 		{name: "meta.db", glob: []string{"meta/gen-*/meta.db"}},
