@@ -178,8 +178,24 @@ func (a *App) releaseRepairLease(ctx context.Context) {
 	if len(t.Ops) == 0 {
 		return
 	}
-	if _, err := a.commit(ctx, t); err != nil {
-		a.log.Info("the lease of repairs ends by itself", "err", err)
+	a.giveUpLease(ctx, t)
+}
+
+// giveUpLease tries until it is done: while there is no leader for a moment, and another node waits for its turn.
+func (a *App) giveUpLease(ctx context.Context, t command.Txn) {
+	for {
+		_, err := a.commit(ctx, t)
+		if err == nil || errors.Is(err, auth.ErrConflict) { // done, also by a try whose answer was lost
+			return
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-a.ctx.Done():
+			return
+		case <-ctx.Done():
+			a.log.Info("the lease of repairs ends by itself", "err", err)
+			return
+		}
 	}
 }
 

@@ -30,7 +30,7 @@ func (s *Store) Querier(mint, maxt int64) (storage.Querier, error) {
 		g.release()
 		return storage.NoopQuerier(), nil
 	}
-	if err := g.hidden(mint, maxt); err != nil {
+	if err := g.answerable(mint, maxt); err != nil {
 		g.release()
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (s *Store) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
 		g.release()
 		return storage.NoopChunkedQuerier(), nil
 	}
-	if err := g.hidden(mint, maxt); err != nil {
+	if err := g.answerable(mint, maxt); err != nil {
 		g.release()
 		return nil, err
 	}
