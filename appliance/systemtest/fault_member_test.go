@@ -261,7 +261,7 @@ func oldProgram() (string, error) {
 	if out, err := exec.Command("sh", "-c", pack).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("unpack commit %s: %w\n%s", commit, err, out)
 	}
-	build := exec.Command("go", "build", "-o", bin+"/", "./appliance/cmd/triward")
+	build := exec.Command("go", "build", "-trimpath", "-o", bin+"/", "./appliance/cmd/triward")
 	build.Dir = src
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the program of commit %s: %w\n%s", commit, err, out)

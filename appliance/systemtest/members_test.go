@@ -190,6 +190,7 @@ func all(t *testing.T, tail func() string, errs ...error) {
 // alone by `triward cluster recover`, with everything acknowledged that it had received; two new nodes join; one of the
 // lost, when it comes back after all, is refused.
 func TestRecover(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	x := withSenders(t, binaries(t, ""), 3, 2)
 	leader, err := x.leader(ctx)
@@ -311,6 +312,7 @@ func (c *cluster) caughtUp(ctx context.Context, leader, n *devNode) error {
 // the leader is cut off from the third: the wiped one, whether it starts as it is or asks to join anew, neither votes for
 // the third, which lacks it, nor lets it lead.
 func TestWipedNodeHelpsNobodyToLead(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	x := withSenders(t, binaries(t, ""), 3, 2)
 	leader, err := x.leader(ctx)
@@ -379,6 +381,7 @@ func TestWipedNodeHelpsNobodyToLead(t *testing.T) {
 // TestFiveNodes: five voters bear the loss of two, also of the leader, under load; a node that is lost is removed while it is
 // down and told so when it comes back.
 func TestFiveNodes(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	x := withSenders(t, binaries(t, ""), 5, 2)
 	x.progress(5)

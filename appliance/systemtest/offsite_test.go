@@ -59,6 +59,9 @@ func counters(path string) (map[string]uint64, error) {
 // TestNothingLeavesTheMachine: three nodes and an agent, used as a person uses them, through the loss of a node, on a
 // machine whose only network is itself: all of it works, and nobody even tries to reach anything else.
 func TestNothingLeavesTheMachine(t *testing.T) {
+	if os.Getenv(inNamespace) == "" { // it goes on in a process of its own, whose environment it sets
+		t.Parallel()
+	}
 	if !isCutOff(t) {
 		return
 	}

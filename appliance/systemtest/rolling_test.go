@@ -104,6 +104,7 @@ func (x *loaded) resume() {
 // the middle and forth again. Nothing is lost, the mixed cluster's digests are equal, and a node can go back afterwards, as
 // the format was not raised.
 func TestRollingUpgrade(t *testing.T) {
+	t.Parallel()
 	oldBin, ok := formatOne(t)
 	if !ok {
 		return
@@ -207,6 +208,7 @@ func overlayAll(t *testing.T, plants []planting) string {
 // TestFormatGate: a new kind of entry, of a format 2 that is planted, is refused until every member knows the format, one
 // without a vote as well, and an operator has raised it; until then there is a way back, and afterwards there is none.
 func TestFormatGate(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	oldBin, newBin := binaries(t, ""), binaries(t, overlayAll(t, formatTwo()))
 	x := withSenders(t, oldBin, 3, 2)

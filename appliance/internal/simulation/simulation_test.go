@@ -5,9 +5,13 @@ import (
 	"testing"
 )
 
-// TestSchedules runs TRIWARD_SIM_SCHEDULES schedules (50) from the seed TRIWARD_SIM_SEED (1) on.
+// TestSchedules runs TRIWARD_SIM_SCHEDULES schedules (50, with -short 5) from the seed TRIWARD_SIM_SEED (1) on.
 func TestSchedules(t *testing.T) {
-	Schedules(t, Number(t, "TRIWARD_SIM_SCHEDULES", 50), Options{})
+	some := uint64(50)
+	if testing.Short() {
+		some = 5
+	}
+	Schedules(t, Number(t, "TRIWARD_SIM_SCHEDULES", some), Options{})
 }
 
 // TestCheckHistory checks the history in the file TRIWARD_SIM_HISTORY again.
