@@ -93,7 +93,7 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 	switch {
 	case err == nil:
 		g.cut.Store(false)
-	case !diskFull(err):
+	case !diskFull(err) && !errors.Is(err, ErrDiskFull):
 		g.n.fatal(brokenDisk("log", err))
 	case g.cut.Load():
 		g.n.fatal(&FatalError{Part: "log", Code: ExitStorage, Hint: hintRestart, Err: fmt.Errorf("what replaces the end of the log is not taken: %w", err)})
