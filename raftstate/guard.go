@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -16,7 +17,8 @@ import (
 // turns failures into the node's fatal error.
 type guard struct {
 	*logfile.Store
-	n *Node
+	n   *Node
+	cut atomic.Bool // the end of the log went, and what was to take its place has not come
 }
 
 // heldBacklog is how many entries a node whose Apply is held up takes beyond what it has applied.
@@ -26,7 +28,13 @@ const heldBacklog = 64
 // node that needs them installs an image. Damage in others stops the node; its next start cuts them off.
 func (g *guard) GetLog(index uint64, l *raft.Log) error {
 	err := g.Store.GetLog(index, l)
-	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, raft.ErrLogNotFound):
+		if inApply() { // raft believes in an end of the log that is none; a start asks the log
+			g.halt(&FatalError{Part: "log", Code: ExitStorage, Hint: hintRestart, Err: fmt.Errorf("entry %d is to be applied: %w", index, err)})
+		}
 		return err
 	}
 	if errors.Is(err, logfile.ErrCorrupt) && g.n.hideDamage(index, err) {
@@ -75,12 +83,53 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 	if g.n.fsm.failed.Load() {
 		return ErrStopped
 	}
-	if len(logs) > 0 && (g.n.fsm.held.Load() != nil || g.n.replaying.Load()) && logs[len(logs)-1].Index > g.n.fsm.applied.Load()+heldBacklog {
+	var err error
+	if len(logs) > 0 {
+		err = g.heldUp(logs[len(logs)-1].Index)
+	}
+	if err == nil {
+		err = g.Store.StoreLogs(logs)
+	}
+	switch {
+	case err == nil:
+		g.cut.Store(false)
+	case !diskFull(err) && !errors.Is(err, ErrDiskFull):
+		g.n.fatal(brokenDisk("log", err))
+	case g.cut.Load():
+		g.n.fatal(&FatalError{Part: "log", Code: ExitStorage, Hint: hintRestart, Err: fmt.Errorf("what replaces the end of the log is not taken: %w", err)})
+	}
+	return err
+}
+
+// heldUp returns why entries up to last are not taken while Apply stands still.
+func (g *guard) heldUp(last uint64) error {
+	if (g.n.fsm.held.Load() != nil || g.n.replaying.Load()) && last > g.n.fsm.applied.Load()+heldBacklog {
 		return fmt.Errorf("apply is held up: %w", ErrDiskFull)
 	}
-	err := g.Store.StoreLogs(logs)
-	if err != nil && !diskFull(err) {
-		g.n.fatal(brokenDisk("log", err))
+	return nil
+}
+
+// DeleteRange implements raft.LogStore. Raft removes the end of the log when the leader has other entries, and goes on
+// believing in it when those are then refused (hashicorp/raft 1.7.3, appendEntries): it would take nothing any more. So
+// the end stays while there is no room for what replaces it.
+func (g *guard) DeleteRange(lo, hi uint64) error {
+	first, err := g.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := g.LastIndex()
+	if err != nil {
+		return err
+	}
+	end := hi >= last && lo > first
+	if end {
+		if err := errors.Join(g.heldUp(lo), g.CheckRoom()); err != nil {
+			return err
+		}
+	}
+	err = g.Store.DeleteRange(lo, hi)
+	if end && err == nil {
+		g.cut.Store(true)
 	}
 	return err
 }

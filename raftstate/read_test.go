@@ -3,6 +3,8 @@ package raftstate
 import (
 	"context"
 	"errors"
+	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,6 +68,33 @@ func TestReadsDoNotHangWithTheDisk(t *testing.T) {
 		files.stuck <- nil
 		close(wait)
 		if _, err := n.ReadIndex(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// What a follower has applied and shown is not taken back by a leader that could not apply it yet, for want of room.
+func TestReadIndexCoversWhatOthersShowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, func(cfg *Config) { cfg.TickInterval = time.Minute }) // no leader yields meanwhile
+		leader, f := c.leader(), c.follower()
+		w := newWriter(t, leader, "agent-1")
+		c.settle()
+		leader.logs.failWith(syscall.ENOSPC)
+		var wg sync.WaitGroup
+		wg.Go(func() { w.write(leader) })
+		before := leader.Status().AppliedIndex
+		c.wait("the follower to apply", func() bool { return f.Status().AppliedIndex > before })
+		shown := f.Status().AppliedIndex
+		if _, self := leader.Leader(); !self || leader.Status().AppliedIndex >= shown {
+			t.Fatalf("the leader has applied %d, the follower %d", leader.Status().AppliedIndex, shown)
+		}
+		if index, err := leader.ReadIndex(t.Context()); err != nil || index < shown {
+			t.Errorf("read index %d (%v), a follower has shown entry %d", index, err, shown)
+		}
+		leader.logs.failWith(nil)
+		wg.Wait()
+		if err := leader.Barrier(t.Context()); err != nil {
 			t.Error(err)
 		}
 	})

@@ -192,8 +192,9 @@ func (n *Node) indexFrom(ctx context.Context, leader string) (uint64, error) {
 	return binary.LittleEndian.Uint64(answer), nil
 }
 
-// leaderIndex is ReadIndex on the leader. What it has applied covers all that was acknowledged only once an entry
-// of its own term is applied, and only if it is still the leader, in the same term, after looking.
+// leaderIndex is ReadIndex on the leader. Its commit index covers all that was acknowledged, and all that others have
+// applied and shown, only once an entry of its own term is applied, and only if it is still the leader, in the same
+// term, after looking (Ongaro, Raft, 6.4). What it has applied itself is less while its Apply waits for room.
 func (n *Node) leaderIndex(ctx context.Context) (uint64, error) {
 	r := n.raft.Load()
 	term := r.CurrentTerm()
@@ -212,7 +213,7 @@ func (n *Node) leaderIndex(ctx context.Context) (uint64, error) {
 			return 0, ErrStopped
 		}
 	}
-	index := n.fsm.applied.Load()
+	index := n.committed(r)
 	if err := n.verify(ctx, r); err != nil {
 		return 0, err
 	}
@@ -220,6 +221,16 @@ func (n *Node) leaderIndex(ctx context.Context) (uint64, error) {
 		return 0, errNotLeader
 	}
 	return index, nil
+}
+
+// committed returns the last committed entry that Apply gets to see; of raft's own it is never told.
+func (n *Node) committed(r *raft.Raft) uint64 {
+	var l raft.Log
+	for i := r.CommitIndex(); ; i-- {
+		if i <= n.fsm.applied.Load() || n.store.GetLog(i, &l) != nil || l.Type == raft.LogCommand || l.Type == raft.LogConfiguration {
+			return i
+		}
+	}
 }
 
 // verify asks the others whether this node still leads. The answer may take as long as a disk hangs, and does not come

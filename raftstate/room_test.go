@@ -1,6 +1,7 @@
 package raftstate
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync/atomic"
@@ -173,5 +174,36 @@ func TestNearlyFullDiskShortensTheLog(t *testing.T) {
 		c.kill("n1")
 		c.start("n1")
 		w.check(c.leader())
+	})
+}
+
+// A node whose disk fills up while the end of its log is to be replaced goes on once there is room.
+func TestEndOfTheLogIsReplacedWhenThereIsRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, disks := newDiskCluster(t, 3, nil)
+		w := newWriter(t, c.leader(), "agent-1")
+		w.write(c.leader())
+		old, f := c.leader(), c.follower()
+		c.isolate(old.id, true)
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			if _, _, err := old.Propose(ctx, command.NewTick("x")); err == nil {
+				t.Error("a leader without a majority acknowledged")
+			}
+			cancel()
+		}
+		c.wait("the old leader to step down", func() bool { _, self := old.Leader(); return !self })
+		for range 10 {
+			w.write(f)
+		}
+		disks.set(0, old.id)
+		c.isolate(old.id, false)
+		time.Sleep(5 * time.Second)
+		if at := old.Status(); at.LastIndex > at.AppliedIndex+20 || at.DiskFull == "" {
+			t.Errorf("full disk: %+v", at)
+		}
+		disks.set(plenty, old.id)
+		c.settle()
+		w.check(old)
 	})
 }

@@ -2,8 +2,10 @@ package simulation
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -212,8 +214,62 @@ func (s *diskFile) tear(path string, r *rand.Rand) error {
 	return nil
 }
 
-// copyTree copies a directory as it is at the moment.
+// copyAttempts bounds how often a directory is copied anew because it changed meanwhile.
+const copyAttempts = 100
+
+// copyTree copies a directory as it is at one moment: a manifest must not name files that came after the directory was
+// read. What writes beside, in goroutines that do not wait for virtual time, soon stands still: time does.
 func copyTree(from, to string) error {
+	for range copyAttempts {
+		before, err := listTree(from)
+		if err != nil {
+			return err
+		}
+		if err := copyFiles(from, to); err != nil {
+			return err
+		}
+		after, err := listTree(from)
+		if err != nil {
+			return err
+		}
+		if maps.Equal(before, after) {
+			return nil
+		}
+		if err := os.RemoveAll(to); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s does not come to rest", from)
+}
+
+// looks is what tells that a file was written to.
+type looks struct {
+	size     int64
+	modified time.Time
+}
+
+func listTree(root string) (map[string]looks, error) {
+	files := make(map[string]looks)
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			files[path] = looks{info.Size(), info.ModTime()}
+		}
+		return err
+	})
+	return files, err
+}
+
+func copyFiles(from, to string) error {
 	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
