@@ -98,6 +98,8 @@ type clusterStatus struct {
 	Format    uint32       `json:"format"`    // of the cluster's state, which `upgrade finalize` raises
 	Nodes     []nodeStatus `json:"nodes"`
 	Removed   []goneNode   `json:"removed,omitempty"` // nodes that were taken out
+	// NoMajority says why no leader can be elected by itself, and what to do; absent when one can or there is one.
+	NoMajority string `json:"no_majority,omitempty"`
 }
 
 // Identity implements api.Cluster.
@@ -172,6 +174,12 @@ func (c *clusterView) Status(ctx context.Context) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, peerPatience)
 	defer cancel()
 	var wg sync.WaitGroup
+	if out.Leader == "" {
+		wg.Go(func() {
+			b := c.app.ballot(ctx)
+			out.NoMajority = b.stuck()
+		})
+	}
 	for i, m := range st.Members {
 		if m.ID == c.app.cfg.NodeID {
 			out.Nodes[i] = c.own()

@@ -19,6 +19,7 @@ import (
 const (
 	repairStatePath = "/raftstate/repair/state" // POST PeerRepair; answer: PeerRepair
 	repairImagePath = "/raftstate/repair/image" // POST PeerRepair; answer: an image
+	repairLogPath   = "/raftstate/repair/log"   // POST PeerRepair; answer: entries of the log, each as JSON
 	maxRepairBody   = 1 << 20
 	// giveIdle is how long a taker may take nothing before it is given up.
 	giveIdle = time.Minute
@@ -37,6 +38,12 @@ type PeerRepair struct {
 	Probation bool   `json:"probation,omitempty"`
 	Applied   uint64 `json:"applied,omitempty"`
 	Term      uint64 `json:"term,omitempty"`
+	// Last and LastTerm are those of the last entry of its log; 0 when they are not known. They say nothing of a node on probation.
+	Last     uint64 `json:"last,omitempty"`
+	LastTerm uint64 `json:"last_term,omitempty"`
+	// From and To are the entries of the log that the asker wants.
+	From uint64 `json:"from,omitempty"`
+	To   uint64 `json:"to,omitempty"`
 	// Chosen says that an operator of the asker named this node: it must look whether it is whole before it gives.
 	Chosen bool `json:"chosen,omitempty"`
 }
@@ -46,6 +53,7 @@ func (n *Node) pages() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+repairStatePath, n.serveRepairState)
 	mux.HandleFunc("POST "+repairImagePath, n.serveImage)
+	mux.HandleFunc("POST "+repairLogPath, n.serveLog)
 	if n.cfg.PeerHandler != nil {
 		mux.Handle("/", n.cfg.PeerHandler)
 	}
@@ -60,6 +68,7 @@ func (n *Node) peerRepair() PeerRepair {
 	}
 	if r := n.raft.Load(); r != nil {
 		p.Leader, p.Term, p.Applied = r.State() == raft.Leader, r.CurrentTerm(), n.fsm.applied.Load()
+		p.Last, p.LastTerm = n.lastEntry(r)
 	}
 	if why := n.refusal.Load(); why != nil {
 		p.Refused = *why

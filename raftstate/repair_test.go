@@ -167,12 +167,12 @@ func TestStartMendsDamage(t *testing.T) {
 			}
 		}},
 		{"pointer gone", HowPointer, "", false, func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "meta", "CURRENT")) }},
-		{"log flipped above the mark", HowLogCut, "", true, func(t *testing.T, dir string) {
+		{"log flipped above the mark", HowLogFilled, "", false, func(t *testing.T, dir string) {
 			if !flip(t, dir, "tail agent-1 22") {
 				t.Fatal("line not found in the log")
 			}
 		}},
-		{"reach flipped", HowLogCut, "", true, func(t *testing.T, dir string) {
+		{"reach flipped", HowLogFilled, "", false, func(t *testing.T, dir string) {
 			if err := os.WriteFile(filepath.Join(dir, raftDir, "REACH"), []byte("\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d"), 0o600); err != nil {
 				t.Fatal(err)
 			}

@@ -57,7 +57,7 @@ func (n *Node) openMending(ctx context.Context) error {
 		case d.Part == PartLog: // one that was cut and is not whole yet is set aside
 			logCut, logAside = true, logCut
 			n.closeLog()
-			err = n.mendLog(d, began, logAside)
+			err = n.mendLog(ctx, d, began, logAside)
 		default:
 			images++
 			stateOpen = false

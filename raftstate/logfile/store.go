@@ -79,6 +79,7 @@ type Store struct {
 	opt     Options
 	wal     *wal.WAL
 	reach   *reach
+	doubt   Doubt
 	cache   cache
 	extents extents
 	base    atomic.Pointer[base]
@@ -124,6 +125,10 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}
 	reach, least, err := openReach(dir, o.Short)
+	doubt := DoubtNone
+	if o.Short && errors.Is(err, ErrCorrupt) {
+		doubt, err = DoubtReach, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -131,10 +136,12 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(corrupt(fmt.Errorf("open log in %s: %w", dir, err)), reach.close())
 	}
-	s := &Store{dir: dir, opt: o, wal: w, reach: reach, write: make(chan struct{}, 1)}
+	s := &Store{dir: dir, opt: o, wal: w, reach: reach, doubt: doubt, write: make(chan struct{}, 1)}
 	s.cache.limit = o.CacheBytes
 	_, last, err := s.bounds()
-	if err == nil && last < least && !o.Short {
+	if err == nil && last < least && o.Short {
+		s.doubt = DoubtLost
+	} else if err == nil && last < least {
 		err = fmt.Errorf("log in %s ends at entry %d, it had reached %d: %w", dir, last, least, ErrCorrupt)
 	}
 	if err == nil {

@@ -1,0 +1,148 @@
+package raftstate
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/triward/triward/raftstate/logfile"
+)
+
+// spoilReach makes the file that says where the log ended unreadable.
+func spoilReach(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, raftDir, "REACH"), []byte("\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shorten takes the last count entries from a log without a word of it where it says how far it reached.
+func shorten(t *testing.T, dir string, count uint64) {
+	t.Helper()
+	name := filepath.Join(dir, raftDir, "REACH")
+	said, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := logfile.Open(filepath.Join(dir, raftDir), logfile.Options{SegmentBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := s.LastIndex()
+	if err == nil {
+		err = errors.Join(s.DeleteRange(last-count+1, last), s.Close())
+	}
+	if err = errors.Join(err, os.WriteFile(name, said, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rot(text string) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		t.Helper()
+		if !flip(t, dir, text) {
+			t.Fatal("line not found in the log")
+		}
+	}
+}
+
+// Nodes that lost power together, several of them with a damaged end of the log, go on by themselves where nothing is
+// missing, and elect nobody where something may be.
+func TestDamagedEndsOfLogsAfterAPowerLoss(t *testing.T) {
+	lose := func(t *testing.T, dir string) { shorten(t, dir, 2) }
+	cases := []struct {
+		name string
+		size int
+		harm map[string]func(*testing.T, string) // by node
+		down string                              // stays off
+		how  string                              // of each that was harmed; "": nobody leads
+	}{
+		{"same entry on two of three", 3, map[string]func(*testing.T, string){"n2": rot("tail agent-1 22"), "n3": rot("tail agent-1 22")}, "", HowLogFilled},
+		{"different entries on two of three", 3, map[string]func(*testing.T, string){"n1": rot("tail agent-1 22"), "n3": rot("tail agent-1 24")}, "", HowLogFilled},
+		{"one entry, the third node is off", 3, map[string]func(*testing.T, string){"n2": rot("tail agent-1 22")}, "n3", HowLogFilled},
+		{"reach on two of three", 3, map[string]func(*testing.T, string){"n2": spoilReach, "n3": spoilReach}, "", HowLogFilled},
+		{"reach, the third node is off", 3, map[string]func(*testing.T, string){"n2": spoilReach}, "n3", HowLogFilled},
+		{"reach on one of two", 2, map[string]func(*testing.T, string){"n2": spoilReach}, "", HowLogFilled},
+		{"entry on one of two", 2, map[string]func(*testing.T, string){"n1": rot("tail agent-1 22")}, "", HowLogFilled},
+		{"lost end on one of two", 2, map[string]func(*testing.T, string){"n1": lose}, "", HowLogFilled},
+		{"lost end on one of three", 3, map[string]func(*testing.T, string){"n1": lose}, "", HowLogFilled},
+		{"lost end, the third node is off", 3, map[string]func(*testing.T, string){"n1": lose}, "n3", ""},
+		{"lost end on two of three", 3, map[string]func(*testing.T, string){"n1": lose, "n2": lose}, "", ""},
+	}
+	for _, k := range cases {
+		t.Run(k.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := mendingCluster(t, k.size, nil)
+				w := newWriter(t, c.leader(), "agent-1")
+				for range 20 {
+					w.write(c.leader())
+				}
+				time.Sleep(5 * time.Second) // marks and members are written down
+				c.settle()
+				for _, id := range c.ids {
+					c.kill(id)
+					c.nodes[id].repairs = &fakeRepairs{}
+				}
+				c.tune = func(cfg *Config) { cfg.MarkInterval = time.Hour }
+				for _, id := range c.ids {
+					c.start(id)
+				}
+				w.text = "tail"
+				for range 5 {
+					w.write(c.leader())
+				}
+				c.settle()
+				for _, id := range c.ids {
+					c.kill(id)
+				}
+				for id, harm := range k.harm {
+					harm(t, c.nodes[id].dir)
+				}
+				// Those that are whole are up first; a node that is mended waits for them in its start.
+				for _, harmed := range []bool{false, true} {
+					for _, id := range c.ids {
+						if (k.harm[id] != nil) == harmed && id != k.down {
+							c.start(id)
+						}
+					}
+				}
+				if k.how == "" {
+					for range 600 {
+						time.Sleep(100 * time.Millisecond)
+						for _, id := range c.ids {
+							if n := c.nodes[id]; n.up && n.raft.Load().State().String() == "Leader" {
+								t.Fatalf("%s leads", id)
+							}
+						}
+					}
+					return
+				}
+				w.write(c.leader())
+				c.settle()
+				for _, id := range c.ids {
+					n := c.nodes[id]
+					if !n.up {
+						continue
+					}
+					w.check(n)
+					if done, doing := n.repairs.says(); k.harm[id] != nil && (len(done) != 1 || done[0].How != k.how || doing != "") {
+						t.Errorf("%s: done %+v, doing %q", id, done, doing)
+					}
+					if n.probation.Load() {
+						t.Errorf("%s is on probation", id)
+					}
+				}
+				// What was mended is so for good.
+				for id := range k.harm {
+					c.kill(id)
+					c.start(id)
+				}
+				w.write(c.leader())
+				c.settle()
+			})
+		})
+	}
+}
