@@ -172,9 +172,21 @@ func (a *App) ended(by, why string) {
 	a.fail(fmt.Errorf("%w %s: %s, says node %s", ErrRemoved, r.Cluster, why, by))
 }
 
-// watchMembership asks the other members, while this node hears of no leader or does not find itself among the members,
-// whether it is one. Nobody else tells it: whoever is no member is sent nothing.
+// watchMembership asks other members whether this node still is one: all of them while it hears of no leader or does not
+// find itself among the members, and as a leader those that it does not reach. Nobody else tells it: whoever is no member is
+// sent nothing, and a majority that was given up in a recovery hears of a leader among itself.
 func (a *App) watchMembership(ctx context.Context) {
+	// A node that goes on as another incarnation must be heard, so only who it is and that the CA is the same counts.
+	who := staticIdentity(a.identity)
+	who.Verify = nil
+	client := forward.NewClient(who, func(id string) (string, error) {
+		m, ok := a.memberOf(id)
+		if !ok {
+			return "", fmt.Errorf("%w: %s", raftstate.ErrNoMember, id)
+		}
+		return m.Addr, nil
+	})
+	defer client.Close()
 	tick := time.NewTicker(askEndedEvery)
 	defer tick.Stop()
 	for {
@@ -184,26 +196,40 @@ func (a *App) watchMembership(ctx context.Context) {
 		case <-tick.C:
 		}
 		st := a.node.Status()
-		if _, member := a.memberOf(a.cfg.NodeID); len(st.Members) == 0 || member && st.Leader != "" {
-			continue
-		}
+		_, member := a.memberOf(a.cfg.NodeID)
+		all := len(st.Members) > 0 && (!member || st.Leader == "")
 		var wg sync.WaitGroup
 		for _, m := range st.Members {
-			if m.ID == a.cfg.NodeID {
+			if m.ID == a.cfg.NodeID || !all && !m.Lost { // only a leader knows who is lost
 				continue
 			}
 			wg.Go(func() {
 				ask, cancel := context.WithTimeout(ctx, peerPatience)
 				defer cancel()
-				if err := a.askPeer(ask, m.ID, peerNodePath, new(nodeStatus)); err != nil {
-					if e, ok := errors.AsType[*endedError](err); ok {
-						a.ended(e.by, e.why)
-					}
+				if e, ok := errors.AsType[*endedError](askEnded(ask, client, m.ID)); ok {
+					a.ended(e.by, e.why)
 				}
 			})
 		}
 		wg.Wait()
 	}
+}
+
+// askEnded returns an endedError when the node id says that this one is no member any more.
+func askEnded(ctx context.Context, client *forward.Client, id string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+id+peerNodePath, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Transport().RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return peerRefusal(id, resp)
+	}
+	return nil
 }
 
 // endedError is the answer of a member that this node is none any more.

@@ -2,12 +2,14 @@ package appliance
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/triward/triward/appliance/auth"
@@ -29,6 +31,28 @@ var ErrMajority = errors.New("the majority of the cluster is not lost")
 // recoverMark lies in the data directory while a recovery is under way, and has its recoveredFrom. No server starts with it.
 const recoverMark = "RECOVER"
 
+// keyRecovered of bucketSettings holds the recoveredFrom of the last recovery.
+const keyRecovered = "recovered"
+
+// maxFormer bounds how many incarnations are remembered, the newest.
+const maxFormer = 100
+
+// formerly makes the refusal of a certificate of another incarnation one for good, with the reason, when it is of one that a
+// recovery of this cluster ended: its node is told and ends. Two that come back together would else go on as the cluster of
+// before. A cluster that was restored from a backup tells nobody: the one that was backed up may be in use.
+func (a *App) formerly(cert *x509.Certificate, refusal error) error {
+	if !a.state.isOpen() {
+		return refusal
+	}
+	var note recoveredFrom
+	v, ok := a.state.Get(bucketSettings, keyRecovered)
+	if !ok || json.Unmarshal(v.Data, &note) != nil || note.Incarnation != a.identity.Incarnation() || !slices.Contains(note.Former, pki.Incarnation(cert)) {
+		return refusal
+	}
+	return fmt.Errorf("%w: the cluster went on without this node when it was recovered on node %s at %s by %s",
+		forward.ErrEnded, note.Node, time.UnixMilli(note.At).UTC().Format(time.RFC3339), note.By)
+}
+
 // recoveredFrom is what a cluster remembers of its recovery.
 type recoveredFrom struct {
 	Node        string   `json:"node"`
@@ -38,6 +62,8 @@ type recoveredFrom struct {
 	Mark        uint64   `json:"mark_index"`
 	Last        uint64   `json:"last_index"`
 	Incarnation string   `json:"incarnation"`
+	// Former are the incarnations before it: who comes with a certificate of one was given up.
+	Former []string `json:"former,omitempty"`
 }
 
 // recovering returns ErrRecovering when the node is in the middle of a recovery. The configuration must be resolved.
@@ -52,7 +78,8 @@ func (c *Config) recovering() error {
 type RecoveryPlan struct {
 	raftstate.Left
 	Cluster string
-	Again   bool // one was begun before
+	Former  string // incarnation that ends
+	Again   bool   // one was begun before
 	Lost    []raftstate.Member
 	// Answering are those of Lost that answer on their peer port.
 	Answering []string
@@ -81,7 +108,7 @@ func (c *Config) PlanRecovery(ctx context.Context) (_ *RecoveryPlan, err error) 
 	if err != nil {
 		return nil, fatalCause(err)
 	}
-	plan := &RecoveryPlan{Left: *left, Cluster: identity.ClusterID(), Again: c.recovering() != nil}
+	plan := &RecoveryPlan{Left: *left, Cluster: identity.ClusterID(), Former: identity.Incarnation(), Again: c.recovering() != nil}
 	if left.Probation {
 		return nil, errors.New("this node lost its data and has not caught up with its cluster: recover another one, or restore a backup")
 	}
@@ -203,6 +230,7 @@ func (c *Config) beginRecovery(plan *RecoveryPlan, by string) (*recoveredFrom, e
 	}
 	note := &recoveredFrom{
 		Node: c.NodeID, By: by, At: time.Now().UnixMilli(), Mark: plan.Mark.Index, Last: plan.Last, Incarnation: pki.NewIncarnation(),
+		Former: []string{plan.Former},
 	}
 	for _, m := range plan.Lost {
 		note.Lost = append(note.Lost, m.ID)
@@ -259,11 +287,19 @@ func beginRecovered(tx *meta.Tx, note *recoveredFrom) error {
 			tx.Delete(auth.BucketAPITokens, key) // of the command line on a node; this one makes its own anew
 		}
 	}
+	var before recoveredFrom
+	if v, ok := tx.Get(bucketSettings, keyRecovered); ok && json.Unmarshal(v.Data, &before) == nil {
+		for _, name := range before.Former {
+			if len(note.Former) < maxFormer && name != note.Incarnation && !slices.Contains(note.Former, name) {
+				note.Former = append(note.Former, name)
+			}
+		}
+	}
 	body, err := json.Marshal(note)
 	if err != nil {
 		return fmt.Errorf("encode note of the recovery: %w", err)
 	}
-	tx.Put(bucketSettings, "recovered", body, 0)
+	tx.Put(bucketSettings, keyRecovered, body, 0)
 	return nil
 }
 

@@ -99,7 +99,8 @@ func sayRecovery(w io.Writer, cfg *appliance.Config, p *appliance.RecoveryPlan) 
 	fmt.Fprint(w, `lost for good:
   what the members given up had acknowledged and this node had not received: data, and changes of users, tokens and rules
   sessions, invitations and join tokens
-never switch on two of those given up again before they are emptied: together they would go on as the cluster of before
+never switch on two of those given up again before they are emptied: where they
+do not reach this node, which ends them, they would go on together as the cluster of before
 `)
 	if len(p.Answering) > 0 {
 		fmt.Fprintf(w, "these answer now: %s. Stop them: they are refused from now on\n", strings.Join(p.Answering, ", "))

@@ -3,6 +3,7 @@ package testcluster_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -60,5 +61,42 @@ func TestTooFewNodesHaveAVote(t *testing.T) {
 	c.Nodes[1].Stop(t)
 	if _, err := c.Nodes[1].Config.PlanRecovery(t.Context()); err == nil || errors.Is(err, appliance.ErrMajority) {
 		t.Errorf("recovery on a node without a vote: %v", err)
+	}
+}
+
+// A majority that was given up and comes back together ends: it neither goes on as the cluster of before nor waits for ever.
+func TestLostMajorityThatComesBackEnds(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 3)
+	c.WaitEqual(t)
+	for _, n := range c.Nodes {
+		n.Stop(t)
+	}
+	left, lost := c.Nodes[0], c.Nodes[1:]
+	if err := appliance.Recover(t.Context(), left.Config, "a test", slog.New(slog.DiscardHandler), func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	left.Start(t)
+	left.WaitReady(t)
+	for _, n := range lost {
+		n.Start(t)
+	}
+	for _, n := range lost {
+		testcluster.Until(t, "node "+n.Config.NodeID+" is told that it was given up", func() error {
+			if err := n.Config.Removed(); !errors.Is(err, appliance.ErrRemoved) || !strings.Contains(err.Error(), "recovered on node n1") {
+				return fmt.Errorf("it knows: %v", err)
+			}
+			return nil
+		})
+		n.Stop(t)
+		if _, err := appliance.New(n.Config, appliance.Options{}); !errors.Is(err, appliance.ErrRemoved) {
+			t.Errorf("it starts again: %v", err)
+		}
+	}
+	if err := lost[0].Config.DiscardRemoved(); err != nil { // its machine can join again
+		t.Error(err)
+	}
+	if got, err := part(c, left, "n1"); err != nil || got != "voter" {
+		t.Errorf("n1 is %q, %v", got, err)
 	}
 }
