@@ -25,6 +25,9 @@ import (
 // ErrRecovering says that a recovery of the node was begun and not finished.
 var ErrRecovering = errors.New("a recovery of this node was begun and not finished")
 
+// ErrDamagedLog says that a recovery would give up the damaged end of the node's log, which nobody has agreed to.
+var ErrDamagedLog = errors.New("the end of this node's log is damaged")
+
 // ErrMajority says that a recovery was refused because the majority is not lost.
 var ErrMajority = errors.New("the majority of the cluster is not lost")
 
@@ -62,6 +65,7 @@ type recoveredFrom struct {
 	Mark        uint64   `json:"mark_index"`
 	Last        uint64   `json:"last_index"`
 	Incarnation string   `json:"incarnation"`
+	Cut         uint64   `json:"cut_index,omitempty"` // the first entry that was given up as damaged
 	// Former are the incarnations before it: who comes with a certificate of one was given up.
 	Former []string `json:"former,omitempty"`
 }
@@ -143,10 +147,18 @@ func (c *Config) PlanRecovery(ctx context.Context) (_ *RecoveryPlan, err error) 
 	if len(plan.Lost) > 0 && answeringVoters+own > voters/2 {
 		return nil, fmt.Errorf("%w: %d of %d voters answer (%v); start this node as it is", ErrMajority, answeringVoters+own, voters, plan.Answering)
 	}
-	if len(plan.Lost) == 0 {
+	if len(plan.Lost) == 0 && left.Damage == "" {
 		return nil, fmt.Errorf("%w: this node is its only member; start it as it is", ErrMajority)
 	}
 	return plan, nil
+}
+
+// Agreed returns ErrDamagedLog, and says what would be given up, when the end of the log must be cut first and cut is false.
+func (p *RecoveryPlan) Agreed(cut bool) error {
+	if p.Damage == "" || cut {
+		return nil
+	}
+	return fmt.Errorf("%w: %s; %d entries from %d on, which it may have acknowledged, would be given up", ErrDamagedLog, p.Damage, p.GivenUp, p.Cut)
 }
 
 // answers reports whether a member answers calls of this node, and whether it could help to elect a leader: a node that lost
@@ -171,10 +183,14 @@ func (c *Config) answers(ctx context.Context, identity *pki.Identity, m raftstat
 
 // Recover makes a stopped node the only member of a cluster that goes on from what it holds, as another incarnation: the
 // members that are lost cannot come back with what they have. What was interrupted is gone on with when it is called again.
-// The configuration must be resolved; phase, when not nil, is told what begins.
-func Recover(ctx context.Context, cfg Config, by string, log *slog.Logger, phase func(string)) (err error) {
+// The configuration must be resolved; cut agrees that a damaged end of the log is given up. phase is told
+// what begins.
+func Recover(ctx context.Context, cfg Config, by string, cut bool, log *slog.Logger, phase func(string)) (err error) {
 	plan, err := cfg.PlanRecovery(ctx)
 	if err != nil {
+		return err
+	}
+	if err := plan.Agreed(cut); err != nil {
 		return err
 	}
 	release, err := lockDir(cfg.DataDir)
@@ -192,6 +208,12 @@ func Recover(ctx context.Context, cfg Config, by string, log *slog.Logger, phase
 	note, err := cfg.beginRecovery(plan, by)
 	if err != nil {
 		return err
+	}
+	if plan.Damage != "" {
+		phase("cut the damaged end of the log")
+		if err := raftstate.CutDamaged(ctx, cfg.DataDir); err != nil {
+			return fatalCause(err)
+		}
 	}
 	phase("apply what the log holds")
 	through, err := alone(ctx, &cfg, log)
@@ -229,7 +251,7 @@ func (c *Config) beginRecovery(plan *RecoveryPlan, by string) (*recoveredFrom, e
 		return &note, nil
 	}
 	note := &recoveredFrom{
-		Node: c.NodeID, By: by, At: time.Now().UnixMilli(), Mark: plan.Mark.Index, Last: plan.Last, Incarnation: pki.NewIncarnation(),
+		Node: c.NodeID, By: by, At: time.Now().UnixMilli(), Mark: plan.Mark.Index, Last: plan.Last, Cut: plan.Cut, Incarnation: pki.NewIncarnation(),
 		Former: []string{plan.Former},
 	}
 	for _, m := range plan.Lost {

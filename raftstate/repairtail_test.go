@@ -146,3 +146,56 @@ func TestDamagedEndsOfLogsAfterAPowerLoss(t *testing.T) {
 		})
 	}
 }
+
+// What a recovery of the only node that is left would give up of a damaged log is told, and is cut only when it is wanted.
+func TestDamagedLogOfALastNodeIsCut(t *testing.T) {
+	for name, k := range map[string]struct {
+		harm func(*testing.T, string)
+		lost uint64
+	}{
+		"an entry":   {rot("tail agent-1 24"), 2},
+		"the end":    {func(t *testing.T, dir string) { shorten(t, dir, 3) }, 3},
+		"the reach":  {spoilReach, 0},
+		"last batch": {rot("tail agent-1 25"), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newTestCluster(t, 1, func(cfg *Config) { cfg.TickInterval = time.Hour })
+				n := c.leader()
+				w := newWriter(t, n, "agent-1")
+				for range 20 {
+					w.write(n)
+				}
+				if err := n.raft.Load().Snapshot().Error(); err != nil {
+					t.Fatal(err)
+				}
+				w.text = "tail"
+				for range 5 {
+					w.write(n)
+				}
+				last := n.Status().LastIndex
+				c.kill("n1")
+				k.harm(t, n.dir)
+				before := contents(t, filepath.Join(n.dir, raftDir))
+				left, err := Inspect(t.Context(), n.dir)
+				if err != nil || left.Damage == "" || left.GivenUp != k.lost || left.Cut != last+1-k.lost || left.Last != last-k.lost {
+					t.Fatalf("%+v, %v; the log ended at %d", left, err, last)
+				}
+				if after := contents(t, filepath.Join(n.dir, raftDir)); after != before {
+					t.Error("looking changed the log")
+				}
+				wantDamaged(t, c.open("n1"), "log")
+				if err := CutDamaged(t.Context(), n.dir); err != nil {
+					t.Fatal(err)
+				}
+				if left, err = Inspect(t.Context(), n.dir); err != nil || left.Damage != "" || left.Cut != 0 || left.Last != last-k.lost {
+					t.Errorf("after the cut: %+v, %v", left, err)
+				}
+				c.start("n1")
+				if err := CutDamaged(t.Context(), t.TempDir()); err == nil {
+					t.Error("an empty directory was cut")
+				}
+			})
+		})
+	}
+}

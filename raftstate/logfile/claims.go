@@ -22,6 +22,9 @@ const (
 // Doubt returns what is not known of the end of the log, as it was opened.
 func (s *Store) Doubt() Doubt { return s.doubt }
 
+// Reached returns the last entry that the log had when it was closed, as far as that is known; 0 when it is not.
+func (s *Store) Reached() uint64 { return s.least }
+
 // Claim is what the log says of one of its entries, which may be damaged.
 type Claim struct {
 	Index uint64

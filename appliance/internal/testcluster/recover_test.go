@@ -73,7 +73,7 @@ func TestLostMajorityThatComesBackEnds(t *testing.T) {
 		n.Stop(t)
 	}
 	left, lost := c.Nodes[0], c.Nodes[1:]
-	if err := appliance.Recover(t.Context(), left.Config, "a test", slog.New(slog.DiscardHandler), func(string) {}); err != nil {
+	if err := appliance.Recover(t.Context(), left.Config, "a test", false, slog.New(slog.DiscardHandler), func(string) {}); err != nil {
 		t.Fatal(err)
 	}
 	left.Start(t)
