@@ -32,13 +32,33 @@ const (
 // behind, and all that for a while. Its library was no fit: it also takes out servers that are down, by its own decision.
 type memberKeeper struct {
 	app  *App
-	fit  map[string]time.Time // since when a member without a vote has been fit for one
-	said map[string]string    // what was logged last about a member
+	node keptNode
+	rec  func(id string) membership // as this node has applied it
+	fit  map[string]time.Time       // since when a member without a vote has been fit for one
+	said map[string]string          // what was logged last about a member
+}
+
+// keptNode is what the keeper needs of the node.
+type keptNode interface {
+	Status() raftstate.Status
+	Replaying() bool
+	Barrier(ctx context.Context) error
+	MayVote(ctx context.Context, id string) error
+	AddVoter(ctx context.Context, id, addr string) error
+	Demote(ctx context.Context, id string) error
+	RemoveServer(ctx context.Context, id string) error
+}
+
+func (a *App) newMemberKeeper() *memberKeeper {
+	return &memberKeeper{
+		app: a, node: a.node, fit: make(map[string]time.Time), said: make(map[string]string),
+		rec: func(id string) membership { rec, _ := a.membershipOf(id); return rec },
+	}
 }
 
 // keepMembers runs until ctx ends.
 func (a *App) keepMembers(ctx context.Context) {
-	k := &memberKeeper{app: a, fit: make(map[string]time.Time), said: make(map[string]string)}
+	k := a.newMemberKeeper()
 	tick := time.NewTicker(keepMembersEvery)
 	defer tick.Stop()
 	for {
@@ -54,28 +74,48 @@ func (a *App) keepMembers(ctx context.Context) {
 		}
 		turn, cancel := context.WithTimeout(ctx, 30*time.Second)
 		k.turn(turn)
+		k.endLeaving(turn)
 		cancel()
 	}
 }
 
+// turn acts on what the log's configuration says beside what was decided. The configuration is raft's newest, the decisions
+// are those that this node has applied: of a member that was removed and has joined since it may know only the first. So
+// before it takes anything away it waits for all that was committed, and looks again.
 func (k *memberKeeper) turn(ctx context.Context) {
-	members := make(map[string]bool)
-	for _, m := range k.app.node.Status().Members {
-		members[m.ID] = true
-		rec, _ := k.app.membershipOf(m.ID)
+	if k.node.Replaying() { // what it has applied is of long ago
+		return
+	}
+	for _, m := range k.node.Status().Members {
+		rec := k.rec(m.ID)
+		if rec.Leaving != nil || rec.Removed != nil || m.Voter && rec.ReadOnly {
+			if err := k.node.Barrier(ctx); err != nil {
+				k.say(m.ID, err)
+				continue
+			}
+			rec = k.rec(m.ID)
+		}
 		if m.Voter || rec.ReadOnly || rec.Leaving != nil {
 			delete(k.fit, m.ID)
 		}
 		switch {
 		case rec.Leaving != nil, rec.Removed != nil:
-			k.say(m.ID, k.app.node.RemoveServer(ctx, m.ID))
+			k.say(m.ID, k.node.RemoveServer(ctx, m.ID))
 		case m.Voter && rec.ReadOnly:
-			k.say(m.ID, k.app.node.Demote(ctx, m.ID))
+			k.say(m.ID, k.node.Demote(ctx, m.ID))
 		case !m.Voter && !rec.ReadOnly:
 			k.say(m.ID, k.consider(ctx, &m))
 		default:
 			k.say(m.ID, nil)
 		}
+	}
+}
+
+// endLeaving ends the memberships of those that are to leave and are members no more.
+func (k *memberKeeper) endLeaving(ctx context.Context) {
+	members := make(map[string]bool)
+	for _, m := range k.node.Status().Members {
+		members[m.ID] = true
 	}
 	k.app.state.Scan(bucketMembership, "", func(id string, v meta.Value) bool {
 		var rec membership
@@ -88,7 +128,7 @@ func (k *memberKeeper) turn(ctx context.Context) {
 
 // consider gives a member its vote once it has been fit for one for long enough.
 func (k *memberKeeper) consider(ctx context.Context, m *raftstate.Member) error {
-	if err := k.app.node.MayVote(ctx, m.ID); err != nil {
+	if err := k.node.MayVote(ctx, m.ID); err != nil {
 		delete(k.fit, m.ID)
 		return err
 	}
@@ -100,7 +140,7 @@ func (k *memberKeeper) consider(ctx context.Context, m *raftstate.Member) error 
 	if time.Since(since) < stableFor {
 		return nil
 	}
-	if err := k.app.node.AddVoter(ctx, m.ID, m.Addr); err != nil {
+	if err := k.node.AddVoter(ctx, m.ID, m.Addr); err != nil {
 		delete(k.fit, m.ID)
 		return err
 	}
