@@ -17,9 +17,9 @@ import (
 
 // Pages on the peer port by which nodes mend one another.
 const (
-	repairStatePath = "/raftstate/repair/state" // POST PeerRepair; answer: PeerRepair
-	repairImagePath = "/raftstate/repair/image" // POST PeerRepair; answer: an image
-	repairLogPath   = "/raftstate/repair/log"   // POST PeerRepair; answer: entries of the log, each as JSON
+	repairStatePath = forward.RepairPath + "state" // POST PeerRepair; answer: PeerRepair
+	repairImagePath = forward.RepairPath + "image" // POST PeerRepair; answer: an image
+	repairLogPath   = forward.RepairPath + "log"   // POST PeerRepair; answer: entries of the log, each as JSON
 	maxRepairBody   = 1 << 20
 	// giveIdle is how long a taker may take nothing before it is given up.
 	giveIdle = time.Minute
