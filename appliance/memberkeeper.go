@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -302,11 +304,33 @@ func (c *Config) DiscardRemoved() (err error) {
 			return err
 		}
 	}
-	if err := removeFile(filepath.Join(c.DataDir, raftstate.RosterFile)); err != nil {
-		return err
-	}
 	if err := unclaim(c); err != nil {
 		return fmt.Errorf("delete the data of the removed node: %w", err)
 	}
+	if err := c.discardRest(); err != nil {
+		return fmt.Errorf("delete the data of the removed node: %w", err)
+	}
 	return removeFile(filepath.Join(c.DataDir, removedMark))
+}
+
+// discardRest deletes what else the node kept in its data directory: what was set aside as damaged, records of damage, orders,
+// queues. Folders that an operator made places to mount disks on stay, and so do the TLS directory, without what was the
+// node's, and folders of backups.
+func (c *Config) discardRest() error {
+	entries, err := os.ReadDir(c.DataDir)
+	if err != nil {
+		return err
+	}
+	keep := []string{c.TLS.Dir, c.Backup.Dir}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(c.DataDir, e.Name())
+		held := slices.ContainsFunc(keep, func(dir string) bool { return dir == path || strings.HasPrefix(dir, path+string(filepath.Separator)) })
+		switch {
+		case held, e.Name() == "LOCK", e.Name() == "lost+found", e.Name() == removedMark, e.IsDir() && slices.Contains(storeDirs, e.Name()):
+		default:
+			errs = append(errs, os.RemoveAll(path))
+		}
+	}
+	return errors.Join(errs...)
 }
