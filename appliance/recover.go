@@ -128,14 +128,17 @@ func (c *Config) PlanRecovery(ctx context.Context) (_ *RecoveryPlan, err error) 
 	if plan.Again {
 		return plan, nil
 	}
-	answeringVoters := 0
+	answeringVoters, further := 0, ""
 	for _, m := range plan.Lost {
-		answers, votes := c.answers(ctx, identity, m)
+		answers, st := c.answers(ctx, identity, m)
 		if answers {
 			plan.Answering = append(plan.Answering, m.ID)
 		}
-		if m.Voter && votes {
+		if m.Voter && st.votes() {
 			answeringVoters++
+		}
+		if st.votes() && further == "" && st.beyond(left) {
+			further = fmt.Sprintf("node %s answers and holds the log up to entry %d, this one up to %d: recover node %s, or stop it if it is to be given up", m.ID, st.LastIndex, left.Last, m.ID)
 		}
 	}
 	own := 0
@@ -146,6 +149,9 @@ func (c *Config) PlanRecovery(ctx context.Context) (_ *RecoveryPlan, err error) 
 	}
 	if len(plan.Lost) > 0 && answeringVoters+own > voters/2 {
 		return nil, fmt.Errorf("%w: %d of %d voters answer (%v); start this node as it is", ErrMajority, answeringVoters+own, voters, plan.Answering)
+	}
+	if further != "" {
+		return nil, errors.New(further)
 	}
 	if len(plan.Lost) == 0 && left.Damage == "" {
 		return nil, fmt.Errorf("%w: this node is its only member; start it as it is", ErrMajority)
@@ -161,9 +167,25 @@ func (p *RecoveryPlan) Agreed(cut bool) error {
 	return fmt.Errorf("%w: %s; %d entries from %d on, which it may have acknowledged, would be given up", ErrDamagedLog, p.Damage, p.GivenUp, p.Cut)
 }
 
-// answers reports whether a member answers calls of this node, and whether it could help to elect a leader: a node that lost
-// its data, or has met a fatal error, cannot.
-func (c *Config) answers(ctx context.Context, identity *pki.Identity, m raftstate.Member) (answers, votes bool) {
+// heardOf is what a member says of itself; the zero value, when it answers, is one that is only starting or of another version.
+type heardOf struct {
+	raftstate.Status
+	answers bool
+}
+
+// votes reports whether it could help to elect a leader: a node that lost its data, or has met a fatal error, cannot.
+func (h *heardOf) votes() bool { return h.answers && !h.Probation && h.Fatal == "" }
+
+// beyond reports whether its log is more advanced than what is left here.
+func (h *heardOf) beyond(left *raftstate.Left) bool {
+	if h.LastTerm != 0 && h.LastTerm != left.LastTerm {
+		return h.LastTerm > left.LastTerm
+	}
+	return h.LastIndex > left.Last
+}
+
+// answers returns whether a member answers calls of this node, and what it says.
+func (c *Config) answers(ctx context.Context, identity *pki.Identity, m raftstate.Member) (bool, *heardOf) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	client := forward.NewClient(staticIdentity(identity), func(string) (string, error) { return m.Addr, nil })
@@ -172,13 +194,13 @@ func (c *Config) answers(ctx context.Context, identity *pki.Identity, m raftstat
 	if err != nil {
 		var remote *forward.RemoteError // it is only starting, perhaps
 		there := errors.As(err, &remote)
-		return there, there
+		return there, &heardOf{answers: there}
 	}
-	var st raftstate.Status
-	if err := json.Unmarshal(body, &st); err != nil { // of another version
-		return true, true
+	st := &heardOf{answers: true}
+	if err := json.Unmarshal(body, &st.Status); err != nil { // of another version
+		return true, &heardOf{answers: true}
 	}
-	return true, !st.Probation && st.Fatal == ""
+	return true, st
 }
 
 // Recover makes a stopped node the only member of a cluster that goes on from what it holds, as another incarnation: the
@@ -245,10 +267,10 @@ func (c *Config) beginRecovery(plan *RecoveryPlan, by string) (*recoveredFrom, e
 	body, err := os.ReadFile(path)
 	if err == nil {
 		var note recoveredFrom
-		if err := json.Unmarshal(body, &note); err != nil || note.Incarnation == "" {
-			return nil, fmt.Errorf("%s cannot be read (%w): delete it to begin the recovery anew", path, errors.Join(err))
+		if err := json.Unmarshal(body, &note); err == nil && note.Incarnation != "" {
+			return &note, nil
 		}
-		return &note, nil
+		// It cannot be read. Without it the node would start alone as the cluster of before, so it is written anew.
 	}
 	note := &recoveredFrom{
 		Node: c.NodeID, By: by, At: time.Now().UnixMilli(), Mark: plan.Mark.Index, Last: plan.Last, Cut: plan.Cut, Incarnation: pki.NewIncarnation(),

@@ -27,6 +27,7 @@ type Left struct {
 	Format    uint32 // of the cluster's state
 	LogTime   int64  // of the mark, milliseconds since 1970
 	Last      uint64 // entry of the log, applied or not
+	LastTerm  uint64 // of that entry
 	LastStamp int64  // stamp of the newest command in the log behind the mark; 0: there is none
 	Members   []Member
 	Probation bool // it lost its data and has not caught up with what was committed
@@ -68,7 +69,14 @@ func Inspect(ctx context.Context, dir string) (_ *Left, err error) {
 	if err != nil {
 		return nil, refused("log", err)
 	}
-	out.Last = max(last, out.Mark.Index)
+	out.Last, out.LastTerm = max(last, out.Mark.Index), out.Mark.Term
+	if last > out.Mark.Index {
+		var l raft.Log
+		if err := store.GetLog(last, &l); err != nil {
+			return nil, refused("log", err)
+		}
+		out.LastTerm = l.Term
+	}
 	config, err := lastConfiguration(store, &out.Mark, last, func(l *raft.Log) {
 		if e, err := command.Decode(l.Data); err == nil {
 			out.LastStamp = e.Stamp
