@@ -513,7 +513,7 @@ func (n *Node) resign(r *raft.Raft) {
 			n.log.Info("leadership was not handed over", "err", err)
 		}
 	}
-	if n.fsm.held.Load() == nil {
+	if n.fsm.held.Load() == nil && !n.replaying.Load() {
 		if err := r.Snapshot().Error(); err != nil && !quietMark(err) {
 			n.log.Info("no last mark", "err", err)
 		}

@@ -29,6 +29,7 @@ type fakeRepairs struct {
 	from  string
 	whole error
 	heard map[string]PeerRepair
+	at    func(doing string) // is told what Doing is
 }
 
 func (f *fakeRepairs) Found(d Damage) {
@@ -44,6 +45,9 @@ func (f *fakeRepairs) Known() []Damage {
 }
 
 func (f *fakeRepairs) Doing(what string, _, _ int64) {
+	if f.at != nil {
+		f.at(what)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.doing = what

@@ -1,9 +1,11 @@
 package raftstate
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -198,4 +200,47 @@ func TestDamagedLogOfALastNodeIsCut(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A node that is stopped while it applies its log again stops, and its next start goes on.
+func TestReplayCanBeEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := mendingCluster(t, 3, nil)
+		w := newWriter(t, c.leader(), "agent-1")
+		n := c.follower()
+		c.settle()
+		c.kill(n.id)
+		n.repairs = &fakeRepairs{}
+		c.start(n.id)
+		c.settle()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		batches := 0
+		n.repairs.at = func(doing string) {
+			if strings.HasPrefix(doing, "applying the own log") {
+				batches++
+				cancel()
+			}
+		}
+		var goal uint64
+		_, err := n.Reinstall(ctx, func(context.Context) error {
+			for range 5 * replayBatch { // they come after the image was cut
+				w.write(c.leader())
+			}
+			c.settle()
+			goal = n.Status().AppliedIndex
+			return nil
+		})
+		if !errors.Is(err, ErrStopped) || batches != 1 || goal == 0 {
+			t.Fatalf("%v after %d batches", err, batches)
+		}
+		c.kill(n.id)
+		n.repairs = &fakeRepairs{}
+		c.start(n.id)
+		c.settle()
+		w.check(n)
+		if at := n.Status().AppliedIndex; at < goal {
+			t.Errorf("it is at entry %d, it had been at %d", at, goal)
+		}
+	})
 }
