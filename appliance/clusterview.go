@@ -373,7 +373,9 @@ func (c *clusterView) freeName(ctx context.Context, id string) error {
 	}
 	ask, cancel := context.WithTimeout(ctx, freePatience)
 	defer cancel()
-	if st, err := c.app.node.PeerStatus(ask, id); id == c.app.cfg.NodeID || err == nil && !st.Probation {
+	st, err := c.app.node.PeerStatus(ask, id)
+	_, starting := errors.AsType[*forward.RemoteError](err) // it mends itself before it serves, perhaps
+	if id == c.app.cfg.NodeID || starting || err == nil && !st.Probation {
 		return problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member and answers", id)).
 			WithHint("choose another node_id, or remove that node first: triward cluster remove " + id)
 	}

@@ -127,7 +127,13 @@ func (n *Node) serveImage(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusConflict)
 		return
 	}
-	if err := n.giveImage(r.Context(), w); err != nil {
+	err := n.giveImage(r.Context(), w)
+	if errors.Is(err, errNotCut) {
+		n.log.Warn("image for another node's repair", "to", said.Node, "err", err)
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	if err != nil {
 		n.log.Warn("image for another node's repair", "to", said.Node, "err", err)
 		panic(http.ErrAbortHandler) // so that the other end sees that it is cut
 	}
@@ -155,6 +161,9 @@ func (n *Node) mayGive(ctx context.Context, asker *PeerRepair) error {
 	return nil
 }
 
+// errNotCut says that there is no image, of which nothing was sent.
+var errNotCut = errors.New("cut image")
+
 func (n *Node) giveImage(ctx context.Context, w http.ResponseWriter) error {
 	hold := n.store.Hold() // what comes after the image the other node may need from here
 	defer func() { n.after(holdAfter, hold) }()
@@ -164,8 +173,7 @@ func (n *Node) giveImage(ctx context.Context, w http.ResponseWriter) error {
 	n.images.mu.Unlock()
 	c, err := n.cut(id)
 	if err != nil {
-		http.Error(w, "cut image: "+err.Error(), http.StatusServiceUnavailable)
-		return nil
+		return fmt.Errorf("%w: %w", errNotCut, err)
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	w.Header().Set("Content-Length", strconv.FormatInt(c.image.Size(), 10))

@@ -113,6 +113,9 @@ func (n *Node) mendState(ctx context.Context, d Damage, pointer bool, began time
 		if ctx.Err() != nil {
 			return fmt.Errorf("repair of %s: %w", d.Part, err)
 		}
+		if errors.Is(err, snapshot.ErrNewer) { // waiting does not help
+			return otherVersion("repair", err)
+		}
 		n.refuse(err)
 		n.cfg.Repairs.Doing("waiting: "+err.Error(), 0, 0)
 		n.log.Warn("the repair waits", "part", d.Part, "place", d.Place, "attempt", attempt+1, "err", err)
