@@ -98,6 +98,8 @@ type clusterStatus struct {
 	Format    uint32       `json:"format"`    // of the cluster's state, which `upgrade finalize` raises
 	Nodes     []nodeStatus `json:"nodes"`
 	Removed   []goneNode   `json:"removed,omitempty"` // nodes that were taken out
+	// NoMajority says why no leader can be elected by itself, and what to do; absent when one can or there is one.
+	NoMajority string `json:"no_majority,omitempty"`
 }
 
 // Identity implements api.Cluster.
@@ -172,6 +174,12 @@ func (c *clusterView) Status(ctx context.Context) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, peerPatience)
 	defer cancel()
 	var wg sync.WaitGroup
+	if out.Leader == "" {
+		wg.Go(func() {
+			b := c.app.ballot(ctx)
+			out.NoMajority = b.stuck()
+		})
+	}
 	for i, m := range st.Members {
 		if m.ID == c.app.cfg.NodeID {
 			out.Nodes[i] = c.own()
@@ -365,7 +373,9 @@ func (c *clusterView) freeName(ctx context.Context, id string) error {
 	}
 	ask, cancel := context.WithTimeout(ctx, freePatience)
 	defer cancel()
-	if st, err := c.app.node.PeerStatus(ask, id); id == c.app.cfg.NodeID || err == nil && !st.Probation {
+	st, err := c.app.node.PeerStatus(ask, id)
+	_, starting := errors.AsType[*forward.RemoteError](err) // it mends itself before it serves, perhaps
+	if id == c.app.cfg.NodeID || starting || err == nil && !st.Probation {
 		return problem.New(http.StatusConflict, fmt.Sprintf("node %s is a member and answers", id)).
 			WithHint("choose another node_id, or remove that node first: triward cluster remove " + id)
 	}

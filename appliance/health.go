@@ -54,12 +54,7 @@ func (a *App) checks() []api.Check {
 	}
 	return []api.Check{
 		{Part: "log", Live: true, Check: func(context.Context) error { return says(a.node.Status().Fatal) }},
-		{Part: "leader", Check: func(context.Context) error {
-			if id, _ := a.node.Leader(); id == "" {
-				return raftstate.ErrNoLeader
-			}
-			return nil
-		}},
+		{Part: "leader", Check: (&leaderCheck{app: a}).check},
 		{Part: "setup", Check: func(context.Context) error {
 			if !a.settled.Load() {
 				return errors.New("this node is still becoming a member")
@@ -86,6 +81,31 @@ func (a *App) checks() []api.Check {
 		{Part: "peers", Check: (&peersCheck{app: a}).check},
 		{Part: "certificate", Check: a.checkCertificate},
 	}
+}
+
+// leaderCheck fails without a leader, and says why when there can be none.
+type leaderCheck struct {
+	app *App
+
+	mu    sync.Mutex
+	at    time.Time
+	stuck string
+}
+
+func (c *leaderCheck) check(ctx context.Context) error {
+	if id, _ := c.app.node.Leader(); id != "" {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at.IsZero() || time.Since(c.at) >= peersEvery {
+		b := c.app.ballot(context.WithoutCancel(ctx)) // told to others too
+		c.at, c.stuck = time.Now(), b.stuck()
+	}
+	if c.stuck != "" {
+		return fmt.Errorf("%w: %s", raftstate.ErrNoLeader, c.stuck)
+	}
+	return raftstate.ErrNoLeader
 }
 
 func warning(err error) error {

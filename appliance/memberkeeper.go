@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,13 +34,33 @@ const (
 // behind, and all that for a while. Its library was no fit: it also takes out servers that are down, by its own decision.
 type memberKeeper struct {
 	app  *App
-	fit  map[string]time.Time // since when a member without a vote has been fit for one
-	said map[string]string    // what was logged last about a member
+	node keptNode
+	rec  func(id string) membership // as this node has applied it
+	fit  map[string]time.Time       // since when a member without a vote has been fit for one
+	said map[string]string          // what was logged last about a member
+}
+
+// keptNode is what the keeper needs of the node.
+type keptNode interface {
+	Status() raftstate.Status
+	Replaying() bool
+	Barrier(ctx context.Context) error
+	MayVote(ctx context.Context, id string) error
+	AddVoter(ctx context.Context, id, addr string) error
+	Demote(ctx context.Context, id string) error
+	RemoveServer(ctx context.Context, id string) error
+}
+
+func (a *App) newMemberKeeper() *memberKeeper {
+	return &memberKeeper{
+		app: a, node: a.node, fit: make(map[string]time.Time), said: make(map[string]string),
+		rec: func(id string) membership { rec, _ := a.membershipOf(id); return rec },
+	}
 }
 
 // keepMembers runs until ctx ends.
 func (a *App) keepMembers(ctx context.Context) {
-	k := &memberKeeper{app: a, fit: make(map[string]time.Time), said: make(map[string]string)}
+	k := a.newMemberKeeper()
 	tick := time.NewTicker(keepMembersEvery)
 	defer tick.Stop()
 	for {
@@ -54,28 +76,48 @@ func (a *App) keepMembers(ctx context.Context) {
 		}
 		turn, cancel := context.WithTimeout(ctx, 30*time.Second)
 		k.turn(turn)
+		k.endLeaving(turn)
 		cancel()
 	}
 }
 
+// turn acts on what the log's configuration says beside what was decided. The configuration is raft's newest, the decisions
+// are those that this node has applied: of a member that was removed and has joined since it may know only the first. So
+// before it takes anything away it waits for all that was committed, and looks again.
 func (k *memberKeeper) turn(ctx context.Context) {
-	members := make(map[string]bool)
-	for _, m := range k.app.node.Status().Members {
-		members[m.ID] = true
-		rec, _ := k.app.membershipOf(m.ID)
+	if k.node.Replaying() { // what it has applied is of long ago
+		return
+	}
+	for _, m := range k.node.Status().Members {
+		rec := k.rec(m.ID)
+		if rec.Leaving != nil || rec.Removed != nil || m.Voter && rec.ReadOnly {
+			if err := k.node.Barrier(ctx); err != nil {
+				k.say(m.ID, err)
+				continue
+			}
+			rec = k.rec(m.ID)
+		}
 		if m.Voter || rec.ReadOnly || rec.Leaving != nil {
 			delete(k.fit, m.ID)
 		}
 		switch {
 		case rec.Leaving != nil, rec.Removed != nil:
-			k.say(m.ID, k.app.node.RemoveServer(ctx, m.ID))
+			k.say(m.ID, k.node.RemoveServer(ctx, m.ID))
 		case m.Voter && rec.ReadOnly:
-			k.say(m.ID, k.app.node.Demote(ctx, m.ID))
+			k.say(m.ID, k.node.Demote(ctx, m.ID))
 		case !m.Voter && !rec.ReadOnly:
 			k.say(m.ID, k.consider(ctx, &m))
 		default:
 			k.say(m.ID, nil)
 		}
+	}
+}
+
+// endLeaving ends the memberships of those that are to leave and are members no more.
+func (k *memberKeeper) endLeaving(ctx context.Context) {
+	members := make(map[string]bool)
+	for _, m := range k.node.Status().Members {
+		members[m.ID] = true
 	}
 	k.app.state.Scan(bucketMembership, "", func(id string, v meta.Value) bool {
 		var rec membership
@@ -88,7 +130,7 @@ func (k *memberKeeper) turn(ctx context.Context) {
 
 // consider gives a member its vote once it has been fit for one for long enough.
 func (k *memberKeeper) consider(ctx context.Context, m *raftstate.Member) error {
-	if err := k.app.node.MayVote(ctx, m.ID); err != nil {
+	if err := k.node.MayVote(ctx, m.ID); err != nil {
 		delete(k.fit, m.ID)
 		return err
 	}
@@ -100,7 +142,7 @@ func (k *memberKeeper) consider(ctx context.Context, m *raftstate.Member) error 
 	if time.Since(since) < stableFor {
 		return nil
 	}
-	if err := k.app.node.AddVoter(ctx, m.ID, m.Addr); err != nil {
+	if err := k.node.AddVoter(ctx, m.ID, m.Addr); err != nil {
 		delete(k.fit, m.ID)
 		return err
 	}
@@ -172,9 +214,21 @@ func (a *App) ended(by, why string) {
 	a.fail(fmt.Errorf("%w %s: %s, says node %s", ErrRemoved, r.Cluster, why, by))
 }
 
-// watchMembership asks the other members, while this node hears of no leader or does not find itself among the members,
-// whether it is one. Nobody else tells it: whoever is no member is sent nothing.
+// watchMembership asks other members whether this node still is one: all of them while it hears of no leader or does not
+// find itself among the members, and as a leader those that it does not reach. Nobody else tells it: whoever is no member is
+// sent nothing, and a majority that was given up in a recovery hears of a leader among itself.
 func (a *App) watchMembership(ctx context.Context) {
+	// A node that goes on as another incarnation must be heard, so only who it is and that the CA is the same counts.
+	who := staticIdentity(a.identity)
+	who.Verify = nil
+	client := forward.NewClient(who, func(id string) (string, error) {
+		m, ok := a.memberOf(id)
+		if !ok {
+			return "", fmt.Errorf("%w: %s", raftstate.ErrNoMember, id)
+		}
+		return m.Addr, nil
+	})
+	defer client.Close()
 	tick := time.NewTicker(askEndedEvery)
 	defer tick.Stop()
 	for {
@@ -184,26 +238,40 @@ func (a *App) watchMembership(ctx context.Context) {
 		case <-tick.C:
 		}
 		st := a.node.Status()
-		if _, member := a.memberOf(a.cfg.NodeID); len(st.Members) == 0 || member && st.Leader != "" {
-			continue
-		}
+		_, member := a.memberOf(a.cfg.NodeID)
+		all := len(st.Members) > 0 && (!member || st.Leader == "")
 		var wg sync.WaitGroup
 		for _, m := range st.Members {
-			if m.ID == a.cfg.NodeID {
+			if m.ID == a.cfg.NodeID || !all && !m.Lost { // only a leader knows who is lost
 				continue
 			}
 			wg.Go(func() {
 				ask, cancel := context.WithTimeout(ctx, peerPatience)
 				defer cancel()
-				if err := a.askPeer(ask, m.ID, peerNodePath, new(nodeStatus)); err != nil {
-					if e, ok := errors.AsType[*endedError](err); ok {
-						a.ended(e.by, e.why)
-					}
+				if e, ok := errors.AsType[*endedError](askEnded(ask, client, m.ID)); ok {
+					a.ended(e.by, e.why)
 				}
 			})
 		}
 		wg.Wait()
 	}
+}
+
+// askEnded returns an endedError when the node id says that this one is no member any more.
+func askEnded(ctx context.Context, client *forward.Client, id string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+id+peerNodePath, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Transport().RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return peerRefusal(id, resp)
+	}
+	return nil
 }
 
 // endedError is the answer of a member that this node is none any more.
@@ -236,11 +304,33 @@ func (c *Config) DiscardRemoved() (err error) {
 			return err
 		}
 	}
-	if err := removeFile(filepath.Join(c.DataDir, raftstate.RosterFile)); err != nil {
-		return err
-	}
 	if err := unclaim(c); err != nil {
 		return fmt.Errorf("delete the data of the removed node: %w", err)
 	}
+	if err := c.discardRest(); err != nil {
+		return fmt.Errorf("delete the data of the removed node: %w", err)
+	}
 	return removeFile(filepath.Join(c.DataDir, removedMark))
+}
+
+// discardRest deletes what else the node kept in its data directory: what was set aside as damaged, records of damage, orders,
+// queues. Folders that an operator made places to mount disks on stay, and so do the TLS directory, without what was the
+// node's, and folders of backups.
+func (c *Config) discardRest() error {
+	entries, err := os.ReadDir(c.DataDir)
+	if err != nil {
+		return err
+	}
+	keep := []string{c.TLS.Dir, c.Backup.Dir}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(c.DataDir, e.Name())
+		held := slices.ContainsFunc(keep, func(dir string) bool { return dir == path || strings.HasPrefix(dir, path+string(filepath.Separator)) })
+		switch {
+		case held, e.Name() == "LOCK", e.Name() == "lost+found", e.Name() == removedMark, e.IsDir() && slices.Contains(storeDirs, e.Name()):
+		default:
+			errs = append(errs, os.RemoveAll(path))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -57,7 +57,7 @@ func (a *App) membershipOf(id string) (rec membership, mod uint64) {
 // member. A certificate that is newer than what is known is good.
 func (a *App) admit(id string, cert *x509.Certificate) error {
 	if err := a.identity.CheckPeer(cert); err != nil {
-		return err
+		return a.formerly(cert, err)
 	}
 	if !a.state.isOpen() {
 		select {

@@ -100,6 +100,8 @@ func howText(r *repair.Record) string {
 		return "the log was set aside, and the node has caught up"
 	case raftstate.HowLogDrop:
 		return "the state holds the entries, which were dropped from the log"
+	case raftstate.HowLogFilled:
+		return "no entry is missing: the other nodes showed it, and the node kept its vote"
 	case raftstate.HowPointer:
 		return "there was only one place that it can name"
 	case raftstate.HowAnew:

@@ -2,12 +2,14 @@ package appliance
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/triward/triward/appliance/auth"
@@ -23,11 +25,36 @@ import (
 // ErrRecovering says that a recovery of the node was begun and not finished.
 var ErrRecovering = errors.New("a recovery of this node was begun and not finished")
 
+// ErrDamagedLog says that a recovery would give up the damaged end of the node's log, which nobody has agreed to.
+var ErrDamagedLog = errors.New("the end of this node's log is damaged")
+
 // ErrMajority says that a recovery was refused because the majority is not lost.
 var ErrMajority = errors.New("the majority of the cluster is not lost")
 
 // recoverMark lies in the data directory while a recovery is under way, and has its recoveredFrom. No server starts with it.
 const recoverMark = "RECOVER"
+
+// keyRecovered of bucketSettings holds the recoveredFrom of the last recovery.
+const keyRecovered = "recovered"
+
+// maxFormer bounds how many incarnations are remembered, the newest.
+const maxFormer = 100
+
+// formerly makes the refusal of a certificate of another incarnation one for good, with the reason, when it is of one that a
+// recovery of this cluster ended: its node is told and ends. Two that come back together would else go on as the cluster of
+// before. A cluster that was restored from a backup tells nobody: the one that was backed up may be in use.
+func (a *App) formerly(cert *x509.Certificate, refusal error) error {
+	if !a.state.isOpen() {
+		return refusal
+	}
+	var note recoveredFrom
+	v, ok := a.state.Get(bucketSettings, keyRecovered)
+	if !ok || json.Unmarshal(v.Data, &note) != nil || note.Incarnation != a.identity.Incarnation() || !slices.Contains(note.Former, pki.Incarnation(cert)) {
+		return refusal
+	}
+	return fmt.Errorf("%w: the cluster went on without this node when it was recovered on node %s at %s by %s",
+		forward.ErrEnded, note.Node, time.UnixMilli(note.At).UTC().Format(time.RFC3339), note.By)
+}
 
 // recoveredFrom is what a cluster remembers of its recovery.
 type recoveredFrom struct {
@@ -38,6 +65,9 @@ type recoveredFrom struct {
 	Mark        uint64   `json:"mark_index"`
 	Last        uint64   `json:"last_index"`
 	Incarnation string   `json:"incarnation"`
+	Cut         uint64   `json:"cut_index,omitempty"` // the first entry that was given up as damaged
+	// Former are the incarnations before it: who comes with a certificate of one was given up.
+	Former []string `json:"former,omitempty"`
 }
 
 // recovering returns ErrRecovering when the node is in the middle of a recovery. The configuration must be resolved.
@@ -52,7 +82,8 @@ func (c *Config) recovering() error {
 type RecoveryPlan struct {
 	raftstate.Left
 	Cluster string
-	Again   bool // one was begun before
+	Former  string // incarnation that ends
+	Again   bool   // one was begun before
 	Lost    []raftstate.Member
 	// Answering are those of Lost that answer on their peer port.
 	Answering []string
@@ -81,7 +112,7 @@ func (c *Config) PlanRecovery(ctx context.Context) (_ *RecoveryPlan, err error) 
 	if err != nil {
 		return nil, fatalCause(err)
 	}
-	plan := &RecoveryPlan{Left: *left, Cluster: identity.ClusterID(), Again: c.recovering() != nil}
+	plan := &RecoveryPlan{Left: *left, Cluster: identity.ClusterID(), Former: identity.Incarnation(), Again: c.recovering() != nil}
 	if left.Probation {
 		return nil, errors.New("this node lost its data and has not caught up with its cluster: recover another one, or restore a backup")
 	}
@@ -97,14 +128,17 @@ func (c *Config) PlanRecovery(ctx context.Context) (_ *RecoveryPlan, err error) 
 	if plan.Again {
 		return plan, nil
 	}
-	answeringVoters := 0
+	answeringVoters, further := 0, ""
 	for _, m := range plan.Lost {
-		answers, votes := c.answers(ctx, identity, m)
+		answers, st := c.answers(ctx, identity, m)
 		if answers {
 			plan.Answering = append(plan.Answering, m.ID)
 		}
-		if m.Voter && votes {
+		if m.Voter && st.votes() {
 			answeringVoters++
+		}
+		if st.votes() && further == "" && st.beyond(left) {
+			further = fmt.Sprintf("node %s answers and holds the log up to entry %d, this one up to %d: recover node %s, or stop it if it is to be given up", m.ID, st.LastIndex, left.Last, m.ID)
 		}
 	}
 	own := 0
@@ -116,15 +150,42 @@ func (c *Config) PlanRecovery(ctx context.Context) (_ *RecoveryPlan, err error) 
 	if len(plan.Lost) > 0 && answeringVoters+own > voters/2 {
 		return nil, fmt.Errorf("%w: %d of %d voters answer (%v); start this node as it is", ErrMajority, answeringVoters+own, voters, plan.Answering)
 	}
-	if len(plan.Lost) == 0 {
+	if further != "" {
+		return nil, errors.New(further)
+	}
+	if len(plan.Lost) == 0 && left.Damage == "" {
 		return nil, fmt.Errorf("%w: this node is its only member; start it as it is", ErrMajority)
 	}
 	return plan, nil
 }
 
-// answers reports whether a member answers calls of this node, and whether it could help to elect a leader: a node that lost
-// its data, or has met a fatal error, cannot.
-func (c *Config) answers(ctx context.Context, identity *pki.Identity, m raftstate.Member) (answers, votes bool) {
+// Agreed returns ErrDamagedLog, and says what would be given up, when the end of the log must be cut first and cut is false.
+func (p *RecoveryPlan) Agreed(cut bool) error {
+	if p.Damage == "" || cut {
+		return nil
+	}
+	return fmt.Errorf("%w: %s; %d entries from %d on, which it may have acknowledged, would be given up", ErrDamagedLog, p.Damage, p.GivenUp, p.Cut)
+}
+
+// heardOf is what a member says of itself; the zero value, when it answers, is one that is only starting or of another version.
+type heardOf struct {
+	raftstate.Status
+	answers bool
+}
+
+// votes reports whether it could help to elect a leader: a node that lost its data, or has met a fatal error, cannot.
+func (h *heardOf) votes() bool { return h.answers && !h.Probation && h.Fatal == "" }
+
+// beyond reports whether its log is more advanced than what is left here.
+func (h *heardOf) beyond(left *raftstate.Left) bool {
+	if h.LastTerm != 0 && h.LastTerm != left.LastTerm {
+		return h.LastTerm > left.LastTerm
+	}
+	return h.LastIndex > left.Last
+}
+
+// answers returns whether a member answers calls of this node, and what it says.
+func (c *Config) answers(ctx context.Context, identity *pki.Identity, m raftstate.Member) (bool, *heardOf) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	client := forward.NewClient(staticIdentity(identity), func(string) (string, error) { return m.Addr, nil })
@@ -133,21 +194,25 @@ func (c *Config) answers(ctx context.Context, identity *pki.Identity, m raftstat
 	if err != nil {
 		var remote *forward.RemoteError // it is only starting, perhaps
 		there := errors.As(err, &remote)
-		return there, there
+		return there, &heardOf{answers: there}
 	}
-	var st raftstate.Status
-	if err := json.Unmarshal(body, &st); err != nil { // of another version
-		return true, true
+	st := &heardOf{answers: true}
+	if err := json.Unmarshal(body, &st.Status); err != nil { // of another version
+		return true, &heardOf{answers: true}
 	}
-	return true, !st.Probation && st.Fatal == ""
+	return true, st
 }
 
 // Recover makes a stopped node the only member of a cluster that goes on from what it holds, as another incarnation: the
 // members that are lost cannot come back with what they have. What was interrupted is gone on with when it is called again.
-// The configuration must be resolved; phase, when not nil, is told what begins.
-func Recover(ctx context.Context, cfg Config, by string, log *slog.Logger, phase func(string)) (err error) {
+// The configuration must be resolved; cut agrees that a damaged end of the log is given up. phase is told
+// what begins.
+func Recover(ctx context.Context, cfg Config, by string, cut bool, log *slog.Logger, phase func(string)) (err error) {
 	plan, err := cfg.PlanRecovery(ctx)
 	if err != nil {
+		return err
+	}
+	if err := plan.Agreed(cut); err != nil {
 		return err
 	}
 	release, err := lockDir(cfg.DataDir)
@@ -165,6 +230,12 @@ func Recover(ctx context.Context, cfg Config, by string, log *slog.Logger, phase
 	note, err := cfg.beginRecovery(plan, by)
 	if err != nil {
 		return err
+	}
+	if plan.Damage != "" {
+		phase("cut the damaged end of the log")
+		if err := raftstate.CutDamaged(ctx, cfg.DataDir); err != nil {
+			return fatalCause(err)
+		}
 	}
 	phase("apply what the log holds")
 	through, err := alone(ctx, &cfg, log)
@@ -196,13 +267,14 @@ func (c *Config) beginRecovery(plan *RecoveryPlan, by string) (*recoveredFrom, e
 	body, err := os.ReadFile(path)
 	if err == nil {
 		var note recoveredFrom
-		if err := json.Unmarshal(body, &note); err != nil || note.Incarnation == "" {
-			return nil, fmt.Errorf("%s cannot be read (%w): delete it to begin the recovery anew", path, errors.Join(err))
+		if err := json.Unmarshal(body, &note); err == nil && note.Incarnation != "" {
+			return &note, nil
 		}
-		return &note, nil
+		// It cannot be read. Without it the node would start alone as the cluster of before, so it is written anew.
 	}
 	note := &recoveredFrom{
-		Node: c.NodeID, By: by, At: time.Now().UnixMilli(), Mark: plan.Mark.Index, Last: plan.Last, Incarnation: pki.NewIncarnation(),
+		Node: c.NodeID, By: by, At: time.Now().UnixMilli(), Mark: plan.Mark.Index, Last: plan.Last, Cut: plan.Cut, Incarnation: pki.NewIncarnation(),
+		Former: []string{plan.Former},
 	}
 	for _, m := range plan.Lost {
 		note.Lost = append(note.Lost, m.ID)
@@ -259,11 +331,19 @@ func beginRecovered(tx *meta.Tx, note *recoveredFrom) error {
 			tx.Delete(auth.BucketAPITokens, key) // of the command line on a node; this one makes its own anew
 		}
 	}
+	var before recoveredFrom
+	if v, ok := tx.Get(bucketSettings, keyRecovered); ok && json.Unmarshal(v.Data, &before) == nil {
+		for _, name := range before.Former {
+			if len(note.Former) < maxFormer && name != note.Incarnation && !slices.Contains(note.Former, name) {
+				note.Former = append(note.Former, name)
+			}
+		}
+	}
 	body, err := json.Marshal(note)
 	if err != nil {
 		return fmt.Errorf("encode note of the recovery: %w", err)
 	}
-	tx.Put(bucketSettings, "recovered", body, 0)
+	tx.Put(bucketSettings, keyRecovered, body, 0)
 	return nil
 }
 

@@ -162,6 +162,8 @@ func (c *Config) Reissue(opts IssueOptions) (_ *Issued, err error) {
 		}
 		incarnation, member = pki.Incarnation(old), pki.MemberNumber(old)
 		out.Hosts = append(out.Hosts, pki.Hosts(old)...)
+	} else if own, err := readRecovery(filepath.Join(c.TLS.Dir, recoveryFile)); opts.From != "" && err == nil && c.ofThisCluster(c.TLS.Dir, own) == nil {
+		member = own.Member // another node's file says nothing of this one's
 	}
 	out.Hosts = unique(out.Hosts)
 	cert, key, err := ca.InIncarnation(incarnation).ForMember(member).Issue(c.NodeID, out.Hosts, opts.Now)

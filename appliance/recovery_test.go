@@ -89,3 +89,33 @@ func TestDamagedCertificateKeepsTheIncarnation(t *testing.T) {
 		}
 	}
 }
+
+// A certificate that is made anew from another node's recovery file is of the membership that this node's own file names: one
+// of no membership would be taken for that of a machine that had the name before, and end the node.
+func TestCertificateFromAnotherNodesFileKeepsTheMembership(t *testing.T) {
+	cfg, recoveryKey := bareNode(t, "a", "second")
+	from := filepath.Join(t.TempDir(), "n2.json")
+	body, err := os.ReadFile(filepath.Join(cfg.TLS.Dir, recoveryFile)) // of a member of another number
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := pki.LoadCA(cfg.TLS.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		os.WriteFile(from, body, 0o600),
+		cfg.IssueIdentity(ca.InIncarnation("second").ForMember(7)), cfg.SaveRecovery(), os.WriteFile(filepath.Join(cfg.TLS.Dir, pki.FileCert), []byte("garbage"), 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := cfg.Reissue(IssueOptions{From: from, Recovery: body, RecoveryKey: recoveryKey, Now: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	cert, err := pki.ReadCertificate(cfg.TLS.Dir)
+	if err != nil || pki.MemberNumber(cert) != 7 || pki.Incarnation(cert) != "second" {
+		t.Errorf("it is of membership %d, %v", pki.MemberNumber(cert), err)
+	}
+}

@@ -27,9 +27,14 @@ type Left struct {
 	Format    uint32 // of the cluster's state
 	LogTime   int64  // of the mark, milliseconds since 1970
 	Last      uint64 // entry of the log, applied or not
+	LastTerm  uint64 // of that entry
 	LastStamp int64  // stamp of the newest command in the log behind the mark; 0: there is none
 	Members   []Member
 	Probation bool // it lost its data and has not caught up with what was committed
+	// Cut is the first entry that is given up when the damaged end of the log is cut (CutDamaged), and GivenUp how many are, as
+	// far as that is known; Damage says what is damaged, "" for a log that is whole.
+	Cut, GivenUp uint64
+	Damage       string
 }
 
 // Unapplied is how many entries of the log the mark does not cover.
@@ -50,7 +55,7 @@ func Inspect(ctx context.Context, dir string) (_ *Left, err error) {
 		return nil, refused("metadata", err)
 	}
 	out := &Left{Mark: about.Mark, Format: about.Format, LogTime: about.LogTime}
-	store, err := logfile.Open(filepath.Join(dir, raftDir), logfile.Options{})
+	store, err := logfile.Open(filepath.Join(dir, raftDir), logfile.Options{Look: true})
 	if err != nil {
 		return nil, refused("log", err)
 	}
@@ -60,14 +65,18 @@ func Inspect(ctx context.Context, dir string) (_ *Left, err error) {
 		return nil, refused("log", err)
 	}
 	out.Probation = string(held) == probationOn
-	if err := store.Verify(ctx, out.Mark.Index+1); err != nil {
-		return nil, refused("log", err)
-	}
-	last, err := store.LastIndex()
+	last, err := out.whole(ctx, store)
 	if err != nil {
 		return nil, refused("log", err)
 	}
-	out.Last = max(last, out.Mark.Index)
+	out.Last, out.LastTerm = max(last, out.Mark.Index), out.Mark.Term
+	if last > out.Mark.Index {
+		var l raft.Log
+		if err := store.GetLog(last, &l); err != nil {
+			return nil, refused("log", err)
+		}
+		out.LastTerm = l.Term
+	}
 	config, err := lastConfiguration(store, &out.Mark, last, func(l *raft.Log) {
 		if e, err := command.Decode(l.Data); err == nil {
 			out.LastStamp = e.Stamp
@@ -80,6 +89,59 @@ func Inspect(ctx context.Context, dir string) (_ *Left, err error) {
 		out.Members = append(out.Members, Member{ID: string(s.ID), Addr: string(s.Address), Voter: s.Suffrage == raft.Voter})
 	}
 	return out, nil
+}
+
+// whole returns the last entry of the log before which all are whole, and notes what is damaged.
+func (l *Left) whole(ctx context.Context, store *logfile.Store) (uint64, error) {
+	last, err := store.LastIndex()
+	if err != nil {
+		return 0, err
+	}
+	end := max(last, store.Reached())
+	switch store.Doubt() {
+	case logfile.DoubtReach:
+		l.Cut, l.Damage = last+1, "up to where it had reached cannot be read"
+	case logfile.DoubtLost:
+		l.Cut, l.Damage = last+1, fmt.Sprintf("it ends at entry %d and had reached %d", last, store.Reached())
+	}
+	if err := store.Verify(ctx, l.Mark.Index+1); err != nil {
+		bad, ok := logfile.DamagedIndex(err)
+		if !ok {
+			return 0, err
+		}
+		l.Cut, l.Damage, last = bad, err.Error(), bad-1
+	}
+	if l.Cut > 0 {
+		l.GivenUp = end + 1 - l.Cut
+	}
+	return last, nil
+}
+
+// CutDamaged cuts the log of a data directory, which no process uses, before the first entry above the mark that is damaged.
+// What this node had acknowledged from there on is lost, as Inspect says. A log that is whole stays so.
+func CutDamaged(ctx context.Context, dir string) (err error) {
+	left, err := Inspect(ctx, dir)
+	if err != nil || left.Cut == 0 {
+		return err
+	}
+	store, err := logfile.Open(filepath.Join(dir, raftDir), logfile.Options{Short: true})
+	if err != nil {
+		return refused("log", err)
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	last, err := store.LastIndex()
+	if err != nil {
+		return refused("log", err)
+	}
+	if left.Cut <= last {
+		if err := store.DeleteRange(left.Cut, last); err != nil {
+			return brokenDisk("log", err)
+		}
+	}
+	if err := store.SetReach(); err != nil {
+		return brokenDisk("log", err)
+	}
+	return nil
 }
 
 // lastConfiguration returns the newest configuration of a log over its mark; each is told of every command behind it.

@@ -53,7 +53,8 @@ func (d Damage) inImage() bool {
 // Repaired says how damage ended.
 type Repaired struct {
 	Parts []string `json:"parts"`
-	// How: image (the state of another node was taken), log_cut, log_set_aside, log_dropped (entries that are in the state already), pointer.
+	// How: image (the state of another node was taken), log_cut, log_set_aside, log_dropped (entries that are in the state already),
+	// log_filled (nothing is missing: the entries were the same on another node, or the others hold no more), pointer.
 	How   string        `json:"how"`
 	From  string        `json:"from,omitempty"` // node that the data came from
 	Index uint64        `json:"index,omitempty"`
@@ -64,11 +65,12 @@ type Repaired struct {
 
 // Ways in which damage ends.
 const (
-	HowImage    = "image"
-	HowLogCut   = "log_cut"
-	HowLogAside = "log_set_aside"
-	HowLogDrop  = "log_dropped"
-	HowPointer  = "pointer"
+	HowImage     = "image"
+	HowLogCut    = "log_cut"
+	HowLogAside  = "log_set_aside"
+	HowLogDrop   = "log_dropped"
+	HowLogFilled = "log_filled"
+	HowPointer   = "pointer"
 )
 
 // Repairs knows the damage of a node and is told of it. Its methods may be called from any goroutine, also before

@@ -17,8 +17,9 @@ import (
 
 // Pages on the peer port by which nodes mend one another.
 const (
-	repairStatePath = "/raftstate/repair/state" // POST PeerRepair; answer: PeerRepair
-	repairImagePath = "/raftstate/repair/image" // POST PeerRepair; answer: an image
+	repairStatePath = forward.RepairPath + "state" // POST PeerRepair; answer: PeerRepair
+	repairImagePath = forward.RepairPath + "image" // POST PeerRepair; answer: an image
+	repairLogPath   = forward.RepairPath + "log"   // POST PeerRepair; answer: entries of the log, each as JSON
 	maxRepairBody   = 1 << 20
 	// giveIdle is how long a taker may take nothing before it is given up.
 	giveIdle = time.Minute
@@ -37,6 +38,12 @@ type PeerRepair struct {
 	Probation bool   `json:"probation,omitempty"`
 	Applied   uint64 `json:"applied,omitempty"`
 	Term      uint64 `json:"term,omitempty"`
+	// Last and LastTerm are those of the last entry of its log; 0 when they are not known. They say nothing of a node on probation.
+	Last     uint64 `json:"last,omitempty"`
+	LastTerm uint64 `json:"last_term,omitempty"`
+	// From and To are the entries of the log that the asker wants.
+	From uint64 `json:"from,omitempty"`
+	To   uint64 `json:"to,omitempty"`
 	// Chosen says that an operator of the asker named this node: it must look whether it is whole before it gives.
 	Chosen bool `json:"chosen,omitempty"`
 }
@@ -46,6 +53,7 @@ func (n *Node) pages() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+repairStatePath, n.serveRepairState)
 	mux.HandleFunc("POST "+repairImagePath, n.serveImage)
+	mux.HandleFunc("POST "+repairLogPath, n.serveLog)
 	if n.cfg.PeerHandler != nil {
 		mux.Handle("/", n.cfg.PeerHandler)
 	}
@@ -60,6 +68,7 @@ func (n *Node) peerRepair() PeerRepair {
 	}
 	if r := n.raft.Load(); r != nil {
 		p.Leader, p.Term, p.Applied = r.State() == raft.Leader, r.CurrentTerm(), n.fsm.applied.Load()
+		p.Last, p.LastTerm = n.lastEntry(r)
 	}
 	if why := n.refusal.Load(); why != nil {
 		p.Refused = *why
@@ -118,7 +127,13 @@ func (n *Node) serveImage(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusConflict)
 		return
 	}
-	if err := n.giveImage(r.Context(), w); err != nil {
+	err := n.giveImage(r.Context(), w)
+	if errors.Is(err, errNotCut) {
+		n.log.Warn("image for another node's repair", "to", said.Node, "err", err)
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	if err != nil {
 		n.log.Warn("image for another node's repair", "to", said.Node, "err", err)
 		panic(http.ErrAbortHandler) // so that the other end sees that it is cut
 	}
@@ -146,6 +161,9 @@ func (n *Node) mayGive(ctx context.Context, asker *PeerRepair) error {
 	return nil
 }
 
+// errNotCut says that there is no image, of which nothing was sent.
+var errNotCut = errors.New("cut image")
+
 func (n *Node) giveImage(ctx context.Context, w http.ResponseWriter) error {
 	hold := n.store.Hold() // what comes after the image the other node may need from here
 	defer func() { n.after(holdAfter, hold) }()
@@ -155,8 +173,7 @@ func (n *Node) giveImage(ctx context.Context, w http.ResponseWriter) error {
 	n.images.mu.Unlock()
 	c, err := n.cut(id)
 	if err != nil {
-		http.Error(w, "cut image: "+err.Error(), http.StatusServiceUnavailable)
-		return nil
+		return fmt.Errorf("%w: %w", errNotCut, err)
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	w.Header().Set("Content-Length", strconv.FormatInt(c.image.Size(), 10))

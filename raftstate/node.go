@@ -79,17 +79,19 @@ type Node struct {
 	aloneFrom  uint64        // with Config.alone: the last entry of the log before raft began
 	logged     int64         // the newest stamp that the log held at the start
 
-	generation string // changed only with durable held and Apply standing still
-	durably    chan struct{}
-	mark       atomic.Pointer[meta.Mark]
-	staged     atomic.Pointer[stagedImage]
-	installing atomic.Bool
-	probation  atomic.Bool            // see probation.go
-	queuePeer  atomic.Pointer[string] // the member that served entries last
-	ready      atomic.Uint64          // the term in which an entry of this leader was applied
-	started    atomic.Bool
-	startedAt  time.Time
-	fatalErr   atomic.Pointer[error]
+	generation   string // changed only with durable held and Apply standing still
+	durably      chan struct{}
+	mark         atomic.Pointer[meta.Mark]
+	staged       atomic.Pointer[stagedImage]
+	installing   atomic.Bool
+	probation    atomic.Bool // see probation.go
+	acknowledged atomic.Pointer[acknowledged]
+	asking       atomic.Bool            // for that
+	queuePeer    atomic.Pointer[string] // the member that served entries last
+	ready        atomic.Uint64          // the term in which an entry of this leader was applied
+	started      atomic.Bool
+	startedAt    time.Time
+	fatalErr     atomic.Pointer[error]
 
 	ctx       context.Context // ends with closing
 	cancel    context.CancelFunc
@@ -514,7 +516,7 @@ func (n *Node) resign(r *raft.Raft) {
 			n.log.Info("leadership was not handed over", "err", err)
 		}
 	}
-	if n.fsm.held.Load() == nil {
+	if n.fsm.held.Load() == nil && !n.replaying.Load() {
 		if err := r.Snapshot().Error(); err != nil && !quietMark(err) {
 			n.log.Info("no last mark", "err", err)
 		}

@@ -1,6 +1,7 @@
 package raftstate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -59,7 +60,7 @@ func (n *Node) caughtUp(req *raft.AppendEntriesRequest) {
 	} else if n.store.GetLog(req.LeaderCommitIndex, &l) != nil {
 		return
 	}
-	if l.Term != req.Term {
+	if l.Term != req.Term || !n.beyondAcknowledged(req) {
 		return
 	}
 	if err := n.store.Set([]byte(probationKey), nil); err != nil {
@@ -74,6 +75,30 @@ func (n *Node) caughtUp(req *raft.AppendEntriesRequest) {
 		n.cfg.Repairs.Done(Repaired{Parts: []string{PartLog}, How: HowLogCut, Index: req.LeaderCommitIndex})
 	}
 	n.log.Info("this node has caught up and has its vote again", "index", req.LeaderCommitIndex)
+}
+
+// acknowledged is up to where the leader of a term may count what this node acknowledged and has lost since.
+type acknowledged struct{ term, index uint64 }
+
+// beyondAcknowledged reports whether this node holds all that it may have acknowledged to the leader before it lost it: a
+// leader never counts less than it was told once. That is not more than its log held when it was asked, after this start.
+func (n *Node) beyondAcknowledged(req *raft.AppendEntriesRequest) bool {
+	if a := n.acknowledged.Load(); a != nil && a.term == req.Term {
+		return req.LeaderCommitIndex >= a.index
+	}
+	if !n.asking.CompareAndSwap(false, true) {
+		return false
+	}
+	leader := string(req.ID)
+	n.wg.Go(func() {
+		defer n.asking.Store(false)
+		ctx, cancel := context.WithTimeout(n.ctx, askPatience)
+		defer cancel()
+		if st, err := n.PeerStatus(ctx, leader); err == nil && st.Term == req.Term {
+			n.acknowledged.Store(&acknowledged{st.Term, st.LastIndex})
+		}
+	})
+	return false // the next time it speaks
 }
 
 // cautiousTransport is the transport of a node that is, or was since its start, on probation.

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // What two nodes alone hold is not lost when one of them comes back empty while the other is down: the empty one does
@@ -125,5 +127,38 @@ func TestFoundingNodesVote(t *testing.T) {
 		w := newWriter(t, c.leader(), "agent-1")
 		w.write(c.leader())
 		c.settle()
+	})
+}
+
+// The vote comes back when the node holds all that its leader may count of what it acknowledged before it lost it, not
+// when it holds what is committed now.
+func TestProbationLastsUntilAllAcknowledgedIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, nil)
+		w := newWriter(t, c.leader(), "agent-1")
+		w.write(c.leader())
+		c.settle()
+		n, leader := c.follower(), c.leader()
+		st := leader.Status()
+		n.probation.Store(true)
+		req := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ID: []byte(leader.id)}, Term: st.Term, LeaderCommitIndex: n.Status().CommitIndex}
+		n.acknowledged.Store(&acknowledged{term: st.Term, index: req.LeaderCommitIndex + 1})
+		n.caughtUp(req)
+		if !n.probation.Load() {
+			t.Error("the vote came back before all that was acknowledged is held")
+		}
+		n.acknowledged.Store(&acknowledged{term: st.Term - 1, index: 1}) // by a leader of before
+		n.caughtUp(req)
+		if !n.probation.Load() {
+			t.Error("the vote came back before the leader was asked")
+		}
+		synctest.Wait()
+		if a := n.acknowledged.Load(); a == nil || a.term != st.Term || a.index < st.LastIndex {
+			t.Fatalf("the leader said %+v", a)
+		}
+		n.caughtUp(req)
+		if n.probation.Load() && leader.Status().LastIndex == req.LeaderCommitIndex {
+			t.Error("the vote does not come back")
+		}
 	})
 }

@@ -80,6 +80,7 @@ func TestScrubOfLogAndState(t *testing.T) {
 	n := c.leader()
 	w := newWriter(t, n, "a1")
 	w.text = "a line to be damaged"
+	w.write(n) // the one below may not come to it before the search is over
 	ctx, stop := context.WithCancel(t.Context())
 	var load sync.WaitGroup
 	load.Go(func() {

@@ -42,7 +42,7 @@ func (n *Node) Reinstall(ctx context.Context, before func(ctx context.Context) e
 	}
 	r := Repaired{How: HowImage, From: t.from, Index: t.mark.Index, Bytes: t.bytes, Parts: []string{PartState, PartMetrics, PartLogs}}
 	if err := n.swapTaken(ctx, t, generation, before, &r); err != nil {
-		if n.fatalErr.Load() == nil {
+		if !n.fsm.failed.Load() { // else it may be in use
 			err = errors.Join(err, n.layout.Remove(t.generation))
 		}
 		return Repaired{}, fmt.Errorf("repair: %w", err)
@@ -96,7 +96,7 @@ func (n *Node) swapTaken(ctx context.Context, t *taken, generation string, befor
 	if err := f.mu.LockContext(ctx); err != nil {
 		return fmt.Errorf("wait for apply: %w", err)
 	}
-	frozen, mark, err := n.replayOnto(t, generation, r)
+	frozen, mark, err := n.replayOnto(ctx, t, generation, r)
 	f.mu.Unlock()
 	if err != nil {
 		return err
@@ -130,7 +130,7 @@ func (n *Node) logReaches(ctx context.Context, m *meta.Mark) error {
 
 // replayOnto swaps the generation in and applies the own log up to where the node was. It is called with durable and
 // with Apply held.
-func (n *Node) replayOnto(t *taken, generation string, r *Repaired) (*meta.Frozen, meta.Mark, error) {
+func (n *Node) replayOnto(ctx context.Context, t *taken, generation string, r *Repaired) (*meta.Frozen, meta.Mark, error) {
 	f := n.fsm
 	var none meta.Mark
 	switch {
@@ -160,7 +160,10 @@ func (n *Node) replayOnto(t *taken, generation string, r *Repaired) (*meta.Froze
 		return stop(err)
 	}
 	n.mark.Store(&t.mark)
-	if err := n.replayLog(t.mark.Index, goal); err != nil {
+	if err := n.replayLog(ctx, t.mark.Index, goal); errors.Is(err, ErrStopped) { // the next start goes on from the image
+		f.failed.Store(true)
+		return nil, none, err
+	} else if err != nil {
 		return stop(err)
 	}
 	f.observe(&Applied{Index: goal, LogTime: n.state.LogTime(), Installed: true, Repaired: true})
@@ -172,12 +175,20 @@ func (n *Node) replayOnto(t *taken, generation string, r *Repaired) (*meta.Froze
 	return n.state.Freeze(goal, f.term), mark, nil
 }
 
-// replayLog applies the entries of the own log in (from, to]. Nobody is told of them: they were told of when they came.
-func (n *Node) replayLog(from, to uint64) error {
+// replayLog applies the entries of the own log in (from, to]. Nobody is told of them: they were told of when they came. It
+// returns ErrStopped when ctx ends or the node closes.
+func (n *Node) replayLog(ctx context.Context, from, to uint64) error {
 	f := n.fsm
 	f.quiet = true
 	defer func() { f.quiet = false }()
 	for next := from + 1; next <= to; {
+		select {
+		case <-n.closing:
+			return fmt.Errorf("replay up to entry %d of %d: %w", next-1, to, ErrStopped)
+		case <-ctx.Done():
+			return fmt.Errorf("replay up to entry %d of %d: %w: %w", next-1, to, ErrStopped, ctx.Err())
+		default:
+		}
 		batch := make([]*raft.Log, 0, replayBatch)
 		for ; next <= to && len(batch) < replayBatch; next++ {
 			l := new(raft.Log)

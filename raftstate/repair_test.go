@@ -29,6 +29,7 @@ type fakeRepairs struct {
 	from  string
 	whole error
 	heard map[string]PeerRepair
+	at    func(doing string) // is told what Doing is
 }
 
 func (f *fakeRepairs) Found(d Damage) {
@@ -44,6 +45,9 @@ func (f *fakeRepairs) Known() []Damage {
 }
 
 func (f *fakeRepairs) Doing(what string, _, _ int64) {
+	if f.at != nil {
+		f.at(what)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.doing = what
@@ -167,12 +171,12 @@ func TestStartMendsDamage(t *testing.T) {
 			}
 		}},
 		{"pointer gone", HowPointer, "", false, func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "meta", "CURRENT")) }},
-		{"log flipped above the mark", HowLogCut, "", true, func(t *testing.T, dir string) {
+		{"log flipped above the mark", HowLogFilled, "", false, func(t *testing.T, dir string) {
 			if !flip(t, dir, "tail agent-1 22") {
 				t.Fatal("line not found in the log")
 			}
 		}},
-		{"reach flipped", HowLogCut, "", true, func(t *testing.T, dir string) {
+		{"reach flipped", HowLogFilled, "", false, func(t *testing.T, dir string) {
 			if err := os.WriteFile(filepath.Join(dir, raftDir, "REACH"), []byte("\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d"), 0o600); err != nil {
 				t.Fatal(err)
 			}

@@ -22,22 +22,32 @@ var (
 // nobody has the vote of a node that does not know whom it gave it to.
 var nobody = []byte("-")
 
-// mendLog cuts a damaged log before what cannot be read, or sets it aside, at once with aside. Either way this node may have acknowledged
-// what it does not hold any more, so it is on probation afterwards. It is called while nothing is open.
-func (n *Node) mendLog(d Damage, began time.Time, aside bool) error {
+// mendLog makes the end of a damaged log whole from the other nodes, or cuts it before what cannot be read, or sets it aside, at
+// once with aside. Except for the first, this node may have acknowledged what it does not hold any more, so it is on probation
+// afterwards. It is called while nothing is open.
+func (n *Node) mendLog(ctx context.Context, d Damage, began time.Time, aside bool) error {
 	n.cfg.Repairs.Doing("mending the log", 0, 0)
 	defer n.cfg.Repairs.Doing("", 0, 0)
 	if err := n.connect(); err != nil {
 		return err
 	}
 	if !aside {
-		cut, err := n.cutLog()
-		if err == nil {
-			n.log.Warn("the log was cut before what is damaged; this node has no vote until it has caught up", "first_lost", cut)
-			n.pending.Store(&Repaired{Parts: []string{PartLog}, How: HowLogCut, Index: cut, Took: time.Since(began)})
+		r, err := n.mendTail(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("mend the log: %w", errors.Join(ctx.Err(), err))
+		case err != nil:
+			n.log.Warn("the log cannot be cut", "err", err)
+		case r.How == HowLogFilled:
+			r.Took = time.Since(began)
+			n.mended(r)
+			return nil
+		default:
+			n.log.Warn("the log was cut before what is damaged; this node has no vote until it has caught up", "first_lost", r.Index)
+			r.Took = time.Since(began)
+			n.pending.Store(&r)
 			return nil
 		}
-		n.log.Warn("the log cannot be cut", "err", err)
 	}
 	n.log.Warn("the log is set aside; this node has no vote until it has caught up")
 	dir, err := n.setLogAside(d)
@@ -46,44 +56,6 @@ func (n *Node) mendLog(d Damage, began time.Time, aside bool) error {
 	}
 	n.pending.Store(&Repaired{Parts: []string{PartLog}, How: HowLogAside, Aside: dir, Took: time.Since(began)})
 	return nil
-}
-
-// cutLog keeps the entries before the first one above the mark that is damaged and returns its index.
-func (n *Node) cutLog() (cut uint64, err error) {
-	opt := n.logOptions()
-	opt.Short = true
-	store, err := logfile.Open(filepath.Join(n.cfg.DataDir, raftDir), opt)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	id, err := store.Get([]byte(identityKey))
-	if err != nil {
-		return 0, err
-	}
-	if string(id) != n.cfg.NodeID {
-		return 0, fmt.Errorf("log says that it is of node %q", id)
-	}
-	last, err := store.LastIndex()
-	if err != nil {
-		return 0, err
-	}
-	// Probation first: if the power goes here, the node must not have a vote without what is cut.
-	if err := store.Set([]byte(probationKey), []byte(probationOn)); err != nil {
-		return 0, err
-	}
-	cut = last + 1
-	if first := store.Verify(context.Background(), n.mark.Load().Index+1); first != nil {
-		bad, ok := logfile.DamagedIndex(first)
-		if !ok {
-			return 0, first
-		}
-		cut = bad
-		if err := store.DeleteRange(bad, last); err != nil {
-			return 0, err
-		}
-	}
-	return cut, store.SetReach()
 }
 
 // setLogAside begins an empty log and keeps the damaged one beside.

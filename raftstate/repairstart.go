@@ -57,7 +57,7 @@ func (n *Node) openMending(ctx context.Context) error {
 		case d.Part == PartLog: // one that was cut and is not whole yet is set aside
 			logCut, logAside = true, logCut
 			n.closeLog()
-			err = n.mendLog(d, began, logAside)
+			err = n.mendLog(ctx, d, began, logAside)
 		default:
 			images++
 			stateOpen = false
@@ -112,6 +112,9 @@ func (n *Node) mendState(ctx context.Context, d Damage, pointer bool, began time
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("repair of %s: %w", d.Part, err)
+		}
+		if errors.Is(err, snapshot.ErrNewer) { // waiting does not help
+			return otherVersion("repair", err)
 		}
 		n.refuse(err)
 		n.cfg.Repairs.Doing("waiting: "+err.Error(), 0, 0)

@@ -20,6 +20,7 @@ type Status struct {
 	Term          uint64    `json:"term"`
 	FirstIndex    uint64    `json:"first_index"`
 	LastIndex     uint64    `json:"last_index"`
+	LastTerm      uint64    `json:"last_term,omitempty"` // of that entry; 0: not known
 	CommitIndex   uint64    `json:"commit_index"`
 	AppliedIndex  uint64    `json:"applied_index"`
 	MarkIndex     uint64    `json:"mark_index"`
@@ -71,6 +72,9 @@ func (n *Node) Status() Status {
 	addr, id := r.LeaderWithID()
 	st.Leader, st.LeaderAddr = string(id), string(addr)
 	st.Term, st.LastIndex, st.CommitIndex = r.CurrentTerm(), r.LastIndex(), r.CommitIndex()
+	if index, term := n.lastEntry(r); index == st.LastIndex {
+		st.LastTerm = term
+	}
 	st.FirstIndex, _ = n.store.FirstIndex() // 0 when the log is closed
 	st.MarkedAt = n.startedAt
 	if at := n.markedAt.Load(); at != nil {

@@ -289,13 +289,14 @@ func newClusterCA(s streams, t *target) *cobra.Command {
 }
 
 type clusterAnswer struct {
-	ID        string        `json:"id"`
-	Leader    string        `json:"leader"`
-	Term      uint64        `json:"term"`
-	Tolerates int           `json:"tolerates"`
-	Format    uint32        `json:"format"`
-	Nodes     []clusterNode `json:"nodes"`
-	Removed   []struct {
+	ID         string        `json:"id"`
+	Leader     string        `json:"leader"`
+	Term       uint64        `json:"term"`
+	Tolerates  int           `json:"tolerates"`
+	NoMajority string        `json:"no_majority"`
+	Format     uint32        `json:"format"`
+	Nodes      []clusterNode `json:"nodes"`
+	Removed    []struct {
 		ID string `json:"id"`
 		At int64  `json:"at"`
 		By string `json:"by"`
@@ -394,11 +395,25 @@ func newClusterMembers(s streams, t *target) *cobra.Command {
 			for _, gone := range a.Removed {
 				fmt.Fprintf(s.out, "removed: %s at %s by %s\n", gone.ID, time.UnixMilli(gone.At).UTC().Format(time.RFC3339), gone.By)
 			}
+			if a.NoMajority != "" {
+				return noLeader(a)
+			}
 			return nil
 		},
 	}
 	form.flag(c)
 	return c
+}
+
+// noLeader is the error of a cluster without a leader, with the reason where more than missing nodes is one.
+func noLeader(a *clusterAnswer) error {
+	switch {
+	case a.Leader != "":
+		return nil
+	case a.NoMajority != "":
+		return &apiError{Status: http.StatusServiceUnavailable, Code: codeNoQuorum, Detail: "the cluster has no leader: " + a.NoMajority}
+	}
+	return &apiError{Status: http.StatusServiceUnavailable, Code: codeNoQuorum, Detail: "the cluster has no leader: too few nodes are up"}
 }
 
 func newClusterStatus(s streams, t *target) *cobra.Command {
@@ -430,10 +445,7 @@ func newClusterStatus(s streams, t *target) *cobra.Command {
 				return err
 			}
 			printRepairs(s.out, a.Nodes)
-			if a.Leader == "" {
-				return &apiError{Status: http.StatusServiceUnavailable, Code: codeNoQuorum, Detail: "the cluster has no leader: too few nodes are up"}
-			}
-			return nil
+			return noLeader(a)
 		},
 	}
 	form.flag(c)

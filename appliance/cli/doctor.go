@@ -190,6 +190,8 @@ func examineCluster(ctx context.Context, cl *client, self string) (r doctor.Repo
 		return r
 	}
 	switch {
+	case a.NoMajority != "":
+		r.Add("cluster", "leader", doctor.Problem, "none, and none can be elected: nothing can be written", a.NoMajority)
 	case a.Leader == "":
 		r.Add("cluster", "leader", doctor.Problem, "none: nothing can be written", "bring up so many nodes that more than half run")
 	case a.Tolerates == 0 && len(a.Nodes) > 1:

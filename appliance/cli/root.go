@@ -121,6 +121,8 @@ func hintOf(err error) string {
 		return "set this machine's clock; it is what certificates are judged by"
 	case errors.Is(err, appliance.ErrRemoved):
 		return "to let this machine in again make a token on a member (triward cluster token create) and run `triward cluster join --discard-data` here: it deletes what the node has of then; otherwise delete data_dir and the TLS directory, which hold data and keys"
+	case errors.Is(err, appliance.ErrDamagedLog):
+		return "recover another node that is left, or restore a newer backup; or run it again with --cut-damaged-log, which says what is lost before it does anything"
 	case errors.Is(err, appliance.ErrRecovering):
 		return "run `triward cluster recover` again: it goes on where it was interrupted"
 	case errors.Is(err, appliance.ErrLocked):

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 const (
@@ -121,6 +122,9 @@ func WriteOrder(dir, from string) error {
 	return writeFile(dir, orderFile, []byte(from+"\n"))
 }
 
+// orderLasts is how long after it was given an order in the file holds for a start; that in the replicated state as well.
+const orderLasts = 24 * time.Hour
+
 func readOrder(dir string) (string, error) {
 	body, err := os.ReadFile(filepath.Join(dir, orderFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -128,6 +132,9 @@ func readOrder(dir string) (string, error) {
 	}
 	if err != nil {
 		return "", fmt.Errorf("read order of repair: %w", err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, orderFile)); err == nil && time.Since(info.ModTime()) > orderLasts {
+		return "", removeOrder(dir) // it was meant for a damage of then
 	}
 	from := strings.TrimSpace(string(body))
 	if !nodeIDForm.MatchString(from) {

@@ -46,6 +46,12 @@ func (e *RemoteError) Error() string { return fmt.Sprintf("%s (%s)", e.Message, 
 // CodeInternal is the code of errors that a handler did not name.
 const CodeInternal = "internal"
 
+// CodeStarting is the code of the answer to a call while the node does not know yet who is a member: it does not lead.
+const CodeStarting = "not_leader"
+
+// RepairPath begins the paths that are served also then, so that nodes that have no state yet help one another to one.
+const RepairPath = "/raftstate/repair/"
+
 // CodeEnded is the code of every answer to a node that is no member any more.
 const CodeEnded = "ended"
 

@@ -107,7 +107,20 @@ func (l *Listener) members(next http.Handler) http.Handler {
 			http.Error(w, "client certificate of a node is needed", http.StatusForbidden)
 			return
 		}
-		if err := l.id.verify(*r.TLS, ""); err != nil {
+		err := l.id.judge(r.TLS)
+		if errors.Is(err, ErrUnready) {
+			switch {
+			case strings.HasPrefix(r.URL.Path, RepairPath):
+				err = nil
+			case strings.HasPrefix(r.URL.Path, callPath):
+				w.Header().Set(codeHeader, CodeStarting)
+				http.Error(w, ErrUnready.Error(), http.StatusConflict)
+				return
+			default:
+				err = l.known(r)
+			}
+		}
+		if err != nil {
 			said := err.Error()
 			if errors.Is(err, ErrEnded) {
 				w.Header().Set(codeHeader, CodeEnded)
@@ -120,6 +133,22 @@ func (l *Listener) members(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// known waits until it can be known whether the node that asks is a member.
+func (l *Listener) known(r *http.Request) error {
+	retry := time.NewTicker(unreadyRetry)
+	defer retry.Stop()
+	for {
+		if err := l.id.judge(r.TLS); !errors.Is(err, ErrUnready) {
+			return err
+		}
+		select {
+		case <-retry.C:
+		case <-r.Context().Done():
+			return ErrUnready
+		}
+	}
 }
 
 func (l *Listener) accept() {

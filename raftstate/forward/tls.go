@@ -93,17 +93,11 @@ func (i *Identity) client(peer, proto string) *tls.Config {
 
 func (i *Identity) verify(s tls.ConnectionState, want string) error {
 	id := PeerID(&s)
-	if id == "" {
-		return errors.New("certificate of the peer carries no node id")
-	}
-	if want != "" && id != want {
+	if want != "" && id != "" && id != want {
 		return fmt.Errorf("peer is node %q, node %q was asked for", id, want)
 	}
-	if i.Verify == nil {
-		return nil
-	}
-	err := i.Verify(id, s.PeerCertificates[0])
-	for began := time.Now(); errors.Is(err, ErrUnready); err = i.Verify(id, s.PeerCertificates[0]) {
+	err := i.judge(&s)
+	for began := time.Now(); errors.Is(err, ErrUnready); err = i.judge(&s) {
 		if s.NegotiatedProtocol == protoHTTP { // a node without a state must be able to ask for one
 			return nil
 		}
@@ -113,14 +107,27 @@ func (i *Identity) verify(s tls.ConnectionState, want string) error {
 		retry := time.NewTimer(unreadyRetry)
 		<-retry.C
 	}
-	if err != nil {
+	return err
+}
+
+// judge asks Verify of the node at the other end, once.
+func (i *Identity) judge(s *tls.ConnectionState) error {
+	id := PeerID(s)
+	if id == "" {
+		return errors.New("certificate of the peer carries no node id")
+	}
+	if i.Verify == nil {
+		return nil
+	}
+	if err := i.Verify(id, s.PeerCertificates[0]); err != nil {
 		return fmt.Errorf("node %q is refused: %w", id, err)
 	}
 	return nil
 }
 
-// ErrUnready is what Verify returns while it cannot know who is a member. Calls are let through meanwhile, by their
-// certificates; Raft waits a little and is refused then.
+// ErrUnready is what Verify returns while it cannot know who is a member. Raft waits a little and is refused then. For other
+// requests connections are let through, by their certificates: those below RepairPath are served, calls are answered with
+// CodeStarting, and the others wait until it is known.
 var ErrUnready = errors.New("this node is only being opened")
 
 const (

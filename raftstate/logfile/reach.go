@@ -29,6 +29,7 @@ func reachSum(version byte, index []byte) uint32 {
 	return crc32.Update(crc32.Checksum([]byte{version}, castagnoli), castagnoli, index)
 }
 
+// openReach returns what the file says. With any it is returned opened, beside ErrCorrupt, when it cannot be read.
 func openReach(dir string, any bool) (*reach, uint64, error) {
 	f, err := os.OpenFile(filepath.Join(dir, reachFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -41,7 +42,7 @@ func openReach(dir string, any bool) (*reach, uint64, error) {
 	}
 	index, err := readReach(b[:n])
 	if any && errors.Is(err, ErrCorrupt) {
-		index, err = 0, nil
+		return &reach{f}, 0, err
 	}
 	if err != nil {
 		return nil, 0, errors.Join(fmt.Errorf("%s in %s: %w", reachFile, dir, err), f.Close())

@@ -55,6 +55,8 @@ type Options struct {
 	// Short opens a log also when it ends before where it had reached, or when it is not known where that was. Whoever
 	// does so has lost what was acknowledged.
 	Short bool
+	// Look opens a log Short and leaves its files as they are; nothing may be written to it.
+	Look bool
 	// FreeBytes says how much the file system of a directory has left; by default it is asked.
 	FreeBytes func(dir string) (int64, error)
 	// Files is the file system of the segments, which lie in the log's directory; that of the machine.
@@ -79,6 +81,8 @@ type Store struct {
 	opt     Options
 	wal     *wal.WAL
 	reach   *reach
+	doubt   Doubt
+	least   uint64 // the entry that it had reached, as far as that is known
 	cache   cache
 	extents extents
 	base    atomic.Pointer[base]
@@ -120,10 +124,15 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Files == nil {
 		o.Files = walfs.New()
 	}
+	o.Short = o.Short || o.Look
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}
 	reach, least, err := openReach(dir, o.Short)
+	doubt := DoubtNone
+	if o.Short && errors.Is(err, ErrCorrupt) {
+		doubt, err = DoubtReach, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -131,10 +140,12 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(corrupt(fmt.Errorf("open log in %s: %w", dir, err)), reach.close())
 	}
-	s := &Store{dir: dir, opt: o, wal: w, reach: reach, write: make(chan struct{}, 1)}
+	s := &Store{dir: dir, opt: o, wal: w, reach: reach, doubt: doubt, least: least, write: make(chan struct{}, 1)}
 	s.cache.limit = o.CacheBytes
 	_, last, err := s.bounds()
-	if err == nil && last < least && !o.Short {
+	if err == nil && last < least && o.Short {
+		s.doubt = DoubtLost
+	} else if err == nil && last < least {
 		err = fmt.Errorf("log in %s ends at entry %d, it had reached %d: %w", dir, last, least, ErrCorrupt)
 	}
 	if err == nil {

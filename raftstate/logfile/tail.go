@@ -113,7 +113,7 @@ func putTailInOrder(dir string, o Options, least uint64, m types.MetaStore, stat
 	found, err := readTail(f)
 	last := tail.BaseIndex + found.entries - 1
 	switch {
-	case err != nil || last < least && !o.Short:
+	case err != nil || o.Look || last < least && !o.Short:
 	case found.index > 0:
 		now := time.Now()
 		segments := append([]types.SegmentInfo(nil), state.Segments...)

@@ -93,13 +93,30 @@ func (l Layout) Next() (string, error) {
 			}
 		}
 	}
-	name := fmt.Sprintf("%s%06d", generationStart, top+1)
+	name, err := l.claim(top + 1)
+	if err != nil {
+		return "", fmt.Errorf("make generation: %w", err)
+	}
 	for _, kind := range kinds {
 		if err := os.MkdirAll(l.Dir(kind, name), 0o700); err != nil {
 			return "", fmt.Errorf("make generation: %w", err)
 		}
 	}
 	return name, nil
+}
+
+// claim makes the directory of metadata of the first generation from number on that nobody else has taken: an install and a
+// repair may look for one at the same moment.
+func (l Layout) claim(number uint64) (string, error) {
+	if err := os.MkdirAll(filepath.Join(l.root, KindMeta), 0o700); err != nil {
+		return "", err
+	}
+	for ; ; number++ {
+		name := fmt.Sprintf("%s%06d", generationStart, number)
+		if err := os.Mkdir(l.Dir(KindMeta, name), 0o700); !errors.Is(err, os.ErrExist) {
+			return name, err
+		}
+	}
 }
 
 func (l Layout) list(kind string) ([]string, error) {

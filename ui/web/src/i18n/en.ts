@@ -342,6 +342,7 @@ export const en = {
         ? 'This many nodes may fail, and everything acknowledged stays and more is accepted.'
         : 'One more failed node stops writes. Nothing acknowledged is lost.',
     noLeader: 'No leader: nothing can be written at the moment',
+    noMajority: 'None can be elected by itself',
     leader: 'Leader',
     term: 'Term',
     nodes: 'Nodes',

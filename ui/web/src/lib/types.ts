@@ -107,6 +107,8 @@ export interface ClusterState {
   leader: string;
   term: number;
   tolerates: number;
+  /** Why no leader can be elected by itself, and what to do. */
+  no_majority?: string;
   /** Of the cluster's state; what older programs than this do not read. */
   format?: number;
   nodes: ClusterNode[] | null;
