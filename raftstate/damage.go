@@ -53,6 +53,8 @@ func (d Damage) inImage() bool {
 // Repaired says how damage ended.
 type Repaired struct {
 	Parts []string `json:"parts"`
+	// Places are those that are mended, of Parts; nil when the repair was of all that was known of them.
+	Places []string `json:"places,omitempty"`
 	// How: image (the state of another node was taken), log_cut, log_set_aside, log_dropped (entries that are in the state already), pointer.
 	How   string        `json:"how"`
 	From  string        `json:"from,omitempty"` // node that the data came from
@@ -61,6 +63,9 @@ type Repaired struct {
 	Took  time.Duration `json:"took"`
 	Aside string        `json:"aside,omitempty"` // directory where what was damaged lies
 }
+
+// imageParts is what an image of another node replaces, and what is made anew from it.
+var imageParts = []string{PartState, PartMetrics, PartLogs, PartIndex}
 
 // Ways in which damage ends.
 const (
@@ -80,7 +85,10 @@ type Repairs interface {
 	Known() []Damage
 	// Doing says what a repair is at; done and total are bytes, 0 when they say nothing.
 	Doing(what string, done, total int64)
-	// Done is told that damage of some parts is repaired.
+	// Replacing is told immediately before other data takes the place of that of some parts: what is found from then on is
+	// damage of the new data. A Done with HowImage ends what was known by then.
+	Replacing(parts []string)
+	// Done is told that damage is repaired.
 	Done(r Repaired)
 	// From names the node that an operator wants the data taken from, also when a majority is damaged; "" when none.
 	From() string

@@ -40,7 +40,7 @@ func (n *Node) Reinstall(ctx context.Context, before func(ctx context.Context) e
 	if err != nil {
 		return Repaired{}, fmt.Errorf("repair: %w", err)
 	}
-	r := Repaired{How: HowImage, From: t.from, Index: t.mark.Index, Bytes: t.bytes, Parts: []string{PartState, PartMetrics, PartLogs}}
+	r := Repaired{How: HowImage, From: t.from, Index: t.mark.Index, Bytes: t.bytes, Parts: imageParts}
 	if err := n.swapTaken(ctx, t, generation, before, &r); err != nil {
 		if n.fatalErr.Load() == nil {
 			err = errors.Join(err, n.layout.Remove(t.generation))
@@ -154,6 +154,7 @@ func (n *Node) replayOnto(t *taken, generation string, r *Repaired) (*meta.Froze
 		return stop(err) // which generation is current is only known after a restart
 	}
 	n.useGeneration(t.generation)
+	n.cfg.Repairs.Replacing(imageParts)
 	f.freezes++
 	f.adopt(&t.mark)
 	if err := n.openStores(); err != nil {

@@ -29,6 +29,8 @@ type fakeRepairs struct {
 	from  string
 	whole error
 	heard map[string]PeerRepair
+
+	replaced []Damage
 }
 
 func (f *fakeRepairs) Found(d Damage) {
@@ -53,7 +55,16 @@ func (f *fakeRepairs) Done(r Repaired) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.done = append(f.done, r)
-	f.known = slices.DeleteFunc(f.known, func(d Damage) bool { return slices.Contains(r.Parts, d.Part) })
+	f.known = slices.DeleteFunc(f.known, func(d Damage) bool {
+		return slices.Contains(r.Parts, d.Part) && (r.Places == nil || slices.Contains(r.Places, d.Place)) &&
+			(r.How != HowImage || slices.Contains(f.replaced, d))
+	})
+}
+
+func (f *fakeRepairs) Replacing(parts []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.replaced = slices.DeleteFunc(slices.Clone(f.known), func(d Damage) bool { return !slices.Contains(parts, d.Part) })
 }
 
 func (f *fakeRepairs) From() string {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -130,7 +132,7 @@ func (n *Node) hideDamage(index uint64, err error) bool {
 		}
 		if n.cfg.Repairs != nil && n.toldLog.Swap(index) != index {
 			n.cfg.Repairs.Found(logDamage(index, err))
-			n.cfg.Repairs.Done(Repaired{Parts: []string{PartLog}, How: HowLogDrop, Index: index})
+			n.cfg.Repairs.Done(Repaired{Parts: []string{PartLog}, Places: n.droppedPlaces(index), How: HowLogDrop, Index: index})
 		}
 		return true
 	}
@@ -154,13 +156,28 @@ func (n *Node) hideDamage(index uint64, err error) bool {
 				n.log.Warn("drop damaged entries", "through", index, "err", err)
 			}
 		}
-		n.mended(Repaired{Parts: []string{PartLog}, How: HowLogDrop, Index: index, Took: time.Since(began)})
+		n.mended(Repaired{Parts: []string{PartLog}, Places: n.droppedPlaces(index), How: HowLogDrop, Index: index, Took: time.Since(began)})
 	})
 	return true
 }
 
+// placeEntry names an entry of the log.
+const placeEntry = "log entry "
+
 func logDamage(index uint64, err error) Damage {
-	return Damage{Part: PartLog, Place: fmt.Sprintf("log entry %d", index), Err: err.Error()}
+	return Damage{Part: PartLog, Place: placeEntry + strconv.FormatUint(index, 10), Err: err.Error()}
+}
+
+// droppedPlaces are the places of known damage that are gone when the log was dropped up to an entry.
+func (n *Node) droppedPlaces(through uint64) []string {
+	places := []string{}
+	for _, d := range n.cfg.Repairs.Known() {
+		index, err := strconv.ParseUint(strings.TrimPrefix(d.Place, placeEntry), 10, 64)
+		if d.Part == PartLog && err == nil && index <= through {
+			places = append(places, d.Place)
+		}
+	}
+	return places
 }
 
 // markUpTo makes marks until one covers index, which is applied, or the node closes.
