@@ -111,7 +111,7 @@ const howRebuilt = "rebuilt"
 
 // tellRefused tells that a repair is not done now, once for each reason.
 func (a *App) tellRefused(node, why string, d repair.Damage) {
-	if !strings.Contains(why, raftstate.ErrMajority.Error()) && !strings.Contains(why, "a repair needs") {
+	if !strings.Contains(why, raftstate.ErrMajority.Error()) && !strings.Contains(why, "a repair needs") && !strings.Contains(why, repair.ErrNoHelp.Error()+":") {
 		return // it is tried again, and told when it is done
 	}
 	a.events.Tell(events.Event{
@@ -156,7 +156,7 @@ func (a *App) takeRepairLease(ctx context.Context, span time.Duration) error {
 }
 
 // releaseRepairLease gives the lease back, and takes an order that was carried out away. Both end by themselves else.
-func (a *App) releaseRepairLease(ctx context.Context) {
+func (a *App) releaseRepairLease(ctx context.Context, carried bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	var t command.Txn
@@ -167,7 +167,7 @@ func (a *App) releaseRepairLease(ctx context.Context) {
 		t.Ops = append(t.Ops, command.Op{Bucket: bucketRepairs, Key: keyRepairLease, Delete: true})
 	}
 	key := keyRepairOrders + a.cfg.NodeID
-	if v, ok := a.state.Get(bucketRepairs, key); ok && !slices.ContainsFunc(a.repairs.Known(), func(d repair.Damage) bool { return d.Part != raftstate.PartLog && d.Part != raftstate.PartIndex }) {
+	if v, ok := a.state.Get(bucketRepairs, key); ok && (carried || !slices.ContainsFunc(a.repairs.Known(), func(d repair.Damage) bool { return d.Part != raftstate.PartLog && d.Part != raftstate.PartIndex })) {
 		t.Compares = append(t.Compares, command.Compare{Bucket: bucketRepairs, Key: key, ModIndex: v.ModIndex})
 		t.Ops = append(t.Ops, command.Op{Bucket: bucketRepairs, Key: key, Delete: true})
 	}

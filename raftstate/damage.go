@@ -92,6 +92,8 @@ type Repairs interface {
 	Done(r Repaired)
 	// From names the node that an operator wants the data taken from, also when a majority is damaged; "" when none.
 	From() string
+	// Tried lists the nodes whose state was taken for what is damaged now and did not help.
+	Tried() []string
 	// Whole compares what this node holds with what the cluster accepted, where the asker is damaged.
 	Whole(ctx context.Context, asker []Damage) error
 	// Heard is told what another node, which asks for help, says of its damage.

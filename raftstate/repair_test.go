@@ -31,6 +31,7 @@ type fakeRepairs struct {
 	heard map[string]PeerRepair
 
 	replaced []Damage
+	tried    []string
 }
 
 func (f *fakeRepairs) Found(d Damage) {
@@ -71,6 +72,12 @@ func (f *fakeRepairs) From() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.from
+}
+
+func (f *fakeRepairs) Tried() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.tried)
 }
 
 func (f *fakeRepairs) Whole(context.Context, []Damage) error {
@@ -377,6 +384,25 @@ func TestReinstallRefuses(t *testing.T) {
 		}
 		c.settle()
 		w.check(n)
+
+		// Who does not hold what was accepted gives nothing, asked or not: another one does. One whose state did not help is
+		// asked last.
+		others[0].repairs.known = nil
+		n.repairs.Found(day)
+		others[1].repairs.whole = errors.New("two lines are missing")
+		if r, err := n.Reinstall(t.Context(), nil); err != nil || r.From != others[0].id {
+			t.Errorf("one is not whole: %+v, %v", r, err)
+		}
+		others[1].repairs.whole = nil
+		for _, o := range others {
+			n.repairs.Found(day)
+			n.repairs.tried = []string{o.id}
+			if r, err := n.Reinstall(t.Context(), nil); err != nil || r.From == o.id {
+				t.Errorf("%s was tried: %+v, %v", o.id, r, err)
+			}
+		}
+		c.settle()
+		others[0].repairs.known = []Damage{later}
 
 		// No image without room for it.
 		n.cfg.FreeBytes = func(string) (int64, error) { return 100, nil }

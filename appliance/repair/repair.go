@@ -97,10 +97,10 @@ type Config struct {
 	Mend func(ctx context.Context, before func(ctx context.Context) error) error
 	// MendLog has the node's log mended; nil when there is nothing to do, or when it is being done.
 	MendLog func(ctx context.Context) error
-	// Lease makes this node the only one that swaps its state, for span at least; it is given up by release. Called again it
-	// extends.
+	// Lease makes this node the only one that swaps its state, for span at least; it is given up by Release, with carried when
+	// the state was replaced, which is all that an order asks for. Called again it extends.
 	Lease   func(ctx context.Context, span time.Duration) error
-	Release func(ctx context.Context)
+	Release func(ctx context.Context, carried bool)
 	// Ordered is what an operator has ordered for this node in the replicated state; false when nothing, or not known yet.
 	Ordered func() (Order, bool)
 	// Whole compares what this node holds with what the cluster accepted.

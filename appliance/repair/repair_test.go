@@ -48,7 +48,7 @@ func service(t *testing.T, dir string, o *told, mend func() error) *Service {
 			return err
 		},
 		MendLog: func(context.Context) error { return nil },
-		Lease:   func(context.Context, time.Duration) error { return nil }, Release: func(context.Context) {},
+		Lease:   func(context.Context, time.Duration) error { return nil }, Release: func(context.Context, bool) {},
 	})
 	if err != nil {
 		t.Fatal(err)
