@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +17,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
+
+	"github.com/triward/triward/raftstate/logfile"
+	"github.com/triward/triward/raftstate/meta"
 	"github.com/triward/triward/raftstate/snapshot"
 )
 
@@ -160,6 +165,28 @@ func remove(t *testing.T, name string) {
 	}
 }
 
+// entryAtMark is what the log of a node that is down holds of the last entry in its state.
+func entryAtMark(t *testing.T, dir string) []byte {
+	t.Helper()
+	state, err := meta.Open(filepath.Join(dir, "meta", "gen-000001", metaName), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark, ok := state.Mark()
+	if err := state.Close(); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	s, err := logfile.Open(filepath.Join(dir, raftDir), logfile.Options{SegmentBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var l raft.Log
+	if err := errors.Join(s.GetLog(mark.Index, &l), s.Close()); err != nil || len(l.Data) < 8 {
+		t.Fatalf("entry %d of %d bytes: %v", mark.Index, len(l.Data), err)
+	}
+	return l.Data
+}
+
 func TestStartMendsDamage(t *testing.T) {
 	gen := func(dir, kind string) string { return filepath.Join(dir, kind, "gen-000001") }
 	cases := []struct {
@@ -188,6 +215,11 @@ func TestStartMendsDamage(t *testing.T) {
 		{"log flipped above the mark", HowLogCut, "", true, func(t *testing.T, dir string) {
 			if !flip(t, dir, "tail agent-1 22") {
 				t.Fatal("line not found in the log")
+			}
+		}},
+		{"log flipped at the mark", HowLogDrop, "", false, func(t *testing.T, dir string) {
+			if !flip(t, dir, string(entryAtMark(t, dir))) {
+				t.Fatal("entry not found in the log")
 			}
 		}},
 		{"reach flipped", HowLogCut, "", true, func(t *testing.T, dir string) {

@@ -122,6 +122,24 @@ func (n *Node) setLogAside(d Damage) (string, error) {
 	return aside, nil
 }
 
+// dropAtMark drops what the log holds up to the mark, whose entry is damaged: all of it is in the state. It returns where
+// the log begins then. Whether what follows goes on from that entry raft itself finds out, as of every entry whose
+// predecessor is the last one of an image: it takes nothing for committed before it was compared with the leader's log.
+func (n *Node) dropAtMark(first uint64, cause error) (uint64, error) {
+	mark := n.mark.Load().Index
+	n.log.Error("the log entry at the mark is damaged; the state holds it, and the log is dropped up to it", "index", mark, "err", cause)
+	if n.cfg.Repairs != nil {
+		n.cfg.Repairs.Found(logDamage(mark, cause))
+	}
+	if err := n.store.DeleteRange(first, mark); err != nil {
+		return first, err
+	}
+	if n.cfg.Repairs != nil {
+		n.cfg.Repairs.Done(Repaired{Parts: []string{PartLog}, Places: n.droppedPlaces(mark), How: HowLogDrop, Index: mark})
+	}
+	return mark + 1, nil
+}
+
 // hideDamage lets go of damaged entries that the state holds already; false when they are not all in it. The entries are
 // not served from here on: whoever needs them is sent an image.
 func (n *Node) hideDamage(index uint64, err error) bool {
