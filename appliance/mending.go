@@ -42,6 +42,7 @@ func (a *App) newRepairs() (*repair.Service, error) {
 		},
 		MendLog: func(ctx context.Context) error { return a.node.MendLog(ctx) },
 		Lease:   a.takeRepairLease, Release: a.releaseRepairLease, Ordered: a.orderedRepair, Whole: a.holdsAll,
+		Recheck: a.readAgain, Rechecks: a.recheckOrdered, Rechecked: a.dropRecheck,
 		DropAside: func(olderThan time.Duration) error { return a.node.DropAside(olderThan) },
 		Log:       a.part("repair"), Registerer: a.registry,
 	})
@@ -100,6 +101,8 @@ func howText(r *repair.Record) string {
 		return "the state holds the entries, which were dropped from the log"
 	case raftstate.HowPointer:
 		return "there was only one place that it can name"
+	case raftstate.HowRecheck:
+		return "it was read again and is what was accepted"
 	case howRebuilt:
 		return "it was built again from the blocks"
 	}

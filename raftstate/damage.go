@@ -74,6 +74,7 @@ const (
 	HowLogAside = "log_set_aside"
 	HowLogDrop  = "log_dropped"
 	HowPointer  = "pointer"
+	HowRecheck  = "recheck" // it was read again and is what was accepted
 )
 
 // Repairs knows the damage of a node and is told of it. Its methods may be called from any goroutine, also before

@@ -103,6 +103,11 @@ type Config struct {
 	Release func(ctx context.Context, carried bool)
 	// Ordered is what an operator has ordered for this node in the replicated state; false when nothing, or not known yet.
 	Ordered func() (Order, bool)
+	// Recheck reads what is called damaged again, and has what is still damaged told to Found. Rechecks says that an operator
+	// has ordered that, and Rechecked takes the order back.
+	Recheck   func(ctx context.Context, list []Damage) error
+	Rechecks  func() bool
+	Rechecked func(ctx context.Context)
 	// Whole compares what this node holds with what the cluster accepted.
 	Whole func(ctx context.Context, asker []Damage) error
 	// DropAside removes what was set aside before so long.
@@ -214,6 +219,9 @@ func idOf(node string, d *Damage) string {
 	return fmt.Sprintf("%s/%s/%016x/%d", node, d.Part, h.Sum64(), d.FoundMs)
 }
 
+// Ordered has orders looked at now.
+func (s *Service) Ordered() { s.nudge() }
+
 func (s *Service) nudge() {
 	select {
 	case s.wake <- struct{}{}:
@@ -309,7 +317,7 @@ func (s *Service) Done(r raftstate.Repaired) {
 		}
 	}
 	told := s.close(func(e *Record) bool {
-		return slices.Contains(r.Parts, e.Part) && (r.How != raftstate.HowImage || e.replaced) && (r.Places == nil || slices.Contains(r.Places, e.Place))
+		return slices.Contains(r.Parts, e.Part) && (r.How != raftstate.HowImage && r.How != raftstate.HowRecheck || e.replaced) && (r.Places == nil || slices.Contains(r.Places, e.Place))
 	}, &r)
 	s.mu.Unlock()
 	s.tellClosed(told, r.How)

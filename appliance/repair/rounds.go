@@ -31,6 +31,9 @@ func (s *Service) tried(r *Record) (from []string, last int64) {
 	since := r.FoundAt - roundsWithin.Milliseconds()
 	for i := range s.journal.Records {
 		e := &s.journal.Records[i]
+		if e.How == raftstate.HowRecheck && e.Part == r.Part && e.Place == r.Place { // it was none
+			from, last = nil, 0
+		}
 		if !e.Open() && e.How == raftstate.HowImage && e.Part == r.Part && e.Place == r.Place && e.RepairedAt >= since {
 			from, last = append(from, e.From), max(last, e.RepairedAt)
 		}

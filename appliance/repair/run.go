@@ -31,6 +31,12 @@ func (s *Service) Run(ctx context.Context) {
 		case <-s.wake:
 		case <-retry.C:
 		}
+		if s.cfg.Rechecks != nil && s.cfg.Rechecks() {
+			if err := s.recheck(ctx); err != nil {
+				s.put(ctx, err, s.cfg.Now().Add(s.cfg.RetryMost), s.cfg.RetryMost, retry)
+				continue
+			}
+		}
 		if len(s.open(mendable)) > 0 {
 			if next, err := s.due(); err != nil {
 				s.put(ctx, err, next, s.cfg.RetryMost, retry) // an order may come earlier
