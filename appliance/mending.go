@@ -258,13 +258,10 @@ func (a *App) LookForDamage(ctx context.Context, by auth.AuditRecord) error {
 	return nil
 }
 
-// errReplaying is the answer of a node that would show less than it did a moment ago.
-var errReplaying = errors.New("this node's data is being repaired")
-
 // checkReplay says why this node answers nobody now.
 func (a *App) checkReplay() error {
 	if a.node.Replaying() {
-		return errReplaying
+		return raftstate.ErrReplaying // it would show less than it did a moment ago
 	}
 	return nil
 }

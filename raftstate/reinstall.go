@@ -221,7 +221,7 @@ func (n *Node) retire(old string, r *Repaired) {
 func (n *Node) afterReplay(ctx context.Context) error {
 	for end := time.Now().Add(leaderWait); n.replaying.Load(); {
 		if time.Now().After(end) {
-			return fmt.Errorf("this node's data is being repaired: %w", ErrNoLeader)
+			return ErrReplaying
 		}
 		retry := time.NewTimer(leaderRetry)
 		select {
@@ -231,7 +231,7 @@ func (n *Node) afterReplay(ctx context.Context) error {
 			return ErrStopped
 		case <-ctx.Done():
 			retry.Stop()
-			return fmt.Errorf("this node's data is being repaired: %w", ErrNoLeader)
+			return ErrReplaying
 		}
 	}
 	return nil
