@@ -354,7 +354,7 @@ func (a *App) openServices() error {
 	gate := gateway.New(gateway.Options{
 		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
 		Certificates: a.agentCAs, Configs: a.configs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
-		Redactor: redactor, Intake: taken,
+		Redactor: redactor, Intake: taken, Unusable: a.checkReplay,
 		Problem: problemOf, OnCloned: a.agentCloned, OnOverload: a.agentOverloads, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),
 		BytesInFlight: int64(a.cfg.Listen.Agents.BytesInFlight), RegisterRate: rate.Limit(a.cfg.Listen.Agents.RegisterRate),
 	})

@@ -35,7 +35,7 @@ func (a *App) newEvents() (*events.Service, error) {
 	r := &eventRecords{app: a}
 	return events.New(events.Config{
 		Node: a.cfg.NodeID, Meta: &metadata{app: a}, Leading: func() bool { _, self := a.node.Leader(); return self },
-		Fresh: func(ctx context.Context) error { return a.node.Barrier(ctx) },
+		Fresh:   func(ctx context.Context) error { return a.node.Barrier(ctx) },
 		Cluster: a.eventCluster, Agents: r.agents, Read: r.read, Recent: r.recent, Buckets: eventBuckets,
 		Deliver: func(ctx context.Context, b *wire.LogBatch) error {
 			raw := wire.AppendLogs(nil, b)

@@ -41,10 +41,15 @@ func TestProblemsStayWhatTheyAre(t *testing.T) {
 		{fmt.Errorf("join: %w", problem.New(403, "no")), 403},
 		{fmt.Errorf("x: %w", raftstate.ErrBusy), 429},
 		{errors.New("secret path"), 503},
+		{fmt.Errorf("x: %w", raftstate.ErrNoLeader), 503},
+		{fmt.Errorf("x: %w", raftstate.ErrReplaying), 503},
 	} {
 		p := problemOf(c.err)
 		if p.Status != c.status || strings.Contains(p.Detail, "secret") {
 			t.Errorf("%v: %+v", c.err, p)
+		}
+		if few := errors.Is(c.err, raftstate.ErrNoLeader) && !errors.Is(c.err, raftstate.ErrReplaying); few != (p.Code == problem.CodeNoQuorum) {
+			t.Errorf("%v: code %q", c.err, p.Code)
 		}
 	}
 }

@@ -112,14 +112,12 @@ func (i *integrity) logsDamaged(d *logstore.DamageError) {
 
 // indexChanged is logstore.Options.OnIndex.
 func (i *integrity) indexChanged(day int64, why error) {
+	place := "word index of " + time.UnixMilli(day*dayMs).UTC().Format(time.DateOnly)
 	if why == nil {
-		i.app.repairs.Mended(raftstate.PartIndex, howRebuilt)
+		i.app.repairs.Mended(raftstate.PartIndex, place, howRebuilt)
 		return
 	}
-	i.noted(scrub.Damage{
-		Part: raftstate.PartIndex, From: day * dayMs, To: (day + 1) * dayMs, Err: why,
-		Place: "word index of " + time.UnixMilli(day*dayMs).UTC().Format(time.DateOnly),
-	})
+	i.noted(scrub.Damage{Part: raftstate.PartIndex, From: day * dayMs, To: (day + 1) * dayMs, Err: why, Place: place})
 }
 
 // noted takes damage of this node from whoever found it: it is listed, and repaired.

@@ -42,6 +42,7 @@ func (a *App) newRepairs() (*repair.Service, error) {
 		},
 		MendLog: func(ctx context.Context) error { return a.node.MendLog(ctx) },
 		Lease:   a.takeRepairLease, Release: a.releaseRepairLease, Ordered: a.orderedRepair, Whole: a.holdsAll,
+		Recheck: a.readAgain, Rechecks: a.recheckOrdered, Rechecked: a.dropRecheck,
 		DropAside: func(olderThan time.Duration) error { return a.node.DropAside(olderThan) },
 		Log:       a.part("repair"), Registerer: a.registry,
 	})
@@ -106,6 +107,8 @@ func howText(r *repair.Record) string {
 		return "there was only one place that it can name"
 	case raftstate.HowAnew:
 		return "it was written anew"
+	case raftstate.HowRecheck:
+		return "it was read again and is what was accepted"
 	case howRebuilt:
 		return "it was built again from the blocks"
 	}
@@ -117,7 +120,7 @@ const howRebuilt = "rebuilt"
 
 // tellRefused tells that a repair is not done now, once for each reason.
 func (a *App) tellRefused(node, why string, d repair.Damage) {
-	if !strings.Contains(why, raftstate.ErrMajority.Error()) && !strings.Contains(why, "a repair needs") {
+	if !strings.Contains(why, raftstate.ErrMajority.Error()) && !strings.Contains(why, "a repair needs") && !strings.Contains(why, repair.ErrNoHelp.Error()+":") {
 		return // it is tried again, and told when it is done
 	}
 	a.events.Tell(events.Event{
@@ -162,7 +165,7 @@ func (a *App) takeRepairLease(ctx context.Context, span time.Duration) error {
 }
 
 // releaseRepairLease gives the lease back, and takes an order that was carried out away. Both end by themselves else.
-func (a *App) releaseRepairLease(ctx context.Context) {
+func (a *App) releaseRepairLease(ctx context.Context, carried bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	var t command.Txn
@@ -173,7 +176,7 @@ func (a *App) releaseRepairLease(ctx context.Context) {
 		t.Ops = append(t.Ops, command.Op{Bucket: bucketRepairs, Key: keyRepairLease, Delete: true})
 	}
 	key := keyRepairOrders + a.cfg.NodeID
-	if v, ok := a.state.Get(bucketRepairs, key); ok && !slices.ContainsFunc(a.repairs.Known(), func(d repair.Damage) bool { return d.Part != raftstate.PartLog && d.Part != raftstate.PartIndex }) {
+	if v, ok := a.state.Get(bucketRepairs, key); ok && (carried || !slices.ContainsFunc(a.repairs.Known(), func(d repair.Damage) bool { return d.Part != raftstate.PartLog && d.Part != raftstate.PartIndex })) {
 		t.Compares = append(t.Compares, command.Compare{Bucket: bucketRepairs, Key: key, ModIndex: v.ModIndex})
 		t.Ops = append(t.Ops, command.Op{Bucket: bucketRepairs, Key: key, Delete: true})
 	}
@@ -277,13 +280,10 @@ func (a *App) LookForDamage(ctx context.Context, by auth.AuditRecord) error {
 	return nil
 }
 
-// errReplaying is the answer of a node that would show less than it did a moment ago.
-var errReplaying = errors.New("this node's data is being repaired")
-
 // checkReplay says why this node answers nobody now.
 func (a *App) checkReplay() error {
 	if a.node.Replaying() {
-		return errReplaying
+		return raftstate.ErrReplaying // it would show less than it did a moment ago
 	}
 	return nil
 }

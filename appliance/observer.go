@@ -57,6 +57,9 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 		if alertBuckets[m.Bucket] {
 			a.alerts.Changed(m.Bucket, m.Key)
 		}
+		if m.Bucket == bucketRepairs {
+			a.repairs.Ordered()
+		}
 		if slices.Contains(eventBuckets, m.Bucket) {
 			a.events.Changed(m.Bucket, m.Key)
 		}

@@ -1,6 +1,9 @@
 package logstore
 
-import "errors"
+import (
+	"errors"
+	"maps"
+)
 
 // ErrDiffers says that what is stored of a day is not what was accepted.
 var ErrDiffers = errors.New("what is stored is not what was accepted")
@@ -17,4 +20,19 @@ func (s *Store) Report(k KindDay, err error) {
 	e.noteDamage(&DamageError{
 		Dir: e.dir, Place: k.String(), Err: errors.Join(ErrDiffers, err), From: k.Day * DayNs / 1e6, To: (k.Day + 1) * DayNs / 1e6,
 	})
+}
+
+// Forget lets go of what is known of damage at the places: whoever looks there next finds it again, or not.
+func (s *Store) Forget(places []string) {
+	e, release, err := s.acquire()
+	if err != nil {
+		return
+	}
+	defer release()
+	e.failMu.Lock()
+	defer e.failMu.Unlock()
+	for _, place := range places {
+		delete(e.damage, place)
+		maps.DeleteFunc(e.short, func(k KindDay, _ bool) bool { return k.String() == place })
+	}
 }

@@ -53,6 +53,8 @@ func (d Damage) inImage() bool {
 // Repaired says how damage ended.
 type Repaired struct {
 	Parts []string `json:"parts"`
+	// Places are those that are mended, of Parts; nil when the repair was of all that was known of them.
+	Places []string `json:"places,omitempty"`
 	// How: image (the state of another node was taken), log_cut, log_set_aside, log_dropped (entries that are in the state already),
 	// log_filled (nothing is missing: the entries were the same on another node, or the others hold no more), pointer.
 	How   string        `json:"how"`
@@ -63,6 +65,9 @@ type Repaired struct {
 	Aside string        `json:"aside,omitempty"` // directory where what was damaged lies
 }
 
+// imageParts is what an image of another node replaces, and what is made anew from it.
+var imageParts = []string{PartState, PartMetrics, PartLogs, PartIndex}
+
 // Ways in which damage ends.
 const (
 	HowImage     = "image"
@@ -71,6 +76,7 @@ const (
 	HowLogDrop   = "log_dropped"
 	HowLogFilled = "log_filled"
 	HowPointer   = "pointer"
+	HowRecheck   = "recheck" // it was read again and is what was accepted
 )
 
 // Repairs knows the damage of a node and is told of it. Its methods may be called from any goroutine, also before
@@ -82,10 +88,15 @@ type Repairs interface {
 	Known() []Damage
 	// Doing says what a repair is at; done and total are bytes, 0 when they say nothing.
 	Doing(what string, done, total int64)
-	// Done is told that damage of some parts is repaired.
+	// Replacing is told immediately before other data takes the place of that of some parts: what is found from then on is
+	// damage of the new data. A Done with HowImage ends what was known by then.
+	Replacing(parts []string)
+	// Done is told that damage is repaired.
 	Done(r Repaired)
 	// From names the node that an operator wants the data taken from, also when a majority is damaged; "" when none.
 	From() string
+	// Tried lists the nodes whose state was taken for what is damaged now and did not help.
+	Tried() []string
 	// Whole compares what this node holds with what the cluster accepted, where the asker is damaged.
 	Whole(ctx context.Context, asker []Damage) error
 	// Heard is told what another node, which asks for help, says of its damage.

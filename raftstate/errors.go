@@ -19,6 +19,9 @@ var (
 	ErrBusy = errors.New("too many proposals in flight")
 	// ErrNoLeader: no leader could be reached within a second; nothing was applied (HTTP 503).
 	ErrNoLeader = errors.New("the cluster has no leader at the moment")
+	// ErrReplaying: this node applies its log again after a repair; nothing was applied. It is an ErrNoLeader to those who
+	// only want to know whether to try again.
+	ErrReplaying error = replayingError{}
 	// ErrUnknown: whether the proposal was or will be applied is not known; repeat it with the same identity.
 	ErrUnknown = errors.New("outcome of the proposal is unknown")
 	// ErrTooLarge: the commands do not fit into one entry of the log.
@@ -50,6 +53,14 @@ var (
 	// ErrSuperseded is errSuperseded for those who ask for a Record: they may ask for another one at once.
 	ErrSuperseded = errSuperseded
 )
+
+type replayingError struct{}
+
+// Error implements error.
+func (replayingError) Error() string { return "this node's data is being repaired" }
+
+// Is makes it one that is tried again as without a leader.
+func (replayingError) Is(target error) bool { return target == ErrNoLeader }
 
 // Exit codes that a FatalError asks for.
 const (

@@ -44,7 +44,7 @@ type PeerRepair struct {
 	// From and To are the entries of the log that the asker wants.
 	From uint64 `json:"from,omitempty"`
 	To   uint64 `json:"to,omitempty"`
-	// Chosen says that an operator of the asker named this node: it must look whether it is whole before it gives.
+	// Chosen says that an operator of the asker named this node.
 	Chosen bool `json:"chosen,omitempty"`
 }
 
@@ -140,7 +140,8 @@ func (n *Node) serveImage(w http.ResponseWriter, r *http.Request) {
 	n.log.Info("image given for a repair", "to", said.Node)
 }
 
-// mayGive refuses what is known to be damaged here.
+// mayGive refuses what is known to be damaged here, and what turns out to be when it is compared with what was accepted:
+// the days in which the asker is damaged, and how many lines there are.
 func (n *Node) mayGive(ctx context.Context, asker *PeerRepair) error {
 	if n.probation.Load() {
 		return errProbation
@@ -153,10 +154,8 @@ func (n *Node) mayGive(ctx context.Context, asker *PeerRepair) error {
 			return fmt.Errorf("node %s is damaged itself: %s", n.cfg.NodeID, d.Place)
 		}
 	}
-	if asker.Chosen {
-		if err := n.cfg.Repairs.Whole(ctx, asker.Damage); err != nil {
-			return fmt.Errorf("node %s does not hold what the cluster accepted: %w", n.cfg.NodeID, err)
-		}
+	if err := n.cfg.Repairs.Whole(ctx, asker.Damage); err != nil {
+		return fmt.Errorf("node %s does not hold what the cluster accepted: %w", n.cfg.NodeID, err)
 	}
 	return nil
 }

@@ -216,10 +216,17 @@ func (n *Node) openLog(ctx context.Context) error {
 	stale := last < mark.Index
 	if !stale && mark.Index >= first && mark.Index > 0 {
 		var l raft.Log
-		if err := store.GetLog(mark.Index, &l); err != nil {
+		switch err := store.GetLog(mark.Index, &l); {
+		case errors.Is(err, logfile.ErrCorrupt):
+			if first, err = n.dropAtMark(first, err); err != nil {
+				return refused("log", err)
+			}
+			stale = last == mark.Index
+		case err != nil:
 			return refused("log", err)
+		default:
+			stale = l.Term != mark.Term
 		}
-		stale = l.Term != mark.Term
 	}
 	if stale { // all it holds is in the state, or was overtaken by the image that was installed
 		n.log.Info("log from before the watermark is cleared", "last", last, "watermark", mark.Index)

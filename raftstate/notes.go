@@ -17,9 +17,9 @@ func (n *Node) noteDamaged(place string, err error) {
 	}
 }
 
-// noteMended tells that they are there again.
-func (n *Node) noteMended() {
+// noteMended tells that the file at place is there again.
+func (n *Node) noteMended(place string) {
 	if n.cfg.Repairs != nil {
-		n.cfg.Repairs.Done(Repaired{Parts: []string{PartNotes}, How: HowAnew})
+		n.cfg.Repairs.Done(Repaired{Parts: []string{PartNotes}, Places: []string{place}, How: HowAnew})
 	}
 }

@@ -34,7 +34,7 @@ func (n *Node) openVerdicts() (err error) {
 	if why := n.fsm.verdicts.SetAside(); why != nil {
 		place := filepath.Join(queueDir, verdictsName)
 		n.noteDamaged(place, why)
-		n.noteMended()
+		n.noteMended(place)
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func (n *Node) Reinstall(ctx context.Context, before func(ctx context.Context) e
 	if err != nil {
 		return Repaired{}, fmt.Errorf("repair: %w", err)
 	}
-	r := Repaired{How: HowImage, From: t.from, Index: t.mark.Index, Bytes: t.bytes, Parts: []string{PartState, PartMetrics, PartLogs}}
+	r := Repaired{How: HowImage, From: t.from, Index: t.mark.Index, Bytes: t.bytes, Parts: imageParts}
 	if err := n.swapTaken(ctx, t, generation, before, &r); err != nil {
 		if !n.fsm.failed.Load() { // else it may be in use
 			err = errors.Join(err, n.layout.Remove(t.generation))
@@ -154,6 +154,7 @@ func (n *Node) replayOnto(ctx context.Context, t *taken, generation string, r *R
 		return stop(err) // which generation is current is only known after a restart
 	}
 	n.useGeneration(t.generation)
+	n.cfg.Repairs.Replacing(imageParts)
 	f.freezes++
 	f.adopt(&t.mark)
 	if err := n.openStores(); err != nil {
@@ -231,7 +232,7 @@ func (n *Node) retire(old string, r *Repaired) {
 func (n *Node) afterReplay(ctx context.Context) error {
 	for end := time.Now().Add(leaderWait); n.replaying.Load(); {
 		if time.Now().After(end) {
-			return fmt.Errorf("this node's data is being repaired: %w", ErrNoLeader)
+			return ErrReplaying
 		}
 		retry := time.NewTimer(leaderRetry)
 		select {
@@ -241,7 +242,7 @@ func (n *Node) afterReplay(ctx context.Context) error {
 			return ErrStopped
 		case <-ctx.Done():
 			retry.Stop()
-			return fmt.Errorf("this node's data is being repaired: %w", ErrNoLeader)
+			return ErrReplaying
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +17,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
+
+	"github.com/triward/triward/raftstate/logfile"
+	"github.com/triward/triward/raftstate/meta"
 	"github.com/triward/triward/raftstate/snapshot"
 )
 
@@ -30,6 +35,9 @@ type fakeRepairs struct {
 	whole error
 	heard map[string]PeerRepair
 	at    func(doing string) // is told what Doing is
+
+	replaced []Damage
+	tried    []string
 }
 
 func (f *fakeRepairs) Found(d Damage) {
@@ -57,13 +65,28 @@ func (f *fakeRepairs) Done(r Repaired) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.done = append(f.done, r)
-	f.known = slices.DeleteFunc(f.known, func(d Damage) bool { return slices.Contains(r.Parts, d.Part) })
+	f.known = slices.DeleteFunc(f.known, func(d Damage) bool {
+		return slices.Contains(r.Parts, d.Part) && (r.Places == nil || slices.Contains(r.Places, d.Place)) &&
+			(r.How != HowImage || slices.Contains(f.replaced, d))
+	})
+}
+
+func (f *fakeRepairs) Replacing(parts []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.replaced = slices.DeleteFunc(slices.Clone(f.known), func(d Damage) bool { return !slices.Contains(parts, d.Part) })
 }
 
 func (f *fakeRepairs) From() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.from
+}
+
+func (f *fakeRepairs) Tried() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.tried)
 }
 
 func (f *fakeRepairs) Whole(context.Context, []Damage) error {
@@ -146,6 +169,28 @@ func remove(t *testing.T, name string) {
 	}
 }
 
+// entryAtMark is what the log of a node that is down holds of the last entry in its state.
+func entryAtMark(t *testing.T, dir string) []byte {
+	t.Helper()
+	state, err := meta.Open(filepath.Join(dir, "meta", "gen-000001", metaName), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark, ok := state.Mark()
+	if err := state.Close(); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	s, err := logfile.Open(filepath.Join(dir, raftDir), logfile.Options{SegmentBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var l raft.Log
+	if err := errors.Join(s.GetLog(mark.Index, &l), s.Close()); err != nil || len(l.Data) < 8 {
+		t.Fatalf("entry %d of %d bytes: %v", mark.Index, len(l.Data), err)
+	}
+	return l.Data
+}
+
 func TestStartMendsDamage(t *testing.T) {
 	gen := func(dir, kind string) string { return filepath.Join(dir, kind, "gen-000001") }
 	cases := []struct {
@@ -174,6 +219,11 @@ func TestStartMendsDamage(t *testing.T) {
 		{"log flipped above the mark", HowLogFilled, "", false, func(t *testing.T, dir string) {
 			if !flip(t, dir, "tail agent-1 22") {
 				t.Fatal("line not found in the log")
+			}
+		}},
+		{"log flipped at the mark", HowLogDrop, "", false, func(t *testing.T, dir string) {
+			if !flip(t, dir, string(entryAtMark(t, dir))) {
+				t.Fatal("entry not found in the log")
 			}
 		}},
 		{"reach flipped", HowLogFilled, "", false, func(t *testing.T, dir string) {
@@ -370,6 +420,25 @@ func TestReinstallRefuses(t *testing.T) {
 		}
 		c.settle()
 		w.check(n)
+
+		// Who does not hold what was accepted gives nothing, asked or not: another one does. One whose state did not help is
+		// asked last.
+		others[0].repairs.known = nil
+		n.repairs.Found(day)
+		others[1].repairs.whole = errors.New("two lines are missing")
+		if r, err := n.Reinstall(t.Context(), nil); err != nil || r.From != others[0].id {
+			t.Errorf("one is not whole: %+v, %v", r, err)
+		}
+		others[1].repairs.whole = nil
+		for _, o := range others {
+			n.repairs.Found(day)
+			n.repairs.tried = []string{o.id}
+			if r, err := n.Reinstall(t.Context(), nil); err != nil || r.From == o.id {
+				t.Errorf("%s was tried: %+v, %v", o.id, r, err)
+			}
+		}
+		c.settle()
+		others[0].repairs.known = []Damage{later}
 
 		// No image without room for it.
 		n.cfg.FreeBytes = func(string) (int64, error) { return 100, nil }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -92,6 +94,24 @@ func (n *Node) setLogAside(d Damage) (string, error) {
 	return aside, nil
 }
 
+// dropAtMark drops what the log holds up to the mark, whose entry is damaged: all of it is in the state. It returns where
+// the log begins then. Whether what follows goes on from that entry raft itself finds out, as of every entry whose
+// predecessor is the last one of an image: it takes nothing for committed before it was compared with the leader's log.
+func (n *Node) dropAtMark(first uint64, cause error) (uint64, error) {
+	mark := n.mark.Load().Index
+	n.log.Error("the log entry at the mark is damaged; the state holds it, and the log is dropped up to it", "index", mark, "err", cause)
+	if n.cfg.Repairs != nil {
+		n.cfg.Repairs.Found(logDamage(mark, cause))
+	}
+	if err := n.store.DeleteRange(first, mark); err != nil {
+		return first, err
+	}
+	if n.cfg.Repairs != nil {
+		n.cfg.Repairs.Done(Repaired{Parts: []string{PartLog}, Places: n.droppedPlaces(mark), How: HowLogDrop, Index: mark})
+	}
+	return mark + 1, nil
+}
+
 // hideDamage lets go of damaged entries that the state holds already; false when they are not all in it. The entries are
 // not served from here on: whoever needs them is sent an image.
 func (n *Node) hideDamage(index uint64, err error) bool {
@@ -102,7 +122,7 @@ func (n *Node) hideDamage(index uint64, err error) bool {
 		}
 		if n.cfg.Repairs != nil && n.toldLog.Swap(index) != index {
 			n.cfg.Repairs.Found(logDamage(index, err))
-			n.cfg.Repairs.Done(Repaired{Parts: []string{PartLog}, How: HowLogDrop, Index: index})
+			n.cfg.Repairs.Done(Repaired{Parts: []string{PartLog}, Places: n.droppedPlaces(index), How: HowLogDrop, Index: index})
 		}
 		return true
 	}
@@ -126,13 +146,28 @@ func (n *Node) hideDamage(index uint64, err error) bool {
 				n.log.Warn("drop damaged entries", "through", index, "err", err)
 			}
 		}
-		n.mended(Repaired{Parts: []string{PartLog}, How: HowLogDrop, Index: index, Took: time.Since(began)})
+		n.mended(Repaired{Parts: []string{PartLog}, Places: n.droppedPlaces(index), How: HowLogDrop, Index: index, Took: time.Since(began)})
 	})
 	return true
 }
 
+// placeEntry names an entry of the log.
+const placeEntry = "log entry "
+
 func logDamage(index uint64, err error) Damage {
-	return Damage{Part: PartLog, Place: fmt.Sprintf("log entry %d", index), Err: err.Error()}
+	return Damage{Part: PartLog, Place: placeEntry + strconv.FormatUint(index, 10), Err: err.Error()}
+}
+
+// droppedPlaces are the places of known damage that are gone when the log was dropped up to an entry.
+func (n *Node) droppedPlaces(through uint64) []string {
+	places := []string{}
+	for _, d := range n.cfg.Repairs.Known() {
+		index, err := strconv.ParseUint(strings.TrimPrefix(d.Place, placeEntry), 10, 64)
+		if d.Part == PartLog && err == nil && index <= through {
+			places = append(places, d.Place)
+		}
+	}
+	return places
 }
 
 // markUpTo makes marks until one covers index, which is applied, or the node closes.

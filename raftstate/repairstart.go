@@ -160,7 +160,8 @@ func (n *Node) replaceState(ctx context.Context, d Damage, began time.Time) erro
 	if err := n.layout.Flip(t.generation); err != nil {
 		return brokenDisk("repair", err)
 	}
-	r := Repaired{How: HowImage, From: t.from, Index: t.mark.Index, Bytes: t.bytes, Parts: []string{PartState, PartMetrics, PartLogs}}
+	n.cfg.Repairs.Replacing(imageParts)
+	r := Repaired{How: HowImage, From: t.from, Index: t.mark.Index, Bytes: t.bytes, Parts: imageParts}
 	if kind := kindOf(d.Part); old != "" && kind != "" {
 		if r.Aside, err = n.layout.SetAside(kind, old, d.String(), time.Now()); err != nil {
 			n.log.Warn("what is damaged was not set aside", "err", err)

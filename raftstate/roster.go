@@ -123,7 +123,7 @@ func (n *Node) noteMembers() {
 	n.roster = now
 	if n.rosterSpoilt {
 		n.rosterSpoilt = false
-		n.noteMended()
+		n.noteMended(rosterFile)
 	}
 }
 

@@ -23,6 +23,8 @@ import (
 const (
 	askPatience = 5 * time.Second
 	takeIdle    = time.Minute // a transfer that brings nothing for so long is given up
+	// wholePatience is how long another node may compare the days concerned with what was accepted before it gives.
+	wholePatience = 15 * time.Minute
 )
 
 // taken is an image of another node that is unpacked in a generation of its own and not in use yet.
@@ -89,18 +91,19 @@ func (n *Node) postPeer(ctx context.Context, peer, path string, body any) (*http
 	return n.client.Transport().RoundTrip(req)
 }
 
-// giver chooses whom to take an image from: a member that is whole, rather one that does not lead.
-func (n *Node) giver(ctx context.Context) (string, PeerRepair, error) {
+// givers lists whom to take an image from: members that say that they are whole, those last whose state was taken and
+// did not help, then one that leads. There is one at least without an error.
+func (n *Node) givers(ctx context.Context) ([]string, PeerRepair, error) {
 	own := n.peerRepair()
 	said := n.askPeers(ctx, own)
 	chosen := n.cfg.Repairs.From()
 	if chosen == "" {
 		if err := sharedDamage(n.cfg.NodeID, n.lastMembers(), own.Damage, said); err != nil {
 			n.refuse(err)
-			return "", own, err
+			return nil, own, err
 		}
 		if silent := n.silentVoters(said); len(silent) > 0 && n.askedFor() < silencePatience {
-			return "", own, fmt.Errorf("%w: %s may be damaged in the same place and do not answer yet", ErrNoGiver, strings.Join(silent, ", "))
+			return nil, own, fmt.Errorf("%w: %s may be damaged in the same place and do not answer yet", ErrNoGiver, strings.Join(silent, ", "))
 		}
 	}
 	var givers []PeerRepair
@@ -129,20 +132,26 @@ func (n *Node) giver(ctx context.Context) (string, PeerRepair, error) {
 		}
 		err := fmt.Errorf("%w: %w", ErrNoGiver, errors.Join(why...))
 		n.refuse(err)
-		return "", own, err
+		return nil, own, err
+	}
+	tried := n.cfg.Repairs.Tried()
+	last := func(b bool) int {
+		if b {
+			return 1
+		}
+		return 0
 	}
 	slices.SortFunc(givers, func(x, y PeerRepair) int {
-		if x.Leader != y.Leader {
-			if x.Leader {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Compare(y.Applied, x.Applied)
+		return cmp.Or(cmp.Compare(last(slices.Contains(tried, x.Node)), last(slices.Contains(tried, y.Node))),
+			cmp.Compare(last(x.Leader), last(y.Leader)), cmp.Compare(y.Applied, x.Applied))
 	})
 	n.refusal.Store(nil)
 	own.Chosen = chosen != ""
-	return givers[0].Node, own, nil
+	names := make([]string, len(givers))
+	for i := range givers {
+		names[i] = givers[i].Node
+	}
+	return names, own, nil
 }
 
 // silencePatience is how long a repair waits for voters that do not answer: nodes that are damaged together come up
@@ -179,18 +188,34 @@ func (n *Node) refuse(err error) {
 	n.refusal.Store(&why)
 }
 
-// take fetches an image into a generation of its own. The state in use is not touched.
-func (n *Node) take(ctx context.Context) (_ *taken, err error) {
-	peer, own, err := n.giver(ctx)
+// take fetches an image into a generation of its own, of the first member that gives one. The state in use is not touched.
+func (n *Node) take(ctx context.Context) (*taken, error) {
+	peers, own, err := n.givers(ctx)
 	if err != nil {
 		return nil, err
 	}
+	var errs []error
+	for _, peer := range peers {
+		t, err := n.takeFrom(ctx, peer, &own)
+		if err == nil {
+			return t, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil || errors.Is(err, unix.ENOSPC) {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (n *Node) takeFrom(ctx context.Context, peer string, own *PeerRepair) (_ *taken, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	idle := time.AfterFunc(takeIdle, func() { cancel(fmt.Errorf("node %s sent nothing for %s", peer, takeIdle)) })
+	// It compares what it holds first; that of all it has, as a chosen one, has no end that is known here.
+	idle := time.AfterFunc(wholePatience, func() { cancel(fmt.Errorf("node %s sends nothing", peer)) })
 	defer idle.Stop()
 	n.cfg.Repairs.Doing("asking node "+peer+" for its state", 0, 0)
-	if own.Chosen { // it compares all it holds first, which has no end that is known here
+	if own.Chosen {
 		idle.Stop()
 	}
 	resp, err := n.postPeer(ctx, peer, repairImagePath, own)

@@ -57,22 +57,33 @@ func printRepairs(w io.Writer, nodes []clusterNode) {
 
 func newClusterRepair(s streams, t *target) *cobra.Command {
 	var from, node, path string
-	var offline bool
+	var offline, recheck bool
 	c := &cobra.Command{
-		Use: "repair --from NODE [--node NODE]", Short: "Have a damaged node take its data from a node that you name", Args: cobra.NoArgs,
+		Use: "repair --node NODE (--from NODE | --recheck)", Short: "Have a damaged node take its data from a node that you name, or read again what it calls damaged", Args: cobra.NoArgs,
 		Long: `Nodes repair themselves: one that finds damage takes the state of a member that is whole. Only where the same data is
 damaged on a majority is that refused until somebody decides which node is right; that is what this is for. The node
 that is named compares what it holds with what the cluster accepted, and gives nothing when it differs.
 
+With --recheck the node reads again all its files and the days that it calls damaged, compares them with what was accepted,
+and lets go of damage that it does not find any more. While it reads, answers over these days are not marked. Use it when
+nodes call data damaged that is not, or repairs did not help.
+
 The order is kept until the repair is done, and written into the audit log. A node that does not start because of its
 damage, in a cluster without a majority, is told with --offline, on its own machine: the order is read at its next start.`,
-		Example: "  triward cluster repair --node n2 --from n3\n  triward cluster repair --offline --from n3",
+		Example: "  triward cluster repair --node n2 --from n3\n  triward cluster repair --node n2 --recheck\n  triward cluster repair --offline --from n3",
 	}
 	c.Flags().StringVar(&from, "from", "", "node whose data is right")
 	c.Flags().StringVar(&node, "node", "", "damaged node; not with --offline")
+	c.Flags().BoolVar(&recheck, "recheck", false, "read again what is called damaged, and let go of what is not; in place of --from")
 	c.Flags().BoolVar(&offline, "offline", false, "leave the order in the data directory of the node on this machine")
 	configFlag(c, &path)
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if recheck {
+			if node == "" || from != "" || offline {
+				return errors.New("--recheck takes --node, and neither --from nor --offline")
+			}
+			return orderRecheck(c, s, t, node)
+		}
 		if from == "" || offline == (node != "") {
 			return errors.New("name the node whose data is right with --from, and the damaged one with --node or, on its own machine, --offline")
 		}
@@ -90,6 +101,18 @@ damage, in a cluster without a majority, is told with --offline, on its own mach
 		return nil
 	}
 	return c
+}
+
+func orderRecheck(c *cobra.Command, s streams, t *target, node string) error {
+	cl, err := t.client()
+	if err != nil {
+		return err
+	}
+	if err := cl.post(c.Context(), "/v1/cluster/repair", map[string]any{"node": node, "recheck": true}, nil); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.out, "node %s reads again what it calls damaged; `triward cluster status` shows what is left\n", node)
+	return nil
 }
 
 func newClusterScrub(s streams, t *target) *cobra.Command {

@@ -99,6 +99,9 @@ type Options struct {
 	Metrics  prometheus.Registerer
 	// Problem turns an error of the cluster into an answer.
 	Problem func(error) *problem.Problem
+	// Unusable says why nobody is judged by State now: it is older than what this node has shown. Nil, or nil returned: it may
+	// be.
+	Unusable func() error
 	// OnCloned is told that another spool sends under an agent's identity. It must not block; nil tells nobody.
 	OnCloned func(agent *auth.Agent)
 	// OnOverload is told who sends most, and what part of all bytes, while requests are refused for want of room; once a
@@ -186,7 +189,14 @@ func (g *Gateway) handle(route string, fn func(http.ResponseWriter, *http.Reques
 			}
 		}()
 		code := http.StatusOK
-		if err := fn(w, r.WithContext(ctx)); err != nil {
+		var err error
+		if g.opts.Unusable != nil {
+			err = g.opts.Unusable()
+		}
+		if err == nil {
+			err = fn(w, r.WithContext(ctx))
+		}
+		if err != nil {
 			p := g.problem(err)
 			switch code = p.Status; {
 			case code >= http.StatusInternalServerError:

@@ -41,6 +41,8 @@ type Record struct {
 	Index      uint64 `json:"index,omitempty"`
 	Bytes      int64  `json:"bytes,omitempty"`
 	Aside      string `json:"aside,omitempty"` // where what was damaged lies
+	// replaced says that the data concerned is not in use any more, as its repair is about to end.
+	replaced bool
 }
 
 // Open says that the damage is not repaired.
@@ -95,12 +97,17 @@ type Config struct {
 	Mend func(ctx context.Context, before func(ctx context.Context) error) error
 	// MendLog has the node's log mended; nil when there is nothing to do, or when it is being done.
 	MendLog func(ctx context.Context) error
-	// Lease makes this node the only one that swaps its state, for span at least; it is given up by release. Called again it
-	// extends.
+	// Lease makes this node the only one that swaps its state, for span at least; it is given up by Release, with carried when
+	// the state was replaced, which is all that an order asks for. Called again it extends.
 	Lease   func(ctx context.Context, span time.Duration) error
-	Release func(ctx context.Context)
+	Release func(ctx context.Context, carried bool)
 	// Ordered is what an operator has ordered for this node in the replicated state; false when nothing, or not known yet.
 	Ordered func() (Order, bool)
+	// Recheck reads what is called damaged again, and has what is still damaged told to Found. Rechecks says that an operator
+	// has ordered that, and Rechecked takes the order back.
+	Recheck   func(ctx context.Context, list []Damage) error
+	Rechecks  func() bool
+	Rechecked func(ctx context.Context)
 	// Whole compares what this node holds with what the cluster accepted.
 	Whole func(ctx context.Context, asker []Damage) error
 	// DropAside removes what was set aside before so long.
@@ -178,12 +185,13 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// Found implements raftstate.Repairs. Damage that is known already is passed over.
+// Found implements raftstate.Repairs. Damage that is known already is passed over, unless the data that had it was
+// replaced: then it is damage of what came in its place.
 func (s *Service) Found(d Damage) {
 	d.Err, d.Place = clip(d.Err), clip(d.Place)
 	s.mu.Lock()
 	known := slices.ContainsFunc(s.journal.Records, func(r Record) bool {
-		return r.Open() && r.Part == d.Part && r.Place == d.Place
+		return r.Open() && !r.replaced && r.Part == d.Part && r.Place == d.Place
 	})
 	if known || len(s.journal.Records) >= maxRecords && !s.journal.makeRoom() {
 		s.mu.Unlock()
@@ -211,6 +219,9 @@ func idOf(node string, d *Damage) string {
 	fmt.Fprintf(h, "%s\x00%s\x00%s", node, d.Part, d.Place)
 	return fmt.Sprintf("%s/%s/%016x/%d", node, d.Part, h.Sum64(), d.FoundMs)
 }
+
+// Ordered has orders looked at now.
+func (s *Service) Ordered() { s.nudge() }
 
 func (s *Service) nudge() {
 	select {
@@ -277,48 +288,77 @@ func (s *Service) Waiting() <-chan struct{} {
 	return s.waiting
 }
 
-// Done implements raftstate.Repairs: all damage of the parts that was found before is mended.
-func (s *Service) Done(r raftstate.Repaired) {
-	now := s.cfg.Now()
-	var told []Record
+// Replacing implements raftstate.Repairs: the end of the repair closes what is known now, and nothing that is found
+// later.
+func (s *Service) Replacing(parts []string) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i := range s.journal.Records {
-		e := &s.journal.Records[i]
-		if !e.Open() || !slices.Contains(r.Parts, e.Part) {
-			continue
+		if e := &s.journal.Records[i]; e.Open() && slices.Contains(parts, e.Part) {
+			e.replaced = true
 		}
-		e.RepairedAt, e.TookMs = now.UnixMilli(), max(now.UnixMilli()-e.FoundAt, 0)
-		e.How, e.From, e.Index, e.Bytes, e.Aside = r.How, r.From, r.Index, r.Bytes, r.Aside
-		told = append(told, *e)
 	}
+}
+
+// Done implements raftstate.Repairs: a repair has ended, and what it was about is mended.
+func (s *Service) Done(r raftstate.Repaired) {
+	s.mu.Lock()
 	if r.How == raftstate.HowImage {
 		s.refused, s.file = "", ""
 		if err := removeOrder(s.cfg.Dir); err != nil {
 			s.cfg.Log.Warn("the order of an operator is carried out and not removed", "err", err)
 		}
 	}
-	s.doing, s.done, s.total = "", 0, 0
-	select {
-	case <-s.waiting:
-		s.waiting = make(chan struct{})
-	default:
+	if r.Places == nil { // else others may be under way
+		s.doing, s.done, s.total = "", 0, 0
+		select {
+		case <-s.waiting:
+			s.waiting = make(chan struct{})
+		default:
+		}
+	}
+	told := s.close(func(e *Record) bool {
+		return slices.Contains(r.Parts, e.Part) && (r.How != raftstate.HowImage && r.How != raftstate.HowRecheck || e.replaced) && (r.Places == nil || slices.Contains(r.Places, e.Place))
+	}, &r)
+	s.mu.Unlock()
+	s.tellClosed(told, r.How)
+}
+
+// Mended says that one place is not damaged any more without anything having been taken from elsewhere. A repair that is
+// under way goes on.
+func (s *Service) Mended(part, place, how string) {
+	s.mu.Lock()
+	told := s.close(func(e *Record) bool { return e.Part == part && e.Place == place }, &raftstate.Repaired{How: how})
+	s.mu.Unlock()
+	s.tellClosed(told, how)
+}
+
+// close ends the open records that match and returns them. It is called with mu held.
+func (s *Service) close(match func(e *Record) bool, r *raftstate.Repaired) (told []Record) {
+	now := s.cfg.Now().UnixMilli()
+	for i := range s.journal.Records {
+		e := &s.journal.Records[i]
+		if !e.Open() || !match(e) {
+			continue
+		}
+		e.RepairedAt, e.TookMs = now, max(now-e.FoundAt, 0)
+		e.How, e.From, e.Index, e.Bytes, e.Aside = r.How, r.From, r.Index, r.Bytes, r.Aside
+		told = append(told, *e)
 	}
 	if len(told) > 0 {
 		s.save()
 	}
-	s.mu.Unlock()
+	return told
+}
+
+func (s *Service) tellClosed(told []Record, how string) {
 	for i := range told {
-		s.mended.WithLabelValues(r.How).Inc()
+		s.mended.WithLabelValues(how).Inc()
 		s.seconds.Observe(float64(told[i].TookMs) / 1000)
 		if s.cfg.Tell != nil {
 			s.cfg.Tell(s.cfg.Node, told[i])
 		}
 	}
-}
-
-// Mended says that damage of one part is gone without anything having been taken from elsewhere.
-func (s *Service) Mended(part, how string) {
-	s.Done(raftstate.Repaired{Parts: []string{part}, How: how})
 }
 
 // From implements raftstate.Repairs.

@@ -42,12 +42,13 @@ func service(t *testing.T, dir string, o *told, mend func() error) *Service {
 		Mend: func(context.Context, func(context.Context) error) error {
 			err := mend()
 			if err == nil {
-				s.Done(raftstate.Repaired{Parts: []string{raftstate.PartState, raftstate.PartMetrics, raftstate.PartLogs}, How: raftstate.HowImage, From: "n2"})
+				s.Replacing(imageParts)
+				s.Done(raftstate.Repaired{Parts: imageParts, How: raftstate.HowImage, From: "n2"})
 			}
 			return err
 		},
 		MendLog: func(context.Context) error { return nil },
-		Lease:   func(context.Context, time.Duration) error { return nil }, Release: func(context.Context) {},
+		Lease:   func(context.Context, time.Duration) error { return nil }, Release: func(context.Context, bool) {},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -132,9 +133,10 @@ func TestOrders(t *testing.T) {
 func TestJournalIsBounded(t *testing.T) {
 	s := service(t, t.TempDir(), &told{}, func() error { return nil })
 	for i := range maxRecords + 50 {
-		s.Found(Damage{Part: raftstate.PartIndex, Place: time.Duration(i).String()})
+		place := time.Duration(i).String()
+		s.Found(Damage{Part: raftstate.PartIndex, Place: place})
 		if i%2 == 0 {
-			s.Mended(raftstate.PartIndex, "rebuilt")
+			s.Mended(raftstate.PartIndex, place, "rebuilt")
 		}
 	}
 	if n := len(s.journal.Records); n > maxRecords {

@@ -2,6 +2,7 @@ package repair
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/triward/triward/raftstate"
@@ -30,10 +31,21 @@ func (s *Service) Run(ctx context.Context) {
 		case <-s.wake:
 		case <-retry.C:
 		}
+		if s.cfg.Rechecks != nil && s.cfg.Rechecks() {
+			if err := s.recheck(ctx); err != nil {
+				s.put(ctx, err, s.cfg.Now().Add(s.cfg.RetryMost), s.cfg.RetryMost, retry)
+				continue
+			}
+		}
 		if len(s.open(mendable)) > 0 {
+			if next, err := s.due(); err != nil {
+				s.put(ctx, err, next, s.cfg.RetryMost, retry) // an order may come earlier
+				continue
+			}
 			if err := s.mend(ctx); err != nil {
 				failures++
-				s.put(ctx, err, failures, retry)
+				wait := min(s.cfg.Retry<<min(failures-1, 10), s.cfg.RetryMost)
+				s.put(ctx, err, s.cfg.Now().Add(wait), wait, retry)
 				continue
 			}
 			failures = 0
@@ -58,20 +70,24 @@ func (s *Service) Run(ctx context.Context) {
 // mendable reports whether damage of the part is mended by the node rather than by its store.
 func mendable(part string) bool { return inImage(part) || part == raftstate.PartLog }
 
-// put notes why a repair failed and when it is tried again.
-func (s *Service) put(ctx context.Context, err error, failures int, retry *time.Timer) {
-	wait := min(s.cfg.Retry<<min(failures-1, 10), s.cfg.RetryMost)
+// put notes why a repair failed or is not tried, and when it is tried again, zero for never. It is looked at again in wait.
+func (s *Service) put(ctx context.Context, err error, next time.Time, wait time.Duration, retry *time.Timer) {
+	if !next.IsZero() {
+		wait = max(0, min(wait, next.Sub(s.cfg.Now())))
+	}
 	s.mu.Lock()
 	why := err.Error()
 	changed := why != s.refused
 	s.refused = why
-	s.next = s.cfg.Now().Add(wait)
+	s.next = next
 	s.mu.Unlock()
 	s.Doing("", 0, 0)
 	if ctx.Err() != nil {
 		return
 	}
-	s.cfg.Log.Warn("the repair failed; it is tried again", "in", wait, "err", err)
+	if changed || !errors.Is(err, ErrNoHelp) {
+		s.cfg.Log.Warn("the repair failed", "looked_at_again_in", wait, "err", err)
+	}
 	if open := s.open(mendable); changed && len(open) > 0 && s.cfg.TellRefused != nil {
 		s.cfg.TellRefused(s.cfg.Node, clip(why), open[0].Damage)
 	}
@@ -84,13 +100,16 @@ func (s *Service) mend(ctx context.Context) error {
 	if err := s.cfg.Lease(ctx, leaseSpan); err != nil {
 		return err
 	}
-	defer s.cfg.Release(ctx)
+	carried := false
+	defer func() { s.cfg.Release(ctx, carried) }()
 	if len(s.open(inImage)) == 0 {
 		s.Doing("reading the log", 0, 0)
 		defer s.Doing("", 0, 0)
 		return s.cfg.MendLog(ctx)
 	}
-	return s.cfg.Mend(ctx, func(ctx context.Context) error { return s.cfg.Lease(ctx, leaseSpan) })
+	err := s.cfg.Mend(ctx, func(ctx context.Context) error { return s.cfg.Lease(ctx, leaseSpan) })
+	carried = err == nil
+	return err
 }
 
 // tellKnown tells again what happened lately.
