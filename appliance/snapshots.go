@@ -100,6 +100,9 @@ var errSnapshotRuns = problem.New(http.StatusConflict, "this node is making a ba
 // it is made of what there is: that may be all that is left.
 const snapshotCatchUp = 5 * time.Second
 
+// scheduleCatchUp is how long one that the cluster makes by itself waits: without a majority it would not count.
+const scheduleCatchUp = 30 * time.Second
+
 // Stream implements api.Snapshots.
 func (s *snapshots) Stream(ctx context.Context, req api.SnapshotRequest, by schedule.Actor, begin func(api.SnapshotStart) io.Writer) error {
 	ring, err := keyring.Load(s.app.cfg.TLS.Dir)
@@ -115,14 +118,24 @@ func (s *snapshots) Stream(ctx context.Context, req api.SnapshotRequest, by sche
 		return err
 	}
 	complete := s.note(ctx, by, len(to) > 0)
-	p, err := s.prepare(to)
+	p, err := s.prepare(to, req.Damaged)
 	if err != nil {
-		return err
+		return refusedDamaged(err)
 	}
 	defer p.closeLogged()
 	p.start.Complete = complete
 	_, _, err = p.Write(ctx, begin(p.start), nil)
 	return err
+}
+
+// refusedDamaged tells an operator what to do where the state is not whole.
+func refusedDamaged(err error) error {
+	var d *raftstate.DamagedError
+	if !errors.As(err, &d) {
+		return err
+	}
+	return problem.Wrap(http.StatusConflict, err).
+		WithHint("ask another node, or wait until this one is mended; if it is all that is left: triward snapshot save FILE --damaged")
 }
 
 // note writes into the audit log that somebody takes a backup away, and reports whether this node then holds all that
@@ -157,8 +170,15 @@ func (s *snapshots) Prepare(ctx context.Context, p schedule.Protection) (schedul
 	if len(to) == 0 && !p.Plain {
 		return nil, errors.New("nobody is named to encrypt the backup for")
 	}
-	_ = s.catchUp(ctx) // the claim was committed, so there is a majority; what it has we have, or nearly so
-	return s.prepare(to)
+	// The claim was committed, so there is a majority: a backup that lacks what it acknowledged is not called good.
+	if err := s.catchUp(ctx, scheduleCatchUp); err != nil {
+		return nil, fmt.Errorf("this node does not hold yet what the cluster acknowledged: %w", err)
+	}
+	out, err := s.prepare(to, false)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // sealer is schedule.Config.Sealer.
@@ -180,13 +200,13 @@ type prepared struct {
 }
 
 // prepare cuts the state. It is refused while this node makes another backup.
-func (s *snapshots) prepare(to []age.Recipient) (*prepared, error) {
+func (s *snapshots) prepare(to []age.Recipient, damaged bool) (*prepared, error) {
 	select {
 	case s.busy <- struct{}{}:
 	default:
 		return nil, errSnapshotRuns
 	}
-	p, err := s.cut(to)
+	p, err := s.cut(to, damaged)
 	if err != nil {
 		<-s.busy
 		return nil, err
@@ -194,10 +214,14 @@ func (s *snapshots) prepare(to []age.Recipient) (*prepared, error) {
 	return p, nil
 }
 
-func (s *snapshots) cut(to []age.Recipient) (_ *prepared, err error) {
+func (s *snapshots) cut(to []age.Recipient, damaged bool) (_ *prepared, err error) {
 	a := s.app
 	p := &prepared{s: s, req: backup.Request{Recipients: to}}
-	if p.export, err = a.node.Export(); err != nil {
+	export := a.node.Export
+	if damaged {
+		export = a.node.ExportDamaged
+	}
+	if p.export, err = export(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -216,10 +240,11 @@ func (s *snapshots) cut(to []age.Recipient) (_ *prepared, err error) {
 	}
 	p.req.About = backup.About{
 		Cluster: a.identity.ClusterID(), Node: a.cfg.NodeID, Program: a.version, Created: time.Now().UnixMilli(), State: p.export.About,
+		Damage: p.export.Damage,
 	}
 	p.start = api.SnapshotStart{
 		Cluster: p.req.About.Cluster, Node: a.cfg.NodeID, Index: p.export.About.Mark.Index, LogTime: p.export.About.LogTime,
-		ImageBytes: p.export.Size(),
+		ImageBytes: p.export.Size(), Damage: p.export.Damage,
 	}
 	return p, nil
 }
@@ -283,8 +308,8 @@ func (p *prepared) closeLogged() {
 	}
 }
 
-func (s *snapshots) catchUp(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, snapshotCatchUp)
+func (s *snapshots) catchUp(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	index, err := s.app.node.ReadIndex(ctx)
 	if err != nil {

@@ -227,6 +227,9 @@ func printChecked(s streams, form *outputForm, a *checkedAnswer) error {
 	m := a.Manifest
 	fmt.Fprintf(s.out, "holds      %d samples, %d lines, %d events; %d agents, %d series\n",
 		m.Count("metrics"), m.Count("logs"), m.Count("events"), m.State.Agents, m.State.Series)
+	for _, d := range m.Damage {
+		fmt.Fprintf(s.out, "not whole  %s\n", printable(d))
+	}
 	if d := a.Deep; d != nil {
 		fmt.Fprintf(s.out, "checked    every file by SHA-256, every sample and line: %d days agree with the cluster's digests\n", d.Days)
 		if d.Partial > 0 {

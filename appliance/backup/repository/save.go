@@ -287,6 +287,7 @@ func (w *saver) manifest(name string, m *backup.Manifest, body *saveBody, state 
 	h := container.Header{
 		Cluster: m.Cluster, Node: m.Node, Index: m.Index, Term: m.Term, LogTime: m.LogTime, Format: m.Format, Created: m.Created,
 		Program: m.Program, Digest: m.Digest, Content: container.ContentSaveV1, ImageBytes: state.Size(), Encryption: r.about.Encryption,
+		Damaged: len(m.Damage) > 0,
 	}
 	switch {
 	case body.Keys == nil:
