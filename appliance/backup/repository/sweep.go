@@ -113,7 +113,10 @@ func (r *Repository) sweepPacks(ctx context.Context, unneeded map[string]int64, 
 	for name, m := range busy {
 		if now-m.At < busyForGood.Milliseconds() {
 			out.Busy = true
-			return r.store.Remove(ctx, mark)
+			if err := r.store.Remove(ctx, mark); !errors.Is(err, target.ErrAbsent) {
+				return err
+			}
+			return nil // another sweep, which had removed the same packs, has cleared it
 		}
 		if err := r.store.Remove(ctx, name); err != nil && !errors.Is(err, target.ErrAbsent) {
 			return err
