@@ -42,7 +42,7 @@ func newSnapshots(a *App) *snapshots {
 		Meta: &metadata{app: a}, Node: a.cfg.NodeID, Incarnation: a.identity.Incarnation(), Folder: a.cfg.Backup.Dir,
 		Leading: func() bool { _, self := a.node.Leader(); return self },
 		Prepare: s.Prepare, Sealer: s.sealer, Log: a.part("snapshots"),
-		Cluster: a.identity.ClusterID(), Recovery: s.recovery, DataDir: a.cfg.DataDir, Entries: s.entries, Program: a.version,
+		Cluster: a.identity.ClusterID(), Recovery: s.recovery, DataDir: a.cfg.DataDir, Entries: s.entries, Oldest: s.oldest, Program: a.version,
 		Format: func() uint32 { return a.node.State().Format() },
 	})
 	return s
@@ -58,13 +58,18 @@ func (s *snapshots) recovery() (string, error) {
 }
 
 // entries is schedule.Config.Entries.
-func (s *snapshots) entries(from uint64, maxBytes int64) ([]repository.Entry, uint64, uint64, error) {
-	logs, first, committed, err := s.app.node.CommittedLog(from, maxBytes)
+func (s *snapshots) entries(ctx context.Context, from uint64, maxBytes int64) ([]repository.Entry, uint64, uint64, error) {
+	logs, first, committed, err := s.app.node.CommittedLog(ctx, from, maxBytes)
 	out := make([]repository.Entry, 0, len(logs))
 	for _, l := range logs {
 		out = append(out, repository.Entry{Index: l.Index, Term: l.Term, Type: l.Type, Stamp: l.Stamp, Data: l.Data})
 	}
 	return out, first, committed, err
+}
+
+// oldest is schedule.Config.Oldest.
+func (s *snapshots) oldest(ctx context.Context) (uint64, []string, error) {
+	return s.app.node.OldestEntry(ctx)
 }
 
 // Folder implements api.Snapshots.

@@ -52,6 +52,8 @@ type Config struct {
 	DataDir string
 	// Entries reads the committed log, for the archive; nil: none is made.
 	Entries EntrySource
+	// Oldest is asked when this node's log begins behind what is archived; nil: there is nobody else.
+	Oldest OldestSource
 	// Program is the version of Triward, Format that of the cluster's state.
 	Program string
 	Format  func() uint32
@@ -90,6 +92,7 @@ type Runner struct {
 	sweeps  map[string]*Run // repositories to be swept, by place and folder, with a run that names the place
 	caches  map[string]*repository.Cache
 	archive map[string]*archiving // by schedule
+	wants   map[string]*wanted    // by schedule, whose archive waits for a backup
 }
 
 // New makes a runner. It makes nothing before Run.
@@ -103,6 +106,7 @@ func New(cfg Config) *Runner {
 	r := &Runner{
 		cfg: cfg, born: time.Now(), sweeps: make(map[string]*Run),
 		caches: make(map[string]*repository.Cache), archive: make(map[string]*archiving),
+		wants: make(map[string]*wanted),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
@@ -159,6 +163,7 @@ func (r *Runner) look(ctx context.Context) error {
 		switch {
 		case slot > st.Slot:
 			st = state{Slot: slot}
+		case st.Retry == 0 && st.Attempts <= len(retryAfter) && r.awaited(&s):
 		case st.Retry == 0 || st.Retry > now:
 			continue
 		}
@@ -554,7 +559,12 @@ func (r *Runner) recordState(txn *auth.Txn, run *Run, st *state) {
 		return
 	}
 	held.Retry = 0
-	if !run.OK && st.Attempts <= len(retryAfter) && run.Error != errCancelled.Error() {
+	switch {
+	case run.OK:
+		held.Attempts = 0
+	case run.Error == errCancelled.Error():
+		held.Attempts = len(retryAfter) + 1 // not again before the next time
+	case st.Attempts <= len(retryAfter):
 		held.Retry = run.Ended + retryAfter[st.Attempts-1].Milliseconds()
 	}
 	txn.Compares = append(txn.Compares, auth.Compare{Bucket: Bucket, Key: prefixState + run.Schedule, ModIndex: mod})
