@@ -61,8 +61,10 @@ type archiving struct {
 	repo    *repository.Repository
 	folder  string
 	where   Where
-	ready   bool   // pos is what the place holds
-	pos     uint64 // the last entry archived, or that a backup holds
+	ready   bool      // pos is what the place holds
+	same    bool      // the entry there is the one of this cluster
+	ahead   time.Time // since when the place holds more than the cluster has
+	pos     uint64    // the last entry archived, or that a backup holds
 	logTime int64
 	next    time.Time
 	noted   time.Time
@@ -144,7 +146,7 @@ func (r *Runner) archiveOn(ctx context.Context, s *Schedule, a *archiving) (*Gap
 	if a.repo != nil && a.folder == scope.Folder() && a.where == s.Target {
 		return r.archiveTo(ctx, s, a)
 	}
-	fresh := &archiving{next: a.next, noted: a.noted, told: a.told, where: s.Target}
+	fresh := &archiving{next: a.next, ahead: a.ahead, noted: a.noted, told: a.told, where: s.Target}
 	to, err := r.target(&s.Target)
 	if err != nil {
 		return nil, err
@@ -188,7 +190,10 @@ func (r *Runner) archiveTo(ctx context.Context, s *Schedule, a *archiving) (*Gap
 			return gap, err
 		}
 	}
-	for a.pos < committed {
+	if err := r.sameHistory(ctx, a, committed); err != nil {
+		return nil, err
+	}
+	for a.same && a.pos < committed {
 		if err := r.archiveSegment(ctx, a, committed); err != nil {
 			return nil, err
 		}
@@ -197,6 +202,41 @@ func (r *Runner) archiveTo(ctx context.Context, s *Schedule, a *archiving) (*Gap
 		r.want(s.Name, nil)
 	}
 	return nil, nil
+}
+
+// aheadFor is how long the place may hold more than this node knows to be committed: one that starts learns it soon.
+const aheadFor = 2 * time.Minute
+
+// sameHistory makes sure that what the place holds is of this cluster as it is: one that was set back, or a copy of it, has
+// the same name.
+func (r *Runner) sameHistory(ctx context.Context, a *archiving, committed uint64) error {
+	if a.same {
+		return nil
+	}
+	if a.pos > committed {
+		if a.ahead.IsZero() {
+			a.ahead = time.Now()
+		}
+		if time.Since(a.ahead) < aheadFor {
+			return nil
+		}
+		return fmt.Errorf("%w: it reaches to entry %d, this cluster to %d: was it set back, or is it a copy? Give it another place", repository.ErrHistory, a.pos, committed)
+	}
+	a.ahead = time.Time{}
+	theirs, err := a.repo.TermAt(ctx, a.pos)
+	if err != nil {
+		return err
+	}
+	own, _, _, err := r.cfg.Entries(ctx, a.pos, 1)
+	if err != nil {
+		return err
+	}
+	if theirs > 0 && len(own) > 0 && own[0].Index == a.pos && own[0].Term != theirs {
+		return fmt.Errorf("%w: its entry %d is of term %d, that of this cluster of term %d: was it set back, or is it a copy? Give it another place",
+			repository.ErrHistory, a.pos, theirs, own[0].Term)
+	}
+	a.same = true
+	return nil
 }
 
 // wanted says why a backup is wanted outside the times of a schedule: without one the archive does not go on.
@@ -255,7 +295,7 @@ func (r *Runner) resume(ctx context.Context, s *Schedule, a *archiving, first ui
 			return nil, err
 		}
 	}
-	a.pos = last
+	a.pos, a.same = last, false
 	for _, c := range spans {
 		if c.Until+1 >= first {
 			a.pos, a.ready = c.Until, true

@@ -102,6 +102,7 @@ type entryLog struct {
 	first, last atomic.Uint64
 	others      atomic.Uint64 // where the log of another member begins; 0: there is none
 	silent      atomic.Bool   // a third does not answer
+	term        atomic.Uint64 // 1 when 0
 }
 
 func (l *entryLog) oldest(context.Context) (first uint64, silent []string, err error) {
@@ -121,7 +122,7 @@ func (l *entryLog) read(_ context.Context, from uint64, most int64) (out []repos
 		begin = min(begin, l.others.Load())
 	}
 	for i := from; i >= begin && i <= committed && int64(len(out)) < most; i++ {
-		out = append(out, repository.Entry{Index: i, Term: 1, Stamp: int64(i) * 1000, Data: []byte("x")})
+		out = append(out, repository.Entry{Index: i, Term: max(1, l.term.Load()), Stamp: int64(i) * 1000, Data: []byte("x")})
 	}
 	return out, first, committed, nil
 }
@@ -291,6 +292,42 @@ func TestArchiveReadsWhatOthersHold(t *testing.T) {
 		time.Sleep(3 * time.Minute)
 		if a := status(); a.Gap == nil || a.Gap.From != 101 || a.Gap.To != 149 {
 			t.Errorf("nobody holds them: %+v", a)
+		}
+	})
+}
+
+// TestArchiveOfAnotherHistory sets a cluster back, as a copy of its machines is: what it writes from then on is not
+// archived behind what it wrote before.
+func TestArchiveOfAnotherHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &entryLog{}
+		l.first.Store(1)
+		l.last.Store(50)
+		s := newSiteWith(t, l, "n1")
+		sc := incremental()
+		sc.Archive = 60
+		s.put(sc)
+		time.Sleep(3 * time.Minute)
+		repo := s.repository("n1", s.runs()[0].Repository)
+		l.last.Store(60)
+		time.Sleep(3 * time.Minute)
+		if until(t, repo) != 60 {
+			t.Fatalf("archived to %d", until(t, repo))
+		}
+		s.leader.Store("n2") // it looks anew where it stands
+		time.Sleep(time.Minute)
+		l.last.Store(55)
+		l.term.Store(2)
+		s.leader.Store("n1")
+		status := func() *Archive { return s.any().Overview(0).Schedules[0].ArchiveStatus }
+		time.Sleep(10 * time.Minute)
+		if a := status(); !strings.Contains(a.Error, "another history") {
+			t.Errorf("while the place is ahead: %+v", a)
+		}
+		l.last.Store(80)
+		time.Sleep(5 * time.Minute)
+		if a := status(); until(t, repo) != 60 || !strings.Contains(a.Error, "another history") {
+			t.Errorf("archived to %d, %+v", until(t, repo), a)
 		}
 	})
 }
