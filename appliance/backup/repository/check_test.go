@@ -194,3 +194,20 @@ func TestHistoriesAreNotMixed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAnotherSecretIsRefused opens a repository with another secret than it was made with: what is written with that could
+// never be read.
+func TestAnotherSecretIsRefused(t *testing.T) {
+	for _, encrypted := range []bool{false, true} {
+		p, scope := newPlace(), someScope
+		if encrypted {
+			scope.Recipients = []string{newIdentity(t).Recipient().String()}
+		}
+		secret := newSecret(t, encrypted)
+		opened(t, &client{place: p}, scope, secret)
+		opened(t, &client{place: p}, scope, secret)
+		if _, err := Open(t.Context(), &client{place: p}, &scope, newSecret(t, encrypted)); !errors.Is(err, ErrForeign) {
+			t.Errorf("encrypted %t: %v", encrypted, err)
+		}
+	}
+}
