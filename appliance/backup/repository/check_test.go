@@ -211,3 +211,59 @@ func TestAnotherSecretIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestMarksDoNotStay: a save that fails as it begins leaves no mark, and one that is no mark at all stands in nobody's way.
+func TestMarksDoNotStay(t *testing.T) {
+	h := newHistory(t, 2)
+	p := newPlace()
+	c := &client{place: p}
+	r := opened(t, c, someScope, newSecret(t, false))
+	failed := false
+	c.step = func(what string) error {
+		if what == "list "+prefixBusy && !failed {
+			failed = true
+			return errors.New("the place does not answer")
+		}
+		return nil
+	}
+	if _, _, _, err := r.Save(t.Context(), imageState{h.states[0].image()}, request(h.states[0], "r1")); err == nil || !failed {
+		t.Fatal("the save did not fail")
+	}
+	if left, err := r.names(t.Context(), prefixBusy); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	if err := putBytes(t.Context(), c, prefixBusy+"cut", []byte(`{"no`)); err != nil {
+		t.Fatal(err)
+	}
+	saved(t, r, h.states[0], "r2")
+	if err := putBytes(t.Context(), c, prefixPack+strings.Repeat("0", 64), []byte("of a save that was killed")); err != nil {
+		t.Fatal(err)
+	}
+	if sw, err := r.Sweep(t.Context(), busyForGood.Milliseconds()); err != nil || sw.Busy || sw.Packs == 0 || leftOver(t, r) != 0 {
+		t.Errorf("%+v, %v", sw, err)
+	}
+}
+
+// TestALogWithoutSavesGoes: nothing can be replayed without a save, but one that is under way may be its first.
+func TestALogWithoutSavesGoes(t *testing.T) {
+	p := newPlace()
+	r := opened(t, &client{place: p}, someScope, newSecret(t, false))
+	for _, span := range [][2]uint64{{1, 50}, {21, 40}} {
+		if _, err := r.WriteSegment(t.Context(), SegmentAbout{Node: "n1"}, entries(span[0], span[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark, err := r.begin(t.Context(), "n2", "p", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sw, err := r.Sweep(t.Context(), 10); err != nil || sw.Segments != 0 || !sw.Busy {
+		t.Errorf("beside a save: %+v, %v", sw, err)
+	}
+	if err := r.store.Remove(t.Context(), mark); err != nil {
+		t.Fatal(err)
+	}
+	if sw, err := r.Sweep(t.Context(), 10); err != nil || sw.Segments != 2 {
+		t.Errorf("%+v, %v", sw, err)
+	}
+}

@@ -265,7 +265,7 @@ func (r *Runner) awaited(s *Schedule) bool {
 	if w == nil {
 		return false
 	}
-	for _, run := range list[Run](r.cfg.Meta, prefixRun, maxRuns+64) {
+	for _, run := range list[Run](r.cfg.Meta, prefixRun, maxRecords) {
 		if run.Schedule == s.Name && run.Kind == "" && run.OK && run.Repository == w.folder && run.Ended >= w.at && run.Index >= w.index &&
 			run.Target.String() == s.Target.String() && (run.Target.Kind != KindFolder || run.Node == r.cfg.Node) {
 			return false // the archive has not looked since

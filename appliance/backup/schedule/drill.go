@@ -33,7 +33,7 @@ func (r *Runner) dueForDrill(s *Schedule, now int64) bool {
 	}
 	period := int64(s.Drill) * (24 * time.Hour).Milliseconds()
 	failed := 0
-	runs := list[Run](r.cfg.Meta, prefixRun, maxRuns+64)
+	runs := list[Run](r.cfg.Meta, prefixRun, maxRecords)
 	good := false
 	for i := len(runs) - 1; i >= 0; i-- { // newest first
 		run := &runs[i]
@@ -58,7 +58,7 @@ func (r *Runner) dueForDrill(s *Schedule, now int64) bool {
 
 // newestOf returns the newest good backup of a schedule that this node can read.
 func (r *Runner) newestOf(schedule string) (Run, bool) {
-	runs := list[Run](r.cfg.Meta, prefixRun, maxRuns+64)
+	runs := list[Run](r.cfg.Meta, prefixRun, maxRecords)
 	for i := len(runs) - 1; i >= 0; i-- {
 		run := runs[i]
 		if run.Schedule == schedule && run.OK && !run.Removed && run.Kind == "" && run.Incarnation == r.cfg.Incarnation &&

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -89,7 +88,7 @@ type Runner struct {
 	born   time.Time
 
 	mu      sync.Mutex
-	sweeps  map[string]*Run // repositories to be swept, by place and folder, with a run that names the place
+	sweeps  map[string]*sweeping // repositories to be swept, by place and folder
 	caches  map[string]*repository.Cache
 	archive map[string]*archiving // by schedule
 	wants   map[string]*wanted    // by schedule, whose archive waits for a backup
@@ -104,7 +103,7 @@ func New(cfg Config) *Runner {
 		cfg.LookEvery = 5 * time.Second
 	}
 	r := &Runner{
-		cfg: cfg, born: time.Now(), sweeps: make(map[string]*Run),
+		cfg: cfg, born: time.Now(), sweeps: make(map[string]*sweeping),
 		caches: make(map[string]*repository.Cache), archive: make(map[string]*archiving),
 		wants: make(map[string]*wanted),
 	}
@@ -569,26 +568,4 @@ func (r *Runner) recordState(txn *auth.Txn, run *Run, st *state) {
 	}
 	txn.Compares = append(txn.Compares, auth.Compare{Bucket: Bucket, Key: prefixState + run.Schedule, ModIndex: mod})
 	txn.Ops = append(txn.Ops, auth.Op{Bucket: Bucket, Key: prefixState + run.Schedule, Value: encode(held)})
-}
-
-// trim keeps the record of runs within its bound: what failed or was removed goes first.
-func (r *Runner) trim(txn *auth.Txn) {
-	all := list[Run](r.cfg.Meta, prefixRun, maxRuns+64)
-	over := len(all) + 1 - maxRuns
-	if over <= 0 {
-		return
-	}
-	slices.SortStableFunc(all, func(x, y Run) int {
-		return cmp.Or(cmp.Compare(rank(&x), rank(&y)), cmp.Compare(x.Started, y.Started))
-	})
-	for i := range all[:min(over, 32)] {
-		txn.Ops = append(txn.Ops, auth.Op{Delete: true, Bucket: Bucket, Key: runKey(&all[i])})
-	}
-}
-
-func rank(r *Run) int {
-	if r.OK && !r.Removed && r.Kind == "" {
-		return 1
-	}
-	return 0
 }
