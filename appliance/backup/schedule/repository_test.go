@@ -143,12 +143,12 @@ func TestArchiveGoesOnWhereItStands(t *testing.T) {
 		sc := incremental()
 		sc.Archive = 60
 		s.put(sc)
-		time.Sleep(2 * time.Minute)
+		time.Sleep(2*time.Minute + 7*time.Second)
 		if a := r.Overview(0).Schedules[0].ArchiveStatus; a == nil || !strings.Contains(a.Error, "no backup") {
 			t.Errorf("before the first backup: %+v", a)
 		}
 		s.fail.Store(nil)
-		time.Sleep(6 * time.Minute) // it is made without anybody's doing
+		time.Sleep(12 * time.Minute) // it is made without anybody's doing
 		repo := (&repositoryAt{dir, s.runs()[0].Repository}).look(t)
 		if until(t, repo) != 50 {
 			t.Errorf("archived to %d", until(t, repo))
