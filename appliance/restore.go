@@ -394,6 +394,10 @@ func removeFile(path string) error {
 // restoreWarnings says what an operator should know before the node is started.
 func restoreWarnings(cfg *Config, m *backup.Manifest) []string {
 	var out []string
+	if n := len(m.Damage); n > 0 {
+		out = append(out, fmt.Sprintf("the backup was made of a state that node %s knew not to be whole: %s (of %d places); an older one may have what is lost in it",
+			m.Node, m.Damage[0], n))
+	}
 	age := time.Since(time.UnixMilli(m.LogTime))
 	for _, k := range []struct {
 		kind string

@@ -86,7 +86,11 @@ func rework(ctx context.Context, staged *raftstate.Restored, report *RestoreRepo
 func replay(ctx context.Context, staged *raftstate.Restored, report *RestoreReport, opts *RestoreOptions) error {
 	from := staged.About.Mark.Index
 	if opts.Until.Index > 0 && opts.Until.Index < from {
-		return fmt.Errorf("restore to entry %d: the backup is of entry %d", opts.Until.Index, from)
+		return fmt.Errorf("restore to entry %d: the backup is of entry %d; name an older one, or the repository alone", opts.Until.Index, from)
+	}
+	if opts.Until.Time > 0 && opts.Until.Time < staged.About.LogTime {
+		return fmt.Errorf("restore to log time %s: the backup is of %s; name an older one, or the repository alone",
+			logTimeText(opts.Until.Time), logTimeText(staged.About.LogTime))
 	}
 	return staged.Rework(ctx, newSinks(opts.Log), opts.Log, func(w *raftstate.Rework) error {
 		found := opts.Until.Time == 0

@@ -42,7 +42,7 @@ func newSnapshots(a *App) *snapshots {
 		Meta: &metadata{app: a}, Node: a.cfg.NodeID, Incarnation: a.identity.Incarnation(), Folder: a.cfg.Backup.Dir,
 		Leading: func() bool { _, self := a.node.Leader(); return self },
 		Prepare: s.Prepare, Sealer: s.sealer, Log: a.part("snapshots"),
-		Cluster: a.identity.ClusterID(), Recovery: s.recovery, DataDir: a.cfg.DataDir, Entries: s.entries, Program: a.version,
+		Cluster: a.identity.ClusterID(), Recovery: s.recovery, DataDir: a.cfg.DataDir, Entries: s.entries, Oldest: s.oldest, Program: a.version,
 		Format: func() uint32 { return a.node.State().Format() },
 	})
 	return s
@@ -58,13 +58,18 @@ func (s *snapshots) recovery() (string, error) {
 }
 
 // entries is schedule.Config.Entries.
-func (s *snapshots) entries(from uint64, maxBytes int64) ([]repository.Entry, uint64, uint64, error) {
-	logs, first, committed, err := s.app.node.CommittedLog(from, maxBytes)
+func (s *snapshots) entries(ctx context.Context, from uint64, maxBytes int64) ([]repository.Entry, uint64, uint64, error) {
+	logs, first, committed, err := s.app.node.CommittedLog(ctx, from, maxBytes)
 	out := make([]repository.Entry, 0, len(logs))
 	for _, l := range logs {
 		out = append(out, repository.Entry{Index: l.Index, Term: l.Term, Type: l.Type, Stamp: l.Stamp, Data: l.Data})
 	}
 	return out, first, committed, err
+}
+
+// oldest is schedule.Config.Oldest.
+func (s *snapshots) oldest(ctx context.Context) (uint64, []string, error) {
+	return s.app.node.OldestEntry(ctx)
 }
 
 // Folder implements api.Snapshots.
@@ -100,6 +105,9 @@ var errSnapshotRuns = problem.New(http.StatusConflict, "this node is making a ba
 // it is made of what there is: that may be all that is left.
 const snapshotCatchUp = 5 * time.Second
 
+// scheduleCatchUp is how long one that the cluster makes by itself waits: without a majority it would not count.
+const scheduleCatchUp = 30 * time.Second
+
 // Stream implements api.Snapshots.
 func (s *snapshots) Stream(ctx context.Context, req api.SnapshotRequest, by schedule.Actor, begin func(api.SnapshotStart) io.Writer) error {
 	ring, err := keyring.Load(s.app.cfg.TLS.Dir)
@@ -115,14 +123,24 @@ func (s *snapshots) Stream(ctx context.Context, req api.SnapshotRequest, by sche
 		return err
 	}
 	complete := s.note(ctx, by, len(to) > 0)
-	p, err := s.prepare(to)
+	p, err := s.prepare(to, req.Damaged)
 	if err != nil {
-		return err
+		return refusedDamaged(err)
 	}
 	defer p.closeLogged()
 	p.start.Complete = complete
 	_, _, err = p.Write(ctx, begin(p.start), nil)
 	return err
+}
+
+// refusedDamaged tells an operator what to do where the state is not whole.
+func refusedDamaged(err error) error {
+	var d *raftstate.DamagedError
+	if !errors.As(err, &d) {
+		return err
+	}
+	return problem.Wrap(http.StatusConflict, err).
+		WithHint("ask another node, or wait until this one is mended; if it is all that is left: triward snapshot save FILE --damaged")
 }
 
 // note writes into the audit log that somebody takes a backup away, and reports whether this node then holds all that
@@ -157,8 +175,15 @@ func (s *snapshots) Prepare(ctx context.Context, p schedule.Protection) (schedul
 	if len(to) == 0 && !p.Plain {
 		return nil, errors.New("nobody is named to encrypt the backup for")
 	}
-	_ = s.catchUp(ctx) // the claim was committed, so there is a majority; what it has we have, or nearly so
-	return s.prepare(to)
+	// The claim was committed, so there is a majority: a backup that lacks what it acknowledged is not called good.
+	if err := s.catchUp(ctx, scheduleCatchUp); err != nil {
+		return nil, fmt.Errorf("this node does not hold yet what the cluster acknowledged: %w", err)
+	}
+	out, err := s.prepare(to, false)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // sealer is schedule.Config.Sealer.
@@ -180,13 +205,13 @@ type prepared struct {
 }
 
 // prepare cuts the state. It is refused while this node makes another backup.
-func (s *snapshots) prepare(to []age.Recipient) (*prepared, error) {
+func (s *snapshots) prepare(to []age.Recipient, damaged bool) (*prepared, error) {
 	select {
 	case s.busy <- struct{}{}:
 	default:
 		return nil, errSnapshotRuns
 	}
-	p, err := s.cut(to)
+	p, err := s.cut(to, damaged)
 	if err != nil {
 		<-s.busy
 		return nil, err
@@ -194,10 +219,14 @@ func (s *snapshots) prepare(to []age.Recipient) (*prepared, error) {
 	return p, nil
 }
 
-func (s *snapshots) cut(to []age.Recipient) (_ *prepared, err error) {
+func (s *snapshots) cut(to []age.Recipient, damaged bool) (_ *prepared, err error) {
 	a := s.app
 	p := &prepared{s: s, req: backup.Request{Recipients: to}}
-	if p.export, err = a.node.Export(); err != nil {
+	export := a.node.Export
+	if damaged {
+		export = a.node.ExportDamaged
+	}
+	if p.export, err = export(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -216,10 +245,11 @@ func (s *snapshots) cut(to []age.Recipient) (_ *prepared, err error) {
 	}
 	p.req.About = backup.About{
 		Cluster: a.identity.ClusterID(), Node: a.cfg.NodeID, Program: a.version, Created: time.Now().UnixMilli(), State: p.export.About,
+		Damage: p.export.Damage,
 	}
 	p.start = api.SnapshotStart{
 		Cluster: p.req.About.Cluster, Node: a.cfg.NodeID, Index: p.export.About.Mark.Index, LogTime: p.export.About.LogTime,
-		ImageBytes: p.export.Size(),
+		ImageBytes: p.export.Size(), Damage: p.export.Damage,
 	}
 	return p, nil
 }
@@ -283,8 +313,8 @@ func (p *prepared) closeLogged() {
 	}
 }
 
-func (s *snapshots) catchUp(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, snapshotCatchUp)
+func (s *snapshots) catchUp(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	index, err := s.app.node.ReadIndex(ctx)
 	if err != nil {

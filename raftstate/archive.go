@@ -1,6 +1,7 @@
 package raftstate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -18,34 +19,72 @@ type ArchivedEntry struct {
 }
 
 // CommittedLog reads committed entries from the index from on, for an archive: at most about maxBytes, but at least one
-// when there is one and maxBytes is positive. first is where the log begins on this node and committed its last committed
-// entry; from below first gives none.
-func (n *Node) CommittedLog(from uint64, maxBytes int64) (entries []ArchivedEntry, first, committed uint64, err error) {
+// when there is one and maxBytes is positive. What this node does not hold, or cannot read, it asks the other members for.
+// first is where the log begins on this node and committed its last committed entry; from below first gives none when no
+// member that answers holds it.
+func (n *Node) CommittedLog(ctx context.Context, from uint64, maxBytes int64) (entries []ArchivedEntry, first, committed uint64, err error) {
 	if first, err = n.logBegins(); err != nil {
 		return nil, 0, 0, err
 	}
 	committed = n.raft.Load().CommitIndex()
-	if from < first {
+	if maxBytes <= 0 || from > committed {
 		return nil, first, committed, nil
 	}
+	if from >= first {
+		if entries, err = n.ownLog(from, committed, maxBytes); len(entries) > 0 {
+			return entries, first, committed, nil
+		}
+	}
+	for _, peer := range n.queuePeers() {
+		served, e := n.logsFrom(ctx, peer, from, maxQueueEntries, maxBytes)
+		if ctx.Err() != nil {
+			return nil, first, committed, fmt.Errorf("read entry %d: %w", from, ctx.Err())
+		}
+		if e != nil {
+			n.log.Debug("a member does not serve entries for the archive", "peer", peer, "from", from, "err", e)
+			continue
+		}
+		for i := range served {
+			a, e := archived(&served[i].log)
+			if e != nil {
+				return nil, first, committed, fmt.Errorf("read entry %d of node %s: %w", served[i].log.Index, peer, e)
+			}
+			entries = append(entries, a)
+		}
+		n.queuePeer.Store(&peer)
+		return entries, first, committed, nil
+	}
+	if errors.Is(err, raft.ErrLogNotFound) { // it was compacted meanwhile
+		return nil, max(first, from+1), committed, nil
+	}
+	return nil, first, committed, err
+}
+
+// ownLog reads entries from this node's own log, up to the first that cannot be read; the error is of that one.
+func (n *Node) ownLog(from, committed uint64, maxBytes int64) (entries []ArchivedEntry, err error) {
 	for size := int64(0); from <= committed && len(entries) < maxQueueEntries && size < maxBytes; from++ {
 		var l raft.Log
 		if err := n.store.GetLog(from, &l); err != nil {
-			if errors.Is(err, raft.ErrLogNotFound) { // it was compacted meanwhile
-				return nil, from + 1, committed, nil
-			}
-			return entries, first, committed, fmt.Errorf("read entry %d: %w", from, err)
+			return entries, fmt.Errorf("read entry %d: %w", from, err)
 		}
-		e := ArchivedEntry{Index: l.Index, Term: l.Term, Type: uint8(l.Type), Data: l.Data}
-		if l.Type == raft.LogCommand {
-			entry, err := command.Decode(l.Data)
-			if err != nil {
-				return entries, first, committed, fmt.Errorf("read entry %d: %w", from, err)
-			}
-			e.Stamp = entry.Stamp
+		e, err := archived(&l)
+		if err != nil {
+			return entries, fmt.Errorf("read entry %d: %w", from, err)
 		}
 		entries = append(entries, e)
 		size += int64(len(l.Data)) + 64
 	}
-	return entries, first, committed, nil
+	return entries, nil
+}
+
+func archived(l *raft.Log) (ArchivedEntry, error) {
+	e := ArchivedEntry{Index: l.Index, Term: l.Term, Type: uint8(l.Type), Data: l.Data}
+	if l.Type == raft.LogCommand {
+		entry, err := command.Decode(l.Data)
+		if err != nil {
+			return e, err
+		}
+		e.Stamp = entry.Stamp
+	}
+	return e, nil
 }

@@ -143,9 +143,34 @@ func (n *Node) queuePeers() (ids []string) {
 // entriesTimeout bounds how long one member may take to serve entries.
 const entriesTimeout = 5 * time.Second
 
-// entriesFrom reads entries from another member and checks them: they follow one another from the one that was asked
-// for, their terms do not fall and do not exceed that of this node's own state, and their bytes are what was sent.
+// entriesFrom is logsFrom for readers of the queue.
 func (n *Node) entriesFrom(ctx context.Context, peer string, from uint64, limit int, maxBytes int64) ([]QueueEntry, error) {
+	served, err := n.logsFrom(ctx, peer, from, limit, maxBytes)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]QueueEntry, 0, len(served))
+	for i := range served {
+		s := &served[i]
+		e, err := queueEntry(&s.log, s.verdict, s.judged)
+		if err != nil {
+			return nil, fmt.Errorf("entry %d of node %s: %w", s.log.Index, peer, err)
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// servedLog is an entry as another member serves it.
+type servedLog struct {
+	log     raft.Log
+	verdict []byte
+	judged  bool
+}
+
+// logsFrom reads entries from another member and checks them: they follow one another from the one that was asked for,
+// their terms do not fall and do not exceed that of this node's own state, and their bytes are what was sent.
+func (n *Node) logsFrom(ctx context.Context, peer string, from uint64, limit int, maxBytes int64) ([]servedLog, error) {
 	ctx, cancel := context.WithTimeout(ctx, entriesTimeout)
 	defer cancel()
 	ask := binary.AppendUvarint(nil, from)
@@ -166,7 +191,7 @@ func (n *Node) entriesFrom(ctx context.Context, peer string, from uint64, limit 
 		r.Fail("entries of an unknown version")
 	}
 	count := r.Count("count of entries", maxQueueEntries, 10)
-	var entries []QueueEntry
+	var entries []servedLog
 	term := uint64(0)
 	for i := range count {
 		l, verdict, judged := readServed(&r, answer)
@@ -177,11 +202,7 @@ func (n *Node) entriesFrom(ctx context.Context, peer string, from uint64, limit 
 			return nil, fmt.Errorf("node %s serves entry %d of term %d behind entry %d of term %d", peer, l.Index, l.Term, from+uint64(i)-1, term)
 		}
 		term = l.Term
-		e, err := queueEntry(&l, verdict, judged)
-		if err != nil {
-			return nil, fmt.Errorf("entry %d of node %s: %w", l.Index, peer, err)
-		}
-		entries = append(entries, e)
+		entries = append(entries, servedLog{l, verdict, judged})
 	}
 	if err := r.End("the last entry"); err != nil {
 		return nil, fmt.Errorf("entries of node %s: %w", peer, err)

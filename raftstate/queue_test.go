@@ -108,6 +108,21 @@ func TestOldEntriesAreReadFromPeers(t *testing.T) {
 				t.Errorf("node %s: %d entries, %d duplicates among them", id, len(got), duplicates)
 			}
 		}
+		// An archive reads the same, bytes and all, wherever it is written.
+		var raw []ArchivedEntry
+		for from := uint64(1); from <= uint64(len(own)); {
+			page, begins, _, err := away.CommittedLog(t.Context(), from, 100_000)
+			if err != nil || len(page) == 0 || begins != first {
+				t.Fatalf("for the archive from %d: %d entries, begins at %d, %v", from, len(page), begins, err)
+			}
+			raw = append(raw, page...)
+			from = page[len(page)-1].Index + 1
+		}
+		for i, e := range own {
+			if raw[i].Index != e.Index || raw[i].Term != e.Term || raw[i].Stamp != e.Stamp || len(raw[i].Data) != e.Bytes {
+				t.Fatalf("for the archive entry %d is %d of term %d with %d bytes", e.Index, raw[i].Index, raw[i].Term, len(raw[i].Data))
+			}
+		}
 		stamp := own[50].Stamp
 		for i := 51; stamp == 0; i++ {
 			stamp = own[i].Stamp
@@ -121,6 +136,9 @@ func TestOldEntriesAreReadFromPeers(t *testing.T) {
 		}
 		// The one that has them is gone: what is missing is named, and who might have it.
 		c.kill("n2")
+		if page, begins, _, err := away.CommittedLog(t.Context(), 5, 1<<20); err != nil || len(page) > 0 || begins != first {
+			t.Errorf("for the archive: %d entries, begins at %d, %v", len(page), begins, err)
+		}
 		_, next, err := away.ReadQueue(t.Context(), 5, 10, 1<<20)
 		var gone *GoneError
 		if !errors.As(err, &gone) || !errors.Is(err, ErrGone) || next != gone.First || gone.From != 5 || !slices.Equal(gone.Silent, []string{"n2"}) {

@@ -21,15 +21,17 @@ type SnapshotRequest struct {
 	Recipients []string `json:"recipients,omitempty"` // public keys of age
 	Recovery   bool     `json:"recovery,omitempty"`   // the cluster's recovery key
 	Passphrase string   `json:"passphrase,omitempty"`
+	Damaged    bool     `json:"damaged,omitempty"` // also of a node that knows that its data is damaged or behind
 }
 
 // SnapshotStart is what is known when a backup begins.
 type SnapshotStart struct {
 	Cluster, Node string
 	Index         uint64
-	LogTime       int64 // milliseconds since 1970
-	ImageBytes    int64 // before compression
-	Complete      bool  // the node was known to hold all that was committed
+	LogTime       int64    // milliseconds since 1970
+	ImageBytes    int64    // before compression
+	Complete      bool     // the node was known to hold all that was committed
+	Damage        []string // that the node knows of in its state
 }
 
 // FileName is the name under which a backup is kept when nobody says otherwise.
@@ -41,6 +43,8 @@ func (s *SnapshotStart) FileName() string {
 type Snapshots interface {
 	// Stream calls begin once the state is cut and writes the backup to what that returns. When it fails after that,
 	// what was written is no backup.
+	//
+	// A state that the node knows to be damaged is refused unless the request says otherwise.
 	Stream(ctx context.Context, req SnapshotRequest, by schedule.Actor, begin func(SnapshotStart) io.Writer) error
 
 	Overview(runs int) schedule.Overview
@@ -193,7 +197,10 @@ func (a *API) streamSnapshot(q *request, req SnapshotRequest) error {
 		h.Set(SnapshotIndexHeader, strconv.FormatUint(s.Index, 10))
 		h.Set(SnapshotBytesHeader, strconv.FormatInt(s.ImageBytes, 10))
 		if !s.Complete {
-			h.Set(WarningHeader, "no majority answered: the backup is of what this node has, which may lack what others acknowledged")
+			h.Add(WarningHeader, "no majority answered: the backup is of what this node has, which may lack what others acknowledged")
+		}
+		if n := len(s.Damage); n > 0 {
+			h.Add(WarningHeader, fmt.Sprintf("the state of node %s is not whole, and so is the backup (%d places, named in its manifest): keep older ones", s.Node, n))
 		}
 		return &patientWriter{w: q.w, rc: http.NewResponseController(q.w)}
 	})

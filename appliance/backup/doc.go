@@ -69,6 +69,8 @@ type Manifest struct {
 	Files   []File        `json:"files"` // of the image
 	Image   File          `json:"image"`
 	Keys    []string      `json:"keys"` // names of the key files in the backup, sealed or not
+	// Damage is what the node knew to be wrong with its state when an operator had it saved nevertheless.
+	Damage []string `json:"damage,omitempty"`
 }
 
 // Digest is the running digest of a kind and day.
@@ -112,6 +114,7 @@ type About struct {
 	Cluster, Node, Program string
 	Created                int64 // milliseconds since 1970
 	State                  meta.Summary
+	Damage                 []string // known of the state
 }
 
 // Manifest is the manifest of a backup of that, without its files.
@@ -120,7 +123,7 @@ func (a *About) Manifest() Manifest {
 	m := Manifest{
 		Version: 1, Cluster: a.Cluster, Node: a.Node, Index: s.Mark.Index, Term: s.Mark.Term, LogTime: s.LogTime,
 		Format: s.Format, Created: a.Created, Program: a.Program, Digest: meta.FoldDigests(s.Digests),
-		Digests: []Digest{}, Floors: []Floor{}, Files: []File{}, Keys: []string{},
+		Digests: []Digest{}, Floors: []Floor{}, Files: []File{}, Keys: []string{}, Damage: a.Damage,
 		State: StateManifest{SHA256: s.Sum, Agents: s.Agents, Series: s.Series, Keys: s.Keys},
 	}
 	for _, d := range s.Digests {

@@ -36,7 +36,7 @@ func Write(ctx context.Context, w io.Writer, state State, req Request) (_ *Manif
 	h := container.Header{
 		Cluster: m.Cluster, Node: m.Node, Index: m.Index, Term: m.Term, LogTime: m.LogTime, Format: m.Format,
 		Created: m.Created, Program: m.Program, Digest: m.Digest, Content: container.ContentV1, ImageBytes: state.Size(),
-		Keys: req.keys(),
+		Keys: req.keys(), Damaged: len(m.Damage) > 0,
 	}
 	if encrypted {
 		h.Encryption = container.EncryptionAge

@@ -124,6 +124,11 @@ func TestDoctorJudgesBackups(t *testing.T) {
 		"old":        {schedule.Overview{LogTime: now, Schedules: []schedule.ScheduleStatus{nightly}, Runs: []schedule.Run{{Ended: now - 9*24*hour, OK: true}}}, "none", doctor.Warning, "none"},
 		"failed now": {schedule.Overview{LogTime: now, Schedules: []schedule.ScheduleStatus{nightly}, Runs: []schedule.Run{{Ended: now - hour, Error: "disk"}, {Ended: now - 25*hour, OK: true}}}, "none", doctor.OK, doctor.Problem},
 		"paused":     {schedule.Overview{LogTime: now, Schedules: []schedule.ScheduleStatus{paused}}, doctor.Warning, doctor.Warning, "none"},
+		"a drill is no backup": {schedule.Overview{LogTime: now, Schedules: []schedule.ScheduleStatus{nightly}, Runs: []schedule.Run{
+			{Kind: schedule.KindDrill, Ended: now - hour, OK: true},
+			{Kind: schedule.KindDrill, Ended: now - 2*hour, Error: "pack"},
+			{Ended: now - 9*24*hour, OK: true},
+		}}, "none", doctor.Warning, "none"},
 	} {
 		r := backupFindings(&c.o)
 		for subject, want := range map[string]doctor.Status{"schedule": c.schedule, "last good": c.good, "newest": c.attempt} {

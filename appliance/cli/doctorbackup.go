@@ -35,10 +35,16 @@ func backupFindings(o *schedule.Overview) (r doctor.Report) {
 			active++
 		}
 	}
-	var good, newest *schedule.Run
+	var good, newest, drill *schedule.Run
 	for i := range o.Runs { // newest first
 		run := &o.Runs[i]
 		if run.Ended == 0 {
+			continue
+		}
+		if run.Kind == schedule.KindDrill {
+			if drill == nil {
+				drill = run
+			}
 			continue
 		}
 		if newest == nil {
@@ -66,6 +72,10 @@ func backupFindings(o *schedule.Overview) (r doctor.Report) {
 	}
 	if newest != nil && !newest.OK {
 		r.Add("backup", "newest attempt", doctor.Problem, newest.Error, "mend that, then: triward snapshot schedule run "+newest.Schedule)
+	}
+	if drill != nil && !drill.OK {
+		r.Add("backup", "restore drill", doctor.Problem, drill.Error,
+			"look at the place, make another backup, then: triward snapshot drill "+drill.Schedule)
 	}
 	return r
 }

@@ -38,6 +38,7 @@ type saveFlags struct {
 	force   bool
 	// incremental stores it in a repository.
 	incremental bool
+	damaged     bool
 	form        outputForm
 }
 
@@ -52,6 +53,9 @@ standard output. The node that is asked makes the backup; any node can. FILE app
 With --recipient or --passphrase the backup is encrypted and holds the private keys of the cluster's CA, so that agents
 go on working after a restore. Without, it holds none, and agents must be enrolled again.
 
+A node that knows that its data is damaged, or that it lacks what it once acknowledged, refuses: ask another one. With
+--damaged it saves what there is.
+
 With --to instead of FILE the node stores the backup itself, in the folder of its configuration or in S3.`,
 		Example: `  triward snapshot save /backup/site.triward --recipient age1...
   triward snapshot save - --recovery | ssh host 'cat > site.triward'
@@ -64,6 +68,9 @@ With --to instead of FILE the node stores the backup itself, in the folder of it
 			if f.incremental && f.to == "" {
 				return errors.New("--incremental: a file is by itself; give --to")
 			}
+			if f.damaged && f.to != "" {
+				return errors.New("--damaged: give a FILE, which takes the place of no other backup, instead of --to")
+			}
 			if f.to != "" {
 				return saveOnServer(c.Context(), s, t, &f)
 			}
@@ -75,6 +82,7 @@ With --to instead of FILE the node stores the backup itself, in the folder of it
 			if err != nil {
 				return err
 			}
+			req.Damaged = f.damaged
 			return saveTo(c.Context(), s, cl, req, args[0], &f)
 		},
 	}
@@ -83,6 +91,7 @@ With --to instead of FILE the node stores the backup itself, in the folder of it
 	f.form.flag(c)
 	c.Flags().BoolVar(&f.force, "force", false, "replace FILE when it exists")
 	c.Flags().BoolVar(&f.incremental, "incremental", false, "with --to: in a repository, where what has not changed since an earlier backup is not stored again")
+	c.Flags().BoolVar(&f.damaged, "damaged", false, "save also what the node knows to be damaged or behind, when it is all that is left; the manifest names it")
 	c.Flags().StringVar(&f.to, "to", "", "let the node store it: folder (its backup.dir) or s3://bucket/prefix")
 	return c
 }
@@ -118,7 +127,7 @@ func saveTo(ctx context.Context, s streams, cl *client, req api.SnapshotRequest,
 		}
 		return newAPIError(resp, answer)
 	}
-	if warning := resp.Header.Get(api.WarningHeader); warning != "" {
+	for _, warning := range resp.Header.Values(api.WarningHeader) {
 		fmt.Fprintf(s.err, "warning: %s\n", printable(warning))
 	}
 	p := newProgress(s.err, "receiving", 0)
@@ -198,6 +207,9 @@ func printHeader(w io.Writer, h *container.Header) {
 	fmt.Fprintf(w, "state      %s before compression\n", bytesText(h.ImageBytes))
 	fmt.Fprintf(w, "digest     %s\n", printable(h.Digest))
 	fmt.Fprintf(w, "protection %s\n", how)
+	if h.Damaged {
+		fmt.Fprintf(w, "damaged    the node knew that its state was not whole (--damaged)\n")
+	}
 }
 
 func newSnapshotInspect(s streams) *cobra.Command {

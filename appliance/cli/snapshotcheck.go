@@ -18,6 +18,7 @@ import (
 	"github.com/triward/triward/appliance"
 	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/container"
+	"github.com/triward/triward/appliance/backup/repository"
 )
 
 // passphraseFlags say where a passphrase comes from: never from the command line, where others can read it.
@@ -110,6 +111,8 @@ type checkedAnswer struct {
 	Opened   bool               `json:"opened"` // the content was looked at, not the container alone
 	Manifest *backup.Manifest   `json:"manifest,omitempty"`
 	Deep     *backup.DeepReport `json:"deep,omitempty"`
+	// All is what was read of a repository beside the save, when none was named.
+	All *repository.Checked `json:"all,omitempty"`
 }
 
 func newSnapshotVerify(s streams) *cobra.Command {
@@ -123,6 +126,9 @@ func newSnapshotVerify(s streams) *cobra.Command {
 		Long: `Checks that the file is, byte for byte, what was written; that every file in it has the SHA-256 of the manifest; and,
 unless --quick, unpacks it beside (--stage), opens the stores and compares every sample and line with the digests that
 the cluster had. A test restore proves no more about the data.
+
+Of a repository it checks the newest save like that, or the one named behind it; when none is named it also reads all other
+saves, all packs and the whole archived log.
 
 Without the key of an encrypted backup only the first can be checked: the exit code is 3 then.`,
 		Args: cobra.ExactArgs(1),
@@ -219,6 +225,13 @@ func printChecked(s streams, form *outputForm, a *checkedAnswer) error {
 		fmt.Fprintf(s.out, "file       %s (%s)\n", a.File, bytesText(a.Bytes))
 	}
 	printHeader(s.out, &a.Header)
+	if all := a.All; all != nil {
+		how := "whole as it was stored"
+		if all.Opened {
+			how = "whole, and each entry of the log"
+		}
+		fmt.Fprintf(s.out, "repository %d saves, %d packs and %d segments of the log (%s): %s\n", all.Saves, all.Packs, all.Segments, bytesText(all.Bytes), how)
+	}
 	if !a.Opened {
 		fmt.Fprintln(s.out, "checked    what was stored is whole; its content was not looked at")
 		fmt.Fprintln(s.err, "Give --identity or --passphrase to check what is in it.")
@@ -227,6 +240,9 @@ func printChecked(s streams, form *outputForm, a *checkedAnswer) error {
 	m := a.Manifest
 	fmt.Fprintf(s.out, "holds      %d samples, %d lines, %d events; %d agents, %d series\n",
 		m.Count("metrics"), m.Count("logs"), m.Count("events"), m.State.Agents, m.State.Series)
+	for _, d := range m.Damage {
+		fmt.Fprintf(s.out, "not whole  %s\n", printable(d))
+	}
 	if d := a.Deep; d != nil {
 		fmt.Fprintf(s.out, "checked    every file by SHA-256, every sample and line: %d days agree with the cluster's digests\n", d.Days)
 		if d.Partial > 0 {

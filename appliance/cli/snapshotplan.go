@@ -237,7 +237,14 @@ func printDrill(s streams, r *schedule.Run) {
 	}
 	fmt.Fprintf(s.out, "restored   %s as of entry %d by node %s in %s, and removed again\n", r.Name, r.Index, r.Node, took(r))
 	fmt.Fprintf(s.out, "read       %d samples, %d lines, %d events: %d days agree\n", d.Counts["metrics"], d.Counts["logs"], d.Counts["events"], d.Days)
-	fmt.Fprintf(s.out, "digest     %s of what was read, %s of the backup\n", d.Digest, d.Want)
+	if d.Partial > 0 { // then the digests cannot be equal
+		fmt.Fprintf(s.out, "           %d days of which retention had removed a part: no more than there should be\n", d.Partial)
+	} else {
+		fmt.Fprintf(s.out, "digest     %s of what was read, %s of the backup\n", d.Digest, d.Want)
+	}
+	if d.Entries > 0 {
+		fmt.Fprintf(s.out, "log        %d entries behind it, to entry %d\n", d.Entries, d.Until)
+	}
 }
 
 func newSnapshotDrill(s streams, t *target) *cobra.Command {

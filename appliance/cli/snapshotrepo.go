@@ -197,6 +197,15 @@ func verifyRepository(ctx context.Context, s streams, a *checkedAnswer, f *s3Fla
 	p := newProgress(s.err, "checking", 0)
 	defer p.end()
 	a.Save = save
+	if _, named, _ := inRepository(a.File); named == "" {
+		p.enter("reading all of the repository")
+		all, err := r.CheckAll(ctx, p.add)
+		if err != nil {
+			return orCancelled(ctx, err)
+		}
+		a.All = &all
+		p.enter("checking " + save)
+	}
 	if r.Encrypted() && len(ids) == 0 {
 		a.Header, a.Bytes, err = r.CheckStored(ctx, save, p.add)
 		return orCancelled(ctx, err)

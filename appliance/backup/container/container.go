@@ -66,6 +66,8 @@ type Header struct {
 	Keys       string `json:"keys"`       // where the cluster's private keys are: "", KeysInside or KeysSealed
 	ImageBytes int64  `json:"image_bytes"`
 	First      uint64 `json:"first,omitempty"` // of ContentLogV1: its first entry; Index is the last
+	// Damaged: the node knew that its state was not whole; the manifest says what was wrong.
+	Damaged bool `json:"damaged,omitempty"`
 }
 
 // Values of Header.

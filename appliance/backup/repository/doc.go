@@ -52,6 +52,9 @@ var (
 	ErrMissing = errors.New("a part of the backup is missing")
 	// ErrGap says that entries of the log are not in the archive.
 	ErrGap = errors.New("entries of the log are not in the archive")
+	// ErrHistory says that a repository holds entries of two clusters that go by the same name: one was set back, or is
+	// a copy of the other.
+	ErrHistory = errors.New("another history of the same cluster was archived here")
 	// ErrNoSave says that no backup answers what was asked for.
 	ErrNoSave = errors.New("there is no such backup in the repository")
 	// ErrOvertaken says that a save took so long that others gave it up; what it had written does not count.

@@ -86,7 +86,7 @@ func TestGoldenBytesAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := 0
-	if err := r.readSegment(bytes.NewReader(segment), Segment{First: 11, Last: 12}, func(Entry) error { n++; return nil }); err != nil || n != 2 {
+	if _, err := r.readSegment(bytes.NewReader(segment), Segment{First: 11, Last: 12}, func(Entry) error { n++; return nil }); err != nil || n != 2 {
 		t.Errorf("%d entries, %v", n, err)
 	}
 	body, err := os.ReadFile("testdata/save")
@@ -167,7 +167,7 @@ func FuzzReadSegment(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_ = plain().readSegment(bytes.NewReader(b), Segment{First: 11, Last: 12}, func(Entry) error { return nil })
+		_, _ = plain().readSegment(bytes.NewReader(b), Segment{First: 11, Last: 12}, func(Entry) error { return nil })
 	})
 }
 

@@ -139,23 +139,24 @@ type busyMark struct {
 
 const maxMark = 64 << 20
 
-// begin marks that a save is under way: from then on nothing is removed that was not marked before. Marks of processes
-// of the same node that are gone are cleared.
+// begin marks that a save is under way: from then on nothing is removed that was not marked before. Other marks of the
+// same node, which makes one save at a time, are of saves that are gone, and are cleared. With an error the mark of the
+// name that is returned may be there.
 func (r *Repository) begin(ctx context.Context, node, process string, at int64) (name string, err error) {
+	name = prefixBusy + newID()
 	body, err := json.Marshal(busyMark{node, process, at})
 	if err != nil {
-		return "", fmt.Errorf("encode mark: %w", err)
+		return name, fmt.Errorf("encode mark: %w", err)
 	}
-	name = prefixBusy + newID()
 	if err := putBytes(ctx, r.store, name, body); err != nil {
-		return "", fmt.Errorf("mark a save in %s: %w", r.store, err)
+		return name, fmt.Errorf("mark a save in %s: %w", r.store, err)
 	}
 	marks, err := r.busy(ctx)
 	if err != nil {
 		return name, err
 	}
 	for other, m := range marks {
-		if other != name && m.Node == node && m.Process != process {
+		if other != name && m.Node == node {
 			if err := r.store.Remove(ctx, other); err != nil && !errors.Is(err, target.ErrAbsent) {
 				return name, err
 			}
@@ -174,6 +175,9 @@ func (r *Repository) busy(ctx context.Context) (map[string]busyMark, error) {
 	for _, name := range names {
 		var m busyMark
 		ok, err := r.mark(ctx, name, &m)
+		if errors.Is(err, errMark) {
+			m, ok, err = busyMark{}, true, nil // no save's: it is as old as can be, and goes with the next sweep
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -199,10 +203,13 @@ func (r *Repository) mark(ctx context.Context, name string, v any) (bool, error)
 		return false, err
 	}
 	if err := json.Unmarshal(b, v); err != nil {
-		return false, fmt.Errorf("mark %s in %s is unusable: %w", name, r.store, err)
+		return false, fmt.Errorf("%s in %s: %w: %w", name, r.store, errMark, err)
 	}
 	return true, nil
 }
+
+// errMark says that a mark cannot be read.
+var errMark = errors.New("this mark is unusable; look at it and remove it")
 
 // stillBusy makes sure that nobody took our mark away.
 func (r *Repository) stillBusy(ctx context.Context, name string) error {

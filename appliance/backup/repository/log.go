@@ -55,7 +55,7 @@ func (r *Repository) Segments(ctx context.Context) ([]Segment, error) {
 	return out, err
 }
 
-// WriteSegment stores entries, which follow each other, durably.
+// WriteSegment stores entries, which follow each other, durably, and reads back what it stored.
 func (r *Repository) WriteSegment(ctx context.Context, about SegmentAbout, entries []Entry) (Segment, error) {
 	if len(entries) == 0 {
 		return Segment{}, errors.New("archive the log: no entries")
@@ -80,7 +80,15 @@ func (r *Repository) WriteSegment(ctx context.Context, about SegmentAbout, entri
 	if err != nil {
 		return Segment{}, fmt.Errorf("archive the log in %s: %w", r.store, err)
 	}
-	return Segment{Name: name, First: first.Index, Last: last.Index, Size: n}, nil
+	seg := Segment{Name: name, First: first.Index, Last: last.Index, Size: n}
+	if _, err := r.CheckSegment(ctx, seg); err != nil {
+		err = fmt.Errorf("archive the log in %s: read back: %w", r.store, err)
+		if errors.Is(err, container.ErrDamaged) || errors.Is(err, backup.ErrContent) {
+			err = errors.Join(err, r.store.Remove(ctx, name)) // nobody should come upon it
+		}
+		return Segment{}, err
+	}
+	return seg, nil
 }
 
 func writeSegment(w io.Writer, h container.Header, to []age.Recipient, entries []Entry) error {
@@ -166,27 +174,39 @@ func readEntry(r io.Reader) (Entry, error) {
 
 // ReadSegment calls fn with the entries of a segment in order. An entry may have been handed out before a segment is
 // found to be damaged behind it: each is checked by itself.
-func (r *Repository) ReadSegment(ctx context.Context, s Segment, fn func(Entry) error) (err error) {
-	in, _, err := r.store.Open(ctx, s.Name)
-	if errors.Is(err, target.ErrAbsent) {
-		return fmt.Errorf("%w: %s in %s", ErrMissing, s.Name, r.store)
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, in.Close()) }()
-	if err := r.readSegment(in, s, fn); err != nil {
-		return fmt.Errorf("%s: %w", s.Name, err)
-	}
-	return nil
+func (r *Repository) ReadSegment(ctx context.Context, s Segment, fn func(Entry) error) error {
+	_, err := r.eachEntry(ctx, s, fn)
+	return err
 }
 
-func (r *Repository) readSegment(in io.Reader, s Segment, fn func(Entry) error) error {
+func (r *Repository) eachEntry(ctx context.Context, s Segment, fn func(Entry) error) (h container.Header, err error) {
+	in, _, err := r.store.Open(ctx, s.Name)
+	if errors.Is(err, target.ErrAbsent) {
+		return h, fmt.Errorf("%w: %s in %s", ErrMissing, s.Name, r.store)
+	}
+	if err != nil {
+		return h, err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	if h, err = r.readSegment(in, s, fn); err != nil {
+		return h, fmt.Errorf("%s: %w", s.Name, err)
+	}
+	return h, nil
+}
+
+func (r *Repository) readSegment(in io.Reader, s Segment, fn func(Entry) error) (container.Header, error) {
 	c, err := container.NewReader(in)
 	if err != nil {
-		return err
+		return container.Header{}, err
 	}
-	h := &c.Header
+	if err := r.fits(&c.Header, s); err != nil {
+		return c.Header, err
+	}
+	return c.Header, r.readContent(c, s, fn)
+}
+
+// fits holds the header of a segment against its name and repository.
+func (r *Repository) fits(h *container.Header, s Segment) error {
 	switch {
 	case h.Content != container.ContentLogV1:
 		return fmt.Errorf("%w: its content is %.40q", container.ErrVersion, h.Content)
@@ -195,6 +215,10 @@ func (r *Repository) readSegment(in io.Reader, s Segment, fn func(Entry) error) 
 	case h.First != s.First || h.Index != s.Last:
 		return fmt.Errorf("%w: it holds the entries %d to %d", backup.ErrContent, h.First, h.Index)
 	}
+	return nil
+}
+
+func (r *Repository) readContent(c *container.Reader, s Segment, fn func(Entry) error) (err error) {
 	plain := io.Reader(c)
 	if r.Encrypted() {
 		if len(r.identities) == 0 {
@@ -270,31 +294,47 @@ func readEntries(r io.Reader, header string, s Segment, fn func(Entry) error) er
 var ErrStop = errors.New("stop")
 
 // Replay calls fn with the archived entries behind the index from, each once, in order: up to the entry through, which
-// must be there, or, when that is 0, up to where the archive goes without a gap. fn ends it with ErrStop.
+// must be there, or, when that is 0, up to where the archive goes without a gap. fn ends it with ErrStop. Where a segment
+// is damaged that another one covers, that one is read. Entries of another history are ErrHistory.
 func (r *Repository) Replay(ctx context.Context, from, through uint64, fn func(Entry) error) error {
 	segments, err := r.Segments(ctx)
 	if err != nil {
 		return err
 	}
-	have := from
+	have, term := from, uint64(0)
+	var damaged error
 	for through == 0 || have < through {
 		s, ok := following(segments, have)
 		if !ok {
 			break
 		}
+		var own error // of fn, or what it was not even asked about
 		err := r.ReadSegment(ctx, s, func(e Entry) error {
-			if e.Index <= have || through > 0 && e.Index > through {
+			switch {
+			case term > 0 && (e.Index == have && e.Term != term || e.Index > have && e.Term < term):
+				own = otherHistory(e.Index, e.Term, have, term)
+				return own
+			case e.Index <= have || through > 0 && e.Index > through:
 				return nil
 			}
-			have = e.Index
-			return fn(e)
+			have, term = e.Index, e.Term
+			own = fn(e)
+			return own
 		})
-		if errors.Is(err, ErrStop) {
+		switch {
+		case errors.Is(own, ErrStop):
 			return nil
-		}
-		if err != nil {
+		case own != nil || ctx.Err() != nil || errors.Is(err, backup.ErrKey):
 			return err
+		case err != nil:
+			damaged = err
+			segments = slices.DeleteFunc(segments, func(o Segment) bool { return o.Name == s.Name })
+		default:
+			damaged = nil // another one had it
 		}
+	}
+	if damaged != nil {
+		return damaged
 	}
 	if through > have {
 		return fmt.Errorf("%w: %d to %d in %s", ErrGap, have+1, firstBehind(segments, have, through), r.store)

@@ -129,16 +129,43 @@ func Open(ctx context.Context, store Store, scope *Scope, secret *Secret) (*Repo
 	}
 	held, err := readAbout(ctx, store)
 	if errors.Is(err, ErrNotRepository) {
-		return r, r.create(ctx, scope)
-	}
-	if err != nil {
+		made, err := r.create(ctx, scope)
+		if made || err != nil {
+			return r, err
+		}
+		held, err = readAbout(ctx, store) // another was faster
+		if err != nil {
+			return nil, err
+		}
+	} else if err != nil {
 		return nil, err
 	}
 	if held.ID != scope.ID() || held.Cluster != scope.Cluster || held.Incarnation != scope.Incarnation {
 		return nil, fmt.Errorf("%s: %w: of cluster %.60q", store, ErrForeign, held.Cluster)
 	}
+	if err := r.sameSecret(held); err != nil {
+		return nil, err
+	}
 	r.about = *held
 	return r, nil
+}
+
+// sameSecret makes sure that readers, who take the secret from the repository, can read what is written with ours.
+func (r *Repository) sameSecret(held *about) error {
+	body := held.Secret
+	var err error
+	if held.Encryption != "" {
+		body, err = unsealed(body, r.manifests)
+	}
+	var theirs Secret
+	if err == nil {
+		err = json.Unmarshal(body, &theirs)
+	}
+	if err != nil || !hmac.Equal(theirs.Hash, r.secret.Hash) || theirs.Identity != r.secret.Identity {
+		return errors.Join(fmt.Errorf("%s: %w: it was made with another key than this cluster has for it, and could not be read with both; "+
+			"move its folder away (it stays readable with its own keys), and a new one is begun", r.store, ErrForeign), err)
+	}
+	return nil
 }
 
 // useSecret makes the key of the secret open what it may.
@@ -157,10 +184,11 @@ func (r *Repository) useSecret(drill bool) error {
 	return nil
 }
 
-func (r *Repository) create(ctx context.Context, scope *Scope) error {
+// create makes the repository; made is false when there is one meanwhile.
+func (r *Repository) create(ctx context.Context, scope *Scope) (made bool, err error) {
 	body, err := json.Marshal(r.secret)
 	if err != nil {
-		return fmt.Errorf("encode secret of the repository: %w", err)
+		return false, fmt.Errorf("encode secret of the repository: %w", err)
 	}
 	r.about = about{
 		Triward: "repository", Version: Version, ID: scope.ID(), Cluster: scope.Cluster, Incarnation: scope.Incarnation,
@@ -170,21 +198,24 @@ func (r *Repository) create(ctx context.Context, scope *Scope) error {
 		r.about.Encryption = container.EncryptionAge
 		to, err := r.manifestRecipients()
 		if err != nil {
-			return err
+			return false, err
 		}
 		if r.about.Secret, err = sealed(body, to); err != nil {
-			return err
+			return false, err
 		}
 	}
 	out, err := json.MarshalIndent(&r.about, "", " ")
 	if err != nil {
-		return fmt.Errorf("encode repository: %w", err)
+		return false, fmt.Errorf("encode repository: %w", err)
 	}
-	// Whoever else makes it at the same time writes the same secret.
-	if err := putBytes(ctx, r.store, fileRepository, out); err != nil && !errors.Is(err, target.ErrExists) {
-		return fmt.Errorf("make repository in %s: %w", r.store, err)
+	err = putBytes(ctx, r.store, fileRepository, out)
+	if errors.Is(err, target.ErrExists) {
+		return false, nil
 	}
-	return nil
+	if err != nil {
+		return false, fmt.Errorf("make repository in %s: %w", r.store, err)
+	}
+	return true, nil
 }
 
 // Look opens a repository for reading. identities may open it; without any only what needs no key can be done.

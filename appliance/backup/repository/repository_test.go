@@ -411,10 +411,10 @@ func TestLog(t *testing.T) {
 			for at := range body {
 				b := bytes.Clone(body)
 				b[at] ^= 1
-				if err := look.readSegment(bytes.NewReader(b), s, func(Entry) error { return nil }); err == nil {
+				if _, err := look.readSegment(bytes.NewReader(b), s, func(Entry) error { return nil }); err == nil {
 					t.Fatalf("%s: byte %d was altered, nothing was noticed", object, at)
 				}
-				if err := look.readSegment(bytes.NewReader(body[:at]), s, func(Entry) error { return nil }); err == nil {
+				if _, err := look.readSegment(bytes.NewReader(body[:at]), s, func(Entry) error { return nil }); err == nil {
 					t.Fatalf("%s: cut off at %d, nothing was noticed", object, at)
 				}
 			}

@@ -61,16 +61,16 @@ func (r *Repository) Save(ctx context.Context, state State, req Request) (_ *bac
 		req.Log = slog.New(slog.DiscardHandler)
 	}
 	busy, err := r.begin(ctx, req.About.Node, req.Process, req.About.Created)
-	if err != nil {
-		return nil, "", Stats{}, err
-	}
-	defer func() {
+	defer func() { // also when it is not known whether the mark was stored
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 		defer cancel()
 		if e := r.store.Remove(ctx, busy); e != nil && err == nil && !errors.Is(e, target.ErrAbsent) {
 			req.Log.Warn("the mark of a save that is done stays", "name", busy, "err", e)
 		}
 	}()
+	if err != nil {
+		return nil, "", Stats{}, err
+	}
 	// Only now: what is about to be removed is told by marks that were there before ours, or their makers see ours.
 	known, err := r.known(ctx, req.Log)
 	if err != nil {
@@ -287,6 +287,7 @@ func (w *saver) manifest(name string, m *backup.Manifest, body *saveBody, state 
 	h := container.Header{
 		Cluster: m.Cluster, Node: m.Node, Index: m.Index, Term: m.Term, LogTime: m.LogTime, Format: m.Format, Created: m.Created,
 		Program: m.Program, Digest: m.Digest, Content: container.ContentSaveV1, ImageBytes: state.Size(), Encryption: r.about.Encryption,
+		Damaged: len(m.Damage) > 0,
 	}
 	switch {
 	case body.Keys == nil:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/triward/triward/appliance/backup/target"
@@ -53,9 +54,13 @@ func (r *Repository) Sweep(ctx context.Context, now int64) (Swept, error) {
 		return out, err
 	}
 	if len(saves) == 0 {
-		return out, nil
+		return out, r.sweepWholeLog(ctx, now, &out)
 	}
-	return out, r.sweepLog(ctx, saves[0].Index, &out)
+	segments, err := r.Segments(ctx)
+	if err != nil {
+		return out, err
+	}
+	return out, r.removeLog(ctx, segments, saves[0].Index, &out)
 }
 
 // unneeded returns the packs, with their sizes, that no save is made of, and the saves.
@@ -113,7 +118,10 @@ func (r *Repository) sweepPacks(ctx context.Context, unneeded map[string]int64, 
 	for name, m := range busy {
 		if now-m.At < busyForGood.Milliseconds() {
 			out.Busy = true
-			return r.store.Remove(ctx, mark)
+			if err := r.store.Remove(ctx, mark); !errors.Is(err, target.ErrAbsent) {
+				return err
+			}
+			return nil // another sweep, which had removed the same packs, has cleared it
 		}
 		if err := r.store.Remove(ctx, name); err != nil && !errors.Is(err, target.ErrAbsent) {
 			return err
@@ -177,12 +185,32 @@ next:
 	return nil
 }
 
-// sweepLog removes segments that end at or before the oldest save.
-func (r *Repository) sweepLog(ctx context.Context, oldest uint64, out *Swept) error {
+// sweepWholeLog removes all segments when there is no save and none under way: nothing can be replayed without one. In
+// this order: a save that begins after the segments were listed and the marks looked at is of an entry behind all of them.
+func (r *Repository) sweepWholeLog(ctx context.Context, now int64, out *Swept) error {
 	segments, err := r.Segments(ctx)
+	if err != nil || len(segments) == 0 {
+		return err
+	}
+	busy, err := r.busy(ctx)
 	if err != nil {
 		return err
 	}
+	for _, m := range busy {
+		if now-m.At < busyForGood.Milliseconds() {
+			out.Busy = true
+			return nil
+		}
+	}
+	saves, err := r.Saves(ctx)
+	if err != nil || len(saves) > 0 {
+		return err
+	}
+	return r.removeLog(ctx, segments, math.MaxUint64, out)
+}
+
+// removeLog removes segments that end at or before the oldest save.
+func (r *Repository) removeLog(ctx context.Context, segments []Segment, oldest uint64, out *Swept) error {
 	for _, s := range segments {
 		if s.Last > oldest {
 			continue

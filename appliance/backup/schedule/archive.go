@@ -13,9 +13,12 @@ import (
 )
 
 // EntrySource reads committed entries of the log from the index from on, at most so many bytes but at least one entry
-// when there is one. first is where the log begins on this node, committed its last committed entry. from below first
-// gives none.
-type EntrySource func(from uint64, maxBytes int64) (entries []repository.Entry, first, committed uint64, err error)
+// when there is one; those that this node does not hold from another member. first is where the log begins on this node,
+// committed its last committed entry. from below first gives none when no member that answers holds it.
+type EntrySource func(ctx context.Context, from uint64, maxBytes int64) (entries []repository.Entry, first, committed uint64, err error)
+
+// OldestSource returns the first entry that any member which answers holds, and the members that do not answer.
+type OldestSource func(ctx context.Context) (first uint64, silent []string, err error)
 
 const (
 	prefixArchive = "archive/"
@@ -37,8 +40,8 @@ type Archive struct {
 	LogTime    int64  `json:"log_time"`        // of that entry, milliseconds
 	At         int64  `json:"at"`              // log time of this record
 	Error      string `json:"error,omitempty"` // why it does not go on
-	// Gap is set while entries are missing between what is archived and what the log still holds: nothing is archived
-	// until the next backup.
+	// Gap is set while entries are missing between what is archived and what the logs still hold: nothing is archived
+	// until the next backup, which is made at once.
 	Gap *Gap `json:"gap,omitempty"`
 	// Behind is by how many milliseconds of log time the archive is behind: what would be lost if all nodes were lost.
 	Behind int64 `json:"behind_ms"`
@@ -57,8 +60,11 @@ type Gap struct {
 type archiving struct {
 	repo    *repository.Repository
 	folder  string
-	ready   bool   // pos is what the place holds
-	pos     uint64 // the last entry archived, or that a backup holds
+	where   Where
+	ready   bool      // pos is what the place holds
+	same    bool      // the entry there is the one of this cluster
+	ahead   time.Time // since when the place holds more than the cluster has
+	pos     uint64    // the last entry archived, or that a backup holds
 	logTime int64
 	next    time.Time
 	noted   time.Time
@@ -89,6 +95,7 @@ func (r *Runner) archiveLog(ctx context.Context) {
 		for name := range r.archive { // this goroutine's own
 			if !mine[name] {
 				delete(r.archive, name) // another may write there now: later we look again
+				r.want(name, nil)
 			}
 		}
 	}
@@ -113,6 +120,9 @@ func (r *Runner) archiveTurn(ctx context.Context, s *Schedule) {
 	}
 	if err != nil {
 		a.ready, a.repo = false, nil
+		if errors.Is(err, errNothingYet) {
+			err = fmt.Errorf("%w: the archive begins with the next backup of the schedule, which is made at once", err)
+		}
 		if a.told.Error == "" {
 			r.cfg.Log.Warn("the log is not archived", "schedule", s.Name, "to", s.Target.String(), "err", err)
 		}
@@ -129,39 +139,139 @@ func (r *Runner) archiveTurn(ctx context.Context, s *Schedule) {
 
 // archiveOn finds out where the archive stands and writes what follows.
 func (r *Runner) archiveOn(ctx context.Context, s *Schedule, a *archiving) (*Gap, error) {
-	if a.repo == nil {
-		to, err := r.target(&s.Target)
-		if err != nil {
-			return nil, err
-		}
-		repo, folder, err := r.repository(ctx, &s.Job, to)
-		if err != nil {
-			return nil, err
-		}
-		a.repo, a.folder, a.ready = repo, folder, false
-	} else if scope, err := r.scope(&s.Job); err != nil || scope.Folder() != a.folder {
-		a.repo = nil // its readers were changed: the next turn opens the other one
-		return nil, err
-	}
-	_, first, committed, err := r.cfg.Entries(0, 0)
+	scope, err := r.scope(&s.Job)
 	if err != nil {
 		return nil, err
 	}
+	if a.repo != nil && a.folder == scope.Folder() && a.where == s.Target {
+		return r.archiveTo(ctx, s, a)
+	}
+	fresh := &archiving{next: a.next, ahead: a.ahead, noted: a.noted, told: a.told, where: s.Target}
+	to, err := r.target(&s.Target)
+	if err != nil {
+		return nil, err
+	}
+	if fresh.repo, fresh.folder, err = r.repository(ctx, &s.Job, to); err != nil {
+		return nil, err
+	}
+	gap, err := r.archiveTo(ctx, s, fresh)
+	if errors.Is(err, errNothingYet) && a.repo != nil {
+		// Its readers or its place were changed: until there is a backup in the new one, which is made now, the old one
+		// goes on.
+		return r.archiveTo(ctx, s, a)
+	}
+	*a = *fresh
+	return gap, err
+}
+
+// archiveTo is archiveOn for a repository that is open.
+func (r *Runner) archiveTo(ctx context.Context, s *Schedule, a *archiving) (*Gap, error) {
+	_, first, committed, err := r.cfg.Entries(ctx, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	scope, err := r.scope(&s.Job)
+	if err != nil {
+		return nil, err
+	}
+	current := scope.Folder() == a.folder && a.where == s.Target // for an old place nothing is wanted
 	if a.ready && a.pos+1 < first {
 		a.ready = false
 	}
 	if !a.ready {
 		gap, err := r.resume(ctx, s, a, first)
-		if gap != nil || err != nil || !a.ready {
+		switch {
+		case errors.Is(err, errNothingYet) && current:
+			r.want(s.Name, &wanted{folder: a.folder, at: r.cfg.Meta.LogTime()})
+		case gap != nil && current:
+			r.want(s.Name, &wanted{folder: a.folder, at: gap.At, index: gap.To})
+		}
+		if gap != nil || err != nil {
 			return gap, err
 		}
 	}
-	for a.pos < committed {
+	if err := r.sameHistory(ctx, a, committed); err != nil {
+		return nil, err
+	}
+	for a.same && a.pos < committed {
 		if err := r.archiveSegment(ctx, a, committed); err != nil {
 			return nil, err
 		}
 	}
+	if current {
+		r.want(s.Name, nil)
+	}
 	return nil, nil
+}
+
+// aheadFor is how long the place may hold more than this node knows to be committed: one that starts learns it soon.
+const aheadFor = 2 * time.Minute
+
+// sameHistory makes sure that what the place holds is of this cluster as it is: one that was set back, or a copy of it, has
+// the same name.
+func (r *Runner) sameHistory(ctx context.Context, a *archiving, committed uint64) error {
+	if a.same {
+		return nil
+	}
+	if a.pos > committed {
+		if a.ahead.IsZero() {
+			a.ahead = time.Now()
+		}
+		if time.Since(a.ahead) < aheadFor {
+			return nil
+		}
+		return fmt.Errorf("%w: it reaches to entry %d, this cluster to %d: was it set back, or is it a copy? Give it another place", repository.ErrHistory, a.pos, committed)
+	}
+	a.ahead = time.Time{}
+	theirs, err := a.repo.TermAt(ctx, a.pos)
+	if err != nil {
+		return err
+	}
+	own, _, _, err := r.cfg.Entries(ctx, a.pos, 1)
+	if err != nil {
+		return err
+	}
+	if theirs > 0 && len(own) > 0 && own[0].Index == a.pos && own[0].Term != theirs {
+		return fmt.Errorf("%w: its entry %d is of term %d, that of this cluster of term %d: was it set back, or is it a copy? Give it another place",
+			repository.ErrHistory, a.pos, theirs, own[0].Term)
+	}
+	a.same = true
+	return nil
+}
+
+// wanted says why a backup is wanted outside the times of a schedule: without one the archive does not go on.
+type wanted struct {
+	folder string
+	at     int64  // log time since when
+	index  uint64 // that it must reach
+}
+
+// want notes that the archive of a schedule waits for a backup, or with nil that it does not.
+func (r *Runner) want(schedule string, w *wanted) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w == nil {
+		delete(r.wants, schedule)
+	} else if held := r.wants[schedule]; held == nil || held.folder != w.folder || held.index != w.index {
+		r.wants[schedule] = w
+	}
+}
+
+// awaited reports whether the archive of a schedule waits for a backup that has not been made yet.
+func (r *Runner) awaited(s *Schedule) bool {
+	r.mu.Lock()
+	w := r.wants[s.Name]
+	r.mu.Unlock()
+	if w == nil {
+		return false
+	}
+	for _, run := range list[Run](r.cfg.Meta, prefixRun, maxRecords) {
+		if run.Schedule == s.Name && run.Kind == "" && run.OK && run.Repository == w.folder && run.Ended >= w.at && run.Index >= w.index &&
+			run.Target.String() == s.Target.String() && (run.Target.Kind != KindFolder || run.Node == r.cfg.Node) {
+			return false // the archive has not looked since
+		}
+	}
+	return true
 }
 
 // resume finds where the archive goes on: behind what the place holds without a gap.
@@ -176,23 +286,32 @@ func (r *Runner) resume(ctx context.Context, s *Schedule, a *archiving, first ui
 	}
 	spans := repository.Covered(saves, segments)
 	if len(spans) == 0 {
-		return nil, fmt.Errorf("%w: the archive begins with the first backup of the schedule", errNothingYet)
+		return nil, errNothingYet
 	}
+	last := spans[len(spans)-1].Until
+	silent := []string(nil)
+	if last+1 < first && r.cfg.Oldest != nil { // what this node does not hold another one may
+		if first, silent, err = r.cfg.Oldest(ctx); err != nil {
+			return nil, err
+		}
+	}
+	a.pos, a.same = last, false
 	for _, c := range spans {
 		if c.Until+1 >= first {
 			a.pos, a.ready = c.Until, true
-			for _, save := range saves {
-				if save.Index <= a.pos {
-					a.logTime = max(a.logTime, save.LogTime)
-				}
-			}
-			return nil, nil
+			break
 		}
 	}
-	last := spans[len(spans)-1].Until
-	a.pos = last
 	for _, save := range saves {
-		a.logTime = max(a.logTime, save.LogTime)
+		if save.Index <= a.pos {
+			a.logTime = max(a.logTime, save.LogTime)
+		}
+	}
+	switch {
+	case a.ready:
+		return nil, nil
+	case len(silent) > 0:
+		return nil, fmt.Errorf("entries %d to %d of the log are held by no member that answers; one that does not may have them: %v", last+1, first-1, silent)
 	}
 	return &Gap{Schedule: s.Name, Node: r.cfg.Node, From: last + 1, To: first - 1, At: r.cfg.Meta.LogTime()}, nil
 }
@@ -204,13 +323,13 @@ func (r *Runner) archiveSegment(ctx context.Context, a *archiving, through uint6
 	var batch []repository.Entry
 	size := int64(0)
 	for from := a.pos + 1; from <= through && size < segmentBytes; {
-		got, first, _, err := r.cfg.Entries(from, segmentBytes-size)
+		got, first, _, err := r.cfg.Entries(ctx, from, segmentBytes-size)
 		if err != nil {
 			return err
 		}
 		if len(got) == 0 {
 			if from < first {
-				return fmt.Errorf("entry %d is gone from the log, which begins at %d", from, first)
+				return fmt.Errorf("entry %d is gone from the log, which begins at %d here, and no member that answers holds it", from, first)
 			}
 			break
 		}

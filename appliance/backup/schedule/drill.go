@@ -33,7 +33,7 @@ func (r *Runner) dueForDrill(s *Schedule, now int64) bool {
 	}
 	period := int64(s.Drill) * (24 * time.Hour).Milliseconds()
 	failed := 0
-	runs := list[Run](r.cfg.Meta, prefixRun, maxRuns+64)
+	runs := list[Run](r.cfg.Meta, prefixRun, maxRecords)
 	good := false
 	for i := len(runs) - 1; i >= 0; i-- { // newest first
 		run := &runs[i]
@@ -58,7 +58,7 @@ func (r *Runner) dueForDrill(s *Schedule, now int64) bool {
 
 // newestOf returns the newest good backup of a schedule that this node can read.
 func (r *Runner) newestOf(schedule string) (Run, bool) {
-	runs := list[Run](r.cfg.Meta, prefixRun, maxRuns+64)
+	runs := list[Run](r.cfg.Meta, prefixRun, maxRecords)
 	for i := len(runs) - 1; i >= 0; i-- {
 		run := runs[i]
 		if run.Schedule == schedule && run.OK && !run.Removed && run.Kind == "" && run.Incarnation == r.cfg.Incarnation &&
@@ -123,7 +123,7 @@ func (r *Runner) drill(ctx context.Context, h *hold, run Run) (Run, error) {
 		},
 	})
 	if deep != nil {
-		run.Drill.Digest, run.Drill.Days, run.Drill.Counts = deep.Digest, deep.Days, deep.Counts
+		run.Drill.Digest, run.Drill.Days, run.Drill.Partial, run.Drill.Counts = deep.Digest, deep.Days, deep.Partial, deep.Counts
 	}
 	if err != nil {
 		return run, fmt.Errorf("restore of %s: %w", of.Name, err)
@@ -132,14 +132,31 @@ func (r *Runner) drill(ctx context.Context, h *hold, run Run) (Run, error) {
 		return run, fmt.Errorf("restore of %s: it is of entry %d with digest %s, recorded were %d and %s",
 			of.Name, deepest.Manifest.Index, deepest.Manifest.Digest, of.Index, of.Digest)
 	}
+	if source.repo != nil {
+		h.enter("drill: reading the archived log")
+		if err := readLog(ctx, source.repo, limit, &run); err != nil {
+			return run, fmt.Errorf("the log archived behind %s: %w", of.Name, err)
+		}
+	}
 	run.OK, run.ReadBack, run.Digest = true, true, deepest.Manifest.Digest
 	return run, nil
+}
+
+// readLog reads what a restore of the newest state would replay: each entry whole, in order, of one history.
+func readLog(ctx context.Context, repo *repository.Repository, limit *rate.Limiter, run *Run) error {
+	run.Drill.Until = run.Index
+	return repo.Replay(ctx, run.Index, 0, func(e repository.Entry) error {
+		run.Drill.Until = e.Index
+		run.Drill.Entries++
+		return limit.WaitN(ctx, min(len(e.Data)+1, drillBurst))
+	})
 }
 
 // opened is a backup for reading.
 type opened struct {
 	backup.Source
-	in io.Closer
+	in   io.Closer
+	repo *repository.Repository // that it lies in
 }
 
 func (o *opened) close() {
@@ -159,7 +176,7 @@ func (r *Runner) sourceOf(ctx context.Context, run *Run) (*opened, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &opened{backup.Stream(in), in}, nil
+		return &opened{Source: backup.Stream(in), in: in}, nil
 	}
 	rec, _, ok := get[repositoryRecord](r.cfg.Meta, prefixRepository+run.Repository[len(repository.FolderPrefix):])
 	if !ok {
@@ -177,7 +194,7 @@ func (r *Runner) sourceOf(ctx context.Context, run *Run) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &opened{Source: repo.Source(run.Name)}, nil
+	return &opened{Source: repo.Source(run.Name), repo: repo}, nil
 }
 
 // stage makes the folder of a drill, when there is room for it.

@@ -22,7 +22,7 @@ func (r *Runner) prune(ctx context.Context) {
 		}
 	}
 	running, _, _ := get[Claim](r.cfg.Meta, keyRunning)
-	all := list[Run](r.cfg.Meta, prefixRun, maxRuns+64)
+	all := list[Run](r.cfg.Meta, prefixRun, maxRecords)
 	for _, run := range r.spare(all, schedules, running.ID) {
 		if ctx.Err() != nil {
 			return
@@ -72,6 +72,18 @@ func (s *Schedule) keeps(newer int, age int64) bool {
 		return true
 	}
 	return s.KeepLast > 0 && newer < s.KeepLast || s.KeepDays > 0 && age < int64(s.KeepDays)*(24*time.Hour).Milliseconds()
+}
+
+// wants is how many backups the rule of a schedule keeps; 0 when it removes none.
+func (s *Schedule) wants() int {
+	if s.KeepLast == 0 && s.KeepDays == 0 {
+		return 0
+	}
+	days := s.KeepDays
+	if n := len(s.Weekdays); n > 0 {
+		days = (days + 6) / 7 * n
+	}
+	return max(s.KeepLast, days*(24/max(s.Every, 1)), keepAtLeast)
 }
 
 // reaches reports whether it is for this node to remove the backup of a run.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup/repository"
@@ -109,7 +110,7 @@ func (r *Runner) forgetRepositories() []auth.Op {
 		return nil
 	}
 	used := make(map[string]bool)
-	for _, run := range list[Run](r.cfg.Meta, prefixRun, maxRuns+64) {
+	for _, run := range list[Run](r.cfg.Meta, prefixRun, maxRecords) {
 		id := strings.TrimPrefix(run.Repository, repository.FolderPrefix)
 		used[id] = used[id] || !run.Removed
 	}
@@ -208,8 +209,17 @@ func (r *Runner) dropSave(ctx context.Context, to target.Target, run *Run) error
 func (r *Runner) sweepLater(run *Run) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sweeps[run.Target.String()+" "+run.Repository] = run
+	r.sweeps[run.Target.String()+" "+run.Repository] = &sweeping{run: run}
 }
+
+// sweeping is a repository to be swept, with a run that names the place.
+type sweeping struct {
+	run  *Run
+	next time.Time // not before
+}
+
+// sweepAgain is when one is swept again in which somebody is at work, or that could not be swept.
+const sweepAgain = 10 * time.Minute
 
 // sweepAll removes what nothing needs from the repositories that were noted.
 func (r *Runner) sweepAll(ctx context.Context) {
@@ -222,45 +232,48 @@ func (r *Runner) sweepAll(ctx context.Context) {
 	slices.Sort(todo)
 	for _, key := range todo {
 		r.mu.Lock()
-		run := r.sweeps[key]
+		s := r.sweeps[key]
 		r.mu.Unlock()
-		if ctx.Err() != nil || run == nil {
+		if ctx.Err() != nil {
 			return
 		}
-		done, err := r.sweep(ctx, run)
+		if time.Now().Before(s.next) {
+			continue
+		}
+		run := s.run
+		done, again, err := r.sweep(ctx, run)
 		if err != nil {
 			r.cfg.Log.Warn("a repository is not tidied up", "repository", run.Repository, "in", run.Target.String(), "err", err)
 		}
-		if done {
-			r.mu.Lock()
-			if r.sweeps[key] == run {
-				delete(r.sweeps, key)
-			}
-			r.mu.Unlock()
+		r.mu.Lock()
+		s.next = time.Now().Add(again)
+		if done && r.sweeps[key] == s { // nothing was added meanwhile
+			delete(r.sweeps, key)
 		}
+		r.mu.Unlock()
 	}
 }
 
-func (r *Runner) sweep(ctx context.Context, run *Run) (done bool, err error) {
+func (r *Runner) sweep(ctx context.Context, run *Run) (done bool, again time.Duration, err error) {
 	if c, _, ok := get[Claim](r.cfg.Meta, keyRunning); ok && c.Repository == run.Repository {
-		return false, nil
+		return false, 0, nil
 	}
 	to, err := r.target(&run.Target)
 	if err != nil {
-		return true, err
+		return true, 0, err
 	}
 	repo, err := repository.Look(ctx, to.Below(run.Repository), nil)
 	if errors.Is(err, repository.ErrNotRepository) {
-		return true, nil
+		return true, 0, nil
 	}
 	if err != nil {
-		return false, err
+		return false, sweepAgain, err
 	}
 	s, err := repo.Sweep(ctx, r.now())
 	if s.Packs+s.Segments > 0 {
 		r.cfg.Log.Info("repository tidied up", "repository", run.Repository, "in", run.Target.String(), "packs", s.Packs, "segments", s.Segments, "bytes", s.Bytes)
 	}
-	return err == nil && !s.Busy, err
+	return err == nil && !s.Busy, sweepAgain, err
 }
 
 // atRepository makes the claim say where its backup goes.

@@ -16,7 +16,7 @@ const resealAtOnce = 32
 // runs, by which backups are removed, and what opens repositories. It returns how many that were.
 func (r *Runner) Reseal(ctx context.Context, current func(sealed string) bool, by Actor) (int, error) {
 	total := 0
-	for range MaxSchedules + maxRuns { // far more than it takes
+	for range MaxSchedules + maxRecords { // far more than it takes
 		n, err := r.resealSome(ctx, current, by)
 		if err != nil && !errors.Is(err, auth.ErrConflict) {
 			return total, err

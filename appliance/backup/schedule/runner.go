@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -52,6 +51,8 @@ type Config struct {
 	DataDir string
 	// Entries reads the committed log, for the archive; nil: none is made.
 	Entries EntrySource
+	// Oldest is asked when this node's log begins behind what is archived; nil: there is nobody else.
+	Oldest OldestSource
 	// Program is the version of Triward, Format that of the cluster's state.
 	Program string
 	Format  func() uint32
@@ -87,9 +88,10 @@ type Runner struct {
 	born   time.Time
 
 	mu      sync.Mutex
-	sweeps  map[string]*Run // repositories to be swept, by place and folder, with a run that names the place
+	sweeps  map[string]*sweeping // repositories to be swept, by place and folder
 	caches  map[string]*repository.Cache
 	archive map[string]*archiving // by schedule
+	wants   map[string]*wanted    // by schedule, whose archive waits for a backup
 }
 
 // New makes a runner. It makes nothing before Run.
@@ -101,8 +103,9 @@ func New(cfg Config) *Runner {
 		cfg.LookEvery = 5 * time.Second
 	}
 	r := &Runner{
-		cfg: cfg, born: time.Now(), sweeps: make(map[string]*Run),
+		cfg: cfg, born: time.Now(), sweeps: make(map[string]*sweeping),
 		caches: make(map[string]*repository.Cache), archive: make(map[string]*archiving),
+		wants: make(map[string]*wanted),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
@@ -159,6 +162,7 @@ func (r *Runner) look(ctx context.Context) error {
 		switch {
 		case slot > st.Slot:
 			st = state{Slot: slot}
+		case st.Retry == 0 && st.Attempts <= len(retryAfter) && r.awaited(&s):
 		case st.Retry == 0 || st.Retry > now:
 			continue
 		}
@@ -554,31 +558,14 @@ func (r *Runner) recordState(txn *auth.Txn, run *Run, st *state) {
 		return
 	}
 	held.Retry = 0
-	if !run.OK && st.Attempts <= len(retryAfter) && run.Error != errCancelled.Error() {
+	switch {
+	case run.OK:
+		held.Attempts = 0
+	case run.Error == errCancelled.Error():
+		held.Attempts = len(retryAfter) + 1 // not again before the next time
+	case st.Attempts <= len(retryAfter):
 		held.Retry = run.Ended + retryAfter[st.Attempts-1].Milliseconds()
 	}
 	txn.Compares = append(txn.Compares, auth.Compare{Bucket: Bucket, Key: prefixState + run.Schedule, ModIndex: mod})
 	txn.Ops = append(txn.Ops, auth.Op{Bucket: Bucket, Key: prefixState + run.Schedule, Value: encode(held)})
-}
-
-// trim keeps the record of runs within its bound: what failed or was removed goes first.
-func (r *Runner) trim(txn *auth.Txn) {
-	all := list[Run](r.cfg.Meta, prefixRun, maxRuns+64)
-	over := len(all) + 1 - maxRuns
-	if over <= 0 {
-		return
-	}
-	slices.SortStableFunc(all, func(x, y Run) int {
-		return cmp.Or(cmp.Compare(rank(&x), rank(&y)), cmp.Compare(x.Started, y.Started))
-	})
-	for i := range all[:min(over, 32)] {
-		txn.Ops = append(txn.Ops, auth.Op{Delete: true, Bucket: Bucket, Key: runKey(&all[i])})
-	}
-}
-
-func rank(r *Run) int {
-	if r.OK && !r.Removed && r.Kind == "" {
-		return 1
-	}
-	return 0
 }

@@ -292,11 +292,16 @@ const KindDrill = "drill"
 
 // Drill is what trying a restore found.
 type Drill struct {
-	Of     string            `json:"of"`     // run whose backup it was
-	Digest string            `json:"digest"` // of what was read
-	Want   string            `json:"want"`   // that of the manifest
-	Days   int               `json:"days"`
-	Counts map[string]uint64 `json:"counts"` // samples, lines and events read
+	Of     string `json:"of"`     // run whose backup it was
+	Digest string `json:"digest"` // of what was read
+	Want   string `json:"want"`   // that of the manifest
+	Days   int    `json:"days"`
+	// Partial counts days of which retention had removed a part: of those the digests cannot be equal.
+	Partial int               `json:"partial,omitempty"`
+	Counts  map[string]uint64 `json:"counts"` // samples, lines and events read
+	// Entries of the log were read behind the backup, up to Until.
+	Entries uint64 `json:"entries,omitempty"`
+	Until   uint64 `json:"until,omitempty"`
 }
 
 // Claim is the run under way.

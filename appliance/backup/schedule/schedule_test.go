@@ -67,7 +67,7 @@ type site struct {
 	leader  atomic.Value // string
 	made    atomic.Int64
 	fail    atomic.Pointer[error]
-	entries EntrySource
+	log     *entryLog
 	hold    atomic.Pointer[chan struct{}] // when set, writing waits until it is closed or its context ends
 	runners map[string]*Runner
 	dirs    map[string]string
@@ -80,14 +80,14 @@ func newSite(t *testing.T, nodes ...string) *site {
 	return newSiteWith(t, nil, nodes...)
 }
 
-// newSiteWith is newSite whose nodes archive the log that entries read.
-func newSiteWith(t *testing.T, entries EntrySource, nodes ...string) *site {
+// newSiteWith is newSite whose nodes archive a log.
+func newSiteWith(t *testing.T, log *entryLog, nodes ...string) *site {
 	t.Helper()
 	ring, _, err := keyring.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, entries: entries, meta: &authtest.Meta{}, ring: ring, runners: map[string]*Runner{}, dirs: map[string]string{}}
+	s := &site{t: t, log: log, meta: &authtest.Meta{}, ring: ring, runners: map[string]*Runner{}, dirs: map[string]string{}}
 	s.meta.Advance(start.UnixMilli())
 	s.leader.Store(nodes[0])
 	ctx, cancel := context.WithCancel(t.Context())
@@ -115,11 +115,15 @@ func (s *site) start(n string) {
 	if s.dirs[n] == "" {
 		s.dirs[n] = filepath.Join(s.t.TempDir(), n)
 	}
-	r := New(Config{
+	cfg := Config{
 		Meta: s.meta, Node: n, Leading: func() bool { return s.leader.Load() == n }, Folder: s.dirs[n], Incarnation: "first",
 		Prepare: func(context.Context, Protection) (Prepared, error) { return &state1{s}, nil },
-		Sealer:  func() (Sealer, error) { return s.ring, nil }, LookEvery: 30 * time.Second, Entries: s.entries,
-	})
+		Sealer:  func() (Sealer, error) { return s.ring, nil }, LookEvery: 30 * time.Second,
+	}
+	if s.log != nil {
+		cfg.Entries, cfg.Oldest = s.log.read, s.log.oldest
+	}
+	r := New(cfg)
 	s.runners[n] = r
 	ctx, cancel := context.WithCancel(s.t.Context())
 	done := make(chan struct{})

@@ -19,8 +19,11 @@ const (
 	prefixSchedule = "schedule/"
 	prefixState    = "state/"
 	prefixRun      = "run/"
-	// maxRuns bounds the record of runs.
+	// maxRuns bounds the record of runs whose backups no rule will remove, maxHeld how many backups the rules of all
+	// schedules may keep: the records of those stay. maxRecords bounds both, whatever else happens.
 	maxRuns    = 500
+	maxHeld    = 1000
+	maxRecords = 2000
 	casRetries = 32
 )
 
@@ -101,7 +104,7 @@ func (r *Runner) Overview(runs int) Overview {
 		c.Target = Where{Kind: c.Target.Kind, URL: c.Target.URL}
 		out.Running = &c
 	}
-	all := list[Run](m, prefixRun, maxRuns+1)
+	all := list[Run](m, prefixRun, maxRecords)
 	slices.Reverse(all)
 	for i := range all { // of a run the place matters, not how it was opened
 		all[i].Target = Where{Kind: all[i].Target.Kind, URL: all[i].Target.URL}
@@ -159,6 +162,21 @@ func (r *Runner) seal(w, held *Where) error {
 	return err
 }
 
+// checkRules makes sure that there is room for a record of every backup that the rules of all schedules keep.
+func (r *Runner) checkRules(s *Schedule) error {
+	kept := s.wants()
+	for _, other := range list[Schedule](r.cfg.Meta, prefixSchedule, MaxSchedules) {
+		if other.Name != s.Name {
+			kept += other.wants()
+		}
+	}
+	if s.wants() > 0 && kept > maxHeld {
+		return fmt.Errorf("%w: keep_days and keep_last of all schedules together keep %d backups (this one %d), at most %d are possible: keep fewer, or make them less often",
+			ErrInvalid, kept, s.wants(), maxHeld)
+	}
+	return nil
+}
+
 // Put stores a schedule, new or in the place of the one of its name. A secret key that is left out stays as it was.
 func (r *Runner) Put(ctx context.Context, s Schedule, by Actor) error {
 	if err := s.check(); err != nil {
@@ -173,6 +191,9 @@ func (r *Runner) Put(ctx context.Context, s Schedule, by Actor) error {
 		var before *Where
 		if ok {
 			before = &held.Target
+		}
+		if err := r.checkRules(&s); err != nil {
+			return err
 		}
 		s.Target = given
 		if err := r.seal(&s.Target, before); err != nil {

@@ -173,6 +173,11 @@ func (f *Folder) CleanPartial(before time.Time) error {
 	if err != nil {
 		return err
 	}
+	below, err := filepath.Glob(filepath.Join(f.Dir, "repo-*", ".*.partial-*")) // of repositories
+	if err != nil {
+		return err
+	}
+	left = append(left, below...)
 	var errs []error
 	for _, path := range left {
 		if st, err := os.Lstat(path); err == nil && st.ModTime().Before(before) {
