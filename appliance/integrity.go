@@ -241,8 +241,8 @@ func (i *integrity) Integrity(ctx context.Context) api.IntegrityView {
 	}
 	wg.Wait()
 	for k := range out.Nodes { // lists, never null
-		if n := &out.Nodes[k]; n.Found == nil || n.Left == nil {
-			n.Found, n.Left = append([]scrub.Finding{}, n.Found...), append([]scrub.Day{}, n.Left...)
+		if n := &out.Nodes[k]; n.Found == nil || n.Left == nil || n.Failed == nil {
+			n.Found, n.Left, n.Failed = append([]scrub.Finding{}, n.Found...), append([]scrub.Day{}, n.Left...), append([]scrub.Failure{}, n.Failed...)
 		}
 	}
 	return out

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/tsdb/record"
 	"github.com/prometheus/prometheus/tsdb/wlog"
+	"golang.org/x/sys/unix"
 
 	"github.com/triward/triward/agent/wire"
 )
@@ -80,7 +81,12 @@ func (c *scrub) damaged(d *DamageError) error {
 	if gone(d.Err) || c.g.ctx.Err() != nil {
 		return nil
 	}
-	if errors.Is(d.Err, context.Canceled) || errors.Is(d.Err, context.DeadlineExceeded) || !isCorruption(d.Err) {
+	switch {
+	case errors.Is(d.Err, context.Canceled) || errors.Is(d.Err, context.DeadlineExceeded):
+		return d.Err
+	case errors.Is(d.Err, unix.EIO): // a sector that the disk cannot read; who has the file mapped must keep off it
+		d.Hides = true
+	case !isCorruption(d.Err):
 		return d.Err
 	}
 	c.found = append(c.found, d)

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/triward/triward/logstore"
@@ -93,11 +94,15 @@ func New(cfg Config) *Scrubber {
 	if s.state, err = readState(cfg.File); err != nil {
 		cfg.Log.Warn("where the search for damage was is not known: it begins anew", "err", err)
 	}
+	if s.state.Since == 0 {
+		s.state.Since = cfg.Now().UnixMilli()
+		s.save()
+	}
 	return s
 }
 
 func spoilt(err error) bool {
-	return errors.Is(err, tsdb.ErrDamaged) || errors.Is(err, logstore.ErrDamaged)
+	return errors.Is(err, tsdb.ErrDamaged) || errors.Is(err, logstore.ErrDamaged) || errors.Is(err, syscall.EIO)
 }
 
 // Run makes passes until ctx ends.
@@ -113,7 +118,7 @@ func (s *Scrubber) Run(ctx context.Context) {
 			wait.Stop()
 			return
 		}
-		if err := s.Pass(ctx); err != nil && ctx.Err() == nil {
+		if err := s.Look(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Warn("a pass that looks for damage was broken off and goes on in a minute", "err", err)
 			if !sleep(ctx, time.Minute) {
 				return
@@ -121,6 +126,26 @@ func (s *Scrubber) Run(ctx context.Context) {
 		}
 	}
 }
+
+// Look makes a pass, or the rest of the one that was broken off, with as many tries of the steps that fail as they have.
+func (s *Scrubber) Look(ctx context.Context) error {
+	for {
+		err := s.Pass(ctx)
+		if !errors.Is(err, ErrIncomplete) {
+			return err
+		}
+		s.cfg.Log.Warn("a pass that looks for damage goes on in some minutes", "err", err)
+		if !sleep(ctx, stepPause) {
+			return ctx.Err()
+		}
+	}
+}
+
+// A step that fails is tried stepTries times in a pass, stepPause apart: a store may be being replaced.
+const (
+	stepTries = 3
+	stepPause = 5 * time.Minute
+)
 
 // firstPass is how long after its start a node that has made no pass begins one.
 const firstPass = time.Hour
@@ -133,11 +158,12 @@ func (s *Scrubber) due() time.Duration {
 	switch {
 	case s.state.Began != 0 && s.state.Done != nil: // in the middle of one
 		return time.Minute
-	case s.state.LastPass == 0:
+	case s.state.LastPass == 0 && s.state.Tried == 0:
 		return firstPass + s.cfg.Shift%firstPass
 	}
-	at := time.UnixMilli(s.state.LastBegan).Truncate(s.cfg.Every).Add(s.cfg.Shift % s.cfg.Every)
-	for !at.After(time.UnixMilli(s.state.LastBegan)) {
+	last := time.UnixMilli(max(s.state.LastBegan, s.state.Tried))
+	at := last.Truncate(s.cfg.Every).Add(s.cfg.Shift % s.cfg.Every)
+	for !at.After(last) {
 		at = at.Add(s.cfg.Every)
 	}
 	return max(time.Minute, at.Sub(now))
@@ -214,7 +240,9 @@ const (
 	lines       = "lines"
 )
 
-// Pass makes a pass, or the rest of the one that was broken off.
+// Pass makes a pass, or the rest of the one that was broken off. A step that cannot be made does not keep the others from
+// being made. An error that matches ErrIncomplete says that Pass is to be called once more for those that failed; after
+// stepTries of that the pass ends as it is.
 func (s *Scrubber) Pass(ctx context.Context) error {
 	release, err := s.hold(ctx)
 	if err != nil {
@@ -226,6 +254,7 @@ func (s *Scrubber) Pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var failed []Failure
 	pace := s.pacer(ctx, s.cfg.Rate)
 	for _, st := range steps {
 		if s.done(st.name) {
@@ -237,17 +266,32 @@ func (s *Scrubber) Pass(ctx context.Context) error {
 		s.note(st.name)
 		err := st.do(ctx, pace)
 		s.note("")
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
-			return fmt.Errorf("look for damage in %s: %w", st.name, err)
+			s.cfg.Log.Warn("a step of the search for damage could not be made", "step", st.name, "err", err)
+			failed = append(failed, failure(st.name, err))
+			continue
 		}
-		if err := s.finished(st.name); err != nil {
-			return err
-		}
+		s.finished(st.name)
+	}
+	if len(failed) > 0 && s.again() {
+		return fmt.Errorf("%w: %d steps, the first is %s: %s", ErrIncomplete, len(failed), failed[0].Step, failed[0].Error)
 	}
 	if err := s.cfg.Metrics.Adopt(s.proven()); err != nil {
-		return err
+		failed = append(failed, failure("checksums", err))
 	}
-	return s.end()
+	s.end(failed)
+	return nil
+}
+
+// ErrIncomplete says that steps of a pass could not be made, and are tried again.
+var ErrIncomplete = errors.New("not everything could be looked through")
+
+func failure(step string, err error) Failure {
+	text := err.Error()
+	return Failure{Step: step, Error: text[:min(len(text), maxError)]}
 }
 
 // steps lists what a pass is made of: files first, since their damage explains days that differ, then the days from the

@@ -28,6 +28,7 @@ test('a node that made an index again is only to be looked at', () => {
   expect(nodeLevel(node({}))).toBe('ok');
   expect(nodeLevel(node({ last_pass: 0 }))).toBe('unknown');
   expect(nodeLevel(node({ found: [{ at: 1, part: 'index', place: 'x' }] }))).toBe('warning');
+  expect(nodeLevel(node({ failed: [{ step: 'state', error: 'x' }] }))).toBe('warning');
   expect(nodeLevel(node({ found: [{ at: 1, part: 'logs', place: 'x' }] }))).toBe('critical');
   expect(nodeLevel(node({ error: 'it does not answer' }))).toBe('unknown');
 });

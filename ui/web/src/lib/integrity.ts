@@ -42,6 +42,7 @@ export interface IntegrityNode {
   last_took_ms: number;
   last_equal: number;
   left: unknown[];
+  failed?: { step: string; error: string }[];
   found: Finding[];
   bytes: number;
 }
@@ -58,7 +59,7 @@ export function verdictLevel(verdict: string): Level {
 export function nodeLevel(n: IntegrityNode): Level {
   if (n.error) return 'unknown';
   if (n.found.some((f) => f.part !== 'index')) return 'critical';
-  if (n.found.length > 0) return 'warning';
+  if (n.found.length > 0 || n.failed?.length) return 'warning';
   return n.last_pass ? 'ok' : 'unknown';
 }
 
