@@ -74,13 +74,16 @@ type Scrubber struct {
 	cfg  Config
 	deep deep
 
-	one chan struct{} // held by whoever reads: a pass or a Check
+	pass  turn // held by a pass
+	files turn // held by a Check that reads files, for each part of them
+	day   turn // held by a Check, for each day
 
 	mu    sync.Mutex // guards state, metrics are read from it
 	state state
 	read  int64 // bytes since the start
 	found int64 // since the start
 	doing string
+	ended uint64 // passes
 }
 
 // New makes a Scrubber that goes on from where the one before it was. A file that cannot be read begins anew.
@@ -88,7 +91,7 @@ func New(cfg Config) *Scrubber {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Scrubber{cfg: cfg, one: make(chan struct{}, 1)}
+	s := &Scrubber{cfg: cfg, pass: make(turn, 1), files: make(turn, 1), day: make(turn, 1)}
 	s.deep = deep{samples: cfg.Metrics, lines: cfg.Logs, state: cfg.Node, spoilt: spoilt}
 	var err error
 	if s.state, err = readState(cfg.File); err != nil {
@@ -215,14 +218,20 @@ func (s *Scrubber) yield(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (s *Scrubber) hold(ctx context.Context) (func(), error) {
+// turn is held by one reader of its kind at a time. A pass and a Check read beside each other, each at its rate: the pass may
+// take hours, and an operator waits for the other.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
 	select {
-	case s.one <- struct{}{}:
-		return func() { <-s.one }, nil
+	case t <- struct{}{}:
+		return nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
+
+func (t turn) leave() { <-t }
 
 // step is a part of a pass.
 type step struct {
@@ -236,19 +245,23 @@ const (
 	stepLog     = "log"
 	stepMetrics = "files/metrics"
 	stepLogs    = "files/logs"
+	stepDays    = "days" // of a Check
 	stepDay     = "day/" // and kind or "lines", and the day
 	lines       = "lines"
 )
 
 // Pass makes a pass, or the rest of the one that was broken off. A step that cannot be made does not keep the others from
-// being made. An error that matches ErrIncomplete says that Pass is to be called once more for those that failed; after
+// being made. When one is under way it is waited for instead. An error that matches ErrIncomplete says that Pass is to be called once more for those that failed; after
 // stepTries of that the pass ends as it is.
 func (s *Scrubber) Pass(ctx context.Context) error {
-	release, err := s.hold(ctx)
-	if err != nil {
+	before := s.passes()
+	if err := s.pass.take(ctx); err != nil {
 		return err
 	}
-	defer release()
+	defer s.pass.leave()
+	if s.passes() != before {
+		return nil
+	}
 	s.begin()
 	steps, err := s.steps(ctx)
 	if err != nil {
@@ -301,7 +314,7 @@ func (s *Scrubber) steps(ctx context.Context) ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []step{{stepState, s.scrubState}, {stepLog, s.scrubLog}, {stepMetrics, s.scrubMetrics}, {stepLogs, s.scrubLogs}}
+	all := s.parts()
 	for _, d := range days(sums, nil, 0, 0) {
 		name := lines
 		if d.kinds[0] == command.KindMetrics {
@@ -316,6 +329,11 @@ func (s *Scrubber) steps(ctx context.Context) ([]step, error) {
 		}})
 	}
 	return all, nil
+}
+
+// parts lists the steps that read files.
+func (s *Scrubber) parts() []step {
+	return []step{{stepState, s.scrubState}, {stepLog, s.scrubLog}, {stepMetrics, s.scrubMetrics}, {stepLogs, s.scrubLogs}}
 }
 
 type storeDay struct {
@@ -404,33 +422,42 @@ type Request struct {
 	From, To int64          // milliseconds since 1970; 0: no bound
 }
 
-// Check compares the days of the request now, and returns what is known to be damaged beside. progress, which may be nil, is told after each day. A pass under way is
-// waited for step by step: the two do not read at once.
-func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all int)) (out []Day, found []Finding, err error) {
-	release, err := s.hold(ctx)
+// Progress is how far a Check is.
+type Progress struct {
+	Doing     string // what is read: state, log, files/metrics, files/logs or days
+	Done, All int    // days
+	Bytes     int64  // read
+}
+
+// Check compares the days of the request now, and returns what is known to be damaged beside. progress, which may be nil, is
+// told at each step and about every MiB. It waits for no pass, and for another Check a part or a day long at most.
+func (s *Scrubber) Check(ctx context.Context, r Request, progress func(Progress)) (out []Day, found []Finding, err error) {
+	_, sums, err := s.cfg.Node.Settled(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer release()
-	pace := s.pacer(ctx, s.cfg.CheckRate)
+	c := check{s: s, at: Progress{All: len(days(sums, r.Kinds, r.From, r.To))}, progress: progress}
+	c.rate = s.pacer(ctx, s.cfg.CheckRate)
 	if r.Files {
-		for _, do := range []func(context.Context, Pace) error{s.scrubState, s.scrubLog, s.scrubMetrics, s.scrubLogs} {
-			if err := do(ctx, pace); err != nil {
-				return nil, found, err
-			}
+		for _, st := range s.parts() {
+			err := c.step(ctx, s.files, st.name, func() error { return st.do(ctx, c.pace) })
 			found = s.open(found) // before it is repaired
+			if err != nil {
+				return nil, found, fmt.Errorf("%s: %w", st.name, err)
+			}
 		}
 	}
-	_, sums, err := s.cfg.Node.Settled(ctx)
-	if err != nil {
+	if _, sums, err = s.cfg.Node.Settled(ctx); err != nil {
 		return nil, found, err
 	}
 	list := days(sums, r.Kinds, r.From, r.To)
 	for i, d := range list {
-		if progress != nil {
-			progress(i, len(list))
-		}
-		got, err := s.deep.compare(ctx, d.kinds, d.day, pace)
+		c.at.Done, c.at.All = i, len(list)
+		var got []Day
+		err := c.step(ctx, s.day, stepDays, func() (err error) {
+			got, err = s.deep.compare(ctx, d.kinds, d.day, c.pace)
+			return err
+		})
 		if err != nil {
 			return out, found, err
 		}
@@ -439,9 +466,8 @@ func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all
 		}
 		out = append(out, got...)
 	}
-	if progress != nil {
-		progress(len(list), len(list))
-	}
+	c.at.Done, c.at.All = len(list), len(list)
+	c.tell()
 	slices.SortFunc(out, func(a, b Day) int {
 		if c := strings.Compare(a.Kind, b.Kind); c != 0 {
 			return c
@@ -452,6 +478,39 @@ func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all
 		return slices.ContainsFunc(out, func(d Day) bool { return d.Verdict != Equal && d.Place() == f.Place })
 	})
 	return out, found, nil
+}
+
+// check is a Check under way.
+type check struct {
+	s        *Scrubber
+	rate     Pace
+	at       Progress
+	told     int64 // bytes
+	progress func(Progress)
+}
+
+func (c *check) tell() {
+	if c.told = c.at.Bytes; c.progress != nil {
+		c.progress(c.at)
+	}
+}
+
+// pace keeps to the rate and tells how far it is.
+func (c *check) pace(n int) error {
+	if c.at.Bytes += int64(n); c.at.Bytes-c.told >= 1<<20 {
+		c.tell()
+	}
+	return c.rate(n)
+}
+
+func (c *check) step(ctx context.Context, t turn, name string, do func() error) error {
+	if err := t.take(ctx); err != nil {
+		return err
+	}
+	defer t.leave()
+	c.at.Doing = name
+	c.tell()
+	return do()
 }
 
 // open adds what was found and is not repaired to a list.

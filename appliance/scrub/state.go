@@ -100,6 +100,13 @@ func (s *Scrubber) begin() {
 	s.state.Began, s.state.Done, s.state.Days, s.state.Rounds = s.cfg.Now().UnixMilli(), map[string]bool{}, map[string]Day{}, 0
 }
 
+// passes counts the passes that ended since the start.
+func (s *Scrubber) passes() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
 func (s *Scrubber) done(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,6 +182,7 @@ func (s *Scrubber) end(failed []Failure) {
 		s.cfg.Log.Error("the search for damage is incomplete", "took", took, "steps_failed", len(failed), "first", failed[0].Step, "err", failed[0].Error)
 	}
 	st.Began, st.Done, st.Days, st.Rounds = 0, nil, nil, 0
+	s.ended++
 	s.save()
 }
 

@@ -16,6 +16,7 @@ export interface VerifiedNode {
   error?: string;
   done?: number;
   all?: number;
+  doing?: string;
 }
 export interface Verification {
   name: string;
@@ -66,8 +67,8 @@ export function nodeLevel(n: IntegrityNode): Level {
 /** How far each node has read, where they read. */
 export function progress(v: Verification): string {
   return v.nodes
-    .filter((n) => n.all)
-    .map((n) => `${n.node} ${n.done ?? 0}/${n.all}`)
+    .filter((n) => n.all || n.doing)
+    .map((n) => (n.doing && n.doing !== 'days' ? `${n.node} ${n.doing}` : `${n.node} ${n.done ?? 0}/${n.all}`))
     .join(', ');
 }
 
