@@ -136,13 +136,13 @@ func (i *integrity) noted(d scrub.Damage) {
 func (i *integrity) reported(d scrub.Damage) {
 	switch {
 	case d.Part == raftstate.PartMetrics:
-		i.app.metrics.Report(&tsdb.DamageError{File: d.Place, Err: d.Err, From: d.From, To: d.To, Hides: true})
+		i.app.metrics.Report(&tsdb.DamageError{File: d.Place, Err: d.Err, From: d.From, To: d.To, Hides: true, Dir: d.Dir})
 	case d.Part == raftstate.PartLogs:
 		kind := wire.StreamLog
 		if d.Kind == command.KindEvents.String() {
 			kind = wire.StreamEvent
 		}
-		i.app.logs.Report(logstore.KindDay{Kind: kind, Day: logstore.Day(d.From * 1e6)}, d.Err)
+		i.app.logs.Report(d.Dir, logstore.KindDay{Kind: kind, Day: logstore.Day(d.From * 1e6)}, d.Err)
 	default:
 		i.noted(d)
 	}

@@ -27,6 +27,7 @@ type Damage struct {
 	From, To   int64
 	Place      string
 	Err        error
+	Dir        string // of the store that was read; "" when it is not about one
 }
 
 // Metrics is the store of samples.
@@ -367,7 +368,7 @@ func (s *Scrubber) tell(d *Day) {
 	if d.Verdict != Differs {
 		return // what could not be read the store has reported
 	}
-	s.report(Damage{Part: partOf(d.Kind), Kind: d.Kind, From: d.Day * dayMs, To: (d.Day + 1) * dayMs, Place: d.Place(), Err: differs(d)})
+	s.report(Damage{Part: partOf(d.Kind), Kind: d.Kind, From: d.Day * dayMs, To: (d.Day + 1) * dayMs, Place: d.Place(), Err: differs(d), Dir: d.dir})
 }
 
 func partOf(kind string) string {

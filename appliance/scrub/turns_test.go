@@ -21,17 +21,28 @@ type slow struct {
 	bytes int
 	reads int // of the metadata file, under mu
 	mu    sync.Mutex
+
+	settled func() // called by Settled; nil: nothing
+	dir     string
+	whole   string // the directory in which the sample is
 }
+
+var slowLabels = wire.Labels{{Name: "__name__", Value: "m"}}
 
 type slowSamples struct{ *slow }
 
 type slowLines struct{ *slow }
 
 func (s *slow) Settled(context.Context) (uint64, []meta.Digest, error) {
+	if s.settled != nil {
+		s.settled()
+	}
 	var sums meta.Digests
-	sums.Add(command.KindMetrics, firstDay*dayMs, meta.Sum{Lo: 1})
+	sums.Add(command.KindMetrics, firstDay*dayMs, meta.HashSample(meta.HashLabels(slowLabels), firstDay*dayMs, 1))
 	return 1, sums.List(), nil
 }
+
+func (s *slow) Dir() string { return s.dir }
 
 func (s *slow) Floor(command.Kind) int64 { return 0 }
 
@@ -46,7 +57,10 @@ func (s *slow) ScrubState(pace func(int) error) (string, error) {
 	return "", pace(s.bytes)
 }
 
-func (s slowSamples) Each(context.Context, int64, int64, func(wire.Labels) func(int64, float64)) error {
+func (s slowSamples) Each(_ context.Context, from, _ int64, series func(wire.Labels) func(int64, float64)) error {
+	if s.dir == s.whole && from == firstDay*dayMs {
+		series(slowLabels)(from, 1)
+	}
 	return nil
 }
 
@@ -125,4 +139,26 @@ func TestPassUnderWayIsJoined(t *testing.T) {
 			t.Errorf("the metadata was read %d times", n.reads)
 		}
 	})
+}
+
+// What was read of a store that was replaced meanwhile says nothing of the one that came after it.
+func TestReplacedStoreIsReadAgain(t *testing.T) {
+	n := &slow{dir: "damaged", whole: "taken"}
+	s := n.scrubber(t)
+	var found []Damage
+	s.cfg.OnDamage = func(d Damage) { found = append(found, d) }
+	calls := 0
+	n.settled = func() {
+		if calls++; calls == 6 { // behind the second time that it was read, as an image waits for the same lock
+			n.dir = n.whole
+		}
+	}
+	days, _, err := s.Check(t.Context(), Request{}, nil)
+	if err != nil || len(days) != 1 || days[0].Verdict != Equal || len(found) > 0 || calls < 8 {
+		t.Errorf("%+v, found %+v, %v, asked %d times", days, found, err, calls)
+	}
+	n.settled, n.dir = nil, "damaged"
+	if _, _, err := s.Check(t.Context(), Request{}, nil); err != nil || len(found) != 1 || found[0].Dir != "damaged" {
+		t.Errorf("found %+v, %v", found, err)
+	}
 }
