@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/triward/triward/raftstate/command"
@@ -72,6 +73,30 @@ func TestNodesRecordAtOneEntry(t *testing.T) {
 	if _, err := n.Recorded(ctx, "record0"); !errors.Is(err, ErrNoRecord) { // five were made, four are kept
 		t.Errorf("the oldest record: %v", err)
 	}
+}
+
+// A record is forgotten when whoever compares has had the time to ask for it.
+func TestRecordsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, nil)
+		n := c.leader()
+		w := newWriter(t, n, "a1")
+		op, err := NewMarker(Marker{Name: "one"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.must(n, command.NewMetaTxn(command.Txn{Ops: []command.Op{op}}))
+		time.Sleep(recordFor / 2)
+		if _, err := n.Recorded(t.Context(), "one"); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(recordFor)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := n.Recorded(ctx, "one"); !errors.Is(err, ErrNoRecord) {
+			t.Errorf("a record of a while ago: %v", err)
+		}
+	})
 }
 
 // What a scrub reads of log and state is whole while entries are written, and named when a bit flips.
