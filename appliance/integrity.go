@@ -186,6 +186,7 @@ func (i *integrity) peers(mux *http.ServeMux) {
 	answer := func(path string, fn func(r *http.Request) (any, error)) {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
 			if !i.app.isOpen(r.Context()) {
+				problemOf(raftstate.ErrStopped).Write(w)
 				return
 			}
 			v, err := fn(r)
@@ -233,7 +234,7 @@ func (i *integrity) Integrity(ctx context.Context) api.IntegrityView {
 		wg.Go(func() {
 			if err := i.app.askPeer(ctx, m.ID, peerIntegrityPath, &n.Status); err != nil {
 				n.Status, n.Error = scrub.Status{}, "it does not answer"
-				if !errors.Is(err, context.DeadlineExceeded) && strings.Contains(err.Error(), "404") {
+				if !errors.Is(err, context.DeadlineExceeded) && refusedWith(err, http.StatusNotFound) {
 					n.Error = "its program is too old to say"
 				}
 			}

@@ -279,7 +279,7 @@ func (v *verifier) once(ctx context.Context, run *api.Verification, tables []str
 		switch {
 		case errs[k] == nil:
 			out = append(out, records[k])
-		case ctx.Err() == nil && strings.Contains(errs[k].Error(), "503"), errors.Is(errs[k], raftstate.ErrSuperseded):
+		case ctx.Err() == nil && refusedWith(errs[k], http.StatusServiceUnavailable), errors.Is(errs[k], raftstate.ErrSuperseded):
 			lost = true
 			n.Error = errs[k].Error()
 		default:
