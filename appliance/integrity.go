@@ -134,13 +134,13 @@ func (i *integrity) noted(d scrub.Damage) {
 func (i *integrity) reported(d scrub.Damage) {
 	switch {
 	case d.Part == raftstate.PartMetrics:
-		i.app.metrics.Report(&tsdb.DamageError{File: d.Place, Err: d.Err, From: d.From, To: d.To, Hides: true})
+		i.app.metrics.Report(&tsdb.DamageError{File: d.Place, Err: d.Err, From: d.From, To: d.To, Hides: true, Dir: d.Dir})
 	case d.Part == raftstate.PartLogs:
 		kind := wire.StreamLog
 		if d.Kind == command.KindEvents.String() {
 			kind = wire.StreamEvent
 		}
-		i.app.logs.Report(logstore.KindDay{Kind: kind, Day: logstore.Day(d.From * 1e6)}, d.Err)
+		i.app.logs.Report(d.Dir, logstore.KindDay{Kind: kind, Day: logstore.Day(d.From * 1e6)}, d.Err)
 	default:
 		i.noted(d)
 	}
@@ -184,6 +184,7 @@ func (i *integrity) peers(mux *http.ServeMux) {
 	answer := func(path string, fn func(r *http.Request) (any, error)) {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
 			if !i.app.isOpen(r.Context()) {
+				problemOf(raftstate.ErrStopped).Write(w)
 				return
 			}
 			v, err := fn(r)
@@ -231,7 +232,7 @@ func (i *integrity) Integrity(ctx context.Context) api.IntegrityView {
 		wg.Go(func() {
 			if err := i.app.askPeer(ctx, m.ID, peerIntegrityPath, &n.Status); err != nil {
 				n.Status, n.Error = scrub.Status{}, "it does not answer"
-				if !errors.Is(err, context.DeadlineExceeded) && strings.Contains(err.Error(), "404") {
+				if !errors.Is(err, context.DeadlineExceeded) && refusedWith(err, http.StatusNotFound) {
 					n.Error = "its program is too old to say"
 				}
 			}
@@ -239,8 +240,8 @@ func (i *integrity) Integrity(ctx context.Context) api.IntegrityView {
 	}
 	wg.Wait()
 	for k := range out.Nodes { // lists, never null
-		if n := &out.Nodes[k]; n.Found == nil || n.Left == nil {
-			n.Found, n.Left = append([]scrub.Finding{}, n.Found...), append([]scrub.Day{}, n.Left...)
+		if n := &out.Nodes[k]; n.Found == nil || n.Left == nil || n.Failed == nil {
+			n.Found, n.Left, n.Failed = append([]scrub.Finding{}, n.Found...), append([]scrub.Day{}, n.Left...), append([]scrub.Failure{}, n.Failed...)
 		}
 	}
 	return out

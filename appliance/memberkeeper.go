@@ -285,7 +285,22 @@ func peerRefusal(id string, resp *http.Response) error {
 	if why, ended := forward.Ended(resp); ended {
 		return &endedError{by: id, why: why}
 	}
-	return fmt.Errorf("node %s: %s", id, resp.Status)
+	return &refusedError{by: id, status: resp.StatusCode, text: resp.Status}
+}
+
+// refusedError is an answer of a peer that is no success.
+type refusedError struct {
+	by, text string
+	status   int
+}
+
+// Error implements error.
+func (e *refusedError) Error() string { return fmt.Sprintf("node %s: %s", e.by, e.text) }
+
+// refusedWith reports whether a peer answered with the status.
+func refusedWith(err error, status int) bool {
+	var r *refusedError
+	return errors.As(err, &r) && r.status == status
 }
 
 // DiscardRemoved deletes what a node that was removed from its cluster has of it: data, certificate and keys, so that its

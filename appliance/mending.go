@@ -272,7 +272,7 @@ func (a *App) LookForDamage(ctx context.Context, by auth.AuditRecord) error {
 	if a.scrubbing.CompareAndSwap(false, true) {
 		a.work.Go(func() {
 			defer a.scrubbing.Store(false)
-			if err := a.integrity.scrubber.Pass(a.ctx); err != nil && a.ctx.Err() == nil {
+			if err := a.integrity.scrubber.Look(a.ctx); err != nil && a.ctx.Err() == nil {
 				a.log.Warn("the search for damage was broken off", "err", err)
 			}
 		})

@@ -32,6 +32,9 @@ const (
 	deepSilence = 30 * time.Second
 	// deepForgotten is after how long a node ends a job that nobody asks for any more.
 	deepForgotten = 2 * time.Minute
+	// deepStalls is for how long a node may say that it has read nothing more, deepLongest for how long it may read.
+	deepStalls  = 10 * time.Minute
+	deepLongest = 24 * time.Hour
 	// keyTables bounds the tables whose records are compared one by one, verifyTries how often a comparison begins anew
 	// that a mark overtook.
 	keyTables   = 16
@@ -276,7 +279,7 @@ func (v *verifier) once(ctx context.Context, run *api.Verification, tables []str
 		switch {
 		case errs[k] == nil:
 			out = append(out, records[k])
-		case ctx.Err() == nil && strings.Contains(errs[k].Error(), "503"), errors.Is(errs[k], raftstate.ErrSuperseded):
+		case ctx.Err() == nil && refusedWith(errs[k], http.StatusServiceUnavailable), errors.Is(errs[k], raftstate.ErrSuperseded):
 			lost = true
 			n.Error = errs[k].Error()
 		default:
@@ -310,7 +313,7 @@ func (v *verifier) deep(ctx context.Context, run *api.Verification) {
 			job, err := v.follow(ctx, n.Node, path, run, func(j *deepJob) {
 				mu.Lock()
 				defer mu.Unlock()
-				n.Done, n.All = j.Done, j.All
+				n.Done, n.All, n.Doing, n.Read = j.Done, j.All, j.Doing, j.Read
 				v.show(run)
 			})
 			mu.Lock()
@@ -324,7 +327,7 @@ func (v *verifier) deep(ctx context.Context, run *api.Verification) {
 			if job == nil {
 				return
 			}
-			n.Done, n.All = job.Done, job.All
+			n.Done, n.All, n.Read, n.Doing = job.Done, job.All, job.Read, ""
 			for _, f := range job.Found {
 				if len(run.Differences) < maxVerifyFound {
 					run.Differences = append(run.Differences, scrub.Difference{
@@ -350,9 +353,35 @@ func (v *verifier) deep(ctx context.Context, run *api.Verification) {
 	wg.Wait()
 }
 
-// follow asks a node how far it is until it is done.
+// advance tells a node that reads from one that stands still.
+type advance struct {
+	began, moved time.Time
+	done         int
+	read         int64
+	doing        string
+}
+
+// still fails when the node has not read anything for too long, or reads for too long.
+func (a *advance) still(j *deepJob, now time.Time) error {
+	if a.began.IsZero() {
+		a.began, a.moved = now, now
+	}
+	if j.Done != a.done || j.Read != a.read || j.Doing != a.doing {
+		a.moved, a.done, a.read, a.doing = now, j.Done, j.Read, j.Doing
+	}
+	switch {
+	case now.Sub(a.moved) > deepStalls:
+		return fmt.Errorf("it has read nothing for %s (%s, %d of %d days): it is not waited for", deepStalls, a.doing, a.done, j.All)
+	case now.Sub(a.began) > deepLongest:
+		return fmt.Errorf("it has read for %s (%d of %d days): ask for fewer days or kinds, or raise scrub.verify_rate", deepLongest, a.done, j.All)
+	}
+	return nil
+}
+
+// follow asks a node how far it is until it is done, or does not get on.
 func (v *verifier) follow(ctx context.Context, node, path string, run *api.Verification, progress func(*deepJob)) (*deepJob, error) {
 	heard := time.Now()
+	var at advance
 	for {
 		var j deepJob
 		var err error
@@ -372,6 +401,9 @@ func (v *verifier) follow(ctx context.Context, node, path string, run *api.Verif
 		case err == nil:
 			heard = time.Now()
 			progress(&j)
+			if err := at.still(&j, heard); err != nil {
+				return nil, err
+			}
 		case time.Since(heard) > deepSilence:
 			return nil, fmt.Errorf("it does not answer any more: %w", err)
 		}
@@ -390,6 +422,8 @@ type deepJob struct {
 	Name  string          `json:"name"`
 	Done  int             `json:"done"`
 	All   int             `json:"all"`
+	Doing string          `json:"doing,omitempty"`
+	Read  int64           `json:"read,omitempty"` // bytes
 	Ended bool            `json:"ended"`
 	Days  []scrub.Day     `json:"days,omitempty"`
 	Found []scrub.Finding `json:"found,omitempty"` // damaged places of its files
@@ -424,7 +458,7 @@ func (j *deepJobs) progress(name string, r api.VerifyRequest) (*deepJob, error) 
 			j.cancel()
 		}
 		var ctx context.Context
-		ctx, j.cancel = context.WithCancel(j.i.app.ctx)
+		ctx, j.cancel = context.WithTimeout(j.i.app.ctx, deepLongest)
 		j.job = deepJob{Name: name}
 		j.i.app.work.Go(func() { j.run(ctx, name, scrub.Request{Kinds: kinds, From: r.From, To: r.To}) })
 	}
@@ -442,7 +476,9 @@ func (j *deepJobs) run(ctx context.Context, name string, r scrub.Request) {
 		}
 	}
 	r.Files = true
-	days, found, err := j.i.scrubber.Check(ctx, r, func(done, all int) { set(func() { j.job.Done, j.job.All = done, all }) })
+	days, found, err := j.i.scrubber.Check(ctx, r, func(p scrub.Progress) {
+		set(func() { j.job.Done, j.job.All, j.job.Doing, j.job.Read = p.Done, p.All, p.Doing, p.Bytes })
+	})
 	set(func() {
 		j.job.Days, j.job.Found, j.job.Ended = days, found, true
 		if err != nil {

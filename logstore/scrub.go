@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -62,7 +63,8 @@ func (c *scrub) damaged(name string, from, to int64, err error) error {
 	if cerr := c.e.ctx.Err(); cerr != nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return errors.Join(cerr, err)
 	}
-	if !pebble.IsCorruptionError(err) && !errors.Is(err, errNotWritten) {
+	unread := errors.Is(err, unix.EIO) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) // of a file that is there
+	if !unread && !pebble.IsCorruptionError(err) && !errors.Is(err, errNotWritten) {
 		return err
 	}
 	d := &DamageError{Dir: c.e.dir, Place: filepath.Join("pebble", name), Err: err, From: from, To: to}

@@ -19,7 +19,7 @@ var ErrGone = errors.New("entries of the log are gone here")
 type GoneError struct {
 	From  uint64 // the entry that was asked for
 	First uint64 // the first one that a member still holds
-	// Silent are members that did not answer: they may hold it.
+	// Silent are members that did not answer, or have not applied the entry yet: they may hold it.
 	Silent []string
 }
 
@@ -142,12 +142,13 @@ func (n *Node) ReadQueue(ctx context.Context, from uint64, limit int, maxBytes i
 			return nil, from, fmt.Errorf("read entry %d: %w", from, ctx.Err())
 		default:
 			var begins *beginsError
-			if errors.As(err, &begins) {
+			if errors.As(err, &begins) && begins.first > 0 {
 				if begins.first > from {
 					gone.First = min(gone.First, begins.first)
 				}
 				continue
 			}
+			// Also one that has not applied the entry yet, as just behind its start: it may hold it in a moment.
 			n.log.Debug("a member does not serve entries", "peer", peer, "err", err)
 			gone.Silent = append(gone.Silent, peer)
 		}

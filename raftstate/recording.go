@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -42,10 +43,12 @@ type Record struct {
 	Keys    map[string]map[string]meta.Sum // by table and key
 }
 
-// recordsKept bounds the records a node holds, recordedKeys the keys of one table in one.
+// recordsKept bounds the records a node holds, recordFor for how long, recordedKeys the keys of one table in one: with the
+// tables that a comparison asks for they are some MB.
 const (
 	recordsKept  = 4
-	recordedKeys = 1 << 16
+	recordFor    = 5 * time.Minute
+	recordedKeys = 4096
 )
 
 // ErrNoRecord says that the node has no record of that name: it has not applied the entry yet, or has recorded others
@@ -82,6 +85,13 @@ func (r *recordings) add(x *recording) {
 		close(r.more)
 		r.more = nil
 	}
+}
+
+// drop forgets a record, unless newer ones have pushed it out.
+func (r *recordings) drop(x *recording) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = slices.DeleteFunc(r.list, func(o *recording) bool { return o == x })
 }
 
 // find returns the record of the name, or what is closed when another is added.
@@ -134,11 +144,18 @@ func (n *Node) recorded(x *recording) {
 	}
 	n.records.add(x)
 	n.wg.Go(func() {
-		defer close(x.done)
 		x.out, x.err = n.readRecord(x)
 		x.frozen = nil
+		close(x.done)
 		if x.err != nil && n.ctx.Err() == nil {
 			n.log.Warn("the state was not recorded for a comparison", "index", x.mark.Index, "name", x.marker.Name, "err", x.err)
+		}
+		wait := time.NewTimer(recordFor)
+		defer wait.Stop()
+		select {
+		case <-wait.C:
+			n.records.drop(x)
+		case <-n.closing:
 		}
 	})
 }

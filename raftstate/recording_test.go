@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/triward/triward/raftstate/command"
@@ -74,23 +75,54 @@ func TestNodesRecordAtOneEntry(t *testing.T) {
 	}
 }
 
+// A record is forgotten when whoever compares has had the time to ask for it.
+func TestRecordsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, nil)
+		n := c.leader()
+		w := newWriter(t, n, "a1")
+		op, err := NewMarker(Marker{Name: "one"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.must(n, command.NewMetaTxn(command.Txn{Ops: []command.Op{op}}))
+		time.Sleep(recordFor / 2)
+		if _, err := n.Recorded(t.Context(), "one"); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(recordFor)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := n.Recorded(ctx, "one"); !errors.Is(err, ErrNoRecord) {
+			t.Errorf("a record of a while ago: %v", err)
+		}
+	})
+}
+
 // What a scrub reads of log and state is whole while entries are written, and named when a bit flips.
 func TestScrubOfLogAndState(t *testing.T) {
-	c := newTestCluster(t, 1, nil)
+	// No mark but the one that is made below: an entry behind a mark is dropped when it is damaged, and is no error.
+	c := newTestCluster(t, 1, func(cfg *Config) { cfg.MarkInterval = time.Hour })
 	n := c.leader()
 	w := newWriter(t, n, "a1")
 	w.text = "a line to be damaged"
 	w.write(n) // the one below may not come to it before the search is over
 	ctx, stop := context.WithCancel(t.Context())
 	var load sync.WaitGroup
+	wrote := make(chan struct{})
 	load.Go(func() {
 		for ctx.Err() == nil {
 			w.write(n)
+			select {
+			case wrote <- struct{}{}:
+			default:
+			}
 		}
 	})
 	read := 0
 	pace := func(b int) error { read += b; return nil }
 	for range 10 {
+		<-wrote // reading is faster than writing where the machine is busy
 		if err := n.ScrubLog(t.Context(), 0, pace); err != nil {
 			t.Fatal(err)
 		}

@@ -25,15 +25,27 @@ func (s *Store) Damaged() []string {
 	return g.places()
 }
 
+// Dir is the directory of the open store, "" when there is none.
+func (s *Store) Dir() string {
+	g, err := s.hold()
+	if err != nil {
+		return ""
+	}
+	defer g.release()
+	return g.dir
+}
+
 // Report notes damage that was found from outside, by comparing what the store answers with what it must hold. It is told
-// to OnDamage unless the place is known.
+// to OnDamage unless the place is known. Damage of a directory that is not open any more is passed over.
 func (s *Store) Report(d *DamageError) {
 	g, err := s.hold()
 	if err != nil {
 		return
 	}
 	defer g.release()
-	g.damaged(d)
+	if d.Dir == "" || d.Dir == g.dir {
+		g.damaged(d)
+	}
 }
 
 // damaged remembers a place and tells of it once.

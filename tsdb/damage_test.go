@@ -209,3 +209,14 @@ func TestFailedOpenKeepsTheFormer(t *testing.T) {
 	apply(t, s, sample{1, t0 + minute, 2})
 	equal(t, "held", dump(t, s), expected([]sample{{1, t0, 1}, {1, t0 + minute, 2}}))
 }
+
+// What was found in a store that is not open any more is not damage of the one that is.
+func TestDamageOfAnotherStoreIsPassedOver(t *testing.T) {
+	s := newStore(t, options(t), t.TempDir())
+	for dir, want := range map[string]int{"replaced": 0, s.Dir(): 1} {
+		s.Report(&tsdb.DamageError{File: "metrics of a day " + dir, Err: errors.New("it differs"), Dir: dir})
+		if got := len(s.Damaged()); got < want || want == 0 && strings.Contains(strings.Join(s.Damaged(), " "), dir) {
+			t.Errorf("%q: damaged %q", dir, s.Damaged())
+		}
+	}
+}

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/tsdb/record"
 	"github.com/prometheus/prometheus/tsdb/wlog"
+	"golang.org/x/sys/unix"
 
 	"github.com/triward/triward/agent/wire"
 )
@@ -80,7 +81,12 @@ func (c *scrub) damaged(d *DamageError) error {
 	if gone(d.Err) || c.g.ctx.Err() != nil {
 		return nil
 	}
-	if errors.Is(d.Err, context.Canceled) || errors.Is(d.Err, context.DeadlineExceeded) || !isCorruption(d.Err) {
+	switch {
+	case errors.Is(d.Err, context.Canceled) || errors.Is(d.Err, context.DeadlineExceeded):
+		return d.Err
+	case errors.Is(d.Err, unix.EIO): // a sector that the disk cannot read; who has the file mapped must keep off it
+		d.Hides = true
+	case !isCorruption(d.Err):
 		return d.Err
 	}
 	c.found = append(c.found, d)
@@ -224,10 +230,20 @@ func (c *scrub) headChunks() error {
 
 // checkHeadChunks reads a file of chunks of the head: a header, then for each chunk the series (8 bytes), least and
 // greatest time (8 each), encoding (1), length (uvarint), content and a CRC32C of all that (4), big endian; then zeros.
+// The newest one is made of zeros before its header is written.
 func checkHeadChunks(path string, newest bool, pace func(int) error) error {
 	var b []byte
+	if st, err := os.Stat(path); err == nil {
+		b = make([]byte, 0, min(st.Size(), chunks.MaxHeadChunkFileSize))
+	}
 	if err := readPaced(path, pace, func(part []byte) error { b = append(b, part...); return nil }); err != nil {
 		return err
+	}
+	if newest && allZero(b[:min(len(b), chunks.HeadChunkFileHeaderSize)]) {
+		if headChunkBehind(b[min(len(b), chunks.HeadChunkFileHeaderSize):]) {
+			return errors.New("its header is not there")
+		}
+		return nil
 	}
 	if len(b) < chunks.HeadChunkFileHeaderSize || binary.BigEndian.Uint32(b) != chunks.MagicHeadChunks {
 		return errors.New("it does not begin as such a file does")

@@ -49,3 +49,31 @@ func TestChunksOfTheHeadAreChecked(t *testing.T) {
 		b[at] ^= 1 << (at % 8)
 	}
 }
+
+// A file that has just been cut holds only zeros until its header is written: that is no damage of the newest one, unless
+// chunks stand behind it.
+func TestFileWithoutHeaderYet(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "000002")
+	c := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 1), 1000), 1900)
+	c = append(binary.AppendUvarint(append(c, 1), 30), bytes.Repeat([]byte{3}, 30)...)
+	c = binary.BigEndian.AppendUint32(c, crc32.Checksum(c, castagnoli))
+	zeros := make([]byte, chunks.HeadChunkFilePreallocationSize)
+	for name, k := range map[string]struct {
+		b      []byte
+		newest bool
+		whole  bool
+	}{
+		"made":                   {nil, true, true},
+		"extended":               {zeros, true, true},
+		"not the newest":         {zeros, false, false},
+		"lost its header":        {append(append(make([]byte, chunks.HeadChunkFileHeaderSize), c...), zeros...), true, false},
+		"begins with other data": {append([]byte("something"), zeros...), true, false},
+	} {
+		if err := os.WriteFile(path, k.b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkHeadChunks(path, k.newest, func(int) error { return nil }); (err == nil) != k.whole {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package tsdb
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -91,19 +90,7 @@ func sumBlock(dir string, pace func(int) error) (map[string]string, error) {
 func fileSum(dir, name string, pace func(int) error) (string, error) {
 	path := filepath.Join(dir, name)
 	if name == blockMeta {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return "", fmt.Errorf("sum: %w", err)
-		}
-		var meta promtsdb.BlockMeta
-		if err := json.Unmarshal(text, &meta); err != nil {
-			return "", damaged(path, err)
-		}
-		meta.Compaction.Deletable, meta.Compaction.Failed = false, false
-		if text, err = json.Marshal(&meta); err != nil {
-			return "", fmt.Errorf("sum %s: %w", path, err)
-		}
-		return hexSum(xxh3.Hash128(text)), nil
+		return metaSum(path)
 	}
 	h := xxh3.New()
 	err := readPaced(path, pace, func(b []byte) error {

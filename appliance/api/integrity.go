@@ -99,6 +99,8 @@ type VerifiedNode struct {
 	Error    string      `json:"error,omitempty"`
 	Done     int         `json:"done,omitempty"` // days that it has read, of All
 	All      int         `json:"all,omitempty"`
+	Doing    string      `json:"doing,omitempty"` // what it reads: state, log, files/metrics, files/logs or days
+	Read     int64       `json:"read,omitempty"`  // bytes
 	Equal    int         `json:"equal,omitempty"` // kinds and days whose store holds what was accepted
 	Days     []scrub.Day `json:"days,omitempty"`  // the others
 }

@@ -252,7 +252,8 @@ type apiError struct {
 	Hint   string    `json:"hint"`
 	Code   string    `json:"code"`
 	Pos    *int      `json:"pos"`
-	Gap    *queueGap `json:"gap"` // of a consumer of the queue that retention has overtaken
+	Gap    *queueGap `json:"gap"`    // of a consumer of the queue that retention has overtaken
+	Silent []string  `json:"silent"` // members that may still hold it
 	// The form of Prometheus' own API.
 	ErrorType string `json:"errorType"`
 	ErrorText string `json:"error"`

@@ -266,7 +266,7 @@ func printMessages(out io.Writer, items []json.RawMessage) error {
 }
 
 func newQueueConsume(s streams, t *target) *cobra.Command {
-	var follow, force, keep, skip bool
+	var follow, force, keep, skip, skipSilent bool
 	var owner string
 	var limit int
 	c := &cobra.Command{
@@ -285,7 +285,7 @@ func newQueueConsume(s streams, t *target) *cobra.Command {
 				host, _ := os.Hostname()
 				owner = fmt.Sprintf("%s:%d", host, os.Getpid())
 			}
-			r := &consuming{cl: cl, out: s.out, errs: s.err, path: "/v1/queue/consumers/" + url.PathEscape(args[0]), owner: owner, keep: keep, skip: skip}
+			r := &consuming{cl: cl, out: s.out, errs: s.err, path: "/v1/queue/consumers/" + url.PathEscape(args[0]), owner: owner, keep: keep, skip: skip, skipSilent: skipSilent}
 			if err := r.open(c.Context(), force); err != nil {
 				return err
 			}
@@ -296,6 +296,7 @@ func newQueueConsume(s streams, t *target) *cobra.Command {
 	c.Flags().BoolVar(&force, "force", false, "take the consumer from another reader whose lease stands")
 	c.Flags().BoolVar(&keep, "keep", false, "do not commit: the next start prints the same again")
 	c.Flags().BoolVar(&skip, "skip-gap", false, "go on behind entries that the log was not retained long enough for")
+	c.Flags().BoolVar(&skipSilent, "skip-silent", false, "with --skip-gap, also what members that do not answer may still hold: it is lost for this consumer")
 	c.Flags().StringVar(&owner, "owner", "", "name of this reader; host and process id when not given")
 	c.Flags().IntVar(&limit, "limit", 0, "end after about this many messages; 0 for no limit")
 	return c
@@ -307,6 +308,7 @@ type consuming struct {
 	out, errs   io.Writer
 	path, owner string
 	keep, skip  bool
+	skipSilent  bool
 	token       uint64
 	next        string
 	committed   string
@@ -350,9 +352,20 @@ func (r *consuming) run(ctx context.Context, follow bool, limit int) error {
 			q.Set("wait", "10s")
 		}
 		err := r.cl.get(ctx, r.path+"/read", q, &p)
-		if next, ok := r.gap(err); ok {
+		next, ok, silent := r.gap(err)
+		if ok {
 			r.next = next
 			continue
+		}
+		if silent != nil && follow {
+			fmt.Fprintf(r.errs, "triward: %v; trying again\n", silent)
+			if !pauseFor(ctx, silentPause) {
+				break
+			}
+			continue
+		}
+		if silent != nil {
+			return silent
 		}
 		if err == nil {
 			err = r.take(ctx, &p, follow)
@@ -414,14 +427,22 @@ func pauseFor(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// gap returns where to go on when err says that entries are gone and they are to be skipped.
-func (r *consuming) gap(err error) (next string, ok bool) {
+// silentPause is how long a reader waits for members that may hold what it is to skip.
+const silentPause = 5 * time.Second
+
+// gap returns where to go on when err says that entries are gone and they are to be skipped. silent says that they are not
+// to be skipped yet, because members that do not answer may hold them.
+func (r *consuming) gap(err error) (next string, ok bool, silent error) {
 	var refused *apiError
 	if !r.skip || !errors.As(err, &refused) || refused.Gap == nil {
-		return "", false
+		return "", false, nil
+	}
+	if len(refused.Silent) > 0 && !r.skipSilent {
+		return "", false, fmt.Errorf("entries %s to %d are not skipped: %s may still hold them and cannot be asked now; wait for it, or say --skip-silent to lose them",
+			refused.Gap.From, refused.Gap.To, strings.Join(refused.Silent, ", "))
 	}
 	fmt.Fprintf(r.errs, "triward: entries %s to %d are gone and are skipped\n", refused.Gap.From, refused.Gap.To)
-	return refused.Gap.Next, true
+	return refused.Gap.Next, true, nil
 }
 
 func newQueueReplay(s streams, t *target) *cobra.Command {

@@ -47,6 +47,8 @@ type verifyAnswer struct {
 		Error    string      `json:"error"`
 		Done     int         `json:"done"`
 		All      int         `json:"all"`
+		Doing    string      `json:"doing"`
+		Read     int64       `json:"read"`
 		Equal    int         `json:"equal"`
 		Days     []verifyDay `json:"days"`
 	} `json:"nodes"`
@@ -75,7 +77,8 @@ node, the kind, the day, the records of the metadata.
 
 With --deep every node also reads all its files and compares them with their checksums, and reads what its stores answer
 about those kinds and days and compares it with what was accepted. That takes as long as reading it takes (scrub.verify_rate of the nodes). A day to which data comes all the
-while, as the present one, cannot be read so: it is said, and compared by the digests only.
+while, as the present one, cannot be read so: it is said, and compared by the digests only. A node that reads nothing more for
+ten minutes, or reads for a day, is not waited for.
 
 Exit codes: 0 equal, 1 something differs, 3 a node did not answer or could not read everything.`,
 		Example: "  triward cluster verify\n  triward cluster verify --deep --kind metrics --from now-7d --to now-1d -o json",
@@ -126,7 +129,11 @@ func optionalTime(text string) (int64, error) {
 	return t.UnixMilli(), err
 }
 
-const verifyPoll = 300 * time.Millisecond
+// verifyPoll is how often the node is asked, verifyTell how often a line is written.
+const (
+	verifyPoll = 300 * time.Millisecond
+	verifyTell = 2 * time.Second
+)
 
 // verifyCluster begins a comparison and waits for its end.
 func verifyCluster(ctx context.Context, s streams, t *target, r verifyRequest, tell bool) (*verifyAnswer, json.RawMessage, error) {
@@ -138,7 +145,7 @@ func verifyCluster(ctx context.Context, s streams, t *target, r verifyRequest, t
 	if err := cl.post(ctx, "/v1/cluster/verify", r, &a); err != nil {
 		return nil, nil, err
 	}
-	told := ""
+	told, toldAt := "", time.Time{}
 	for {
 		var raw json.RawMessage
 		if err := cl.get(ctx, "/v1/cluster/verify/"+url.PathEscape(a.Name), nil, &raw); err != nil {
@@ -151,8 +158,8 @@ func verifyCluster(ctx context.Context, s streams, t *target, r verifyRequest, t
 		if a.Verdict != "running" {
 			return &a, raw, nil
 		}
-		if now := verifyProgress(&a); tell && now != told && now != "" {
-			told = now
+		if now := verifyProgress(&a); tell && now != told && now != "" && time.Since(toldAt) > verifyTell {
+			told, toldAt = now, time.Now()
 			fmt.Fprintln(s.err, now)
 		}
 		wait := time.NewTimer(verifyPoll)
@@ -168,8 +175,11 @@ func verifyCluster(ctx context.Context, s streams, t *target, r verifyRequest, t
 func verifyProgress(a *verifyAnswer) string {
 	var parts []string
 	for _, n := range a.Nodes {
-		if n.All > 0 {
-			parts = append(parts, fmt.Sprintf("%s %d of %d days", n.Node, n.Done, n.All))
+		switch {
+		case n.Doing != "" && n.Doing != "days":
+			parts = append(parts, fmt.Sprintf("%s %s (%d MiB)", n.Node, n.Doing, n.Read>>20))
+		case n.All > 0:
+			parts = append(parts, fmt.Sprintf("%s %d of %d days (%d MiB)", n.Node, n.Done, n.All, n.Read>>20))
 		}
 	}
 	if len(parts) == 0 {

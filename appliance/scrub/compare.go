@@ -43,6 +43,7 @@ type Day struct {
 	WantSum string  `json:"want_sum"`
 	Error   string  `json:"error,omitempty"`
 
+	dir string // of the store that it was read from
 	err error
 }
 
@@ -84,11 +85,20 @@ func (d *deep) read(ctx context.Context, kinds []command.Kind, day int64, pace P
 	return out, err
 }
 
-// compare reads a day of kinds that are in one store. A difference counts only when it is read twice. An error says that
-// nothing is known.
+// dir tells the stores apart that follow each other when data is taken from another node.
+func (d *deep) dir(kinds []command.Kind) string {
+	if kinds[0] == command.KindMetrics {
+		return d.samples.Dir()
+	}
+	return d.lines.Dir()
+}
+
+// compare reads a day of kinds that are in one store. A difference counts only when it is read twice from the store that is
+// open then. An error says that nothing is known.
 func (d *deep) compare(ctx context.Context, kinds []command.Kind, day int64, pace Pace) (out []Day, err error) {
 	var last []Day
 	for range tries {
+		dir := d.dir(kinds)
 		_, before, err := d.state.Settled(ctx)
 		if err != nil {
 			return nil, err
@@ -106,12 +116,17 @@ func (d *deep) compare(ctx context.Context, kinds []command.Kind, day int64, pac
 		}
 		out = out[:0:0]
 		again, stable := false, make([]bool, len(kinds))
+		replaced := d.dir(kinds) != dir // what was read says nothing of what is there now
 		for i, kind := range kinds {
 			var g meta.Digest
 			if rerr == nil {
 				g = got[i]
 			}
 			one := d.judge(kind, day, g, find(before, kind, day), find(after, kind, day), rerr)
+			one.dir = dir
+			if replaced && one.Verdict != Dropped {
+				one.Verdict, one.Error, one.err = Changing, "", nil
+			}
 			out = append(out, one)
 			stable[i] = one.Verdict != Differs || last != nil && last[i] == one
 			again = again || one.Verdict == Changing || !stable[i]

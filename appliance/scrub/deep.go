@@ -31,11 +31,14 @@ const (
 // Samples reads samples as queries would; tsdb.Store does.
 type Samples interface {
 	Each(ctx context.Context, from, to int64, series func(wire.Labels) func(t int64, v float64)) error
+	// Dir is the directory of the store that is open, another one after it was replaced.
+	Dir() string
 }
 
 // Lines reads lines as searches would; logstore.Store does. Times are nanoseconds.
 type Lines interface {
 	Each(ctx context.Context, from, to int64, fn func(*logstore.Row) error) error
+	Dir() string // as Samples has it
 }
 
 // Pace is told of the bytes that were read. It waits as long as the rate wants, and its error ends the reading.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -11,7 +12,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/meta"
@@ -379,5 +382,73 @@ func dropSums(t *testing.T, path string) {
 	}
 	if err := os.WriteFile(path, out, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A step that cannot be made does not keep the others from being made, and a pass without it does not count as one.
+func TestStepThatFailsIsPassedOver(t *testing.T) {
+	w := newWorld(t, 4)
+	for range 3 {
+		w.apply(30, 30)
+		w.hours(24)
+	}
+	w.work()
+	w.sums.Add(command.KindMetrics, (firstDay+1)*dayMs, meta.Sum{Lo: 1}) // a day that differs, behind the step that fails
+	w.broken = os.ErrPermission
+	var found []Damage
+	s := w.scrubber(&found)
+	for range stepTries - 1 {
+		if err := s.Pass(t.Context()); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), stepState) {
+			t.Fatal(err)
+		}
+	}
+	if len(found) != 1 || found[0].From != (firstDay+1)*dayMs {
+		t.Errorf("found %+v", found)
+	}
+	s = New(s.cfg) // it knows after a restart what it tried
+	if err := s.Pass(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	st := s.Status()
+	if st.LastPass != 0 || st.Began != 0 || len(st.Failed) != 1 || st.Failed[0].Step != stepState || st.Failed[0].Error == "" || st.LastEqual == 0 {
+		t.Errorf("%+v", st)
+	}
+	if due := s.due(); due < time.Hour {
+		t.Errorf("the next pass is due in %s", due)
+	}
+	w.broken = nil
+	if err := s.Pass(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status(); st.LastPass == 0 || len(st.Failed) > 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// A file of which the disk cannot read a sector is damaged, in each store.
+func TestUnreadableSectorIsDamage(t *testing.T) {
+	for store, part := range []string{"metrics", "logs"} {
+		t.Run(part, func(t *testing.T) {
+			w := stocked(t, 5)
+			large := 0
+			pace := func(n int) error {
+				if n < 512 { // a file of some size, and not the first, which is Pebble's manifest
+					return nil
+				}
+				if large++; large == 1 || len(w.told()) > 0 {
+					return nil
+				}
+				return fmt.Errorf("read it: %w", syscall.EIO)
+			}
+			var err error
+			if store == 0 {
+				_, err = w.metrics.Scrub(t.Context(), pace)
+			} else {
+				_, err = w.logs.Scrub(t.Context(), pace)
+			}
+			if told := w.told(); err != nil || large < 2 || len(told) == 0 || !strings.HasPrefix(told[0], part) {
+				t.Errorf("%v, %d reads, told %q", err, large, told)
+			}
+		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/triward/triward/logstore"
@@ -26,6 +27,7 @@ type Damage struct {
 	From, To   int64
 	Place      string
 	Err        error
+	Dir        string // of the store that was read; "" when it is not about one
 }
 
 // Metrics is the store of samples.
@@ -73,13 +75,16 @@ type Scrubber struct {
 	cfg  Config
 	deep deep
 
-	one chan struct{} // held by whoever reads: a pass or a Check
+	pass  turn // held by a pass
+	files turn // held by a Check that reads files, for each part of them
+	day   turn // held by a Check, for each day
 
 	mu    sync.Mutex // guards state, metrics are read from it
 	state state
 	read  int64 // bytes since the start
 	found int64 // since the start
 	doing string
+	ended uint64 // passes
 }
 
 // New makes a Scrubber that goes on from where the one before it was. A file that cannot be read begins anew.
@@ -87,17 +92,21 @@ func New(cfg Config) *Scrubber {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Scrubber{cfg: cfg, one: make(chan struct{}, 1)}
+	s := &Scrubber{cfg: cfg, pass: make(turn, 1), files: make(turn, 1), day: make(turn, 1)}
 	s.deep = deep{samples: cfg.Metrics, lines: cfg.Logs, state: cfg.Node, spoilt: spoilt}
 	var err error
 	if s.state, err = readState(cfg.File); err != nil {
 		cfg.Log.Warn("where the search for damage was is not known: it begins anew", "err", err)
 	}
+	if s.state.Since == 0 {
+		s.state.Since = cfg.Now().UnixMilli()
+		s.save()
+	}
 	return s
 }
 
 func spoilt(err error) bool {
-	return errors.Is(err, tsdb.ErrDamaged) || errors.Is(err, logstore.ErrDamaged)
+	return errors.Is(err, tsdb.ErrDamaged) || errors.Is(err, logstore.ErrDamaged) || errors.Is(err, syscall.EIO)
 }
 
 // Run makes passes until ctx ends.
@@ -113,7 +122,7 @@ func (s *Scrubber) Run(ctx context.Context) {
 			wait.Stop()
 			return
 		}
-		if err := s.Pass(ctx); err != nil && ctx.Err() == nil {
+		if err := s.Look(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Warn("a pass that looks for damage was broken off and goes on in a minute", "err", err)
 			if !sleep(ctx, time.Minute) {
 				return
@@ -121,6 +130,26 @@ func (s *Scrubber) Run(ctx context.Context) {
 		}
 	}
 }
+
+// Look makes a pass, or the rest of the one that was broken off, with as many tries of the steps that fail as they have.
+func (s *Scrubber) Look(ctx context.Context) error {
+	for {
+		err := s.Pass(ctx)
+		if !errors.Is(err, ErrIncomplete) {
+			return err
+		}
+		s.cfg.Log.Warn("a pass that looks for damage goes on in some minutes", "err", err)
+		if !sleep(ctx, stepPause) {
+			return ctx.Err()
+		}
+	}
+}
+
+// A step that fails is tried stepTries times in a pass, stepPause apart: a store may be being replaced.
+const (
+	stepTries = 3
+	stepPause = 5 * time.Minute
+)
 
 // firstPass is how long after its start a node that has made no pass begins one.
 const firstPass = time.Hour
@@ -133,11 +162,12 @@ func (s *Scrubber) due() time.Duration {
 	switch {
 	case s.state.Began != 0 && s.state.Done != nil: // in the middle of one
 		return time.Minute
-	case s.state.LastPass == 0:
+	case s.state.LastPass == 0 && s.state.Tried == 0:
 		return firstPass + s.cfg.Shift%firstPass
 	}
-	at := time.UnixMilli(s.state.LastBegan).Truncate(s.cfg.Every).Add(s.cfg.Shift % s.cfg.Every)
-	for !at.After(time.UnixMilli(s.state.LastBegan)) {
+	last := time.UnixMilli(max(s.state.LastBegan, s.state.Tried))
+	at := last.Truncate(s.cfg.Every).Add(s.cfg.Shift % s.cfg.Every)
+	for !at.After(last) {
 		at = at.Add(s.cfg.Every)
 	}
 	return max(time.Minute, at.Sub(now))
@@ -189,14 +219,20 @@ func (s *Scrubber) yield(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (s *Scrubber) hold(ctx context.Context) (func(), error) {
+// turn is held by one reader of its kind at a time. A pass and a Check read beside each other, each at its rate: the pass may
+// take hours, and an operator waits for the other.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
 	select {
-	case s.one <- struct{}{}:
-		return func() { <-s.one }, nil
+	case t <- struct{}{}:
+		return nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
+
+func (t turn) leave() { <-t }
 
 // step is a part of a pass.
 type step struct {
@@ -210,22 +246,29 @@ const (
 	stepLog     = "log"
 	stepMetrics = "files/metrics"
 	stepLogs    = "files/logs"
+	stepDays    = "days" // of a Check
 	stepDay     = "day/" // and kind or "lines", and the day
 	lines       = "lines"
 )
 
-// Pass makes a pass, or the rest of the one that was broken off.
+// Pass makes a pass, or the rest of the one that was broken off. A step that cannot be made does not keep the others from
+// being made. When one is under way it is waited for instead. An error that matches ErrIncomplete says that Pass is to be called once more for those that failed; after
+// stepTries of that the pass ends as it is.
 func (s *Scrubber) Pass(ctx context.Context) error {
-	release, err := s.hold(ctx)
-	if err != nil {
+	before := s.passes()
+	if err := s.pass.take(ctx); err != nil {
 		return err
 	}
-	defer release()
+	defer s.pass.leave()
+	if s.passes() != before {
+		return nil
+	}
 	s.begin()
 	steps, err := s.steps(ctx)
 	if err != nil {
 		return err
 	}
+	var failed []Failure
 	pace := s.pacer(ctx, s.cfg.Rate)
 	for _, st := range steps {
 		if s.done(st.name) {
@@ -237,17 +280,32 @@ func (s *Scrubber) Pass(ctx context.Context) error {
 		s.note(st.name)
 		err := st.do(ctx, pace)
 		s.note("")
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
-			return fmt.Errorf("look for damage in %s: %w", st.name, err)
+			s.cfg.Log.Warn("a step of the search for damage could not be made", "step", st.name, "err", err)
+			failed = append(failed, failure(st.name, err))
+			continue
 		}
-		if err := s.finished(st.name); err != nil {
-			return err
-		}
+		s.finished(st.name)
+	}
+	if len(failed) > 0 && s.again() {
+		return fmt.Errorf("%w: %d steps, the first is %s: %s", ErrIncomplete, len(failed), failed[0].Step, failed[0].Error)
 	}
 	if err := s.cfg.Metrics.Adopt(s.proven()); err != nil {
-		return err
+		failed = append(failed, failure("checksums", err))
 	}
-	return s.end()
+	s.end(failed)
+	return nil
+}
+
+// ErrIncomplete says that steps of a pass could not be made, and are tried again.
+var ErrIncomplete = errors.New("not everything could be looked through")
+
+func failure(step string, err error) Failure {
+	text := err.Error()
+	return Failure{Step: step, Error: text[:min(len(text), maxError)]}
 }
 
 // steps lists what a pass is made of: files first, since their damage explains days that differ, then the days from the
@@ -257,7 +315,7 @@ func (s *Scrubber) steps(ctx context.Context) ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []step{{stepState, s.scrubState}, {stepLog, s.scrubLog}, {stepMetrics, s.scrubMetrics}, {stepLogs, s.scrubLogs}}
+	all := s.parts()
 	for _, d := range days(sums, nil, 0, 0) {
 		name := lines
 		if d.kinds[0] == command.KindMetrics {
@@ -272,6 +330,11 @@ func (s *Scrubber) steps(ctx context.Context) ([]step, error) {
 		}})
 	}
 	return all, nil
+}
+
+// parts lists the steps that read files.
+func (s *Scrubber) parts() []step {
+	return []step{{stepState, s.scrubState}, {stepLog, s.scrubLog}, {stepMetrics, s.scrubMetrics}, {stepLogs, s.scrubLogs}}
 }
 
 type storeDay struct {
@@ -305,7 +368,7 @@ func (s *Scrubber) tell(d *Day) {
 	if d.Verdict != Differs {
 		return // what could not be read the store has reported
 	}
-	s.report(Damage{Part: partOf(d.Kind), Kind: d.Kind, From: d.Day * dayMs, To: (d.Day + 1) * dayMs, Place: d.Place(), Err: differs(d)})
+	s.report(Damage{Part: partOf(d.Kind), Kind: d.Kind, From: d.Day * dayMs, To: (d.Day + 1) * dayMs, Place: d.Place(), Err: differs(d), Dir: d.dir})
 }
 
 func partOf(kind string) string {
@@ -360,33 +423,42 @@ type Request struct {
 	From, To int64          // milliseconds since 1970; 0: no bound
 }
 
-// Check compares the days of the request now, and returns what is known to be damaged beside. progress, which may be nil, is told after each day. A pass under way is
-// waited for step by step: the two do not read at once.
-func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all int)) (out []Day, found []Finding, err error) {
-	release, err := s.hold(ctx)
+// Progress is how far a Check is.
+type Progress struct {
+	Doing     string // what is read: state, log, files/metrics, files/logs or days
+	Done, All int    // days
+	Bytes     int64  // read
+}
+
+// Check compares the days of the request now, and returns what is known to be damaged beside. progress, which may be nil, is
+// told at each step and about every MiB. It waits for no pass, and for another Check a part or a day long at most.
+func (s *Scrubber) Check(ctx context.Context, r Request, progress func(Progress)) (out []Day, found []Finding, err error) {
+	_, sums, err := s.cfg.Node.Settled(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer release()
-	pace := s.pacer(ctx, s.cfg.CheckRate)
+	c := check{s: s, at: Progress{All: len(days(sums, r.Kinds, r.From, r.To))}, progress: progress}
+	c.rate = s.pacer(ctx, s.cfg.CheckRate)
 	if r.Files {
-		for _, do := range []func(context.Context, Pace) error{s.scrubState, s.scrubLog, s.scrubMetrics, s.scrubLogs} {
-			if err := do(ctx, pace); err != nil {
-				return nil, found, err
-			}
+		for _, st := range s.parts() {
+			err := c.step(ctx, s.files, st.name, func() error { return st.do(ctx, c.pace) })
 			found = s.open(found) // before it is repaired
+			if err != nil {
+				return nil, found, fmt.Errorf("%s: %w", st.name, err)
+			}
 		}
 	}
-	_, sums, err := s.cfg.Node.Settled(ctx)
-	if err != nil {
+	if _, sums, err = s.cfg.Node.Settled(ctx); err != nil {
 		return nil, found, err
 	}
 	list := days(sums, r.Kinds, r.From, r.To)
 	for i, d := range list {
-		if progress != nil {
-			progress(i, len(list))
-		}
-		got, err := s.deep.compare(ctx, d.kinds, d.day, pace)
+		c.at.Done, c.at.All = i, len(list)
+		var got []Day
+		err := c.step(ctx, s.day, stepDays, func() (err error) {
+			got, err = s.deep.compare(ctx, d.kinds, d.day, c.pace)
+			return err
+		})
 		if err != nil {
 			return out, found, err
 		}
@@ -395,9 +467,8 @@ func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all
 		}
 		out = append(out, got...)
 	}
-	if progress != nil {
-		progress(len(list), len(list))
-	}
+	c.at.Done, c.at.All = len(list), len(list)
+	c.tell()
 	slices.SortFunc(out, func(a, b Day) int {
 		if c := strings.Compare(a.Kind, b.Kind); c != 0 {
 			return c
@@ -408,6 +479,39 @@ func (s *Scrubber) Check(ctx context.Context, r Request, progress func(done, all
 		return slices.ContainsFunc(out, func(d Day) bool { return d.Verdict != Equal && d.Place() == f.Place })
 	})
 	return out, found, nil
+}
+
+// check is a Check under way.
+type check struct {
+	s        *Scrubber
+	rate     Pace
+	at       Progress
+	told     int64 // bytes
+	progress func(Progress)
+}
+
+func (c *check) tell() {
+	if c.told = c.at.Bytes; c.progress != nil {
+		c.progress(c.at)
+	}
+}
+
+// pace keeps to the rate and tells how far it is.
+func (c *check) pace(n int) error {
+	if c.at.Bytes += int64(n); c.at.Bytes-c.told >= 1<<20 {
+		c.tell()
+	}
+	return c.rate(n)
+}
+
+func (c *check) step(ctx context.Context, t turn, name string, do func() error) error {
+	if err := t.take(ctx); err != nil {
+		return err
+	}
+	defer t.leave()
+	c.at.Doing = name
+	c.tell()
+	return do()
 }
 
 // open adds what was found and is not repaired to a list.

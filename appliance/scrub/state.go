@@ -1,6 +1,7 @@
 package scrub
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,9 +18,13 @@ import (
 
 // state is the file: JSON to which fields are only added.
 type state struct {
-	Began     int64           `json:"began,omitempty"` // of the pass under way, ms; 0: none
-	Done      map[string]bool `json:"done,omitempty"`  // its steps
-	Days      map[string]Day  `json:"days,omitempty"`  // what came of its days that are not equal, and of which are
+	Began     int64           `json:"began,omitempty"`  // of the pass under way, ms; 0: none
+	Done      map[string]bool `json:"done,omitempty"`   // its steps
+	Days      map[string]Day  `json:"days,omitempty"`   // what came of its days that are not equal, and of which are
+	Rounds    int             `json:"rounds,omitempty"` // in which steps of it failed
+	Since     int64           `json:"since,omitempty"`  // when this node began to look, ms
+	Tried     int64           `json:"tried,omitempty"`  // when the newest pass began that ended incomplete, ms
+	Failed    []Failure       `json:"failed,omitempty"` // its steps that could not be made
 	LastBegan int64           `json:"last_began,omitempty"`
 	LastPass  int64           `json:"last_pass,omitempty"` // when the last pass was through, ms
 	LastEqual int             `json:"last_equal,omitempty"`
@@ -38,10 +43,19 @@ type Finding struct {
 	Error string `json:"error"`
 }
 
+// Failure is a step of a pass that could not be made.
+type Failure struct {
+	Step  string `json:"step"` // state, log, files/metrics, files/logs, or day/ with what is stored and the day since 1970
+	Error string `json:"error"`
+}
+
 // maxFound bounds the findings, maxLeft the days that are remembered.
 const (
 	maxFound = 100
 	maxLeft  = 100
+	// maxFailed bounds the steps that are remembered, maxError what is kept of an error.
+	maxFailed = 100
+	maxError  = 500
 )
 
 func readState(path string) (state, error) {
@@ -83,7 +97,14 @@ func (s *Scrubber) begin() {
 	if s.state.Began != 0 && s.state.Done != nil {
 		return
 	}
-	s.state.Began, s.state.Done, s.state.Days = s.cfg.Now().UnixMilli(), map[string]bool{}, map[string]Day{}
+	s.state.Began, s.state.Done, s.state.Days, s.state.Rounds = s.cfg.Now().UnixMilli(), map[string]bool{}, map[string]Day{}, 0
+}
+
+// passes counts the passes that ended since the start.
+func (s *Scrubber) passes() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
 }
 
 func (s *Scrubber) done(name string) bool {
@@ -98,11 +119,18 @@ func (s *Scrubber) note(doing string) {
 	s.doing = doing
 }
 
-func (s *Scrubber) finished(name string) error {
+func (s *Scrubber) finished(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.Done[name] = true
-	return s.state.save(s.cfg.File)
+	s.save()
+}
+
+// save writes the file. What cannot be written is lost at a restart only. The caller holds mu.
+func (s *Scrubber) save() {
+	if err := s.state.save(s.cfg.File); err != nil {
+		s.cfg.Log.Warn("where the search for damage is, and what it found, is not written down", "err", err)
+	}
 }
 
 func (s *Scrubber) noteDay(d *Day) {
@@ -116,11 +144,28 @@ func (s *Scrubber) noteDay(d *Day) {
 	s.state.Days[d.Place()] = kept
 }
 
-func (s *Scrubber) end() error {
+// again counts a round of a pass in which steps failed, and reports whether they are tried once more.
+func (s *Scrubber) again() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.Rounds++
+	defer s.save()
+	return s.state.Rounds < stepTries
+}
+
+// end ends the pass, in which the steps of failed could not be made. Only a pass without such counts as the last one.
+func (s *Scrubber) end(failed []Failure) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.state
-	st.LastPass, st.LastBegan, st.LastEqual, st.LastLeft = s.cfg.Now().UnixMilli(), st.Began, 0, nil
+	now := s.cfg.Now().UnixMilli()
+	began := st.Began
+	st.LastEqual, st.LastLeft, st.Failed = 0, nil, failed[:min(len(failed), maxFailed)]
+	if len(failed) == 0 {
+		st.LastPass, st.LastBegan, st.Tried = now, began, 0
+	} else {
+		st.Tried = began
+	}
 	for _, d := range st.Days {
 		if d.Verdict == Equal {
 			st.LastEqual++
@@ -130,10 +175,15 @@ func (s *Scrubber) end() error {
 	}
 	slices.SortFunc(st.LastLeft, func(a, b Day) int { return int(b.Day - a.Day) })
 	st.LastLeft = st.LastLeft[:min(len(st.LastLeft), maxLeft)]
-	took := time.Duration(st.LastPass-st.LastBegan) * time.Millisecond
-	s.cfg.Log.Info("all that this node keeps was looked through", "took", took, "days_equal", st.LastEqual, "days_left", len(st.LastLeft))
-	st.Began, st.Done, st.Days = 0, nil, nil
-	return st.save(s.cfg.File)
+	took := time.Duration(now-began) * time.Millisecond
+	if len(failed) == 0 {
+		s.cfg.Log.Info("all that this node keeps was looked through", "took", took, "days_equal", st.LastEqual, "days_left", len(st.LastLeft))
+	} else {
+		s.cfg.Log.Error("the search for damage is incomplete", "took", took, "steps_failed", len(failed), "first", failed[0].Step, "err", failed[0].Error)
+	}
+	st.Began, st.Done, st.Days, st.Rounds = 0, nil, nil, 0
+	s.ended++
+	s.save()
 }
 
 // proven reports of a span of time whether all its days of metrics were equal in this pass.
@@ -165,14 +215,11 @@ func (s *Scrubber) Found(d Damage) {
 	if d.Err != nil {
 		f.Error = d.Err.Error()
 	}
-	const longest = 500
-	f.Error = f.Error[:min(len(f.Error), longest)]
+	f.Error = f.Error[:min(len(f.Error), maxError)]
 	s.state.Found = slices.DeleteFunc(s.state.Found, func(o Finding) bool { return o.Part == f.Part && o.Place == f.Place })
 	s.state.Found = append(s.state.Found, f)
 	s.state.Found = s.state.Found[max(0, len(s.state.Found)-maxFound):]
-	if err := s.state.save(s.cfg.File); err != nil {
-		s.cfg.Log.Warn("what was found is not written down", "err", err)
-	}
+	s.save()
 }
 
 // Repaired takes a place off the list of what was found.
@@ -184,9 +231,7 @@ func (s *Scrubber) Repaired(part, place string) {
 	if len(s.state.Found) == n {
 		return
 	}
-	if err := s.state.save(s.cfg.File); err != nil {
-		s.cfg.Log.Warn("what was repaired is not written down", "err", err)
-	}
+	s.save()
 }
 
 // Status is where the scrubber is. Times are milliseconds since 1970, 0: never or none.
@@ -199,6 +244,7 @@ type Status struct {
 	LastTook  int64     `json:"last_took_ms"`
 	LastEqual int       `json:"last_equal"` // kinds and days that were equal
 	Left      []Day     `json:"left"`       // those of the last pass that are not known to be
+	Failed    []Failure `json:"failed"`     // steps that the newest pass could not make: it is incomplete
 	Found     []Finding `json:"found"`      // and not repaired, the newest last
 	Bytes     int64     `json:"bytes"`      // read since the node started
 }
@@ -209,7 +255,7 @@ func (s *Scrubber) Status() Status {
 	defer s.mu.Unlock()
 	st := Status{
 		Every: s.cfg.Every.Milliseconds(), Began: s.state.Began, Doing: s.doing, Steps: len(s.state.Done), LastPass: s.state.LastPass,
-		LastEqual: s.state.LastEqual, Left: append([]Day{}, s.state.LastLeft...), Found: append([]Finding{}, s.state.Found...), Bytes: s.read,
+		LastEqual: s.state.LastEqual, Left: append([]Day{}, s.state.LastLeft...), Failed: append([]Failure{}, s.state.Failed...), Found: append([]Finding{}, s.state.Found...), Bytes: s.read,
 	}
 	if st.LastPass != 0 {
 		st.LastTook = st.LastPass - s.state.LastBegan
@@ -219,7 +265,8 @@ func (s *Scrubber) Status() Status {
 
 var (
 	bytesDesc = prometheus.NewDesc("triward_scrub_bytes_total", "Bytes that were read to look for damage.", nil, nil)
-	sinceDesc = prometheus.NewDesc("triward_scrub_seconds_since_last_pass", "Time since everything was looked through; -1 when it never was.", nil, nil)
+	sinceDesc = prometheus.NewDesc("triward_scrub_seconds_since_last_pass", "Time since everything was looked through, or since this node began to look when it never was.", nil, nil)
+	everyDesc = prometheus.NewDesc("triward_scrub_every_seconds", "How often everything is to be looked through; 0: never by itself.", nil, nil)
 	foundDesc = prometheus.NewDesc("triward_scrub_damage_found_total", "Damage that was found, by whomever.", nil, nil)
 )
 
@@ -227,19 +274,18 @@ var (
 func (s *Scrubber) Describe(ch chan<- *prometheus.Desc) {
 	ch <- bytesDesc
 	ch <- sinceDesc
+	ch <- everyDesc
 	ch <- foundDesc
 }
 
 // Collect implements prometheus.Collector.
 func (s *Scrubber) Collect(ch chan<- prometheus.Metric) {
 	s.mu.Lock()
-	read, found, last := s.read, s.found, s.state.LastPass
+	read, found, last := s.read, s.found, cmp.Or(s.state.LastPass, s.state.Since)
 	s.mu.Unlock()
-	since := -1.0
-	if last != 0 {
-		since = s.cfg.Now().Sub(time.UnixMilli(last)).Seconds()
-	}
+	since := max(0, s.cfg.Now().Sub(time.UnixMilli(last)).Seconds())
 	ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(read))
 	ch <- prometheus.MustNewConstMetric(sinceDesc, prometheus.GaugeValue, since)
+	ch <- prometheus.MustNewConstMetric(everyDesc, prometheus.GaugeValue, s.cfg.Every.Seconds())
 	ch <- prometheus.MustNewConstMetric(foundDesc, prometheus.CounterValue, float64(found))
 }

@@ -37,6 +37,7 @@ type world struct {
 	index  uint64
 	sums   meta.Digests
 	floors map[command.Kind]int64
+	broken error             // of reading the metadata file
 	held   map[[2]int64]bool // series and time
 	clock  int64             // ms
 }
@@ -134,7 +135,7 @@ func (w *world) Floor(k command.Kind) int64 {
 func (w *world) ScrubLog(context.Context, uint64, func(int) error) error { return nil }
 
 // ScrubState implements Node.
-func (w *world) ScrubState(func(int) error) (string, error) { return "", nil }
+func (w *world) ScrubState(func(int) error) (string, error) { return "", w.broken }
 
 // apply feeds a group of samples and lines, mostly of now and some of up to a week ago.
 func (w *world) apply(samples, lines int) {

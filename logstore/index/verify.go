@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/blevesearch/bleve/v2/index/scorch"
 	bolt "go.etcd.io/bbolt"
@@ -28,10 +30,33 @@ func (d *Days) Verify(dayNo int64, name Name, pace func(bytes int) error) (err e
 	if err := pace(h.size()); err != nil {
 		return err
 	}
-	if err := errors.Join(h.check(must), checkStored(filepath.Join(h.path, "store", "root.bolt"), d.dir)); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrUnusable, h.path, err)
+	return verdict(h.path, func() error {
+		return errors.Join(h.check(must), checkStored(filepath.Join(h.path, "store", "root.bolt"), d.dir))
+	})
+}
+
+// verifyTries is how often an index is read of which files are not there any more.
+const verifyTries = 3
+
+// verdict tells an index that is not what was written from one whose segments were merged while they were read, and from a
+// system that did not let it be read.
+func verdict(path string, check func() error) (err error) {
+	for range verifyTries {
+		if err = check(); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	for _, system := range [...]syscall.Errno{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EACCES, syscall.EPERM, syscall.EINTR, syscall.EAGAIN, syscall.ENOSPC,
+	} {
+		if errors.Is(err, system) {
+			return fmt.Errorf("verify word index %s: %w", path, err)
+		}
+	}
+	return fmt.Errorf("%w: %s: %w", ErrUnusable, path, err)
 }
 
 // size returns what the segments in use take.

@@ -13,6 +13,7 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+	"syscall"
 )
 
 // The parts of bbolt's file format (version 2) that Check reads. Numbers are in the byte order of the machine,
@@ -107,7 +108,7 @@ func (c *checker) meta() (root, freelist uint64, err error) {
 	for i := range int64(2) {
 		var b [boltPageHeader + 64]byte
 		if _, err := c.f.ReadAt(b[:], i*PageSize); err != nil {
-			if errors.Is(err, io.EOF) {
+			if errors.Is(err, io.EOF) || c.at && errors.Is(err, syscall.EIO) {
 				continue
 			}
 			return 0, 0, err
@@ -168,10 +169,11 @@ func (c *checker) page(id uint64) ([]byte, error) {
 	return b, c.read(b, id)
 }
 
-// read reads from the beginning of a page. The end of the file is damage, a disk that does not give it is not.
+// read reads from the beginning of a page. The end of the file is damage. What a disk cannot read is damage in a file that
+// is in use; before it is, whoever opens it decides.
 func (c *checker) read(b []byte, id uint64) error {
 	_, err := c.f.ReadAt(b, int64(id)*PageSize)
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || c.at && errors.Is(err, syscall.EIO) {
 		return damaged("page %d: %v", id, err)
 	}
 	if err != nil {

@@ -2,11 +2,13 @@ package boltcheck
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -97,6 +99,46 @@ func TestNothingBreaksTheCheck(t *testing.T) {
 		if err := check(whole[:size]); err != nil && !errors.Is(err, ErrDamaged) || err == nil && size < len(whole)/2 {
 			t.Fatalf("cut to %d bytes: %v", size, err)
 		}
+	}
+}
+
+// badSector is a file of which a page cannot be read.
+type badSector struct {
+	*bytes.Reader
+	page int64
+}
+
+func (f badSector) ReadAt(b []byte, off int64) (int, error) {
+	if off/PageSize == f.page {
+		return 0, &fs.PathError{Op: "read", Path: "file", Err: syscall.EIO}
+	}
+	return f.Reader.ReadAt(b, off)
+}
+
+// A page that the disk cannot read is damage in a file that is in use, and an error of the system otherwise.
+func TestPageThatCannotBeRead(t *testing.T) {
+	path := fill(t)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := max(binary.LittleEndian.Uint64(whole[boltPageHeader+48:]), binary.LittleEndian.Uint64(whole[PageSize+boltPageHeader+48:]))
+	met := 0
+	for page := range int64(len(whole) / PageSize) {
+		for _, inUse := range []bool{false, true} {
+			c := &checker{f: badSector{bytes.NewReader(whole), page}, size: int64(len(whole)), record: func(string, []byte, []byte) error { return nil }, at: inUse, txid: id}
+			err := c.run()
+			if err == nil {
+				continue // not in use
+			}
+			met++
+			if errors.Is(err, ErrDamaged) != inUse || !inUse && !errors.Is(err, syscall.EIO) {
+				t.Errorf("page %d, in use %v: %v", page, inUse, err)
+			}
+		}
+	}
+	if met < 10 {
+		t.Errorf("only %d pages were read", met)
 	}
 }
 

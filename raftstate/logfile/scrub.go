@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -49,13 +50,21 @@ func (s *Store) Scrub(ctx context.Context, from uint64, pace func(bytes int) err
 			if first, last, berr := s.bounds(); berr != nil || i < first || i > last {
 				continue // it was removed
 			}
-			return at(i, corrupt(fmt.Errorf("read entry %d in %s: %w", i, s.dir, err)))
+			return at(i, unread(fmt.Errorf("read entry %d in %s: %w", i, s.dir, err)))
 		}
 		if err := pace(sealBytes + len(l.Data)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// unread marks errors of an entry that is there as corrupt does, and those of a sector that the disk cannot read.
+func unread(err error) error {
+	if errors.Is(err, syscall.EIO) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return corrupt(err)
 }
 
 // scrubMeta reads the file with the list of segments, term and vote. It is small and written at any time, so what looks
@@ -67,7 +76,7 @@ func (s *Store) scrubMeta(ctx context.Context) (err error) {
 			_, err := unsealRecord(bucket, key, rec)
 			return err
 		})
-		if err == nil || !errors.Is(err, boltcheck.ErrDamaged) && !errors.Is(err, errChecksum) {
+		if err == nil || !errors.Is(err, boltcheck.ErrDamaged) && !errors.Is(err, errChecksum) && !errors.Is(err, syscall.EIO) {
 			return err
 		}
 		wait := time.NewTimer(50 * time.Millisecond)

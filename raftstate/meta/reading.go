@@ -28,10 +28,14 @@ const prefixTable = "meta/"
 // Reading is the state as of one commit. It keeps pages of the file from being used again, so it must not be held for
 // longer than it takes to read it. It may be used by one goroutine, and must be closed.
 type Reading struct {
-	tx   *bolt.Tx
-	path string
-	mark Mark
+	tx      *bolt.Tx
+	path    string
+	mark    Mark
+	leaving <-chan struct{}
 }
+
+// ErrReplaced ends the check of a file that is closed: the node stops, or goes over to another one.
+var ErrReplaced = errors.New("the file is not in use any more")
 
 // Read begins to read the state as of the last commit.
 func (s *Store) Read() (*Reading, error) {
@@ -48,7 +52,7 @@ func (s *Store) Read() (*Reading, error) {
 	}
 	s.tabMu.RLock()
 	defer s.tabMu.RUnlock()
-	return &Reading{tx: tx, path: s.path, mark: s.mark}, nil
+	return &Reading{tx: tx, path: s.path, mark: s.mark, leaving: s.leaving}, nil
 }
 
 // Mark is up to where the log is in it.
@@ -99,9 +103,18 @@ func (r *Reading) Keys(tables []string, most int) (map[string]map[string]Sum, er
 }
 
 // Check reads the whole file of this commit without mapping it, as the package's Check does. pace is told of the bytes
-// that are read and ends the check with its error.
+// that are read and ends the check with its error. It ends with ErrReplaced when the store is about to close the file, which waits
+// for the reading.
 func (r *Reading) Check(pace func(n int) error) error {
-	err := boltcheck.CheckAt(r.path, uint64(r.tx.ID()), pace, func(bucket string, key, value []byte) error {
+	read := func(n int) error {
+		select {
+		case <-r.leaving:
+			return ErrReplaced
+		default:
+			return pace(n)
+		}
+	}
+	err := boltcheck.CheckAt(r.path, uint64(r.tx.ID()), read, func(bucket string, key, value []byte) error {
 		if _, err := unsealed(key, value); err != nil {
 			return fmt.Errorf("bucket %s: %w", bucket, err)
 		}

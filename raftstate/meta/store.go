@@ -29,6 +29,8 @@ type Store struct {
 
 	db   *bolt.DB
 	path string
+	// leaving is closed before db is: who reads it slowly lets go of it.
+	leaving chan struct{}
 
 	live   *layer
 	frozen *layer // nil when everything frozen is in the file
@@ -181,7 +183,7 @@ func (s *Store) open(path string) (err error) {
 	if err = s.load(db); err != nil {
 		return fmt.Errorf("open state %s: %w", path, err)
 	}
-	s.db, s.path = db, path
+	s.db, s.path, s.leaving = db, path, make(chan struct{})
 	s.loads++
 	return nil
 }
@@ -199,6 +201,9 @@ func (s *Store) Reload(path string) error {
 	s.tabMu.Lock()
 	s.dbMu.Lock()
 	old := s.db
+	if old != nil {
+		close(s.leaving)
+	}
 	s.take(fresh)
 	s.dbMu.Unlock()
 	s.tabMu.Unlock()
@@ -213,7 +218,7 @@ func (s *Store) Reload(path string) error {
 
 // take moves all that fresh holds into s.
 func (s *Store) take(fresh *Store) {
-	s.db, s.path = fresh.db, fresh.path
+	s.db, s.path, s.leaving = fresh.db, fresh.path, fresh.leaving
 	s.live, s.frozen, s.gen, s.sealed = fresh.live, nil, fresh.gen, fresh.sealed
 	s.loads++
 	s.mark, s.marked = fresh.mark, fresh.marked
@@ -242,6 +247,7 @@ func (s *Store) Close() error {
 	}
 	db := s.db
 	s.db = nil
+	close(s.leaving)
 	if err := db.Close(); err != nil {
 		return fmt.Errorf("close state %s: %w", s.path, err)
 	}

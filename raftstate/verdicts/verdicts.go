@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -41,6 +42,8 @@ var errDamaged = errors.New("record is damaged")
 type Store struct {
 	path string
 	log  *slog.Logger
+
+	dbMu sync.RWMutex // held for reading while db is used, for writing while it is another one
 	db   *bolt.DB
 	// spoilt is why the file that was there is set aside; nil when it is not.
 	spoilt error
@@ -133,8 +136,9 @@ func (s *Store) open(mark uint64) (first, through uint64, err error) {
 	return first, through, err
 }
 
-// guarded makes an error of the panics by which bbolt tells of pages that are not what they were.
+// guarded makes an error of the panics by which bbolt tells of pages that are not what they were, or cannot be read.
 func guarded(do func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: %v", errDamaged, r)
@@ -190,6 +194,8 @@ func (s *Store) Knows(index uint64) bool {
 
 // Get returns the verdict on an entry, nil when there is none. known is false when it cannot be told.
 func (s *Store) Get(index uint64) (body []byte, known bool) {
+	s.dbMu.RLock() // before it is asked what is known: another file knows less
+	defer s.dbMu.RUnlock()
 	s.mu.Lock()
 	known = index >= s.first
 	body, noted := s.pending[index]
@@ -223,7 +229,8 @@ func (s *Store) Get(index uint64) (body []byte, known bool) {
 const maxForgotten = 100_000
 
 // Commit makes durable what was noted on entries up to through, and perhaps later ones, and forgets what is before
-// oldest, which the log does not hold any more. On error all of it is noted still.
+// oldest, which the log does not hold any more. On error all of it is noted still. A file that is damaged is set aside, and the
+// verdicts on entries up to through are not known here any more: it is no part of the state, and no reason to stop.
 func (s *Store) Commit(through, oldest uint64) error {
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
@@ -231,7 +238,49 @@ func (s *Store) Commit(through, oldest uint64) error {
 	s.flushing, s.pending = s.pending, make(map[uint64][]byte)
 	first, batch := s.first, s.flushing
 	s.mu.Unlock()
-	err := guarded(func() error {
+	err := s.write(first, through, oldest, batch)
+	if errors.Is(err, errDamaged) {
+		err = s.anew(through, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flushing = nil
+	if err == nil && s.first <= first {
+		return nil
+	}
+	for index, body := range batch {
+		if _, newer := s.pending[index]; !newer && index >= s.first {
+			s.pending[index] = body
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("write verdicts %s: %w", s.path, err)
+}
+
+// anew sets the file aside while it is in use, and begins another one for the entries behind the mark through.
+func (s *Store) anew(through uint64, damage error) error {
+	s.log.Error("the file of verdicts is damaged and set aside: consumers are served old entries by other nodes", "file", s.path, "err", damage)
+	s.dbMu.Lock()
+	defer s.dbMu.Unlock()
+	if err := os.Rename(s.path, s.path+".damaged"); err != nil {
+		return fmt.Errorf("set verdicts aside: %w", err)
+	}
+	// The old one is not closed: bbolt may hold its locks since it panicked.
+	if _, _, err := s.open(through); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.first = max(s.first, through+1)
+	return nil
+}
+
+func (s *Store) write(first, through, oldest uint64, batch map[uint64][]byte) error {
+	s.dbMu.RLock()
+	defer s.dbMu.RUnlock()
+	return guarded(func() error {
 		return s.db.Update(func(tx *bolt.Tx) error {
 			b := tx.Bucket(bucketVerdicts)
 			for index, body := range batch {
@@ -251,18 +300,6 @@ func (s *Store) Commit(through, oldest uint64) error {
 			return putRange(tx.Bucket(bucketRange), first, through)
 		})
 	})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.flushing = nil
-	if err == nil {
-		return nil
-	}
-	for index, body := range batch {
-		if _, newer := s.pending[index]; !newer && index >= s.first {
-			s.pending[index] = body
-		}
-	}
-	return fmt.Errorf("write verdicts %s: %w", s.path, err)
 }
 
 // Close closes the file. What was not committed is noted again when the entries are applied again.

@@ -112,3 +112,46 @@ func TestDamageIsSetAside(t *testing.T) {
 		_ = os.Remove(path + ".damaged")
 	}
 }
+
+// A file that is damaged while it is in use is set aside, and verdicts go on behind the mark; the full disk stays an error.
+func TestDamageWhileInUseIsSetAside(t *testing.T) {
+	for name, damage := range map[string]func(f *os.File, size int64) error{
+		"pages of zeros": func(f *os.File, size int64) error {
+			_, err := f.WriteAt(make([]byte, size-2*4096), 2*4096)
+			return err
+		},
+		"cut": func(f *os.File, _ int64) error { return f.Truncate(2 * 4096) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "verdicts.db")
+			s := open(t, path, 0)
+			for i := uint64(1); i <= 60; i++ {
+				s.Note(i, []byte(strings.Repeat("one", 400)))
+			}
+			must(t, s.Commit(60, 1))
+			s.Note(61, []byte("x"))
+			s.Note(75, []byte("behind the mark"))
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			must(t, err)
+			st, err := f.Stat()
+			must(t, err)
+			must(t, damage(f, st.Size()))
+			must(t, f.Close())
+			must(t, s.Commit(70, 1))
+			s.expect(t, 30, "", false)
+			s.expect(t, 70, "", false)
+			s.expect(t, 71, "", true)
+			s.expect(t, 75, "behind the mark", true)
+			if _, err := os.Stat(path + ".damaged"); err != nil {
+				t.Error(err)
+			}
+			s.Note(80, []byte("eighty"))
+			must(t, s.Commit(85, 1))
+			must(t, s.Close())
+			s = open(t, path, 85)
+			s.expect(t, 70, "", false)
+			s.expect(t, 75, "behind the mark", true)
+			s.expect(t, 80, "eighty", true)
+		})
+	}
+}

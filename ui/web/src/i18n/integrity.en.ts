@@ -34,6 +34,8 @@ export const integrity = {
   notYet: 'not looked yet',
   reading: 'reading',
   found: (n: number) => `${n} found`,
+  incomplete: 'incomplete',
+  failed: 'Could not be looked through',
   findings: 'Found',
   part: {
     log: 'Log',

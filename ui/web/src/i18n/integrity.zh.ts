@@ -31,6 +31,8 @@ export const integrity: typeof en = {
   notYet: '尚未检查',
   reading: '正在读取',
   found: (n) => `发现 ${n} 处`,
+  incomplete: '不完整',
+  failed: '未能检查',
   findings: '发现的损坏',
   part: {
     log: '复制日志',

@@ -16,6 +16,7 @@ export interface VerifiedNode {
   error?: string;
   done?: number;
   all?: number;
+  doing?: string;
 }
 export interface Verification {
   name: string;
@@ -42,6 +43,7 @@ export interface IntegrityNode {
   last_took_ms: number;
   last_equal: number;
   left: unknown[];
+  failed?: { step: string; error: string }[];
   found: Finding[];
   bytes: number;
 }
@@ -58,15 +60,15 @@ export function verdictLevel(verdict: string): Level {
 export function nodeLevel(n: IntegrityNode): Level {
   if (n.error) return 'unknown';
   if (n.found.some((f) => f.part !== 'index')) return 'critical';
-  if (n.found.length > 0) return 'warning';
+  if (n.found.length > 0 || n.failed?.length) return 'warning';
   return n.last_pass ? 'ok' : 'unknown';
 }
 
 /** How far each node has read, where they read. */
 export function progress(v: Verification): string {
   return v.nodes
-    .filter((n) => n.all)
-    .map((n) => `${n.node} ${n.done ?? 0}/${n.all}`)
+    .filter((n) => n.all || n.doing)
+    .map((n) => (n.doing && n.doing !== 'days' ? `${n.node} ${n.doing}` : `${n.node} ${n.done ?? 0}/${n.all}`))
     .join(', ');
 }
 
