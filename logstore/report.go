@@ -20,14 +20,14 @@ func (s *Store) Dir() string {
 
 // Report notes that the lines of a kind and day are not those that were accepted, as was found by comparing them. Searches
 // over the day say that they are partial from then on. It is told to OnDamage unless it is known. What was found in a directory
-// dir that is not open any more is passed over.
+// dir that is not open any more is passed over; an empty one is the one that is open.
 func (s *Store) Report(dir string, k KindDay, err error) {
 	e, release, aerr := s.acquire()
 	if aerr != nil {
 		return
 	}
 	defer release()
-	if dir != e.dir {
+	if dir != "" && dir != e.dir {
 		return
 	}
 	e.noteShort(k)

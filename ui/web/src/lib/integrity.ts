@@ -68,7 +68,9 @@ export function nodeLevel(n: IntegrityNode): Level {
 export function progress(v: Verification): string {
   return v.nodes
     .filter((n) => n.all || n.doing)
-    .map((n) => (n.doing && n.doing !== 'days' ? `${n.node} ${n.doing}` : `${n.node} ${n.done ?? 0}/${n.all}`))
+    .map((n) =>
+      n.doing && n.doing !== 'days' ? `${n.node} ${n.doing}` : `${n.node} ${n.done ?? 0}/${n.all}`,
+    )
     .join(', ');
 }
 

@@ -33,7 +33,14 @@ export interface Run {
   repository?: string;
   stored?: number;
   kind?: 'drill';
-  drill?: { of: string; digest: string; want: string; days: number; partial?: number; counts?: Record<string, number> };
+  drill?: {
+    of: string;
+    digest: string;
+    want: string;
+    days: number;
+    partial?: number;
+    counts?: Record<string, number>;
+  };
 }
 export interface Claim extends Run {
   phase: string;
