@@ -325,6 +325,19 @@ type stagedImage struct {
 	mark       meta.Mark
 }
 
+// errOvertaken refuses an image that is older than the state.
+var errOvertaken = errors.New("the state is newer than the image")
+
+// overtook returns errOvertaken when the state holds more than an image of the entry index. A leader that takes up an
+// install late, for a member that it has let go and taken back meanwhile, sends one (hashicorp/raft 1.7.3 installs
+// whatever comes), and readers who waited for an entry must not see the state go back behind it.
+func (n *Node) overtook(index uint64) error {
+	if at := n.fsm.applied.Load(); index < at {
+		return fmt.Errorf("image of entry %d, entry %d is applied: %w", index, at, errOvertaken)
+	}
+	return nil
+}
+
 func (n *Node) newStage() (*stage, error) {
 	if st := n.staged.Swap(nil); st != nil { // left by an install whose swap was refused
 		_ = n.layout.Remove(st.generation)
@@ -408,6 +421,9 @@ func (n *Node) swap(r io.Reader) error {
 	defer f.mu.Unlock()
 	if f.failed.Load() {
 		return ErrStopped
+	}
+	if err := n.overtook(st.mark.Index); err != nil {
+		return errors.Join(err, n.layout.Remove(st.generation))
 	}
 	began := time.Now()
 	if err := n.layout.Flip(st.generation); err != nil {

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
 )
@@ -317,5 +319,28 @@ func TestStoresKnowTheFloorsBeforeTheyOpen(t *testing.T) {
 		c.kill(restarted.id)
 		c.start(restarted.id)
 		check(restarted, true)
+	})
+}
+
+// The state does not go back to an older image that comes late.
+func TestOvertakenImageIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, nil)
+		n := c.leader()
+		w := newWriter(t, n, "agent-1")
+		w.write(n)
+		at := n.Status().AppliedIndex
+		for index, want := range map[uint64]error{at - 1: errOvertaken, at: nil} {
+			sink, err := marks{n.Node}.Create(raft.SnapshotVersionMax, index, 1, raft.Configuration{}, 0, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := sink.Write([]byte("image")); !errors.Is(err, want) {
+				t.Errorf("image of entry %d with %d applied: %v, want %v", index, at, err, want)
+			}
+			if err := sink.Cancel(); err != nil && want == nil {
+				t.Log(err)
+			}
+		}
 	})
 }

@@ -93,6 +93,9 @@ func (s *markSink) ID() string {
 // Write implements raft.SnapshotSink: a piece of another node's image.
 func (s *markSink) Write(p []byte) (int, error) {
 	if s.stage == nil {
+		if err := s.n.overtook(s.index); err != nil {
+			return 0, err
+		}
 		stage, err := s.n.newStage()
 		if err != nil {
 			return 0, err

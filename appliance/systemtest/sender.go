@@ -142,7 +142,7 @@ func (s *sender) register(ctx context.Context, token string, columns int) error 
 // errForgotten says that the cluster asks for what it acknowledged: no way to go on is right after that.
 var errForgotten = errors.New("the cluster asks again for batches that it acknowledged")
 
-// run sends until ctx ends. A batch that ctx cuts off is left `unknown` in the ledger.
+// run sends until ctx ends, from behind what was acknowledged. A batch that ctx cuts off is left `unknown` in the ledger.
 func (s *sender) run(ctx context.Context, pace time.Duration) (err error) {
 	defer func() {
 		s.mu.Lock()
@@ -152,7 +152,7 @@ func (s *sender) run(ctx context.Context, pace time.Duration) (err error) {
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	s.lastAck = time.Now()
-	for seq := uint64(1); ; seq++ {
+	for seq := s.ledger.of(s.name).acked + 1; ; seq++ {
 		if err := s.step(ctx, seq); err != nil || ctx.Err() != nil {
 			return err
 		}

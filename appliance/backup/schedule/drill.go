@@ -213,7 +213,8 @@ func (r *Runner) stage(need int64) (string, error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return "", fmt.Errorf("look for room in %s: %w", dir, err)
 	}
-	free, size := int64(st.Bavail)*st.Bsize, int64(st.Blocks)*st.Bsize
+	// Of the size, too, only what is ours: file systems keep blocks for root.
+	free, size := int64(st.Bavail)*st.Bsize, int64(st.Blocks-st.Bfree+st.Bavail)*st.Bsize
 	if want := need + need/10 + drillSpare + size/10; free < want {
 		return "", fmt.Errorf("the backup unpacks to %d MiB; with what must stay free that wants %d MiB in %s, which has %d MiB free",
 			need>>20, want>>20, dir, free>>20)

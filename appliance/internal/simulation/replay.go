@@ -63,6 +63,9 @@ func (d *director) applyAnew(dir, from string, index uint64) (mark string, err e
 	}
 	at, _ := s.Mark()
 	m, r := machine.New(s, coder, machine.DefaultLimits()), d.rand
+	if at.Index >= index { // the mark is of the last entry: nothing lies behind it
+		return "", nil
+	}
 	stop := at.Index + 1 + r.Uint64N(index-at.Index)
 	how := fmt.Sprintf("from entry %d", at.Index)
 	var group machine.Group
