@@ -146,13 +146,21 @@ func (d *director) supervise() {
 	}
 }
 
-// restart starts a member that is down and not leaving.
+// restart starts a member that is down, and one that is leaving as soon as it has: what it waits for may be a member that
+// only this goroutine lets go on.
 func (d *director) restart(m *member) {
-	if m.proc != nil && m.proc.alive() || m.fails > 3 {
+	if m.fails > 3 {
 		return
 	}
-	if m.proc != nil && m.proc.leaving.Load() {
-		<-m.proc.closed
+	if p := m.proc; p != nil && p.leaving.Load() {
+		select {
+		case <-p.closed:
+		default:
+			d.after(100*time.Millisecond, func() { d.restart(m) })
+			return
+		}
+	} else if p != nil && p.alive() {
+		return
 	}
 	bootstrap := d.founders
 	if m.wiped || m == d.spare {
