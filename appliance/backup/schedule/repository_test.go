@@ -203,19 +203,27 @@ func until(t *testing.T, repo *repository.Repository) uint64 {
 	return spans[len(spans)-1].Until
 }
 
+// archivingSite is a node whose schedule has archived the entries 1 to 50, behind a first backup of the entry made.
+func archivingSite(t *testing.T, made int64) (*entryLog, *site, Schedule) {
+	l := &entryLog{}
+	l.first.Store(1)
+	l.last.Store(50)
+	s := newSiteWith(t, l, "n1")
+	if made > 0 {
+		s.made.Store(made)
+	}
+	sc := incremental()
+	sc.Archive = 60
+	s.put(sc)
+	time.Sleep(3 * time.Minute)
+	return l, s, sc
+}
+
 // TestArchiveBeginsAnewAtOnce changes the readers of a schedule: a backup for the new ones is made without waiting for
 // the night, and until then the log goes on into the old repository.
 func TestArchiveBeginsAnewAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &entryLog{}
-		l.first.Store(1)
-		l.last.Store(50)
-		s := newSiteWith(t, l, "n1")
-		s.made.Store(9)
-		sc := incremental()
-		sc.Archive = 60
-		s.put(sc)
-		time.Sleep(3 * time.Minute)
+		l, s, sc := archivingSite(t, 9)
 		old := s.repository("n1", s.runs()[0].Repository)
 		if until(t, old) != 50 || len(s.runs()) != 1 {
 			t.Fatalf("archived to %d, runs %+v", until(t, old), s.runs())
@@ -261,14 +269,7 @@ func TestArchiveBeginsAnewAtOnce(t *testing.T) {
 // entries, or one that does not answer may have them, and only what nobody has is a gap.
 func TestArchiveReadsWhatOthersHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &entryLog{}
-		l.first.Store(1)
-		l.last.Store(50)
-		s := newSiteWith(t, l, "n1")
-		sc := incremental()
-		sc.Archive = 60
-		s.put(sc)
-		time.Sleep(3 * time.Minute)
+		l, s, _ := archivingSite(t, 0)
 		repo := s.repository("n1", s.runs()[0].Repository)
 		l.others.Store(40)
 		l.first.Store(90)
@@ -300,14 +301,7 @@ func TestArchiveReadsWhatOthersHold(t *testing.T) {
 // archived behind what it wrote before.
 func TestArchiveOfAnotherHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &entryLog{}
-		l.first.Store(1)
-		l.last.Store(50)
-		s := newSiteWith(t, l, "n1")
-		sc := incremental()
-		sc.Archive = 60
-		s.put(sc)
-		time.Sleep(3 * time.Minute)
+		l, s, _ := archivingSite(t, 0)
 		repo := s.repository("n1", s.runs()[0].Repository)
 		l.last.Store(60)
 		time.Sleep(3 * time.Minute)
