@@ -113,7 +113,7 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 	if err != nil {
 		return err
 	}
-	release, err := g.take(unfolded(batches))
+	release, err := g.take(r.Context(), g.decoded, unfolded(batches))
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func TestBodiesUnderWayPushBack(t *testing.T) {
 	}()
 	// Nothing may be sent meanwhile: what is under way when the slow body comes would have that one refused.
 	until(t, "the budget is used up", func() bool {
-		b := r.gateway.inFlight
+		b := r.gateway.bodies
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return b.left == 0

@@ -79,7 +79,7 @@ func (g *Gateway) enroll(w http.ResponseWriter, r *http.Request) error {
 	if !g.strange.Allow() {
 		return errTooManyStrangers()
 	}
-	release, err := g.take(bodyCost{maxEnrollment, jsonUnfolds}.of(r))
+	release, err := g.take(r.Context(), g.bodies, bodyCost{maxEnrollment, jsonUnfolds}.of(r))
 	if err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func (g *Gateway) renew(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	release, err := g.take(bodyCost{maxEnrollment, jsonUnfolds}.of(r))
+	release, err := g.take(r.Context(), g.bodies, bodyCost{maxEnrollment, jsonUnfolds}.of(r))
 	if err != nil {
 		return err
 	}

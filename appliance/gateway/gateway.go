@@ -116,7 +116,8 @@ type Options struct {
 // Gateway serves the agents' protocol. Make it with New, mount Handler, end it with Close.
 type Gateway struct {
 	opts     Options
-	inFlight *byteBudget
+	bodies   *byteBudget   // as they come, half of all bytes in flight
+	decoded  *byteBudget   // what batches unfold to, the other half
 	strange  *rate.Limiter // look-ups on behalf of senders that are not known yet
 	beats    *heartbeats
 	sessions *sessions
@@ -130,8 +131,8 @@ type Gateway struct {
 // New makes a gateway and starts the goroutines that pass heartbeats on and watch connections.
 func New(opts Options) *Gateway {
 	g := &Gateway{
-		opts:     opts,
-		inFlight: newByteBudget(opts.BytesInFlight),
+		opts:   opts,
+		bodies: newByteBudget(opts.BytesInFlight / 2), decoded: newByteBudget(opts.BytesInFlight / 2),
 		strange:  rate.NewLimiter(opts.RegisterRate, int(opts.RegisterRate)*2+1),
 		together: newTogether(),
 		failures: newFailureLog(),
@@ -343,42 +344,16 @@ func (c bodyCost) of(r *http.Request) int64 {
 	return n * c.unfolds
 }
 
-// take charges bytes to the budget until release is called; the error tells the sender to wait.
-func (g *Gateway) take(n int64) (release func(), err error) {
-	held, ok := g.inFlight.take(n)
+// take charges bytes to a budget until release is called; the error tells the sender to wait. To refuse costs more than
+// to let wait a while, since the sender comes again and a connection ends with what was not read of a body. Who holds of
+// bodies may wait for decoded, never the other way round.
+func (g *Gateway) take(ctx context.Context, b *byteBudget, n int64) (release func(), err error) {
+	held, ok := b.take(ctx, n)
 	if !ok {
 		g.met.busy.Inc()
 		return nil, problem.New(http.StatusTooManyRequests, "this node holds as many bytes in flight as it may").WithRetryAfter(time.Second)
 	}
-	return func() { g.inFlight.give(held) }, nil
-}
-
-// byteBudget bounds the bytes that requests hold together.
-type byteBudget struct {
-	total int64
-
-	mu   sync.Mutex
-	left int64
-}
-
-func newByteBudget(n int64) *byteBudget { return &byteBudget{total: n, left: n} }
-
-// take returns what it took. A request that is larger than the whole budget has it when it is alone.
-func (b *byteBudget) take(n int64) (held int64, ok bool) {
-	n = min(n, b.total)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.left < n {
-		return 0, false
-	}
-	b.left -= n
-	return n, true
-}
-
-func (b *byteBudget) give(n int64) {
-	b.mu.Lock()
-	b.left += n
-	b.mu.Unlock()
+	return func() { b.give(held) }, nil
 }
 
 type gatewayMetrics struct {

@@ -388,22 +388,3 @@ func TestHostileRequests(t *testing.T) {
 		t.Errorf("without a leader: %d %v %s", code, h, body)
 	}
 }
-
-func TestByteBudgetPushesBack(t *testing.T) {
-	b := newByteBudget(10)
-	take := func(n, want int64) {
-		t.Helper()
-		if held, ok := b.take(n); held != want || ok != (want > 0) {
-			t.Errorf("asked for %d: %d %v, want %d", n, held, ok, want)
-		}
-	}
-	take(7, 7)
-	take(4, 0)
-	b.give(7)
-	take(10, 10)
-	take(1, 0)
-	b.give(10)
-	take(100, 10) // alone, a request that is larger than all goes through
-	b.give(10)
-	take(10, 10)
-}

@@ -38,7 +38,7 @@ type identity struct {
 }
 
 // asAgent lets fn serve only a known agent whose certificate is good now, once the budget has room for what the body
-// will take.
+// will take, which it waits for a while.
 func (g *Gateway) asAgent(cost bodyCost, fn func(http.ResponseWriter, *http.Request, *auth.Agent) error) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		who, err := g.authenticate(r)
@@ -55,7 +55,7 @@ func (g *Gateway) asAgent(cost bodyCost, fn func(http.ResponseWriter, *http.Requ
 			return p.WithHint("the agent renews it by itself; after " + graceText + " only enrolling it anew helps")
 		}
 		g.busiest.note(who.agent, r.ContentLength, time.Now())
-		release, err := g.take(cost.of(r))
+		release, err := g.take(r.Context(), g.bodies, cost.of(r))
 		if err != nil {
 			return err
 		}
