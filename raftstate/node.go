@@ -329,7 +329,7 @@ func (n *Node) startRaft(context.Context) error {
 	n.wg.Go(n.watchDisk)
 	n.wg.Go(n.keepRoom)
 	n.metrics.register(n)
-	n.log.Info("node started", "watermark", n.mark.Load().Index, "log_last", r.LastIndex(), "generation", n.generation)
+	n.log.Info("node started", "watermark", n.mark.Load().Index, "log_last", r.LastIndex(), "generation", *n.inUseName.Load())
 	return nil
 }
 

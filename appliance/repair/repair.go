@@ -98,7 +98,8 @@ type Config struct {
 	// MendLog has the node's log mended; nil when there is nothing to do, or when it is being done.
 	MendLog func(ctx context.Context) error
 	// Lease makes this node the only one that swaps its state, for span at least; it is given up by Release, with carried when
-	// the state was replaced, which is all that an order asks for. Called again it extends.
+	// the state was replaced, which is all that an order asks for. Called again it extends. Release is also called again and
+	// again while nothing is mended, as a lease that was not granted in time may be there later.
 	Lease   func(ctx context.Context, span time.Duration) error
 	Release func(ctx context.Context, carried bool)
 	// Ordered is what an operator has ordered for this node in the replicated state; false when nothing, or not known yet.

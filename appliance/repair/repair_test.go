@@ -95,6 +95,50 @@ func TestDamageIsMendedInTheEnd(t *testing.T) {
 	})
 }
 
+// A lease that came although its node heard of no leader, and whose damage was mended otherwise, is given back at once: the
+// others wait for it.
+func TestLeaseOfUnknownOutcomeIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := service(t, t.TempDir(), &told{}, func() error { return nil })
+		d := Damage{Part: raftstate.PartLog, Place: "log"}
+		var mu sync.Mutex
+		held := false
+		s.cfg.Lease = func(context.Context, time.Duration) error {
+			s.Mended(d.Part, d.Place, raftstate.HowLogAside) // by what the start of the node set going
+			time.AfterFunc(time.Second, func() {
+				mu.Lock()
+				defer mu.Unlock()
+				held = true
+			})
+			return errors.New("no leader is known")
+		}
+		s.cfg.Release = func(context.Context, bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			held = false
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { s.Run(ctx) })
+		synctest.Wait()
+		s.Found(d)
+		time.Sleep(1500 * time.Millisecond)
+		mu.Lock()
+		if !held {
+			t.Error("there is no lease to give back")
+		}
+		mu.Unlock()
+		time.Sleep(leaseCheck)
+		mu.Lock()
+		if held || s.Check(t.Context()) != nil {
+			t.Errorf("lease %v, %+v", held, s.Status())
+		}
+		mu.Unlock()
+		cancel()
+		wg.Wait()
+	})
+}
+
 // TestOtherNodesAreHeard: a node that asks for help is told of by those it asks, as it may not be able to itself.
 func TestOtherNodesAreHeard(t *testing.T) {
 	o := &told{}

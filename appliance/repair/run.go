@@ -13,6 +13,9 @@ const (
 	leaseSpan = 15 * time.Minute
 	// tidyEvery is how often what was set aside is looked at.
 	tidyEvery = time.Hour
+	// leaseCheck is how often a node that mends nothing looks whether it has a lease: of a try whose outcome it was not told, or
+	// of the process before it.
+	leaseCheck = 10 * time.Second
 	// tellAgain is how young records are told again after a start, since who was told may have lost it.
 	tellAgain = 24 * time.Hour
 )
@@ -63,7 +66,8 @@ func (s *Service) Run(ctx context.Context) {
 				s.cfg.Log.Warn("what was set aside is not removed", "err", err)
 			}
 		}
-		retry.Reset(tidyEvery)
+		s.cfg.Release(ctx, false)
+		retry.Reset(leaseCheck)
 	}
 }
 
