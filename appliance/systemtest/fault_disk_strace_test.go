@@ -20,6 +20,7 @@ type tracer struct {
 	cmd  *exec.Cmd
 	path string // what it wrote down
 	said *bytes.Buffer
+	gone func() // ends what watches over it
 }
 
 // syncs are the system calls by which the node makes things durable.
@@ -43,6 +44,9 @@ func attach(ctx context.Context, pid int, dir string, expressions ...string) (*t
 	if err := t.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("strace: %w", err)
 	}
+	ended := make(chan struct{})
+	t.gone = func() { close(ended) }
+	go t.letEndedGo(ended, pid)
 	err := until(ctx, 10*time.Second, func(context.Context) error {
 		if info, err := os.Stat(t.path); err == nil && info.Size() > 0 {
 			return nil // it has seen something already, perhaps the end
@@ -70,8 +74,31 @@ func (t *tracer) close() error {
 	}
 	_ = t.cmd.Process.Signal(syscall.SIGTERM)
 	_ = t.cmd.Wait()
+	t.gone()
 	t.cmd = nil
 	return nil
+}
+
+// letEndedGo kills strace when the process has ended and strace does not see it: it loses threads that end while it
+// attaches to them, and then waits for ever, and whoever started the process with it.
+func (t *tracer) letEndedGo(ended <-chan struct{}, pid int) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for zombie := 0; zombie < 3; {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			return
+		}
+		if zombie++; !bytes.Contains(status, []byte("\nState:\tZ")) {
+			zombie = 0
+		}
+	}
+	_ = t.cmd.Process.Kill()
 }
 
 // tracedSync is a sync that the process asked for.
