@@ -34,17 +34,16 @@ func (n *Node) beginProbation() error {
 	return nil
 }
 
-// cautious puts a node on probation behind a transport that keeps it from elections.
+// cautious puts a node behind a transport that looks at what it is asked, and keeps it from elections on probation.
 func (n *Node) cautious(trans raft.Transport) (raft.Transport, error) {
 	held, err := n.store.Get([]byte(probationKey))
 	if err != nil {
 		return nil, refused("log", err)
 	}
-	if string(held) != probationOn {
-		return trans, nil
+	if string(held) == probationOn {
+		n.probation.Store(true)
+		n.log.Info("this node holds nothing of its cluster: it has no vote until it has caught up")
 	}
-	n.probation.Store(true)
-	n.log.Info("this node holds nothing of its cluster: it has no vote until it has caught up")
 	t := &cautiousTransport{Transport: trans, n: n, rpcs: make(chan raft.RPC)}
 	n.wg.Go(t.pass)
 	return t, nil
@@ -101,7 +100,7 @@ func (n *Node) beyondAcknowledged(req *raft.AppendEntriesRequest) bool {
 	return false // the next time it speaks
 }
 
-// cautiousTransport is the transport of a node that is, or was since its start, on probation.
+// cautiousTransport looks at what peers ask before raft does.
 type cautiousTransport struct {
 	raft.Transport
 	n    *Node
@@ -129,6 +128,9 @@ func (t *cautiousTransport) pass() {
 }
 
 func (t *cautiousTransport) one(rpc raft.RPC) {
+	if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+		rpc.Command = committedAtMost(req)
+	}
 	if t.n.probation.Load() {
 		switch req := rpc.Command.(type) {
 		case *raft.RequestVoteRequest:
@@ -146,6 +148,23 @@ func (t *cautiousTransport) one(rpc raft.RPC) {
 		}
 	}
 	t.hand(rpc)
+}
+
+// committedAtMost returns the request with no more told as committed than what it shows: the last entry that it brings, or
+// the one before them, as in figure 2 of the Raft paper. Hashicorp/raft 1.7.3 takes the end of its own log instead. Where it
+// could not replace that end, for want of room, the leader goes back entry by entry, comes with such as are there already,
+// and the wrong end would be committed.
+func committedAtMost(req *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
+	shown := req.PrevLogEntry
+	if n := len(req.Entries); n > 0 {
+		shown = req.Entries[n-1].Index
+	}
+	if req.LeaderCommitIndex <= shown {
+		return req
+	}
+	c := *req // the sender's is its own
+	c.LeaderCommitIndex = shown
+	return &c
 }
 
 func (t *cautiousTransport) hand(rpc raft.RPC) {

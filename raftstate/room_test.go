@@ -179,10 +179,21 @@ func TestNearlyFullDiskShortensTheLog(t *testing.T) {
 
 // A node whose disk fills up while the end of its log is to be replaced goes on once there is room.
 func TestEndOfTheLogIsReplacedWhenThereIsRoom(t *testing.T) {
+	for name, c := range map[string]struct {
+		before int           // entries that all have
+		full   time.Duration // how long the leader goes back in what it sends, an entry for each refusal
+	}{"soon": {1, 5 * time.Second}, "after the leader came with what is there already": {40, 5 * time.Minute}} {
+		t.Run(name, func(t *testing.T) { replaceTheEnd(t, c.before, c.full) })
+	}
+}
+
+func replaceTheEnd(t *testing.T, before int, full time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		c, disks := newDiskCluster(t, 3, nil)
 		w := newWriter(t, c.leader(), "agent-1")
-		w.write(c.leader())
+		for range before {
+			w.write(c.leader())
+		}
 		old, f := c.leader(), c.follower()
 		c.isolate(old.id, true)
 		for range 5 {
@@ -198,7 +209,7 @@ func TestEndOfTheLogIsReplacedWhenThereIsRoom(t *testing.T) {
 		}
 		disks.set(0, old.id)
 		c.isolate(old.id, false)
-		time.Sleep(5 * time.Second)
+		time.Sleep(full)
 		if at := old.Status(); at.LastIndex > at.AppliedIndex+20 || at.DiskFull == "" {
 			t.Errorf("full disk: %+v", at)
 		}
