@@ -9,7 +9,7 @@ import (
 )
 
 // Alone, a request that is larger than all goes through.
-func TestByteBudgetIsNotExceeded(t *testing.T) {
+func TestByteBudgetPushesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newByteBudget(10)
 		take := func(n, want int64) {
