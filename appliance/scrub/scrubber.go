@@ -151,6 +151,13 @@ const (
 	stepPause = 5 * time.Minute
 )
 
+// swapTries is how many seconds a step waits for a store that is closed, since another one takes its place.
+const swapTries = 30
+
+func replaced(err error) bool {
+	return errors.Is(err, logstore.ErrClosed) || errors.Is(err, tsdb.ErrClosed)
+}
+
 // firstPass is how long after its start a node that has made no pass begins one.
 const firstPass = time.Hour
 
@@ -279,6 +286,9 @@ func (s *Scrubber) Pass(ctx context.Context) error {
 		}
 		s.note(st.name)
 		err := st.do(ctx, pace)
+		for tries := 0; replaced(err) && tries < swapTries && sleep(ctx, time.Second); tries++ {
+			err = st.do(ctx, pace)
+		}
 		s.note("")
 		if ctx.Err() != nil {
 			return ctx.Err()
