@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -217,12 +219,19 @@ func (tr *trial) whole(ctx context.Context) (err error) {
 	return nil
 }
 
-// keepLog copies the log of the nodes to the folder that TRIWARD_TORTURE_LOGS names.
+// keepLog copies the log of the nodes, with what their goroutines were at, to the folder that TRIWARD_TORTURE_LOGS names.
 func (tr *trial) keepLog() {
 	to := os.Getenv("TRIWARD_TORTURE_LOGS")
 	if to == "" {
 		return
 	}
+	for i := range tr.c.Nodes {
+		n := &tr.c.Nodes[i]
+		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", n.PID)); n.PID > 0 && bytes.Contains(line, []byte(n.Config)) { // it may have ended
+			_ = syscall.Kill(n.PID, syscall.SIGQUIT)
+		}
+	}
+	time.Sleep(2 * time.Second) // they write it down
 	b, err := os.ReadFile(tr.c.log.Name())
 	if err == nil {
 		err = os.WriteFile(filepath.Join(to, fmt.Sprintf("%s-%d.log", tr.row.name, tr.seed)), b, 0o600)
