@@ -154,8 +154,8 @@ func (unsyncedFile) Sync() error { return nil }
 			says:  `is not linearizable|good once gave`,
 		},
 		{ // a node takes whatever comes
-			name: "no bound in flight", file: "appliance/gateway/gateway.go", row: "overload",
-			edits: []edit{{"	if b.left < n {", "	if b.left < n && n < 0 {"}},
+			name: "no bound in flight", file: "appliance/gateway/budget.go", row: "overload",
+			edits: []edit{{"	if len(b.waiting) == 0 && b.left >= w.wants {", "	if n >= 0 {"}},
 			says:  `(?m:nothing was refused: this|a node takes \d+ MiB|\d+ elections under load|ack p99 \S+$)`,
 		},
 	}
