@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -345,7 +346,10 @@ func TestReceiverThatFails(t *testing.T) {
 `)
 	broken := true
 	tried := map[string]int{}
+	var mu sync.Mutex // messages to several receivers are under way at once
 	c.answer = func(_ string, in *route.Integration, m *notify.Message) (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
 		tried[m.Key]++
 		if broken && in.Name == "webhook/0" {
 			return false, errors.New("connection refused")
@@ -357,7 +361,9 @@ func TestReceiverThatFails(t *testing.T) {
 	if got := c.messages(); len(got) != 1 {
 		t.Fatalf("%+v", got)
 	}
+	mu.Lock()
 	broken = false
+	mu.Unlock()
 	c.run(2 * time.Minute)
 	got := c.messages()
 	if len(got) != 2 || got[0].key == got[1].key || tried[got[1].key] < 3 {
