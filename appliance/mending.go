@@ -171,7 +171,11 @@ func (a *App) releaseRepairLease(ctx context.Context, carried bool) {
 	var t command.Txn
 	held, ok := a.state.Get(bucketRepairs, keyRepairLease)
 	var l repairLease
-	if ok && json.Unmarshal(held.Data, &l) == nil && l.Node == a.cfg.NodeID {
+	ours := ok && json.Unmarshal(held.Data, &l) == nil && l.Node == a.cfg.NodeID
+	if !ours && !carried { // nothing was begun: an order for damage that is not known here yet stays
+		return
+	}
+	if ours {
 		t.Compares = append(t.Compares, command.Compare{Bucket: bucketRepairs, Key: keyRepairLease, ModIndex: held.ModIndex})
 		t.Ops = append(t.Ops, command.Op{Bucket: bucketRepairs, Key: keyRepairLease, Delete: true})
 	}

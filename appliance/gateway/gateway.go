@@ -109,7 +109,7 @@ type Options struct {
 	OnOverload func(agent *auth.Agent, part float64)
 
 	Timeout       time.Duration // of one request, from its headers to its answer
-	BytesInFlight int64         // what bodies take at once over all requests, decoded
+	BytesInFlight int64         // at once over all requests: half for bodies as they come, half for what batches unfold to
 	RegisterRate  rate.Limit    // registrations and failed logins a second, over all senders
 }
 
@@ -131,8 +131,9 @@ type Gateway struct {
 // New makes a gateway and starts the goroutines that pass heartbeats on and watch connections.
 func New(opts Options) *Gateway {
 	g := &Gateway{
-		opts:   opts,
-		bodies: newByteBudget(opts.BytesInFlight / 2), decoded: newByteBudget(opts.BytesInFlight / 2),
+		opts:     opts,
+		bodies:   newByteBudget(opts.BytesInFlight / 2),
+		decoded:  newByteBudget(opts.BytesInFlight / 2),
 		strange:  rate.NewLimiter(opts.RegisterRate, int(opts.RegisterRate)*2+1),
 		together: newTogether(),
 		failures: newFailureLog(),

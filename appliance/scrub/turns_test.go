@@ -2,6 +2,8 @@ package scrub
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -69,6 +71,33 @@ func (s slowSamples) Scrub(_ context.Context, pace func(int) error) ([]*tsdb.Dam
 }
 
 func (s slowSamples) Adopt(func(int64, int64) bool) error { return nil }
+
+// A step that meets a store which is being replaced goes on with the new one, within the same pass.
+func TestStepWaitsForTheStoreThatTakesItsPlace(t *testing.T) {
+	for closed, done := range map[int]bool{3: true, swapTries + 1: false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &slow{bytes: 1000, dir: "a", whole: "a"}
+			c := s.scrubber(t).cfg
+			c.Logs = &swappedLines{slowLines{s}, closed}
+			err := New(c).Pass(t.Context())
+			if done && err != nil || !done && !errors.Is(err, ErrIncomplete) {
+				t.Errorf("closed %d times: %v", closed, err)
+			}
+		})
+	}
+}
+
+type swappedLines struct {
+	slowLines
+	closed int // how many times it is still found closed
+}
+
+func (s *swappedLines) Scrub(ctx context.Context, pace func(int) error) ([]*logstore.DamageError, error) {
+	if s.closed--; s.closed >= 0 {
+		return nil, fmt.Errorf("read: %w", logstore.ErrClosed)
+	}
+	return s.slowLines.Scrub(ctx, pace)
+}
 
 func (s slowLines) Each(context.Context, int64, int64, func(*logstore.Row) error) error { return nil }
 

@@ -231,7 +231,15 @@ func (tr *trial) keepLog() {
 			_ = syscall.Kill(n.PID, syscall.SIGQUIT)
 		}
 	}
-	time.Sleep(2 * time.Second) // they write it down
+	_ = until(context.Background(), 5*time.Second, func(context.Context) error { // they write it down
+		for i := range tr.c.Nodes {
+			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tr.c.Nodes[i].PID))
+			if err == nil && !bytes.Contains(status, []byte("\nState:\tZ")) {
+				return errors.New("a node has not ended")
+			}
+		}
+		return nil
+	})
 	b, err := os.ReadFile(tr.c.log.Name())
 	if err == nil {
 		err = os.WriteFile(filepath.Join(to, fmt.Sprintf("%s-%d.log", tr.row.name, tr.seed)), b, 0o600)

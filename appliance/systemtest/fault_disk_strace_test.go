@@ -46,7 +46,7 @@ func attach(ctx context.Context, pid int, dir string, expressions ...string) (*t
 	}
 	ended := make(chan struct{})
 	t.gone = func() { close(ended) }
-	go t.letEndedGo(ended, pid)
+	go letEndedGo(t.cmd.Process, ended, pid)
 	err := until(ctx, 10*time.Second, func(context.Context) error {
 		if info, err := os.Stat(t.path); err == nil && info.Size() > 0 {
 			return nil // it has seen something already, perhaps the end
@@ -81,7 +81,7 @@ func (t *tracer) close() error {
 
 // letEndedGo kills strace when the process has ended and strace does not see it: it loses threads that end while it
 // attaches to them, and then waits for ever, and whoever started the process with it.
-func (t *tracer) letEndedGo(ended <-chan struct{}, pid int) {
+func letEndedGo(strace *os.Process, ended <-chan struct{}, pid int) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for zombie := 0; zombie < 3; {
@@ -98,7 +98,7 @@ func (t *tracer) letEndedGo(ended <-chan struct{}, pid int) {
 			zombie = 0
 		}
 	}
-	_ = t.cmd.Process.Kill()
+	_ = strace.Kill()
 }
 
 // tracedSync is a sync that the process asked for.
