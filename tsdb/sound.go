@@ -9,12 +9,13 @@ import (
 	"os"
 	"path/filepath"
 
+	promtsdb "github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/encoding"
 )
 
 // Readers of a block check the sums of the series, postings and chunks that they read. By the symbols and by the table that says where
 // postings are they go without that, so a flipped bit there gives other labels, or hides series, and nobody notices. So
-// these two are compared with their checksums before each query.
+// these two are compared with their checksums before each query, and before what was merged from blocks takes their place.
 
 // answerable returns the damage because of which nobody may be answered over [mint, maxt].
 func (g *generation) answerable(mint, maxt int64) error {
@@ -31,19 +32,27 @@ func (g *generation) sound(mint, maxt int64) error {
 		if m.MinTime > maxt || m.MaxTime <= mint {
 			continue
 		}
-		path := filepath.Join(b.Dir(), "index")
-		err := soundIndex(path)
-		switch {
-		case err == nil, gone(err): // merged, or below the floor
-			continue
-		case !tellsOfDamage(err):
-			return fmt.Errorf("check %s: %w", path, err)
+		if err := g.soundBlock(b); err != nil {
+			return err
 		}
-		d := &DamageError{File: path, Err: err, From: m.MinTime, To: m.MaxTime, Hides: true}
-		g.damaged(d)
-		return d
 	}
 	return nil
+}
+
+// soundBlock returns the damage because of which readers of the block would go wrong without noticing.
+func (g *generation) soundBlock(b *promtsdb.Block) error {
+	path := filepath.Join(b.Dir(), "index")
+	err := soundIndex(path)
+	switch {
+	case err == nil, gone(err): // merged, or below the floor
+		return nil
+	case !tellsOfDamage(err):
+		return fmt.Errorf("check %s: %w", path, err)
+	}
+	m := b.Meta()
+	d := &DamageError{File: path, Err: err, From: m.MinTime, To: m.MaxTime, Hides: true}
+	g.damaged(d)
+	return d
 }
 
 // indexTOC is the end of an index: where symbols, series, label indices, their table, postings and their table begin, 8 bytes each,

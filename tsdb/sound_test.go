@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,6 +46,27 @@ func TestFlippedIndexIsNotReadFrom(t *testing.T) {
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// What is merged from a block whose symbols are damaged would have right checksums, and wrong labels for good.
+func TestFlippedIndexIsNotMerged(t *testing.T) {
+	stocked, _ := stockedStore(t, false)
+	dir := crash(t, stocked)
+	s := newStore(t, options(t), dir)
+	before := files(t, filepath.Join(dir, "0*/index"))
+	for _, f := range before {
+		edit(t, f, flip(9))
+	}
+	var d *tsdb.DamageError
+	if err := s.Compact(t.Context()); !errors.As(err, &d) || !d.Hides {
+		t.Errorf("compact: %v", err)
+	}
+	after := files(t, filepath.Join(dir, "0*/index"))
+	for _, f := range before { // what was merged takes the place of what it is made from
+		if !slices.Contains(after, f) {
+			t.Errorf("%s is gone", f)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/oklog/ulid/v2"
 	promtsdb "github.com/prometheus/prometheus/tsdb"
@@ -31,15 +32,40 @@ func (c *summingCompactor) Write(dest string, b promtsdb.BlockReader, mint, maxt
 	return c.sum(dest)(c.Compactor.Write(dest, b, mint, maxt, base))
 }
 
-// Compact implements promtsdb.Compactor.
+// Compact implements promtsdb.Compactor. What was read wrong from a damaged block would have right checksums in the one that is
+// made, so the blocks are looked at before (an empty result has them deleted) and after, and nothing is made from damaged ones.
 func (c *summingCompactor) Compact(dest string, dirs []string, open []*promtsdb.Block) ([]ulid.ULID, error) {
-	return c.sum(dest)(c.Compactor.Compact(dest, dirs, open))
+	if err := c.sound(dirs, open); err != nil {
+		return nil, err
+	}
+	ids, err := c.Compactor.Compact(dest, dirs, open)
+	if err == nil {
+		err = c.sound(dirs, open)
+		for _, id := range ids {
+			if err != nil {
+				err = errors.Join(err, os.RemoveAll(filepath.Join(dest, id.String())))
+			}
+		}
+	}
+	return c.sum(dest)(ids, err)
+}
+
+func (c *summingCompactor) sound(dirs []string, open []*promtsdb.Block) error {
+	for _, b := range open {
+		if !slices.Contains(dirs, b.Dir()) {
+			continue
+		}
+		if err := c.g.soundBlock(b); err != nil {
+			return fmt.Errorf("not merged: %w", err)
+		}
+	}
+	return nil
 }
 
 func (c *summingCompactor) sum(dest string) func([]ulid.ULID, error) ([]ulid.ULID, error) {
 	return func(ids []ulid.ULID, err error) ([]ulid.ULID, error) {
 		if err != nil {
-			return ids, err
+			return nil, err
 		}
 		for _, id := range ids {
 			sums, err := sumBlock(filepath.Join(dest, id.String()), func(int) error { return c.g.compactCtx.Err() })

@@ -28,9 +28,6 @@ type fileKind struct {
 	feed func(context.Context, *trial) error
 	// all says that everything depends on every bit of it: that none of several is found is blindness.
 	all bool
-	// unseen says that a node that runs may give wrong answers from it until a search has found the damage: they are counted and
-	// shown, and docs/damage.md says why they do not make the row red.
-	unseen bool
 }
 
 func newest(files []string) []string {
@@ -76,7 +73,7 @@ var damageSets = map[string][]fileKind{
 		{name: "Pebble MANIFEST", glob: []string{"logs/gen-*/pebble/MANIFEST-*"}, pick: newest},
 		{name: "Pebble OPTIONS", glob: []string{"logs/gen-*/pebble/OPTIONS-*"}, pick: newest},
 		{name: "manifest.json of the lines", glob: []string{"logs/gen-*/manifest.json"}},
-		{name: "word index segment", glob: []string{"logs/gen-*/index/*/store/*.zap"}, unseen: true},
+		{name: "word index segment", glob: []string{"logs/gen-*/index/*/store/*.zap"}},
 		{name: "word index root.bolt", glob: []string{"logs/gen-*/index/*/store/root.bolt"}},
 		{name: "word index index_meta.json", glob: []string{"logs/gen-*/index/*/index_meta.json"}},
 	},
@@ -186,9 +183,7 @@ func (d *damager) kind(ctx context.Context, k *fileKind) error {
 		n := &tr.c.Nodes[(i+int(tr.seed))%len(tr.c.Nodes)]
 		out, err := d.flip(ctx, k, n, i%2 == 0)
 		ws := d.takeWrong()
-		if bad += len(ws); len(ws) > 0 && k.unseen && i%2 == 1 {
-			tr.note("%s, flip %d: %d wrong answers before the damage was found: %s", k.name, i+1, len(ws), ws[0])
-		} else if len(ws) > 0 {
+		if bad += len(ws); len(ws) > 0 {
 			err = errors.Join(err, fmt.Errorf("%d wrong answers: %s", len(ws), ws[0]))
 		}
 		if err != nil {

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -139,7 +140,7 @@ func (d *Days) Create(dayNo int64) (name Name, err error) {
 
 func config() map[string]any {
 	return map[string]any{
-		"unsafe_batch": false, "numSnapshotsToKeep": 1, "bolt_timeout": "1s",
+		"unsafe_batch": false, "numSnapshotsToKeep": 1, "bolt_timeout": "1s", "eventCallbackName": mergeGuard,
 		"scorchPersisterOptions": map[string]any{"PersisterNapTimeMSec": 0, "NumPersisterWorkers": 1},
 	}
 }
@@ -152,6 +153,7 @@ func (d *Days) Add(dayNo int64, name Name, docs []Doc) (err error) {
 	}
 	defer d.release(h)
 	defer rescue(&err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	b := h.idx.NewBatch()
 	for i := range docs {
 		doc := document.NewDocument(docID(docs[i].ID))
@@ -162,6 +164,10 @@ func (d *Days) Add(dayNo int64, name Name, docs []Doc) (err error) {
 	}
 	if err := h.idx.Batch(b); err != nil {
 		return fmt.Errorf("write word index %s: %w", h.path, err)
+	}
+	// The batch looked up which documents it replaces.
+	if err := checkIndex(h.raw); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrUnusable, h.path, err)
 	}
 	return syncPath(filepath.Join(h.path, "store"))
 }
@@ -237,6 +243,7 @@ func (d *Days) openIndex(dn dayName, h *day) (err error) {
 
 // check compares the files of the index with their checksums, and its documents with those that must be there.
 func (h *day) check(must []uint64) error {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	r, err := h.raw.Reader()
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"runtime/debug"
 
 	bleveindex "github.com/blevesearch/bleve_index_api"
 )
@@ -32,7 +33,7 @@ type Query struct {
 const maxPrefixTerms = 2000
 
 // Find returns the ids of the blocks that match, as of now. When all is true every block may match and ids is
-// nil. An error that wraps ErrUnusable asks for Drop.
+// nil. The files that the answer is from have their checksums when it returns. An error that wraps ErrUnusable asks for Drop.
 func (d *Days) Find(ctx context.Context, dayNo int64, name Name, q *Query) (ids map[uint64]struct{}, all bool, err error) {
 	h, err := d.hold(dayName{dayNo, name})
 	if err != nil {
@@ -40,6 +41,7 @@ func (d *Days) Find(ctx context.Context, dayNo int64, name Name, q *Query) (ids 
 	}
 	defer d.release(h)
 	defer rescue(&err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	r, err := h.raw.Reader()
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %s: %w", ErrUnusable, h.path, err)
@@ -51,7 +53,9 @@ func (d *Days) Find(ctx context.Context, dayNo int64, name Name, q *Query) (ids 
 		return nil, false, ctx.Err()
 	}
 	if err == nil && !all {
-		ids, err = f.ids(set)
+		if ids, err = f.ids(set); err == nil {
+			err = checkSums(r)
+		}
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %s: %w", ErrUnusable, h.path, err)
