@@ -110,6 +110,7 @@ type Store struct {
 	opt    Options
 	codec  *block.Codec
 	floors [kinds]atomic.Int64 // query floors by stream kind, nanoseconds
+	format atomic.Uint32       // of the cluster's state
 
 	mu     sync.Mutex // guards engine
 	engine *engine
@@ -246,6 +247,10 @@ func (s *Store) Close() error {
 	}
 	return err
 }
+
+// SetFormat tells of the format of the cluster's state, by which blocks and filters are written from now on. What was written
+// before stays readable, and becomes of the newer form when it is merged.
+func (s *Store) SetFormat(format uint32) { s.format.Store(format) }
 
 // SetFloor raises the query floor of logs and events at once: lines before it (nanoseconds) are in no answer any
 // more. Whole days below it are dropped behind.

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 
 	"github.com/triward/triward/raftstate/command"
+	"github.com/triward/triward/raftstate/machine"
 )
 
 // TestLeaderRefusesWhatItDoesNotKnow: a newer follower hands on commands that would stop this leader and others.
@@ -16,7 +17,7 @@ func TestLeaderRefusesWhatItDoesNotKnow(t *testing.T) {
 		w := newWriter(t, c.leader(), "agent-1")
 		for _, n := range []*testNode{c.leader(), c.follower()} {
 			for name, cmd := range map[string]command.Command{
-				"type": {Type: 99, Version: 1}, "version": {Type: command.TypeTick, Version: 9}, "format": command.NewSetFormat(2),
+				"type": {Type: 99, Version: 1}, "version": {Type: command.TypeTick, Version: 9}, "format": command.NewSetFormat(machine.Format + 1),
 			} {
 				if _, _, err := n.Propose(t.Context(), command.NewTick("x"), cmd); !errors.Is(err, ErrUnsupported) {
 					t.Errorf("unknown %s from %s: %v", name, n.id, err)
@@ -43,8 +44,8 @@ func TestFormatNeedsEveryMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old := "n3"
 		c := newTestCluster(t, 3, func(cfg *Config) {
-			if cfg.NodeID != old {
-				cfg.format = 2
+			if cfg.NodeID == old {
+				cfg.format = 1
 			}
 		})
 		if c.leader().id == old {
@@ -68,6 +69,18 @@ func TestFormatNeedsEveryMember(t *testing.T) {
 		}
 		if err := c.leader().admit(t.Context(), []command.Command{command.NewSetFormat(3)}); !errors.Is(err, ErrUnsupported) {
 			t.Errorf("beyond all: %v", err)
+		}
+		if _, res, err := c.leader().Propose(t.Context(), raise...); err != nil || res[0].Status != command.StatusOK {
+			t.Fatalf("raise the format: %v %+v", err, res)
+		}
+		c.settle()
+		c.kill("n2")
+		c.start("n2")
+		c.settle()
+		for _, id := range c.ids { // n2 knows it from its state before its stores are opened
+			if got := c.nodes[id].logs.format.Load(); got != 2 {
+				t.Errorf("the store of lines of %s was told of format %d", id, got)
+			}
 		}
 	})
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/logfile"
+	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
 	"github.com/triward/triward/raftstate/snapshot"
 )
@@ -386,7 +387,7 @@ func raiseFormat(t *testing.T, n *testNode) {
 	mark, _ := s.Mark()
 	var changes []meta.Change
 	tx := s.Begin(mark.Index, 0, &changes)
-	tx.SetFormat(2)
+	tx.SetFormat(machine.Format + 1)
 	tx.End()
 	s.Publish(mark.Index, mark.Term, nil)
 	if err := errors.Join(s.Freeze(mark.Index, mark.Term).Commit(mark), s.Close()); err != nil {
@@ -411,7 +412,7 @@ func TestNewerFormatIsRefused(t *testing.T) {
 		raiseFormat(t, n)
 		before := contents(t, n.dir)
 		err := c.open("n1")
-		wantDamaged(t, err, "the cluster's format is 2, this program knows up to 1")
+		wantDamaged(t, err, fmt.Sprintf("the cluster's format is %d, this program knows up to %d", machine.Format+1, machine.Format))
 		if !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "upgrade") {
 			t.Errorf("%v", err)
 		}
@@ -420,11 +421,11 @@ func TestNewerFormatIsRefused(t *testing.T) {
 		}
 
 		tune := c.tune
-		c.tune = func(cfg *Config) { tune(cfg); cfg.format = 2 }
+		c.tune = func(cfg *Config) { tune(cfg); cfg.format = machine.Format + 1 }
 		c.start("n1")
 		c.leader()
 		newer, img := image(t, c.nodes["n1"])
-		hidden := bytes.Replace(newer, []byte(`"cluster_format":2,`), []byte(`                   `), 1)
+		hidden := bytes.Replace(newer, fmt.Appendf(nil, `"cluster_format":%d,`, machine.Format+1), []byte(`                   `), 1)
 		otherImage := bytes.Replace(hidden, []byte(`{"format":1,`), []byte(`{"format":9,`), 1)
 		if bytes.Equal(newer, hidden) || bytes.Equal(hidden, otherImage) {
 			t.Fatalf("header of the image: %.200q", newer[512:])

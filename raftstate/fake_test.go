@@ -173,7 +173,10 @@ func (s *fakeMetrics) ApplySamples(in *wire.Samples) error {
 type fakeLogs struct {
 	fakeStore
 	largest int // bytes of text in one call
+	format  atomic.Uint32
 }
+
+func (s *fakeLogs) SetFormat(format uint32) { s.format.Store(format) }
 
 func (s *fakeLogs) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 	if err := s.failure(); err != nil {

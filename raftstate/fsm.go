@@ -49,6 +49,7 @@ type fsm struct {
 	group       machine.Group
 	shards      []wire.Samples
 	floors      [len(command.Kinds) + 1]int64 // that the stores were told of
+	format      uint32                        // the same
 }
 
 // gate is a lock that serves in turn and may be waited for no longer than a context lives.
@@ -162,7 +163,7 @@ func (f *fsm) finish(last *raft.Log, commands int) error {
 	}
 	if commands > 0 {
 		f.machine.Finish(g)
-		f.tellFloors()
+		f.tellStores()
 	}
 	f.term = last.Term
 	f.applied.Store(last.Index)
@@ -176,8 +177,12 @@ func (f *fsm) finish(last *raft.Log, commands int) error {
 	return nil
 }
 
-// tellFloors makes the retention cuts of the state count in the stores.
-func (f *fsm) tellFloors() {
+// tellStores makes the retention cuts and the format of the state count in the stores.
+func (f *fsm) tellStores() {
+	if format := f.store.Format(); format != f.format {
+		f.format = format
+		f.sinks.Logs.SetFormat(format)
+	}
 	for _, kind := range command.Kinds {
 		floor := f.store.Floor(kind)
 		if floor == f.floors[kind] {

@@ -479,7 +479,7 @@ func (n *Node) openStores() error {
 	if err := n.state.Reload(n.layout.MetaFile(n.generation)); err != nil {
 		return fmt.Errorf("open metadata: %w", err)
 	}
-	n.fsm.tellFloors()
+	n.fsm.tellStores()
 	if err := n.fsm.sinks.Metrics.Open(n.layout.Dir(snapshot.KindMetrics, n.generation)); err != nil {
 		return fmt.Errorf("open store of metrics: %w", err)
 	}

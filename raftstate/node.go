@@ -155,7 +155,7 @@ func (n *Node) openState(context.Context) error {
 		return otherVersion("state", fmt.Errorf("the cluster's format is %d, this program knows up to %d", format, n.cfg.format))
 	}
 	n.fsm.store = n.state
-	n.fsm.floors = [len(n.fsm.floors)]int64{}
+	n.fsm.floors, n.fsm.format = [len(n.fsm.floors)]int64{}, 0
 	n.mark.Store(&meta.Mark{})
 	coder, err := wire.NewCoder()
 	if err != nil {
@@ -166,7 +166,7 @@ func (n *Node) openState(context.Context) error {
 		n.mark.Store(&mark)
 		n.fsm.adopt(&mark)
 	}
-	n.fsm.tellFloors()
+	n.fsm.tellStores()
 	if err := n.openVerdicts(); err != nil {
 		return err
 	}

@@ -51,6 +51,9 @@ type LogSink interface {
 	// Applied returns the greatest `through` that the store holds. A store behind the mark after a restart is
 	// damaged.
 	Applied() uint64
+	// SetFormat tells of the format of the cluster's state, before the store is opened and whenever it was raised. Forms on disk
+	// that programs of an older format cannot read are written only then: until then such a program may take the store over.
+	SetFormat(format uint32)
 	// SetKindFloor is SetFloor for the streams of one kind, in nanoseconds since 1970.
 	SetKindFloor(kind wire.StreamKind, ns int64)
 }

@@ -150,16 +150,16 @@ type planting struct {
 	edit
 }
 
-// formatTwo is a change of this program that knows a format 2, in which there is a command 12 that does nothing. `triward
+// formatThree is a change of this program that knows a format 3, in which there is a command 12 that does nothing. `triward
 // cluster transfer-leader new-kind` proposes it.
-func formatTwo() []planting {
+func formatThree() []planting {
 	return []planting{
-		{"raftstate/machine/machine.go", edit{"const Format = 1\n", "const Format = 2\n"}},
+		{"raftstate/machine/machine.go", edit{"const Format = 2\n", "const Format = 3\n"}},
 		{"raftstate/machine/machine.go", edit{"	case command.TypeTick:\n", "	case command.Type(12):\n	case command.TypeTick:\n"}},
 		{"raftstate/command/command.go", edit{"t <= TypeForgetAgent &&", "t <= TypeForgetAgent+1 &&"}},
 		{"raftstate/command/command.go", edit{
 			"func Since(Type, uint8) uint32 { return 1 }",
-			"func Since(t Type, _ uint8) uint32 {\n	if t&^Ignorable == TypeForgetAgent+1 {\n		return 2\n	}\n	return 1\n}",
+			"func Since(t Type, _ uint8) uint32 {\n	if t&^Ignorable == TypeForgetAgent+1 {\n		return 3\n	}\n	return 1\n}",
 		}},
 		{"appliance/membership.go", edit{
 			"	st := a.node.Status()\n	if to != \"\" {\n",
@@ -205,12 +205,12 @@ func overlayAll(t *testing.T, plants []planting) string {
 	return file
 }
 
-// TestFormatGate: a new kind of entry, of a format 2 that is planted, is refused until every member knows the format, one
+// TestFormatGate: a new kind of entry, of a format 3 that is planted, is refused until every member knows the format, one
 // without a vote as well, and an operator has raised it; until then there is a way back, and afterwards there is none.
 func TestFormatGate(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	oldBin, newBin := binaries(t, ""), binaries(t, overlayAll(t, formatTwo()))
+	oldBin, newBin := binaries(t, ""), binaries(t, overlayAll(t, formatThree()))
 	x := withSenders(t, oldBin, 3, 2)
 	reader, err := x.newNode("n4")
 	if err != nil {
@@ -256,7 +256,7 @@ func TestFormatGate(t *testing.T) {
 	x.swap(n(0), newBin, true)
 	x.swap(n(3), newBin, true)
 	refused(n(0), "all are new, and nobody finalized it")
-	if out, err := x.command(ctx, n(1), "upgrade", "finalize", "--yes"); err != nil || !strings.Contains(out, "the cluster's format is 2") {
+	if out, err := x.command(ctx, n(1), "upgrade", "finalize", "--yes"); err != nil || !strings.Contains(out, "the cluster's format is 3") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if _, err := x.command(ctx, n(0), "cluster", "transfer-leader", "new-kind"); err != nil {
@@ -271,8 +271,8 @@ func TestFormatGate(t *testing.T) {
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(oldBin, "triward"), "server", "--config", n(2).Config)
 	out, err := cmd.CombinedOutput()
-	if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 13 || !strings.Contains(string(out), "format is 2") {
-		t.Errorf("the old program on data of format 2: %v\n%s", err, out)
+	if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 13 || !strings.Contains(string(out), "format is 3") {
+		t.Errorf("the old program on data of format 3: %v\n%s", err, out)
 	}
 	x.bin = newBin
 	all(t, x.tail, x.restart(n(2)), x.ready(ctx, n(2)))
@@ -284,7 +284,7 @@ func TestFormatGate(t *testing.T) {
 	if err == nil {
 		err = x.do(r, &st)
 	}
-	if err != nil || st.Format != 2 {
+	if err != nil || st.Format != 3 {
 		t.Errorf("format %d %v", st.Format, err)
 	}
 }

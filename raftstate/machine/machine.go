@@ -19,8 +19,9 @@ import (
 // passed over, or raises the format beyond what it knows: the node must stop. Nothing of the entry was applied.
 var ErrUnknownCommand = errors.New("unknown command in the log: this program is too old for its cluster")
 
-// Format is the greatest format of the cluster's state that this program applies.
-const Format = 1
+// Format is the greatest format of the cluster's state that this program applies. Since format 2 stores may write blocks of lines
+// of version 2 (docs/formats.md).
+const Format = 2
 
 // FutureWindow is how far before log time a sample or line may be, in milliseconds.
 const FutureWindow = 10 * 60 * 1000

@@ -248,6 +248,9 @@ func (s *plainMetrics) ApplySamples(in *wire.Samples) error {
 
 type plainLogs struct{ plainStore }
 
+// SetFormat implements raftstate.LogSink.
+func (s *plainLogs) SetFormat(uint32) {}
+
 // SetKindFloor implements raftstate.LogSink.
 func (s *plainLogs) SetKindFloor(kind wire.StreamKind, ns int64) {
 	s.mu.Lock()
