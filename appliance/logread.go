@@ -62,7 +62,7 @@ func (l *logQueries) Query(ctx context.Context, q api.LogQuery) (api.LogPage, er
 
 func apiStats(s *logstore.Stats) api.LogStats {
 	return api.LogStats{
-		Blocks: s.Blocks, Skipped: s.Skipped, Lines: s.Lines, Bytes: s.Bytes,
+		Blocks: s.Blocks, Skipped: s.Skipped(), Lines: s.Lines, Bytes: s.Bytes,
 		Ms: float64(s.Duration.Microseconds()) / 1000, Partial: s.Partial,
 	}
 }

@@ -1,12 +1,10 @@
 package logstore
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
@@ -15,8 +13,7 @@ import (
 // Bounds of aggregations.
 const (
 	MaxBuckets     = 11000
-	maxFacetValues = 100_000 // distinct values counted
-	MaxFacets      = 1000    // values in an answer
+	MaxFacets      = 1000 // values in an answer
 	maxLabelValues = 10_000
 )
 
@@ -31,13 +28,9 @@ type Hits struct {
 // Hits counts the matching lines of [Start, End) per step nanoseconds and severity. Limit, Cursor and Direction
 // are not looked at.
 func (s *Store) Hits(ctx context.Context, req Request, step int64) (*Hits, error) {
-	if step <= 0 || req.End <= req.Start {
-		return nil, fmt.Errorf("%w: hits need start < end and a step", ErrRequest)
-	}
-	t0 := req.Start - ((req.Start%step)+step)%step
-	n := (uint64(req.End-1)-uint64(t0))/uint64(step) + 1
-	if n > MaxBuckets {
-		return nil, fmt.Errorf("%w: %d intervals, at most %d are allowed: take a longer step", ErrRequest, n, MaxBuckets)
+	t0, n, err := buckets(req.Start, req.End, step)
+	if err != nil {
+		return nil, err
 	}
 	c, done, err := s.scan(ctx, req.Filter, req.Start, req.End)
 	if err != nil {
@@ -45,12 +38,25 @@ func (s *Store) Hits(ctx context.Context, req Request, step int64) (*Hits, error
 	}
 	defer done()
 	h := &Hits{T0: t0, Step: step}
-	c.sink = &hitSink{h: h, n: int(n)}
+	c.sink = &hitSink{h: h, n: n}
 	if err := c.run(); err != nil {
 		return nil, err
 	}
 	h.Stats = c.stats
 	return h, nil
+}
+
+// buckets returns where the first of the intervals that [start, end) reaches into begins, and how many there are.
+func buckets(start, end, step int64) (t0 int64, n int, err error) {
+	if step <= 0 || end <= start {
+		return 0, 0, fmt.Errorf("%w: hits need start < end and a step", ErrRequest)
+	}
+	t0 = start - ((start%step)+step)%step
+	count := (uint64(end-1)-uint64(t0))/uint64(step) + 1
+	if count > MaxBuckets {
+		return 0, 0, fmt.Errorf("%w: %d intervals, at most %d are allowed: take a longer step", ErrRequest, count, MaxBuckets)
+	}
+	return t0, int(count), nil
 }
 
 type hitSink struct {
@@ -97,12 +103,13 @@ type Facet struct {
 type Facets struct {
 	Values []Facet // most frequent first, then by value
 	Lines  int64   // matching lines that have the field
-	Capped bool    // more distinct values than are counted: the counts are of those met first
+	Capped bool    // there are so many values that one which is not here may be more frequent than one which is
 	Stats  Stats
 }
 
 // Facets counts the values of a label or structured field (or of severity or kind) over the matching lines of
-// [Start, End) and returns the req.Limit (20) most frequent.
+// [Start, End) and returns the req.Limit (20) most frequent. The counts are exact, and the same on every node with the
+// same lines; when the values are too many to be held the lines are gone over twice.
 func (s *Store) Facets(ctx context.Context, req Request, field string) (*Facets, error) {
 	if field == "" || req.Limit < 0 || req.Limit > MaxFacets {
 		return nil, fmt.Errorf("%w: facets need a field and a limit of at most %d", ErrRequest, MaxFacets)
@@ -115,48 +122,14 @@ func (s *Store) Facets(ctx context.Context, req Request, field string) (*Facets,
 		return nil, err
 	}
 	defer done()
-	v := &facetSink{field: field, counts: map[string]int64{}}
-	c.sink = v
-	if err := c.run(); err != nil {
+	v := newTally(field, s.bounds.values)
+	if err := v.run(c); err != nil {
 		return nil, err
 	}
-	out := &Facets{Lines: v.lines, Capped: v.capped, Stats: c.stats}
-	for val, n := range v.counts {
-		out.Values = append(out.Values, Facet{val, n})
-	}
-	slices.SortFunc(out.Values, func(a, b Facet) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Value, b.Value))
-	})
-	out.Values = out.Values[:min(req.Limit, len(out.Values))]
+	out := &Facets{Lines: v.lines}
+	out.Values, out.Capped = v.top(req.Limit)
+	out.Stats = c.stats
 	return out, nil
-}
-
-type facetSink struct {
-	field  string
-	counts map[string]int64
-	lines  int64
-	capped bool
-}
-
-func (v *facetSink) wants(int64, int64, uint64, uint64) bool { return true }
-func (v *facetSink) needs() (positions, fields, text bool)   { return false, v.perLine(), false }
-func (v *facetSink) perLine() bool {
-	return v.field != "severity" && v.field != "level" && v.field != "kind"
-}
-
-func (v *facetSink) count(value string, n int64) {
-	if value == "" {
-		return
-	}
-	v.lines += n
-	if _, ok := v.counts[value]; !ok {
-		if len(v.counts) >= maxFacetValues {
-			v.capped = true
-			return
-		}
-		value = strings.Clone(value)
-	}
-	v.counts[value] += n
 }
 
 func kindName(k wire.StreamKind) string {
@@ -164,38 +137,6 @@ func kindName(k wire.StreamKind) string {
 		return "event"
 	}
 	return "log"
-}
-
-func (v *facetSink) whole(st *stream, h *block.Header) bool {
-	switch value := st.label(v.field); {
-	case v.field == "kind":
-		v.count(kindName(st.kind), int64(h.Lines))
-	case !v.perLine():
-		for s, n := range h.Severities {
-			if n > 0 {
-				v.count(wire.Severity(s).String(), int64(n))
-			}
-		}
-	case value != "":
-		v.count(value, int64(h.Lines))
-	default:
-		return !h.HasFields
-	}
-	return true
-}
-
-func (v *facetSink) add(st *stream, l *block.Line) bool {
-	switch value := st.labels().Get(v.field); {
-	case v.field == "kind":
-		v.count(kindName(st.kind), 1)
-	case !v.perLine():
-		v.count(l.Severity.String(), 1)
-	case value != "":
-		v.count(value, 1)
-	default:
-		v.count(wire.Labels(l.Fields).Get(v.field), 1)
-	}
-	return true
 }
 
 // Labels returns the names of the labels of the streams that have lines on the days which [start, end) touches,

@@ -198,7 +198,7 @@ func BenchmarkQuery(b *testing.B) {
 			b.ReportMetric(float64(cpu()-before)/1e6/float64(n), "cpu-ms/op")
 			b.ReportMetric(float64(h.Total), "lines")
 			b.ReportMetric(float64(h.Stats.Blocks), "blocks")
-			b.ReportMetric(float64(h.Stats.Skipped), "skipped")
+			b.ReportMetric(float64(h.Stats.Skipped()), "skipped")
 		})
 	}
 }

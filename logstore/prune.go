@@ -14,6 +14,7 @@ type pruner struct {
 	need    *query.Need
 	asked   bool
 	indexed bool // it answered
+	pending bool // it could have answered if it were there
 	ids     map[uint64]struct{}
 	marks   map[uint64]struct{}
 }
@@ -28,27 +29,33 @@ func (c *scan) prune(d int64, p *pruner, cands []candidate) (left []candidate, i
 		}
 	}
 	if !p.indexed {
+		if p.pending {
+			c.stats.Pending += len(cands)
+		}
 		return cands, false, nil
 	}
 	left = cands[:0]
 	for i := range cands {
-		_, cands[i].marked = p.marks[cands[i].id]
+		if _, cands[i].marked = p.marks[cands[i].id]; cands[i].marked {
+			c.stats.Pending++
+		}
 		if _, hit := p.ids[cands[i].id]; hit || cands[i].marked {
 			left = append(left, cands[i])
 		}
 	}
-	c.stats.Skipped += len(cands) - len(left)
+	c.stats.SkippedIndex += len(cands) - len(left)
 	return left, true, nil
 }
 
 // askIndex asks the word index of the day. The snapshot is older than the index reader, so an unmarked block is in the
 // index. An index that cannot be used is dropped behind and the blocks are scanned.
 func (c *scan) askIndex(d int64, p *pruner) error {
-	if c.e.index == nil || c.e.distrusted(d) {
+	q := indexQuery(p.need)
+	if c.e.index == nil || q.Op == index.Everything {
 		return nil
 	}
-	q := indexQuery(p.need)
-	if q.Op == index.Everything {
+	p.pending = true // until it has answered
+	if c.e.distrusted(d) {
 		return nil
 	}
 	name, ok, err := c.e.indexName(c.snap, d)
@@ -69,7 +76,7 @@ func (c *scan) askIndex(d int64, p *pruner) error {
 		}
 		return err
 	}
-	p.ids, p.indexed = ids, !all
+	p.ids, p.indexed, p.pending = ids, !all, false
 	return nil
 }
 

@@ -339,8 +339,11 @@ func (m *model) check(t *testing.T, s *Store, n int, floor int64) {
 				t.Fatalf("search %q: row %d is %+v, want %+v", q.text, i, got[i], want[i])
 			}
 		}
+		req.Cursor = ""
+		m.checkWalk(t, s, req, q, want)
 		if end != 0 {
 			m.checkHits(t, s, req, q, want)
+			m.checkHitsBy(t, s, req, q, want)
 		}
 	}
 }

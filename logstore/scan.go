@@ -35,17 +35,6 @@ type sink interface {
 	needs() (positions, fields, text bool)
 }
 
-// Stats tell what an answer cost and whether it is whole.
-type Stats struct {
-	Blocks   int   // blocks that were opened
-	Skipped  int   // blocks passed over by index or filter
-	Lines    int64 // lines looked at
-	Bytes    int64 // bytes of text of those, decompressed
-	Duration time.Duration
-	Partial  bool     // something damaged was left out
-	Damaged  []string // what, at most ten places
-}
-
 // scan walks over all lines of one snapshot in [start, last] that match.
 type scan struct {
 	e      *engine
@@ -58,6 +47,7 @@ type scan struct {
 	newest bool      // newest first, else oldest first
 	only   *streamID // only lines of this stream
 	sink   sink
+	rest   func(d int64) bool // asked when a day is done: the scan ends there; nil for no
 	stats  Stats
 
 	reducer *query.Reducer
@@ -127,6 +117,9 @@ func (c *scan) run() error {
 		if err := c.spoiled(fmt.Sprintf("day %d", d), c.day(d, &need)); err != nil {
 			return err
 		}
+		if c.rest != nil && c.rest(d) {
+			return nil
+		}
 	}
 	return nil
 }
@@ -151,12 +144,7 @@ func (c *scan) spoiled(place string, err error) error {
 	return err
 }
 
-func (c *scan) leaveOut(place string) {
-	c.stats.Partial = true
-	if len(c.stats.Damaged) < 10 && !slices.Contains(c.stats.Damaged, place) {
-		c.stats.Damaged = append(c.stats.Damaged, place)
-	}
-}
+func (c *scan) leaveOut(place string) { c.stats.leaveOut(place) }
 
 // days lists the days that have blocks, in the order of the scan.
 func (c *scan) days() ([]int64, error) { return c.e.days(c.snap, prefixHeader, c.newest) }
@@ -344,6 +332,7 @@ func (c *scan) blocks(d int64, p *pruner) (err error) {
 			return err
 		}
 		if !c.sink.wants(max(k.head.MinT, c.start), min(k.head.MaxT, c.last), k.head.MinIndex, k.head.MaxIndex) {
+			c.stats.SkippedHeader++
 			continue
 		}
 		if err := c.block(d, k, indexed && !k.marked); err != nil {
@@ -361,6 +350,7 @@ func (c *scan) block(d int64, k *candidate, indexed bool) error {
 	inside := h.MinT >= c.from(k.st) && h.MaxT <= c.last
 	if f.IsAll() && inside && c.sink.whole(k.st, h) {
 		c.stats.Lines += int64(h.Lines)
+		c.stats.Counted++
 		return nil
 	}
 	if need := f.Need(); need.Op != query.NeedAnything && !(indexed && settled(&need)) {
@@ -374,7 +364,7 @@ func (c *scan) block(d int64, k *candidate, indexed bool) error {
 				return err
 			}
 			if !may {
-				c.stats.Skipped++
+				c.stats.SkippedFilter++
 				return nil
 			}
 		}

@@ -70,6 +70,7 @@ type Direction uint8
 const (
 	NewestFirst Direction = iota
 	OldestFirst
+	AnyOrder // of Walk alone: whatever costs least
 )
 
 // Request asks for lines.
@@ -124,7 +125,7 @@ func (s *Store) Search(ctx context.Context, req Request) (*Answer, error) {
 	if len(a.Rows) > limit || t.cut {
 		a.Rows = a.Rows[:min(limit, len(a.Rows))]
 		last := a.Rows[len(a.Rows)-1]
-		a.Next = strconv.FormatInt(last.T, 10) + "." + last.Position.String()
+		a.Next = cursor(last.T, last.Position)
 	}
 	return a, nil
 }
@@ -138,6 +139,8 @@ func pageLimit(limit int) (int, error) {
 	}
 	return limit, nil
 }
+
+func cursor(t int64, p Position) string { return strconv.FormatInt(t, 10) + "." + p.String() }
 
 func parseCursor(s string) (*Row, error) {
 	a, b, _ := strings.Cut(s, ".")

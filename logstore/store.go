@@ -117,8 +117,18 @@ type Store struct {
 	retire sync.WaitGroup // engines being closed
 	closed bool
 
-	tails feed
+	tails  feed
+	bounds bounds
 }
+
+// bounds of what a query holds.
+type bounds struct {
+	window int           // bytes of lines that a walk in the order of time collects before it hands them out; up to twice that
+	values int           // bytes of the distinct values that are counted at once
+	pass   time.Duration // after that a walk gives its snapshot up at the end of a day
+}
+
+var defaultBounds = bounds{window: 16 << 20, values: 16 << 20, pass: 5 * time.Second}
 
 // New makes a Store without a directory; Open gives it one.
 func New(opt Options) (*Store, error) {
@@ -127,7 +137,7 @@ func New(opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make log store: %w", err)
 	}
-	s := &Store{opt: opt, codec: codec}
+	s := &Store{opt: opt, codec: codec, bounds: defaultBounds}
 	for i := range s.floors {
 		s.floors[i].Store(minTime)
 	}

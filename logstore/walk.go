@@ -131,11 +131,14 @@ func (w *walker) header(id uint64, v []byte) error {
 	if err != nil {
 		return c.spoiled(fmt.Sprintf("header %x", w.headers.Key()), err)
 	}
+	c.stats.Considered++
 	if h.MinT > c.last || h.MaxT < c.from(st) || !c.sink.wants(max(h.MinT, c.start), min(h.MaxT, c.last), h.MinIndex, h.MaxIndex) {
+		c.stats.SkippedHeader++
 		return nil
 	}
 	f := c.reducer.Block(w.filter, h.Present(), h.HasFields)
 	if f.IsNone() {
+		c.stats.SkippedHeader++
 		return nil
 	}
 	if w.kept == nil {

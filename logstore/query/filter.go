@@ -28,6 +28,8 @@ const (
 	opSeverity
 	opKind
 	opField
+	opLabel // a label of the stream, by a Matcher
+	opValue // a label or field, by a Matcher
 )
 
 // Compare says how the value of a field is compared.
@@ -59,6 +61,7 @@ type Filter struct {
 	cmp     Compare
 	value   string // folded
 	num     float64
+	matcher *Matcher
 }
 
 // Line is what a filter decides on.
@@ -192,7 +195,9 @@ func (f *Filter) NeedsText() bool {
 }
 
 // NeedsFields reports whether the structured fields of lines must be looked at.
-func (f *Filter) NeedsFields() bool { return f.any(func(o op) bool { return o == opField }) }
+func (f *Filter) NeedsFields() bool {
+	return f.any(func(o op) bool { return o == opField || o == opValue })
+}
 
 func (f *Filter) any(is func(op) bool) bool {
 	if is(f.op) {
@@ -230,6 +235,8 @@ func (f *Filter) reduceBlock(present uint16, fields bool) *Filter {
 		switch {
 		case l.op == opSeverity && l.mask&present == 0, l.op == opField && !fields:
 			return None()
+		case l.op == opValue && !fields:
+			return constant(l.matcher.Matches(""))
 		case l.op == opSeverity && present&^l.mask == 0:
 			return All()
 		}

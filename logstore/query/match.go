@@ -45,6 +45,14 @@ func (f *Filter) Match(l *Line) bool {
 			v = wire.Labels(l.Fields).Get(f.field)
 		}
 		return v != "" && f.compare(v)
+	case opLabel:
+		return f.matcher.Matches(l.Labels.Get(f.field))
+	case opValue:
+		v := l.Labels.Get(f.field)
+		if v == "" {
+			v = wire.Labels(l.Fields).Get(f.field)
+		}
+		return f.matcher.Matches(v)
 	}
 	return false
 }
@@ -224,6 +232,16 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 				}
 			})
 		}
+	case opValue:
+		in.Each(func(i int) {
+			v := ""
+			if len(b.Fields) != 0 {
+				v = wire.Labels(b.Fields[i]).Get(f.field)
+			}
+			if f.matcher.Matches(v) {
+				out.set(i)
+			}
+		})
 	}
 	return out
 }

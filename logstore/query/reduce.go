@@ -26,7 +26,7 @@ const maxReduced = 4096
 func (f *Filter) Reducer() *Reducer {
 	r := &Reducer{filter: f, streams: map[string]*Filter{}, blocks: map[blockCase]*Filter{}}
 	f.eachLeaf(func(l *Filter) {
-		if l.op == opKind || l.op == opField {
+		if l.ofStream() {
 			r.leaves = append(r.leaves, l)
 		}
 	})
@@ -57,20 +57,14 @@ func (r *Reducer) Stream(kind wire.StreamKind, label func(name string) string) *
 	}
 	r.key = r.key[:0]
 	for _, l := range r.leaves {
-		how := byte(open)
-		if l.op == opKind {
-			how = settle(l.mask == uint16(kind))
-		} else if v := label(l.field); v != "" {
-			how = settle(l.compare(v))
-		}
-		r.key = append(r.key, how)
+		r.key = append(r.key, l.settled(kind, label))
 	}
 	if f, ok := r.streams[string(r.key)]; ok {
 		return f
 	}
 	i := 0
 	f := r.filter.rewrite(func(l *Filter) *Filter {
-		if l.op != opKind && l.op != opField {
+		if !l.ofStream() {
 			return l
 		}
 		how := r.key[i] // leaves come in the same order
@@ -84,6 +78,26 @@ func (r *Reducer) Stream(kind wire.StreamKind, label func(name string) string) *
 		r.streams[string(r.key)] = f
 	}
 	return f
+}
+
+// ofStream reports whether kind and labels can settle the leaf.
+func (f *Filter) ofStream() bool {
+	return f.op == opKind || f.op == opField || f.op == opLabel || f.op == opValue
+}
+
+// settled tells how the stream settles the leaf.
+func (f *Filter) settled(kind wire.StreamKind, label func(name string) string) byte {
+	if f.op == opKind {
+		return settle(f.mask == uint16(kind))
+	}
+	v := label(f.field)
+	switch {
+	case f.op == opLabel, f.op == opValue && v != "":
+		return settle(f.matcher.Matches(v))
+	case f.op == opField && v != "":
+		return settle(f.compare(v))
+	}
+	return open
 }
 
 func settle(is bool) byte {
