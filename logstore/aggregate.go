@@ -32,7 +32,7 @@ func (s *Store) Hits(ctx context.Context, req Request, step int64) (*Hits, error
 	if err != nil {
 		return nil, err
 	}
-	c, done, err := s.scan(ctx, req.Filter, req.Start, req.End)
+	c, done, err := s.query(ctx, &req)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func (s *Store) Facets(ctx context.Context, req Request, field string) (*Facets,
 	if req.Limit == 0 {
 		req.Limit = 20
 	}
-	c, done, err := s.scan(ctx, req.Filter, req.Start, req.End)
+	c, done, err := s.query(ctx, &req)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func (s *Store) LabelValues(ctx context.Context, name string, start, end int64) 
 }
 
 func (s *Store) labels(ctx context.Context, start, end int64, each func(*stream, func([]byte))) ([]string, error) {
-	c, done, err := s.scan(ctx, nil, start, end)
+	c, done, err := s.query(ctx, &Request{Start: start, End: end})
 	if err != nil {
 		return nil, err
 	}

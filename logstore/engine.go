@@ -38,8 +38,9 @@ type engine struct {
 	inboxSince atomic.Int64 // unix nanoseconds of the first row since the inbox was empty, 0 when it is
 	nextBlock  atomic.Uint64
 
-	applyMu sync.Mutex
-	known   map[dayStream]struct{} // stream keys that are written
+	applyMu  sync.Mutex
+	applying atomic.Pointer[applying] // nil while nothing is being stored
+	known    map[dayStream]struct{}   // stream keys that are written
 
 	ripe    ripeness
 	swept   floors                 // that dropKinds has dealt with

@@ -42,7 +42,7 @@ func (s *Store) HitsBy(ctx context.Context, req Request, step int64, field strin
 	if err != nil {
 		return nil, err
 	}
-	c, done, err := s.scan(ctx, req.Filter, req.Start, req.End)
+	c, done, err := s.query(ctx, &req)
 	if err != nil {
 		return nil, err
 	}

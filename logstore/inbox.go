@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/triward/triward/agent/wire"
@@ -112,6 +113,12 @@ func (s *Store) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 	e.applyMu.Lock()
 	defer e.applyMu.Unlock()
+	now := &applying{began: time.Now(), done: make(chan struct{})}
+	e.applying.Store(now)
+	defer func() {
+		e.applying.Store(nil)
+		close(now.done)
+	}()
 	applied := e.applied.Load()
 	if through <= applied {
 		return nil

@@ -25,6 +25,11 @@ func (s *Store) Walk(ctx context.Context, req Request, fn func(*Row) error) (Sta
 		return Stats{}, fmt.Errorf("%w: limit %d is negative", ErrRequest, req.Limit)
 	}
 	began := time.Now()
+	ctx, leave, err := s.Admit(ctx, queryBytes)
+	if err != nil {
+		return Stats{}, err
+	}
+	defer leave()
 	if req.Direction == AnyOrder {
 		return s.walkAny(ctx, req, fn)
 	}
@@ -86,7 +91,7 @@ func (w *ordered) pass(ctx context.Context) (more bool, err error) {
 
 // collect fills the window, sorts it, and moves on to what is behind it.
 func (w *ordered) collect(ctx context.Context, win *window) (more bool, err error) {
-	c, done, err := w.store.scan(ctx, w.req.Filter, w.req.Start, w.req.End)
+	c, done, err := w.store.query(ctx, &w.req)
 	if err != nil {
 		return false, err
 	}
@@ -152,7 +157,7 @@ func (s *Store) walkAny(ctx context.Context, req Request, fn func(*Row) error) (
 	if req.Cursor != "" {
 		return Stats{}, fmt.Errorf("%w: there is no cursor without an order", ErrRequest)
 	}
-	c, done, err := s.scan(ctx, req.Filter, req.Start, req.End)
+	c, done, err := s.query(ctx, &req)
 	if err != nil {
 		return Stats{}, err
 	}

@@ -50,6 +50,9 @@ type scan struct {
 	rest   func(d int64) bool // asked when a day is done: the scan ends there; nil for no
 	stats  Stats
 
+	ticket  *ticket // nil for the store's own work
+	hasTurn bool    // it is one of those who compute
+
 	reducer *query.Reducer
 	cands   []candidate
 	cols    block.Columns
@@ -199,7 +202,7 @@ func (c *scan) inbox() error {
 		if !c.sink.wants(max(p.minT, c.start), min(p.maxT, c.last), index, index) {
 			continue
 		}
-		if err := c.err(); err != nil {
+		if err := c.turn(); err != nil {
 			return err
 		}
 		v, closer, err := c.snap.Get(p.key)
@@ -212,7 +215,7 @@ func (c *scan) inbox() error {
 			}
 		}
 	}
-	return nil
+	return c.err()
 }
 
 func (c *scan) inboxRow(key, v []byte) error {
@@ -256,7 +259,10 @@ func (c *scan) inboxStream(ws *wire.LogStream, id streamID, f *query.Filter, ind
 		slices.Reverse(order)
 	}
 	start := c.from(st)
-	for _, i := range order {
+	for n, i := range order {
+		if n%16 == 15 && c.ctx.Err() != nil { // whoever called finds out why
+			return
+		}
 		l := &ws.Lines[i]
 		if l.T < start || l.T > c.last {
 			continue
@@ -328,12 +334,12 @@ func (c *scan) blocks(d int64, p *pruner) (err error) {
 	})
 	for i := range cands {
 		k := &cands[i]
-		if err := c.err(); err != nil {
-			return err
-		}
 		if !c.sink.wants(max(k.head.MinT, c.start), min(k.head.MaxT, c.last), k.head.MinIndex, k.head.MaxIndex) {
 			c.stats.SkippedHeader++
 			continue
+		}
+		if err := c.turn(); err != nil {
+			return err
 		}
 		if err := c.block(d, k, indexed && !k.marked); err != nil {
 			if err := c.spoiled(fmt.Sprintf("block %d/%016x", d, k.id), err); err != nil {
@@ -386,7 +392,11 @@ func (c *scan) block(d int64, k *candidate, indexed bool) error {
 		c.lines.Reset()
 		c.lines.N, c.lines.Severities, c.lines.Fields = h.Lines, c.cols.Severities, c.cols.Fields
 		c.lines.Text, c.lines.Ends = c.text.Bytes, c.text.Ends
+		c.lines.Done = c.ctx.Done()
 		in = f.Select(&c.lines, in)
+		if err := c.err(); err != nil {
+			return err
+		}
 	}
 	c.offer(k.st, in, positions, text)
 	return nil

@@ -100,7 +100,7 @@ func (s *Store) Search(ctx context.Context, req Request) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, done, err := s.scan(ctx, req.Filter, req.Start, req.End)
+	c, done, err := s.query(ctx, &req)
 	if err != nil {
 		return nil, err
 	}
@@ -295,7 +295,7 @@ func (s *Store) ReadAfter(ctx context.Context, pos Position, f *query.Filter, si
 	if err != nil {
 		return nil, err
 	}
-	c, done, err := s.scan(ctx, f, since, 0)
+	c, done, err := s.query(ctx, &Request{Filter: f, Start: since})
 	if err != nil {
 		return nil, err
 	}
@@ -326,7 +326,7 @@ func (s *Store) Context(ctx context.Context, pos Position, t int64, before, afte
 	if before < 0 || after < 0 || before > MaxRows/2 || after > MaxRows/2 {
 		return nil, fmt.Errorf("%w: before and after are 0 to %d", ErrRequest, MaxRows/2)
 	}
-	c, done, err := s.scan(ctx, nil, t, 0)
+	c, done, err := s.query(ctx, &Request{Start: t})
 	if err != nil {
 		return nil, err
 	}

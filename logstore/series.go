@@ -34,7 +34,7 @@ type Streams struct {
 // Series returns the streams that have lines on the days which [start, end) touches (end 0 is no end) and that the filter
 // does not rule out by kind and labels (query.KindIs, query.Label). Nothing of lines is looked at.
 func (s *Store) Series(ctx context.Context, f *query.Filter, start, end int64) (*Streams, error) {
-	c, done, err := s.scan(ctx, f, start, end)
+	c, done, err := s.query(ctx, &Request{Filter: f, Start: start, End: end})
 	if err != nil {
 		return nil, err
 	}

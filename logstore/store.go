@@ -26,6 +26,10 @@ type Options struct {
 	SealAge   time.Duration
 	// OpenIndexes bounds the word indexes held open (8), each a day.
 	OpenIndexes int
+	// Queries that people ask may run at once (4) and take this many bytes of memory together (256 MiB); QueriesWaiting (64)
+	// wait, the others are refused.
+	Queries, QueriesWaiting int
+	QueryBytes              int64
 	// NoIndex leaves the word index out; searches are the same, only slower.
 	NoIndex bool
 	// OnDamage is told, at most once for each place, of damage found by a reader or by background work. It must
@@ -51,6 +55,13 @@ func (o *Options) defaults() {
 	def(&o.CacheBytes, 64<<20)
 	def(&o.MemTableBytes, 16<<20)
 	def(&o.SealBytes, 64<<20)
+	def(&o.QueryBytes, 256<<20)
+	if o.Queries == 0 {
+		o.Queries = 4
+	}
+	if o.QueriesWaiting == 0 {
+		o.QueriesWaiting = 64
+	}
 	if o.SealAge == 0 {
 		o.SealAge = time.Minute
 	}
@@ -119,6 +130,8 @@ type Store struct {
 
 	tails  feed
 	bounds bounds
+
+	queries *queryGate
 }
 
 // bounds of what a query holds.
@@ -137,7 +150,7 @@ func New(opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make log store: %w", err)
 	}
-	s := &Store{opt: opt, codec: codec, bounds: defaultBounds}
+	s := &Store{opt: opt, codec: codec, bounds: defaultBounds, queries: newQueryGate(&opt)}
 	for i := range s.floors {
 		s.floors[i].Store(minTime)
 	}

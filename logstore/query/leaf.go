@@ -11,7 +11,7 @@ import (
 // Bounds of a regular expression of a query language for programs, where dashboards send long alternations.
 const (
 	MaxLongRegex = 4 << 10 // bytes of its text
-	maxProgram   = 10_000  // instructions, about: x{1000} is a thousand of them
+	maxProgram   = 5000    // instructions, about: x{1000} is a thousand of them
 )
 
 // MatchOp compares a value with that of a Matcher.

@@ -124,8 +124,11 @@ type Lines struct {
 	Text       []byte   // all texts, one behind the other
 	Ends       []uint32 // where each text ends
 	Fields     [][]wire.Label
+	// Done, when it is closed, has Select give up: what it returns then means nothing.
+	Done <-chan struct{}
 
 	lowered []byte
+	looked  uint
 }
 
 // Line returns the text of line i.
@@ -138,6 +141,20 @@ func (b *Lines) Line(i int) []byte {
 
 // Reset makes b ready for other columns, keeping its memory.
 func (b *Lines) Reset() { *b = Lines{lowered: b.lowered[:0], Fields: b.Fields[:0], Ends: b.Ends[:0]} }
+
+// gone reports whether nobody waits for the answer any more. It looks now and then.
+func (b *Lines) gone() bool {
+	if b.looked++; b.Done == nil || b.looked%16 != 0 {
+		return false
+	}
+	select {
+	case <-b.Done:
+		b.looked-- // so that it looks again
+		return true
+	default:
+		return false
+	}
+}
 
 func (b *Lines) lower() []byte {
 	if len(b.lowered) != len(b.Text) {
@@ -255,7 +272,7 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 	}
 	if piece == "" || in.Count()*8 < b.N {
 		in.Each(func(i int) {
-			if f.matchText(b.Line(i)) {
+			if !b.gone() && f.matchText(b.Line(i)) {
 				out.set(i)
 			}
 		})
@@ -268,7 +285,7 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 	at, line, needle := 0, 0, []byte(piece)
 	for {
 		k := bytes.Index(text[at:], needle)
-		if k < 0 {
+		if k < 0 || b.gone() {
 			return
 		}
 		for at += k; int(b.Ends[line]) <= at; {
