@@ -186,6 +186,7 @@ func (l *alertLogs) Count(ctx context.Context, text string, start, end int64, by
 	if err != nil {
 		return nil, false, err
 	}
+	ctx = logstore.InLane(ctx, logstore.LaneWatch)
 	req := logstore.Request{Filter: query.And(f, notOfAlerts()), Start: start * 1e6, End: end * 1e6, Limit: min(limit, logstore.MaxFacets)}
 	if by == "" {
 		h, err := l.app.logs.Hits(ctx, req, max(req.End-req.Start, 1))
@@ -252,6 +253,7 @@ func (l *alertLogs) EventsAfter(ctx context.Context, text string, index uint64, 
 
 // search reads events behind an entry, without those of alerts.
 func (l *alertLogs) search(ctx context.Context, f *query.Filter, index uint64, limit int) (*logstore.Tail, error) {
+	ctx = logstore.InLane(ctx, logstore.LaneWatch)
 	since := l.app.state.LogTime()*1e6 - eventsBack.Nanoseconds()
 	behind := logstore.Position{Index: index, Ord: 1<<32 - 1}
 	return l.app.logs.ReadAfter(ctx, behind, query.And(query.KindIs(wire.StreamEvent), notOfAlerts(), f), since, limit)

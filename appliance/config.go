@@ -109,7 +109,10 @@ type LimitsConfig struct {
 	QueryTimeout Duration `yaml:"query_timeout"`
 	QuerySamples int      `yaml:"query_samples"`
 	Queries      int      `yaml:"queries"`
-	LiveClients  int      `yaml:"live_clients"`
+	// LogQueries is how many searches for lines run at once, in LogQueryMemory together.
+	LogQueries     int  `yaml:"log_queries"`
+	LogQueryMemory Size `yaml:"log_query_memory"`
+	LiveClients    int  `yaml:"live_clients"`
 }
 
 // MetricsConfig is the metrics store.
@@ -176,7 +179,7 @@ func DefaultConfig() Config {
 		},
 		Limits: LimitsConfig{
 			QueryTimeout: Duration(30 * time.Second),
-			QuerySamples: 20_000_000, Queries: 16, LiveClients: 500,
+			QuerySamples: 20_000_000, Queries: 16, LogQueries: 4, LogQueryMemory: 256 << 20, LiveClients: 500,
 		},
 		Metrics:        MetricsConfig{Retention: Duration(90 * day)},
 		Scrub:          ScrubConfig{Every: Duration(7 * day), Rate: 16 << 20, VerifyRate: 128 << 20},
@@ -327,6 +330,8 @@ func (c *Config) validate(bad func(path, format string, args ...any)) {
 	span("limits.query_timeout", c.Limits.QueryTimeout, time.Second, time.Hour)
 	between("limits.query_samples", int64(c.Limits.QuerySamples), 10_000, 1_000_000_000)
 	between("limits.queries", int64(c.Limits.Queries), 1, 1000)
+	between("limits.log_queries", int64(c.Limits.LogQueries), 1, 100)
+	between("limits.log_query_memory", int64(c.Limits.LogQueryMemory), 64<<20, 16<<30)
 	between("limits.live_clients", int64(c.Limits.LiveClients), 1, 100_000)
 	span("metrics.retention", c.Metrics.Retention, 7*day, 3650*day)
 	span("logs.retention", c.Logs.Retention, day, 3650*day)

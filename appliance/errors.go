@@ -59,6 +59,7 @@ func errorRules() []problem.Rule {
 		{Is: tsdb.ErrSwapped, Status: http.StatusServiceUnavailable, RetryAfter: time.Second},
 		{Is: tsdb.ErrClosed, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
 		{Is: tsdb.ErrDamaged, Status: http.StatusServiceUnavailable, Hint: "ask another node"},
+		{Is: logstore.ErrBusy, Status: http.StatusTooManyRequests, RetryAfter: 2 * time.Second, Hint: "repeat it in a moment, or ask for less; limits.log_queries says how many run"},
 		{Is: logstore.ErrClosed, Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Hint: "ask another node"},
 		{Is: logstore.ErrDamaged, Status: http.StatusServiceUnavailable, Hint: "ask another node"},
 	}

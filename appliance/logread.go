@@ -53,17 +53,27 @@ func (l *logQueries) Query(ctx context.Context, q api.LogQuery) (api.LogPage, er
 	if err != nil {
 		return api.LogPage{}, err
 	}
-	a, err := l.store.Search(ctx, logstore.Request{Filter: f, Start: q.Start, End: q.End, Limit: q.Limit, Cursor: q.Cursor})
+	a, err := l.store.Search(ctx, request(f, &q))
 	if err != nil {
 		return api.LogPage{}, logError(err)
 	}
 	return api.LogPage{Rows: apiRows(a.Rows), Next: a.Next, Stats: apiStats(&a.Stats)}, nil
 }
 
+// request is a question for lines as the store takes it.
+func request(f *query.Filter, q *api.LogQuery) logstore.Request {
+	r := logstore.Request{Filter: f, Start: q.Start, End: q.End, Limit: q.Limit, Cursor: q.Cursor}
+	if q.Oldest {
+		r.Direction = logstore.OldestFirst
+	}
+	return r
+}
+
 func apiStats(s *logstore.Stats) api.LogStats {
 	return api.LogStats{
-		Blocks: s.Blocks, Skipped: s.Skipped(), Lines: s.Lines, Bytes: s.Bytes,
-		Ms: float64(s.Duration.Microseconds()) / 1000, Partial: s.Partial,
+		Considered: s.Considered, Skipped: s.Skipped(), SkippedHeader: s.SkippedHeader, SkippedIndex: s.SkippedIndex,
+		SkippedFilter: s.SkippedFilter, Counted: s.Counted, Blocks: s.Blocks, Pending: s.Pending, Lines: s.Lines, Bytes: s.Bytes,
+		Ms: float64(s.Duration.Microseconds()) / 1000, Partial: s.Partial, Damaged: s.Damaged, Expired: s.Expired,
 	}
 }
 
@@ -77,9 +87,8 @@ func apiRows(rows []logstore.Row) []api.LogRow {
 }
 
 func apiRow(t int64, pos string, sev wire.Severity, text []byte, labels wire.Labels, fields []wire.Label) api.LogRow {
-	row := api.LogRow{
-		T: strconv.FormatInt(t, 10), Pos: pos, Severity: sev.String(), Text: validText(text), Labels: labels.Map(),
-	}
+	row := api.LogRow{T: strconv.FormatInt(t, 10), Pos: pos, Severity: sev.String(), Labels: labels.Map()}
+	row.SetText(text)
 	if len(fields) > 0 {
 		row.Fields = wire.Labels(fields).Map()
 	}
@@ -108,7 +117,7 @@ func (l *logQueries) Hits(ctx context.Context, text string, start, end int64, st
 }
 
 func apiHits(h *logstore.Hits) api.LogHits {
-	out := api.LogHits{T0: h.T0 / 1e6, Step: h.Step / 1e6, Total: h.Total, Series: []api.HitsSeries{}, Partial: h.Stats.Partial}
+	out := api.LogHits{T0: h.T0 / 1e6, Step: h.Step / 1e6, Total: h.Total, Series: []api.HitsSeries{}, Partial: h.Stats.Partial, Stats: apiStats(&h.Stats)}
 	for severity, counts := range h.Counts {
 		if counts != nil {
 			out.Series = append(out.Series, api.HitsSeries{Severity: wire.Severity(severity).String(), Counts: counts})
@@ -131,36 +140,134 @@ func (l *logQueries) Facets(ctx context.Context, text string, start, end int64, 
 }
 
 func apiFacet(field string, found *logstore.Facets) api.Facet {
-	out := api.Facet{Field: field, Values: []api.FacetValue{}, Partial: found.Stats.Partial}
+	out := api.Facet{
+		Field: field, Lines: found.Lines, Values: []api.FacetValue{}, Capped: found.Capped, Partial: found.Stats.Partial, Stats: apiStats(&found.Stats),
+	}
 	for _, v := range found.Values {
 		out.Values = append(out.Values, api.FacetValue{Value: v.Value, Count: v.Count})
 	}
 	return out
 }
 
+// HitsBy implements api.Logs.
+func (l *logQueries) HitsBy(ctx context.Context, text string, start, end int64, step time.Duration, field string, top int) (api.LogHits, error) {
+	f, err := compile(text)
+	if err != nil {
+		return api.LogHits{}, err
+	}
+	h, err := l.store.HitsBy(ctx, logstore.Request{Filter: f, Start: start, End: end}, int64(step), field, top)
+	if err != nil {
+		return api.LogHits{}, logError(err)
+	}
+	out := api.LogHits{
+		T0: h.T0 / 1e6, Step: h.Step / 1e6, Total: h.Total, Field: field, Series: []api.HitsSeries{}, Other: h.Other, Without: h.None,
+		Capped: h.Capped, Partial: h.Stats.Partial, Stats: apiStats(&h.Stats),
+	}
+	for i := range h.Groups {
+		out.Series = append(out.Series, api.HitsSeries{Value: h.Groups[i].Value, Counts: h.Groups[i].Counts})
+	}
+	return out, nil
+}
+
 // Labels implements api.Logs.
-func (l *logQueries) Labels(ctx context.Context) ([]string, error) {
-	names, err := l.store.Labels(ctx, 0, math.MaxInt64)
+func (l *logQueries) Labels(ctx context.Context, start, end int64) ([]string, error) {
+	names, err := l.store.Labels(ctx, start, end)
 	return names, logError(err)
 }
 
 // LabelValues implements api.Logs.
-func (l *logQueries) LabelValues(ctx context.Context, name string, limit int) ([]string, error) {
-	values, err := l.store.LabelValues(ctx, name, 0, math.MaxInt64)
+func (l *logQueries) LabelValues(ctx context.Context, name string, start, end int64, limit int) ([]string, error) {
+	values, err := l.store.LabelValues(ctx, name, start, end)
 	return values[:min(limit, len(values))], logError(err)
 }
 
+// Series implements api.Logs.
+func (l *logQueries) Series(ctx context.Context, text string, start, end int64, limit int) (api.LogStreams, error) {
+	f, err := compile(text)
+	if err != nil {
+		return api.LogStreams{}, err
+	}
+	found, err := l.store.Series(ctx, f, start, end)
+	if err != nil {
+		return api.LogStreams{}, logError(err)
+	}
+	out := api.LogStreams{More: found.More || len(found.Streams) > limit}
+	for i := range found.Streams[:min(limit, len(found.Streams))] {
+		st := &found.Streams[i]
+		out.Streams = append(out.Streams, api.LogStream{Kind: kindOf(st.Kind), Labels: st.Labels.Map()})
+	}
+	return out, nil
+}
+
+func kindOf(k wire.StreamKind) string {
+	if k == wire.StreamEvent {
+		return "event"
+	}
+	return "log"
+}
+
 // Context implements api.Logs.
-func (l *logQueries) Context(ctx context.Context, pos string, t int64, before, after int) ([]api.LogRow, error) {
+func (l *logQueries) Context(ctx context.Context, pos string, t int64, before, after int) (api.LogAround, error) {
 	p, err := logstore.ParsePosition(pos)
 	if err != nil {
-		return nil, problem.Wrap(http.StatusBadRequest, err)
+		return api.LogAround{}, problem.Wrap(http.StatusBadRequest, err)
 	}
 	around, err := l.store.Context(ctx, p, t, before, after)
 	if err != nil {
-		return nil, logError(err)
+		return api.LogAround{}, logError(err)
 	}
-	return apiRows(around.Rows), nil
+	return api.LogAround{Rows: apiRows(around.Rows), At: around.At, Stats: apiStats(&around.Stats)}, nil
+}
+
+// Export implements api.Logs.
+func (l *logQueries) Export(ctx context.Context, q api.LogQuery, begin func() func(*api.LogRow) error) (api.LogStats, error) {
+	f, err := compile(q.Query)
+	if err != nil {
+		return api.LogStats{}, err
+	}
+	req := request(f, &q)
+	if err := req.Check(); err != nil {
+		return api.LogStats{}, logError(err)
+	}
+	ctx, leave, err := l.store.Admit(logstore.InLane(ctx, logstore.LaneExport), logstore.WalkBytes)
+	if err != nil {
+		return api.LogStats{}, err
+	}
+	defer leave()
+	line := begin()
+	rows := rowMaker{maps: map[*wire.Label]map[string]string{}}
+	st, err := l.store.Walk(ctx, req, func(r *logstore.Row) error { return line(rows.row(r)) })
+	return apiStats(&st), logError(err)
+}
+
+// rowMaker makes rows of one answer; those of one stream share their labels.
+type rowMaker struct {
+	maps map[*wire.Label]map[string]string
+	last api.LogRow
+}
+
+// maxLabelMaps bounds the streams whose labels are remembered.
+const maxLabelMaps = 4096
+
+// row returns a row that is valid until the next call.
+func (m *rowMaker) row(r *logstore.Row) *api.LogRow {
+	m.last = apiRow(r.T, r.Position.String(), r.Severity, r.Text, nil, r.Fields)
+	if r.Kind == wire.StreamEvent {
+		m.last.Kind = kindOf(r.Kind)
+	}
+	if len(r.Labels) == 0 {
+		return &m.last
+	}
+	labels, ok := m.maps[&r.Labels[0]]
+	if !ok {
+		if len(m.maps) >= maxLabelMaps {
+			clear(m.maps)
+		}
+		labels = r.Labels.Map()
+		m.maps[&r.Labels[0]] = labels
+	}
+	m.last.Labels = labels
+	return &m.last
 }
 
 // tails answers what a live tail asks of the log store.

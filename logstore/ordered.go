@@ -10,6 +10,24 @@ import (
 	"github.com/triward/triward/logstore/block"
 )
 
+// WalkBytes is what a Walk takes of memory at most, for Store.Admit.
+const WalkBytes = queryBytes
+
+// Check reports what Walk would refuse, before anything is done.
+func (r *Request) Check() error {
+	if r.Limit < 0 {
+		return fmt.Errorf("%w: limit %d is negative", ErrRequest, r.Limit)
+	}
+	if r.Cursor == "" {
+		return nil
+	}
+	if r.Direction == AnyOrder {
+		return fmt.Errorf("%w: there is no cursor without an order", ErrRequest)
+	}
+	_, err := parseCursor(r.Cursor)
+	return err
+}
+
 // Walk calls fn for every line that matches, in the order that req asks for, and returns what that cost. A row is valid
 // only during the call; its Labels may be kept. req.Limit 0 is no limit, and it may be greater than MaxRows; req.Cursor
 // goes on behind a line (CursorOf), not in AnyOrder.
@@ -21,11 +39,11 @@ import (
 //
 // Walk ends with the error of fn as it is, or fails as Search does.
 func (s *Store) Walk(ctx context.Context, req Request, fn func(*Row) error) (Stats, error) {
-	if req.Limit < 0 {
-		return Stats{}, fmt.Errorf("%w: limit %d is negative", ErrRequest, req.Limit)
+	if err := req.Check(); err != nil {
+		return Stats{}, err
 	}
 	began := time.Now()
-	ctx, leave, err := s.Admit(ctx, queryBytes)
+	ctx, leave, err := s.Admit(ctx, WalkBytes)
 	if err != nil {
 		return Stats{}, err
 	}
@@ -154,9 +172,6 @@ func (w *ordered) expire(c *scan) {
 
 // walkAny is Walk in AnyOrder.
 func (s *Store) walkAny(ctx context.Context, req Request, fn func(*Row) error) (Stats, error) {
-	if req.Cursor != "" {
-		return Stats{}, fmt.Errorf("%w: there is no cursor without an order", ErrRequest)
-	}
 	c, done, err := s.query(ctx, &req)
 	if err != nil {
 		return Stats{}, err

@@ -27,14 +27,16 @@ import (
 
 // parts stands for the rest of the node.
 type parts struct {
-	applied  atomic.Uint64
-	readErr  error
-	index    uint64 // of the cluster, when this node is behind it
-	waiting  func() // called when somebody waits for it
-	logErr   error
-	joinErr  error
-	lastLogs LogQuery
-	step     time.Duration
+	applied   atomic.Uint64
+	readErr   error
+	index     uint64 // of the cluster, when this node is behind it
+	waiting   func() // called when somebody waits for it
+	logErr    error
+	joinErr   error
+	exported  []LogRow
+	exportErr error
+	lastLogs  LogQuery
+	step      time.Duration
 }
 
 func (p *parts) AppliedIndex() uint64 { return p.applied.Load() }
@@ -66,10 +68,37 @@ func (p *parts) Hits(_ context.Context, _ string, start, _ int64, step time.Dura
 func (p *parts) Facets(_ context.Context, _ string, _, _ int64, field string, _ int) (Facet, error) {
 	return Facet{Field: field}, p.logErr
 }
-func (p *parts) Labels(context.Context) ([]string, error)                   { return nil, p.logErr }
-func (p *parts) LabelValues(context.Context, string, int) ([]string, error) { return nil, p.logErr }
-func (p *parts) Context(context.Context, string, int64, int, int) ([]LogRow, error) {
+
+func (p *parts) HitsBy(_ context.Context, _ string, start, _ int64, step time.Duration, field string, top int) (LogHits, error) {
+	p.step = step
+	return LogHits{T0: start / 1e6, Step: step.Milliseconds(), Field: field, Total: int64(top)}, p.logErr
+}
+
+func (p *parts) Labels(context.Context, int64, int64) ([]string, error) { return nil, p.logErr }
+func (p *parts) LabelValues(context.Context, string, int64, int64, int) ([]string, error) {
 	return nil, p.logErr
+}
+
+func (p *parts) Series(context.Context, string, int64, int64, int) (LogStreams, error) {
+	return LogStreams{}, p.logErr
+}
+
+func (p *parts) Context(context.Context, string, int64, int, int) (LogAround, error) {
+	return LogAround{}, p.logErr
+}
+
+func (p *parts) Export(_ context.Context, q LogQuery, begin func() func(*LogRow) error) (LogStats, error) {
+	p.lastLogs = q
+	if p.logErr != nil {
+		return LogStats{}, p.logErr
+	}
+	line := begin()
+	for i := range p.exported {
+		if err := line(&p.exported[i]); err != nil {
+			return LogStats{}, err
+		}
+	}
+	return LogStats{Lines: int64(len(p.exported))}, p.exportErr
 }
 
 func (p *parts) Hosts() (int64, []fleet.Host) {
@@ -644,14 +673,14 @@ func TestLogsAreAskedAsWanted(t *testing.T) {
 	if w.Code != 200 || s.parts.lastLogs != want {
 		t.Fatalf("%d %+v", w.Code, s.parts.lastLogs)
 	}
-	if got := w.Body.String(); !strings.HasPrefix(got, `{"rows":[{"t":"1700000000000000000","pos":"5.1","severity":"error","text":"x","labels":{"host":"a"}}],"next":"n","stats":{"blocks":0`) {
+	if got := w.Body.String(); !strings.HasPrefix(got, `{"rows":[{"t":"1700000000000000000","pos":"5.1","severity":"error","text":"x","labels":{"host":"a"}}],"next":"n","stats":{"considered":0`) {
 		t.Fatal(got)
 	}
 	w = s.do(call{method: "GET", path: "/v1/logs/hits?start=1700000000001&end=1700003600001", token: viewer})
 	if w.Code != 200 || s.parts.step != 30*time.Second || !strings.Contains(w.Body.String(), `"t0":1699999980000`) && !strings.Contains(w.Body.String(), `"t0":1700000000000`) {
 		t.Fatal(s.parts.step, w.Body)
 	}
-	for _, path := range []string{"/v1/logs/labels", "/v1/logs/labels/host/values", "/v1/logs/context?pos=1.2&t=1", "/v1/logs/facets?field=host"} {
+	for _, path := range []string{"/v1/logs/labels", "/v1/logs/labels/host/values", "/v1/logs/series", "/v1/logs/hits?field=host", "/v1/logs/context?pos=1.2&t=1", "/v1/logs/facets?field=host"} {
 		if w := s.do(call{method: "GET", path: path, token: viewer}); w.Code != 200 || strings.Contains(w.Body.String(), "null") {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}

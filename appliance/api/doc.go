@@ -13,7 +13,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"time"
 
 	"github.com/triward/triward/appliance/fleet"
 )
@@ -26,83 +25,6 @@ type Reads interface {
 	WaitApplied(ctx context.Context, index uint64) error
 	// ReadIndex returns an index that the leader has confirmed to be current since the call began.
 	ReadIndex(ctx context.Context) (uint64, error)
-}
-
-// LogQuery asks for lines.
-type LogQuery struct {
-	Query      string
-	Start, End int64 // ns since 1970; End is not part of it
-	Limit      int
-	Cursor     string // of the page before, "" for the first
-}
-
-// LogRow is one line.
-type LogRow struct {
-	T        string            `json:"t"`   // ns since 1970, as text because JavaScript's numbers are too short
-	Pos      string            `json:"pos"` // <index>.<ordinal>
-	Severity string            `json:"severity"`
-	Text     string            `json:"text"`
-	Labels   map[string]string `json:"labels"`
-	Fields   map[string]string `json:"fields,omitempty"`
-}
-
-// LogStats says what an answer cost.
-type LogStats struct {
-	Blocks  int     `json:"blocks"`
-	Skipped int     `json:"skipped"` // blocks that were not opened
-	Lines   int64   `json:"scanned_lines"`
-	Bytes   int64   `json:"bytes"`
-	Ms      float64 `json:"ms"`
-	Partial bool    `json:"partial"` // something damaged on this node was left out: ask another one
-}
-
-// LogPage is some of the lines, newest first.
-type LogPage struct {
-	Rows  []LogRow `json:"rows"`
-	Next  string   `json:"next"` // cursor of the next page, "" for none
-	Stats LogStats `json:"stats"`
-}
-
-// LogHits counts lines by time and severity.
-type LogHits struct {
-	T0     int64        `json:"t0"`   // ms
-	Step   int64        `json:"step"` // ms
-	Total  int64        `json:"total"`
-	Series []HitsSeries `json:"series"`
-	// Partial says that something damaged on this node was left out: ask another one.
-	Partial bool `json:"partial,omitempty"`
-}
-
-// HitsSeries is the counts of one severity, one for each step.
-type HitsSeries struct {
-	Severity string  `json:"severity"`
-	Counts   []int64 `json:"counts"`
-}
-
-// FacetValue is a value and how many lines have it.
-type FacetValue struct {
-	Value string `json:"value"`
-	Count int64  `json:"count"`
-}
-
-// Facet is the most frequent values of a field.
-type Facet struct {
-	Field  string       `json:"field"`
-	Values []FacetValue `json:"values"`
-	// Partial says that something damaged on this node was left out: ask another one.
-	Partial bool `json:"partial,omitempty"`
-}
-
-// Logs answers questions about lines. A query that cannot be read is a *QueryError. All methods end with ctx.
-type Logs interface {
-	Query(ctx context.Context, q LogQuery) (LogPage, error)
-	// Hits counts in steps of step from start, which is a multiple of it.
-	Hits(ctx context.Context, query string, start, end int64, step time.Duration) (LogHits, error)
-	Facets(ctx context.Context, query string, start, end int64, field string, limit int) (Facet, error)
-	Labels(ctx context.Context) ([]string, error)
-	LabelValues(ctx context.Context, name string, limit int) ([]string, error)
-	// Context returns lines of the same stream around the line at pos, whose time is t (ns), oldest first.
-	Context(ctx context.Context, pos string, t int64, before, after int) ([]LogRow, error)
 }
 
 // QueryError says where in a query an error is.

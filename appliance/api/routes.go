@@ -70,6 +70,7 @@ func Routes() []Route {
 	var all []Route
 	all = append(all, sessionRoutes()...)
 	all = append(all, dataRoutes()...)
+	all = append(all, logRoutes()...)
 	all = append(all, adminRoutes()...)
 	all = append(all, eventRoutes()...)
 	all = append(all, accessRoutes()...)
@@ -135,44 +136,6 @@ func dataRoutes() []Route {
 			Method: "GET", Path: "/v1/agents/{id}/latest", Permission: auth.Read, Summary: "The newest values of an agent's series",
 			Fresh: true, Params: []Param{{Name: "match", Kind: paramText, Doc: "beginning of the names"}, limitParam(1000, 20000)},
 			Answer: latestAnswer{}, serve: (*API).latest,
-		},
-		{
-			Method: "GET", Path: "/v1/logs/query", Permission: auth.Read, Summary: "Lines, newest first", Fresh: true,
-			Params: with(logRange, limitParam(200, 5000),
-				Param{Name: "cursor", Kind: paramText, MaxLen: 512, Doc: "`next` of the page before"}),
-			Answer: LogPage{}, serve: (*API).logsQuery,
-		},
-		{
-			Method: "GET", Path: "/v1/logs/hits", Permission: auth.Read, Summary: "How many lines, by time and severity", Fresh: true,
-			Params: with(logRange, Param{
-				Name: "step", Kind: paramDuration, Min: 1000, Max: 30 * 86400_000,
-				Doc: "width of a bar; chosen for about 100 bars when absent",
-			}),
-			Answer: LogHits{}, serve: (*API).logsHits,
-		},
-		{
-			Method: "GET", Path: "/v1/logs/facets", Permission: auth.Read, Summary: "The most frequent values of a field", Fresh: true,
-			Params: with(logRange, Param{Name: "field", Kind: paramText, Required: true, Doc: "name of a label or field"},
-				limitParam(20, 1000)),
-			Answer: Facet{}, serve: (*API).logsFacets,
-		},
-		{
-			Method: "GET", Path: "/v1/logs/labels", Permission: auth.Read, Summary: "Names of the labels of streams", Fresh: true,
-			Answer: labelsAnswer{}, serve: (*API).logsLabels,
-		},
-		{
-			Method: "GET", Path: "/v1/logs/labels/{name}/values", Permission: auth.Read, Summary: "Values of a label", Fresh: true,
-			Params: []Param{limitParam(1000, 10000)}, Answer: valuesAnswer{}, serve: (*API).logsLabelValues,
-		},
-		{
-			Method: "GET", Path: "/v1/logs/context", Permission: auth.Read, Summary: "Lines of the same stream around a line", Fresh: true,
-			Params: []Param{
-				{Name: "pos", Kind: paramText, Required: true, MaxLen: 40, Doc: "position of the line"},
-				{Name: "t", Kind: paramTime, Required: true, Doc: "time of the line"},
-				{Name: "before", Kind: paramInt, Min: 0, Max: 500, Default: "50", Doc: "lines before it"},
-				{Name: "after", Kind: paramInt, Min: 0, Max: 500, Default: "50", Doc: "lines after it"},
-			},
-			Answer: rowsAnswer{}, serve: (*API).logsContext,
 		},
 	}
 }
