@@ -134,7 +134,7 @@ func (w *walker) header(id uint64, v []byte) error {
 	if h.MinT > c.last || h.MaxT < c.from(st) || !c.sink.wants(max(h.MinT, c.start), min(h.MaxT, c.last), h.MinIndex, h.MaxIndex) {
 		return nil
 	}
-	f := c.reducer.Block(w.filter, h.Present(), h.HasFields)
+	f := c.reducer.Block(w.filter, &h)
 	if f.IsNone() {
 		return nil
 	}
