@@ -3,6 +3,7 @@ package block
 import (
 	"bytes"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/triward/triward/logstore/words"
 	"github.com/zeebo/xxh3"
@@ -68,6 +69,66 @@ func variable(s *words.Scanner) bool {
 		}
 	}
 	return true
+}
+
+// Classes are the kinds of characters that the values of a slot have, any of them.
+type Classes uint8
+
+// Kinds of characters of a word.
+const (
+	Digit    Classes = 1 << iota // 0 to 9
+	LowerHex                     // a to f
+	UpperHex                     // A to F
+	Lower                        // g to z
+	Upper                        // G to Z
+	Wide                         // not ASCII
+)
+
+var classOf = func() (c [256]Classes) {
+	for i := range c {
+		switch b := byte(i); {
+		case b >= utf8.RuneSelf:
+			c[i] = Wide
+		case '0' <= b && b <= '9':
+			c[i] = Digit
+		case 'a' <= b && b <= 'f':
+			c[i] = LowerHex
+		case 'A' <= b && b <= 'F':
+			c[i] = UpperHex
+		case 'a' <= b && b <= 'z':
+			c[i] = Lower
+		case 'A' <= b && b <= 'Z':
+			c[i] = Upper
+		}
+	}
+	return c
+}()
+
+func classesOf(values []byte) (c Classes) {
+	for _, b := range values {
+		c |= classOf[b]
+	}
+	return c
+}
+
+// MayBeValue reports whether a value of slot i may fold to a word, or begin so with prefix.
+func (t *Template) MayBeValue(i int, folded string, prefix bool) bool {
+	has, digit, hex := t.Classes(i), words.Lead(folded) < len(folded), true
+	if has&LowerHex|has&UpperHex != 0 {
+		has |= LowerHex
+	}
+	if has&Lower|has&Upper != 0 {
+		has |= Lower
+	}
+	for k := range len(folded) {
+		c := classOf[folded[k]]
+		if c&has == 0 {
+			return false
+		}
+		hex = hex && c == LowerHex
+	}
+	piece := t.Piece(i)
+	return prefix || digit || hex || len(piece) > 0 && piece[len(piece)-1] == '='
 }
 
 // cut cuts all lines and chooses the templates that are kept.

@@ -72,6 +72,7 @@ func (e *encoder) text(c *Codec, lines []Line, size int, voc *Vocabulary) ([]byt
 	dict := binary.AppendUvarint(nil, uint64(size))
 	dict = binary.AppendUvarint(dict, uint64(kept))
 	e.cols.reset()
+	var classes []byte
 	for t := range kept {
 		rows := e.rows[t]
 		exemplar := int(rows[0])
@@ -85,9 +86,11 @@ func (e *encoder) text(c *Codec, lines []Line, size int, voc *Vocabulary) ([]byt
 				voc.Add(p)
 			}
 		})
+		classes = classes[:0]
 		for s := range slots {
-			e.column(lines, rows, s, voc)
+			classes = append(classes, byte(e.column(lines, rows, s, voc)))
 		}
+		dict = append(dict, classes...)
 	}
 	e.cols.flush()
 	dict = e.cols.appendCounts(dict)
@@ -99,8 +102,8 @@ func (e *encoder) text(c *Codec, lines []Line, size int, voc *Vocabulary) ([]byt
 	return c.pack(Version2, append(secs, e.cols.groups...))
 }
 
-// column writes the values of slot s of lines with one template.
-func (e *encoder) column(lines []Line, rows []int32, s int, voc *Vocabulary) {
+// column writes the values of slot s of lines with one template and returns what characters they have.
+func (e *encoder) column(lines []Line, rows []int32, s int, voc *Vocabulary) Classes {
 	e.data, e.ends, e.spans = e.data[:0], e.ends[:0], e.spans[:0]
 	for _, i := range rows {
 		sp := &e.cut.spans[int(e.cut.first[i])+s]
@@ -120,6 +123,7 @@ func (e *encoder) column(lines []Line, rows []int32, s int, voc *Vocabulary) {
 			voc.addSpan(valueAt(e.data, e.ends, k), sp)
 		}
 	}
+	return classesOf(e.data)
 }
 
 // fieldColumns writes the fields by name. ok is false when the fields of a line are not sorted by name, each once, or when

@@ -32,12 +32,13 @@ type View struct {
 // Template is what lines have in common: pieces of text, with a slot between each two. A slot is a whole word (package words)
 // of the line that is not a CJK character; no other word reaches into or over it.
 type Template struct {
-	view   *View
-	key    []byte
-	pieces []byte
-	ends   []uint32 // of pieces
-	rows   []uint16
-	column int // of the first slot
+	view    *View
+	key     []byte
+	classes []byte // of slots; they follow the key
+	pieces  []byte
+	ends    []uint32 // of pieces
+	rows    []uint16
+	column  int // of the first slot
 }
 
 // Lines returns the lines that have the template, ascending: row k of its columns is of line Lines()[k].
@@ -51,6 +52,12 @@ func (t *Template) Piece(i int) []byte { return valueAt(t.pieces, t.ends, i) }
 
 // Key returns bytes that only templates with the same pieces share. It is valid as long as the template.
 func (t *Template) Key() []byte { return t.key }
+
+// Case returns bytes that only templates with the same pieces and Classes share, valid as long as the template.
+func (t *Template) Case() []byte { return t.key[:len(t.key)+len(t.classes)] }
+
+// Classes returns what characters the values of slot i have.
+func (t *Template) Classes(i int) Classes { return Classes(t.classes[i]) }
 
 // Hash returns the name of the template over all blocks and nodes.
 func (t *Template) Hash() uint64 { return xxh3.Hash(t.key) }
@@ -144,10 +151,12 @@ func (v *View) readTemplates() bool {
 		for range slots {
 			v.colRows = append(v.colRows, uint32(rows))
 		}
+		key = key[:len(key)-len(r.b)]
+		t.classes = r.bytes(slots)
 		if r.bad || rows == 0 || len(v.colRows) > maxColumns {
 			return false
 		}
-		t.key = key[:len(key)-len(r.b)]
+		t.key = key
 		t.rows = v.rows[at : at : at+rows]
 		at += rows
 	}

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
 	"github.com/triward/triward/logstore/words"
 )
 
@@ -117,7 +118,18 @@ type Lines struct {
 	Ends       []uint32 // where each text ends
 	Fields     [][]wire.Label
 
-	lowered []byte
+	// View has the texts in place of Text and Ends when it is not nil; Plans goes with it. When its Err fails afterwards, what was
+	// selected is void.
+	View  *block.View
+	Plans *Plans
+
+	lowered  []byte
+	text     []byte   // of one line of View
+	rows     []uint16 // of one template
+	entries  []bool   // of one column
+	flat     *Lines   // lines of View without a template, when there are any
+	flatRows []uint16
+	flatRead bool
 }
 
 // Line returns the text of line i.
@@ -129,7 +141,9 @@ func (b *Lines) Line(i int) []byte {
 }
 
 // Reset makes b ready for other columns, keeping its memory.
-func (b *Lines) Reset() { *b = Lines{lowered: b.lowered[:0], Fields: b.Fields[:0], Ends: b.Ends[:0]} }
+func (b *Lines) Reset() {
+	*b = Lines{lowered: b.lowered[:0], Fields: b.Fields[:0], Ends: b.Ends[:0], text: b.text, rows: b.rows, entries: b.entries, flat: b.flat}
+}
 
 func (b *Lines) lower() []byte {
 	if len(b.lowered) != len(b.Text) {
@@ -209,7 +223,11 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 	out := make(Bits, len(in))
 	switch f.op {
 	case opPhrase, opLiteral, opRegex:
-		f.selectText(b, in, out)
+		if b.View != nil {
+			f.selectView(b, in, out)
+		} else {
+			f.selectText(b, in, out)
+		}
 	case opSeverity:
 		in.Each(func(i int) {
 			if f.mask&(1<<b.Severities[i]) != 0 {
