@@ -133,32 +133,62 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// formats runs a benchmark with the blocks of each format of the cluster.
+func formats(b *testing.B, run func(b *testing.B, format uint32)) {
+	for _, format := range []uint32{1, 2} {
+		b.Run(fmt.Sprint("format=", format), func(b *testing.B) { run(b, format) })
+	}
+}
+
 func BenchmarkIntake(b *testing.B) {
 	lines := corpus(b)
-	var spent time.Duration
-	var disk int64
-	n := 0
+	formats(b, func(b *testing.B, format uint32) {
+		var spent time.Duration
+		var disk int64
+		n := 0
+		for b.Loop() {
+			s := testStore(b, b.TempDir(), Options{})
+			s.SetFormat(format)
+			spent += load(b, s, benchLines, lines)
+			n += benchLines
+			d, err := s.DiskBytes()
+			if err != nil {
+				b.Fatal(err)
+			}
+			disk += d
+			if err := s.Close(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(spent.Seconds()*1e6/float64(n), "cpu-s/Mline")
+		b.ReportMetric(float64(disk)/float64(n), "B/line")
+	})
+}
+
+// timed calls fn as often as the benchmark wants and reports the processor time and the median of a call.
+func timed(b *testing.B, fn func()) {
+	before, took := cpu(), []time.Duration(nil)
 	for b.Loop() {
-		s := testStore(b, b.TempDir(), Options{})
-		spent += load(b, s, benchLines, lines)
-		n += benchLines
-		d, err := s.DiskBytes()
-		if err != nil {
-			b.Fatal(err)
-		}
-		disk += d
-		if err := s.Close(); err != nil {
-			b.Fatal(err)
-		}
+		began := time.Now()
+		fn()
+		took = append(took, time.Since(began))
 	}
-	b.ReportMetric(spent.Seconds()*1e6/float64(n), "cpu-s/Mline")
-	b.ReportMetric(float64(disk)/float64(n), "B/line")
+	slices.Sort(took)
+	b.ReportMetric(float64(cpu()-before)/1e6/float64(len(took)), "cpu-ms/op")
+	b.ReportMetric(float64(took[len(took)/2])/1e6, "p50-ms")
 }
 
 func BenchmarkQuery(b *testing.B) {
 	lines := corpus(b)
-	s := testStore(b, b.TempDir(), Options{})
-	load(b, s, benchLines, lines)
+	formats(b, func(b *testing.B, format uint32) {
+		s := testStore(b, b.TempDir(), Options{})
+		s.SetFormat(format)
+		load(b, s, benchLines, lines)
+		benchmarkQueries(b, s)
+	})
+}
+
+func benchmarkQueries(b *testing.B, s *Store) {
 	day := (testDay + 2) * DayNs
 	for _, q := range []struct{ name, text string }{
 		{"all", "*"},
@@ -179,23 +209,19 @@ func BenchmarkQuery(b *testing.B) {
 		}
 		req := Request{Filter: f, Start: day, End: day + DayNs, Limit: 200}
 		b.Run("search/"+q.name, func(b *testing.B) {
-			before, n := cpu(), 0
-			for ; b.Loop(); n++ {
+			timed(b, func() {
 				if _, err := s.Search(b.Context(), req); err != nil {
 					b.Fatal(err)
 				}
-			}
-			b.ReportMetric(float64(cpu()-before)/1e6/float64(n), "cpu-ms/op")
+			})
 		})
 		b.Run("hits/"+q.name, func(b *testing.B) {
 			var h *Hits
-			before, n := cpu(), 0
-			for ; b.Loop(); n++ {
+			timed(b, func() {
 				if h, err = s.Hits(b.Context(), req, 60e9); err != nil {
 					b.Fatal(err)
 				}
-			}
-			b.ReportMetric(float64(cpu()-before)/1e6/float64(n), "cpu-ms/op")
+			})
 			b.ReportMetric(float64(h.Total), "lines")
 			b.ReportMetric(float64(h.Stats.Blocks), "blocks")
 			b.ReportMetric(float64(h.Stats.Skipped()), "skipped")

@@ -363,7 +363,7 @@ func TestCutLinesOfADayLeaveNothingOnDisk(t *testing.T) {
 	if pending, err := s.Pending(); err != nil || pending {
 		t.Errorf("pending after the work: %v %v", pending, err)
 	}
-	if n := s.Passing(); n < 2<<20 {
+	if n := s.Passing(); n < 1<<20 { // of random letters, which are packed to two thirds
 		t.Errorf("%d of %d bytes pass while a reader holds them", n, before)
 	}
 	if err := reader.Close(); err != nil {

@@ -57,8 +57,13 @@ type scan struct {
 	cands   []candidate
 	cols    block.Columns
 	text    block.Text
+	view    block.View
 	lines   query.Lines
+	plans   query.Plans
 	began   time.Time
+
+	templates *block.View // the texts of the block at hand, nil when c.text has them
+	line      []byte      // of templates
 }
 
 // scan opens a scan on the store as of now; done frees it. The caller's context bounds it together with the
@@ -351,7 +356,7 @@ func (c *scan) blocks(d int64, p *pruner) (err error) {
 }
 
 // block scans one block. indexed tells that the word index has answered for it.
-func (c *scan) block(d int64, k *candidate, indexed bool) error {
+func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	h, f := &k.head, k.filter
 	inside := h.MinT >= c.from(k.st) && h.MaxT <= c.last
 	if f.IsAll() && inside && c.sink.whole(k.st, h) {
@@ -376,6 +381,7 @@ func (c *scan) block(d int64, k *candidate, indexed bool) error {
 		}
 	}
 	c.stats.Blocks++
+	c.templates = nil
 	positions, fields, text := c.sink.needs()
 	ok, err := c.columns(d, k, block.What{Positions: positions, Fields: fields || f.NeedsFields()})
 	if err != nil || !ok {
@@ -383,27 +389,32 @@ func (c *scan) block(d int64, k *candidate, indexed bool) error {
 	}
 	in := c.inRange(c.from(k.st))
 	if f.NeedsText() || text {
-		if ok, err := c.texts(d, k); err != nil || !ok {
+		free, err := c.texts(d, k)
+		if err != nil || free == nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, free()) }()
 	}
 	c.stats.Lines += int64(in.Count())
 	if !f.IsAll() {
 		c.lines.Reset()
 		c.lines.N, c.lines.Severities, c.lines.Fields = h.Lines, c.cols.Severities, c.cols.Fields
 		c.lines.Text, c.lines.Ends = c.text.Bytes, c.text.Ends
+		c.lines.View, c.lines.Plans = c.templates, &c.plans
 		c.lines.Done = c.ctx.Done()
 		in = f.Select(&c.lines, in)
 		if err := c.err(); err != nil {
 			return err
 		}
+		if c.templates != nil && c.templates.Err() != nil {
+			return c.templates.Err()
+		}
 	}
-	c.offer(k.st, in, positions, text)
-	return nil
+	return c.offer(k.st, in, positions, text)
 }
 
-// offer hands the lines in the set to the sink, in the order of the scan.
-func (c *scan) offer(st *stream, in query.Bits, positions, text bool) {
+// offer hands the lines in the set to the sink, in the order of the scan. It stops at damage.
+func (c *scan) offer(st *stream, in query.Bits, positions, text bool) (err error) {
 	give := func(i int) bool {
 		l := block.Line{T: c.cols.Times[i], Severity: wire.Severity(c.cols.Severities[i])}
 		if positions {
@@ -412,7 +423,14 @@ func (c *scan) offer(st *stream, in query.Bits, positions, text bool) {
 		if c.cols.Fields != nil {
 			l.Fields = c.cols.Fields[i]
 		}
-		if text {
+		switch {
+		case text && c.templates != nil:
+			c.line = c.templates.Append(c.line[:0], i)
+			if err = c.templates.Err(); err != nil {
+				return false
+			}
+			l.Text = c.line
+		case text:
 			l.Text = c.text.At(i)
 		}
 		return c.sink.add(st, &l)
@@ -420,16 +438,17 @@ func (c *scan) offer(st *stream, in query.Bits, positions, text bool) {
 	if !c.newest {
 		for i := range c.cols.N {
 			if in.Has(i) && !give(i) {
-				return
+				break
 			}
 		}
-		return
+		return err
 	}
 	for i := c.cols.N - 1; i >= 0; i-- {
 		if in.Has(i) && !give(i) {
-			return
+			break
 		}
 	}
+	return err
 }
 
 // inRange returns the lines of the decoded columns within the time of the scan.
@@ -449,14 +468,30 @@ func (c *scan) columns(d int64, k *candidate, what block.What) (ok bool, err err
 	return err == nil, errors.Join(err, closer.Close())
 }
 
-func (c *scan) texts(d int64, k *candidate) (ok bool, err error) {
+// texts opens the texts of a block: c.templates, or c.text when that is nil. They are there until free is called. Without an
+// error and free the day was dropped meanwhile.
+func (c *scan) texts(d int64, k *candidate) (free func() error, err error) {
 	v, closer, err := c.snap.Get(blockKey(prefixText, d, k.id))
 	if err != nil {
-		return false, c.missing(d, k.st.kind, err)
+		return nil, c.missing(d, k.st.kind, err)
 	}
-	err = c.e.store.codec.DecodeText(&c.text, v, k.head.Lines)
-	c.stats.Bytes += int64(len(c.text.Bytes))
-	return err == nil, errors.Join(err, closer.Close())
+	c.templates = nil
+	ok, err := c.e.store.codec.View(&c.view, v, k.head.Lines)
+	if ok {
+		c.templates = &c.view
+	} else if err == nil {
+		err = c.e.store.codec.DecodeText(&c.text, v, k.head.Lines)
+		c.stats.Bytes += int64(len(c.text.Bytes))
+	}
+	if err != nil {
+		return nil, errors.Join(err, closer.Close())
+	}
+	return func() error {
+		if ok {
+			c.stats.Bytes += int64(c.view.Decompressed())
+		}
+		return closer.Close()
+	}, nil
 }
 
 // missing tells a block of a day that retention took away from a block that is lost.

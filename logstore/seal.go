@@ -185,20 +185,20 @@ func (w *blockWriter) write(k dayStream, lines []block.Line) error {
 func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 	id := w.e.nextBlock.Add(1)
 	w.voc.Reset()
-	for i := range lines {
-		w.voc.Add(lines[i].Text)
-	}
-	columns, text, err := w.e.store.codec.Encode(lines)
+	out, err := w.e.store.codec.Encode(lines, w.e.blockVersion(), &w.voc)
 	if err != nil {
 		return err
+	}
+	if out.Fallback != nil {
+		w.e.store.fellBack(out.Fallback)
 	}
 	h := block.HeaderOf(lines)
 	mark := appendMark(nil, k.id, h.Lines, h.Bytes)
 	mark = w.e.store.codec.Compress(mark, w.voc.Terms())
 	for _, kv := range [...]struct{ key, value []byte }{
-		{headerKey(k.day, k.id, id), h.Append(nil)},
-		{blockKey(prefixColumns, k.day, id), columns},
-		{blockKey(prefixText, k.day, id), text},
+		{headerKey(k.day, k.id, id), h.Append(nil, out.Version)},
+		{blockKey(prefixColumns, k.day, id), out.Columns},
+		{blockKey(prefixText, k.day, id), out.Text},
 		{blockKey(prefixFilter, k.day, id), w.voc.Filter()},
 		{blockKey(prefixMark, k.day, id), mark},
 	} {
@@ -208,6 +208,23 @@ func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 	}
 	w.made = append(w.made, madeBlock{k, id, h.Lines, h.Bytes})
 	return nil
+}
+
+// blockVersion is the version in which blocks are written: one that every node of the cluster can read.
+func (e *engine) blockVersion() int {
+	if e.store.format.Load() >= 2 {
+		return block.Version2
+	}
+	return block.Version1
+}
+
+// fellBack tells that a block was written in version 1 because version 2 would have changed its lines. Nothing is lost.
+func (s *Store) fellBack(err error) {
+	s.opt.Log.Error("a block did not come back as it was encoded and is kept in the older form; this is a fault of the program: "+
+		"please report it", "err", err)
+	if s.opt.OnFallback != nil {
+		s.opt.OnFallback(err)
+	}
 }
 
 func (w *blockWriter) done() {

@@ -38,6 +38,9 @@ type Options struct {
 	// OnIndex is told that the word index of a day (since 1970) was not what it should be, and with nil once it was dropped and
 	// its blocks are scanned until they are indexed again. It must not block.
 	OnIndex func(day int64, why error)
+	// OnFallback is told of every block that was written in version 1 although the cluster's format allows more, because encoding
+	// it in version 2 did not keep its lines: a fault of the program by which nothing is lost. It must not block.
+	OnFallback func(err error)
 	// FS is the file system of Pebble (the real one); the word index always lives on the real one.
 	FS vfs.FS
 	// Now is the clock of background work (time.Now). No answer depends on it.

@@ -21,8 +21,10 @@ func testStore(t testing.TB, dir string, opt Options) *Store {
 	t.Helper()
 	opt.Manual = true
 	opt.Now = func() time.Time { return time.Unix(0, (testDay+2)*DayNs+DayNs/2) }
+	opt.OnFallback = func(err error) { t.Error(err) }
 	s, err := New(opt)
 	if err == nil {
+		s.SetFormat(2)
 		err = s.Open(dir)
 	}
 	if err != nil {

@@ -136,7 +136,7 @@ func (w *walker) header(id uint64, v []byte) error {
 		c.stats.SkippedHeader++
 		return nil
 	}
-	f := c.reducer.Block(w.filter, h.Present(), h.HasFields)
+	f := c.reducer.Block(w.filter, &h)
 	if f.IsNone() {
 		c.stats.SkippedHeader++
 		return nil

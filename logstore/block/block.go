@@ -21,12 +21,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/triward/triward/agent/wire"
 )
-
-const version = 1
 
 // Bounds of a block.
 const (
@@ -57,14 +56,21 @@ var ErrDamaged = errors.New("damaged block")
 var ErrTooLarge = errors.New("lines do not fit into one block")
 
 const (
-	secTimes      = 1
-	secSeverities = 2
-	secIndexes    = 3
-	secOrdinals   = 4
-	secFields     = 5
-	secLengths    = 16
-	secText       = 17
+	secTimes       = 1
+	secSeverities  = 2
+	secIndexes     = 3
+	secOrdinals    = 4
+	secFields      = 5
+	secFieldNames  = 6
+	secLengths     = 16
+	secText        = 17
+	secTemplates   = 18
+	secTemplateIDs = 19
+	secColumns     = 1024 // and as many behind as there are groups
 )
+
+// maxFieldNames bounds the names of fields in one block that are kept as columns.
+const maxFieldNames = 1024
 
 // Line is one line. Text and Fields are not copied by Encode.
 type Line struct {
@@ -81,12 +87,14 @@ type Codec struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder
 	crc *crc32.Table
+
+	encoders sync.Pool // of *encoder
 }
 
 // NewCodec makes a Codec whose memory is bounded by the number of processors.
 func NewCodec() (*Codec, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
-		zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
+		zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true), zstd.WithAllLitEntropyCompression(true))
 	if err != nil {
 		return nil, fmt.Errorf("make zstd encoder: %w", err)
 	}
@@ -116,118 +124,92 @@ func (c *Codec) Decompress(dst, frame []byte) ([]byte, error) {
 	return out, nil
 }
 
-type section struct {
-	id  byte
-	raw []byte
-}
-
-func (c *Codec) pack(secs []section) ([]byte, error) {
-	raw := 0
-	for _, s := range secs {
-		raw += len(s.raw)
-	}
-	if raw > MaxRaw/2 {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooLarge, raw, MaxRaw/2)
-	}
-	dst := []byte{version}
-	dst = binary.AppendUvarint(dst, uint64(len(secs)))
-	stored := make([][]byte, len(secs))
-	for i, s := range secs {
-		codec := byte(1)
-		if stored[i] = c.enc.EncodeAll(s.raw, nil); len(stored[i]) >= len(s.raw) {
-			codec, stored[i] = 0, s.raw
-		}
-		dst = append(dst, s.id, codec)
-		dst = binary.AppendUvarint(dst, uint64(len(s.raw)))
-		dst = binary.AppendUvarint(dst, uint64(len(stored[i])))
-	}
-	for _, s := range stored {
-		dst = append(dst, s...)
-	}
-	return c.seal(dst), nil
-}
-
-// seal appends the checksum of b.
-func (c *Codec) seal(b []byte) []byte {
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, c.crc))
-}
-
-// unpack checks the container b and returns the stored sections by id.
-func (c *Codec) unpack(b []byte) (map[byte]stored, error) {
-	if len(b) < 6 || crc32.Checksum(b[:len(b)-4], c.crc) != binary.LittleEndian.Uint32(b[len(b)-4:]) {
-		return nil, fmt.Errorf("%w: checksum of %d bytes is wrong", ErrDamaged, len(b))
-	}
-	b = b[:len(b)-4]
-	if b[0] != version {
-		return nil, fmt.Errorf("%w: version %d, this program knows %d", ErrDamaged, b[0], version)
-	}
-	r := reader{b: b[1:]}
-	n := r.uvarint(64)
-	secs := make(map[byte]stored, n)
-	type entry struct {
-		id byte
-		s  stored
-		n  uint64
-	}
-	dir := make([]entry, 0, n)
-	for range n {
-		e := entry{id: r.byte(), s: stored{codec: r.byte()}}
-		e.s.rawLen = int(r.uvarint(MaxRaw))
-		e.n = r.uvarint(MaxRaw)
-		dir = append(dir, e)
-	}
-	for _, e := range dir {
-		e.s.b = r.bytes(int(e.n))
-		secs[e.id] = e.s
-		if e.id < 64 && e.id != secTimes && e.id != secSeverities && e.id != secIndexes && e.id != secOrdinals &&
-			e.id != secFields && e.id != secLengths && e.id != secText {
-			return nil, fmt.Errorf("%w: unknown section %d", ErrDamaged, e.id)
-		}
-	}
-	if r.bad {
-		return nil, fmt.Errorf("%w: directory of sections", ErrDamaged)
-	}
-	return secs, nil
-}
-
-type stored struct {
-	codec  byte
-	rawLen int
-	b      []byte
-}
-
-func (c *Codec) raw(dst []byte, s stored) ([]byte, error) {
-	switch s.codec {
-	case 0:
-		dst = append(dst, s.b...)
-	case 1:
-		if cap(dst) < s.rawLen {
-			dst = make([]byte, 0, s.rawLen)
-		}
-		out, err := c.dec.DecodeAll(s.b, dst)
-		if err != nil {
-			return dst, fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		dst = out
-	default:
-		return dst, fmt.Errorf("%w: unknown codec %d of a section", ErrDamaged, s.codec)
-	}
-	if len(dst) != s.rawLen {
-		return dst, fmt.Errorf("%w: section of %d bytes, %d written", ErrDamaged, len(dst), s.rawLen)
-	}
-	return dst, nil
+// Encoded is a block. Version is 1 although version 2 was asked for when that would not have come back as it was; Fallback
+// says why then. It is a fault of this program.
+type Encoded struct {
+	Columns, Text []byte
+	Version       int
+	Fallback      error
 }
 
 // Encode writes the columns and the text of lines, which the caller has sorted by time and position. It never
-// writes what the decoders would refuse: then it fails with ErrTooLarge.
-func (c *Codec) Encode(lines []Line) (columns, text []byte, err error) {
+// writes what the decoders would refuse: then it fails with ErrTooLarge. A block of version 2 is decoded and compared with the
+// lines before it is returned. voc, when it is not nil, is given all words of the lines, as by Vocabulary.Add for each.
+func (c *Codec) Encode(lines []Line, version int, voc *Vocabulary) (Encoded, error) {
+	size := 0
+	for i := range lines {
+		size += len(lines[i].Text)
+	}
+	if size > MaxRaw/2 {
+		return Encoded{}, fmt.Errorf("%w: %d bytes of text, at most %d are allowed", ErrTooLarge, size, MaxRaw/2)
+	}
+	if version == Version2 && len(lines) > 0 && len(lines) <= MaxLines {
+		out, err := c.encodeV2(lines, size, voc)
+		if err == nil || errors.Is(err, ErrTooLarge) {
+			return out, err
+		}
+		if voc != nil {
+			voc.Reset()
+		}
+		out, verr := c.encodeV1(lines, size, voc)
+		out.Fallback = err
+		return out, verr
+	}
+	return c.encodeV1(lines, size, voc)
+}
+
+func (c *Codec) encodeV2(lines []Line, size int, voc *Vocabulary) (Encoded, error) {
+	e := c.encoder()
+	defer c.release(e)
+	text, err := e.text(c, lines, size, voc)
+	if err != nil {
+		return Encoded{}, err
+	}
+	secs := basicColumns(lines)
+	if anyFields(lines) {
+		fields, ok := e.fieldColumns(lines)
+		if !ok {
+			fields = []section{{secFields, fieldRows(lines)}}
+		}
+		secs = append(secs, fields...)
+	}
+	columns, err := c.pack(Version2, secs)
+	if err != nil {
+		return Encoded{}, err
+	}
+	if err := e.verify(c, lines, columns, text); err != nil {
+		return Encoded{}, fmt.Errorf("verify a block of %d lines: %w", len(lines), err)
+	}
+	return Encoded{Columns: columns, Text: text, Version: Version2}, nil
+}
+
+func (c *Codec) encodeV1(lines []Line, size int, voc *Vocabulary) (Encoded, error) {
+	lengths, texts := make([]byte, 0, 2*len(lines)), make([]byte, 0, size)
+	for i := range lines {
+		lengths = binary.AppendUvarint(lengths, uint64(len(lines[i].Text)))
+		texts = append(texts, lines[i].Text...)
+		if voc != nil {
+			voc.Add(lines[i].Text)
+		}
+	}
+	secs := basicColumns(lines)
+	if anyFields(lines) {
+		secs = append(secs, section{secFields, fieldRows(lines)})
+	}
+	columns, err := c.pack(Version1, secs)
+	if err != nil {
+		return Encoded{}, err
+	}
+	text, err := c.pack(Version1, []section{{secLengths, lengths}, {secText, texts}})
+	return Encoded{Columns: columns, Text: text, Version: Version1}, err
+}
+
+// basicColumns are the columns that every line has.
+func basicColumns(lines []Line) []section {
 	n := len(lines)
 	times := make([]byte, 0, 4*n)
 	sev := make([]byte, n)
 	indexes, ords := make([]byte, 0, n), make([]byte, 0, n)
-	lengths := make([]byte, 0, 2*n)
-	var fields []byte
-	size, anyFields := 0, false
 	var t int64
 	var index uint64
 	var ord uint32
@@ -238,30 +220,28 @@ func (c *Codec) Encode(lines []Line) (columns, text []byte, err error) {
 		ords = binary.AppendVarint(ords, int64(l.Ord)-int64(ord))
 		t, index, ord = l.T, l.Index, l.Ord
 		sev[i] = byte(l.Severity)
-		lengths = binary.AppendUvarint(lengths, uint64(len(l.Text)))
-		size += len(l.Text)
-		anyFields = anyFields || len(l.Fields) > 0
 	}
-	secs := []section{{secTimes, times}, {secSeverities, sev}, {secIndexes, indexes}, {secOrdinals, ords}}
-	if anyFields {
-		for i := range lines {
-			fields = binary.AppendUvarint(fields, uint64(len(lines[i].Fields)))
-			for _, f := range lines[i].Fields {
-				fields = appendString(fields, f.Name)
-				fields = appendString(fields, f.Value)
-			}
-		}
-		secs = append(secs, section{secFields, fields})
-	}
-	texts := make([]byte, 0, size)
+	return []section{{secTimes, times}, {secSeverities, sev}, {secIndexes, indexes}, {secOrdinals, ords}}
+}
+
+func anyFields(lines []Line) bool {
 	for i := range lines {
-		texts = append(texts, lines[i].Text...)
+		if len(lines[i].Fields) > 0 {
+			return true
+		}
 	}
-	if columns, err = c.pack(secs); err != nil {
-		return nil, nil, err
+	return false
+}
+
+func fieldRows(lines []Line) (fields []byte) {
+	for i := range lines {
+		fields = binary.AppendUvarint(fields, uint64(len(lines[i].Fields)))
+		for _, f := range lines[i].Fields {
+			fields = appendString(fields, f.Name)
+			fields = appendString(fields, f.Value)
+		}
 	}
-	text, err = c.pack([]section{{secLengths, lengths}, {secText, texts}})
-	return columns, text, err
+	return fields
 }
 
 func appendString(dst []byte, s string) []byte {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -46,6 +47,16 @@ func randomLines(rng *rand.Rand, n int) []Line {
 	return lines
 }
 
+// encode wants the version that it asks for.
+func encode(t testing.TB, c *Codec, lines []Line, version int) (columns, text []byte) {
+	t.Helper()
+	out, err := c.Encode(lines, version, nil)
+	if err != nil || out.Version != version {
+		t.Fatalf("%d lines give version %d, %v: %v", len(lines), out.Version, out.Fallback, err)
+	}
+	return out.Columns, out.Text
+}
+
 func decode(c *Codec, columns, text []byte, n int) ([]Line, error) {
 	var cols Columns
 	var txt Text
@@ -72,18 +83,15 @@ func same(a, b Line) bool {
 func TestRoundTripAndDamage(t *testing.T) {
 	c := codec(t)
 	rng := rand.New(rand.NewPCG(5, 5))
-	for range 50 {
+	for round := range 100 {
 		lines := randomLines(rng, 1+rng.IntN(200))
-		columns, text, err := c.Encode(lines)
-		if err != nil {
-			t.Fatal(err)
-		}
+		columns, text := encode(t, c, lines, 1+round%2)
 		got, err := decode(c, columns, text, len(lines))
 		if err != nil || !slices.EqualFunc(got, lines, same) {
 			t.Fatalf("%d lines come back otherwise: %v", len(lines), err)
 		}
 		h := HeaderOf(lines)
-		if back, err := ParseHeader(h.Append(nil)); err != nil || back != h {
+		if back, err := ParseHeader(h.Append(nil, 1+round%2)); err != nil || round%2 == 1 && back != h || back.Lines != h.Lines {
 			t.Fatalf("header %+v comes back as %+v: %v", h, back, err)
 		}
 		for range 20 {
@@ -100,27 +108,36 @@ func TestRoundTripAndDamage(t *testing.T) {
 	}
 }
 
-// The bytes of format 1 are read for ever.
+// The bytes of both versions are read for ever.
 func TestGolden(t *testing.T) {
-	c := codec(t)
-	lines := []Line{
+	short := []Line{
 		{T: 1700000000000000000, Index: 7, Ord: 3, Severity: wire.SeverityInfo, Text: []byte("first 磁盘 line")},
 		{T: 1700000000000000001, Index: 6, Ord: 9, Severity: wire.SeverityError, Fields: []wire.Label{{Name: "code", Value: "503"}}, Text: []byte("second line\xff")},
 	}
-	var voc Vocabulary
-	for _, l := range lines {
-		voc.Add(l.Text)
+	testGolden(t, "testdata/block_v1.hex", Version1, short)
+	long := slices.Clone(short)
+	for i := range 40 { // every kind of column
+		long = append(long, Line{
+			T: 1700000000000000002 + int64(i), Index: 8, Ord: uint32(i), Severity: wire.SeverityInfo,
+			Text:   fmt.Appendf(nil, "用户 user=%s at %06d took %d ms code %03d id %x", []string{"ann", "bob"}[i%2], 100000+i, i*i*i, (i*7919)%1000, 0xdeadbeef),
+			Fields: []wire.Label{{Name: "code", Value: strconv.Itoa(200 + i%2)}, {Name: "user", Value: "ann"}},
+		})
 	}
-	columns, text, err := c.Encode(lines)
-	if err != nil {
-		t.Fatal(err)
+	testGolden(t, "testdata/block_v2.hex", Version2, long)
+}
+
+func testGolden(t *testing.T, file string, version int, lines []Line) {
+	c := codec(t)
+	var voc Vocabulary
+	out, err := c.Encode(lines, version, &voc)
+	if err != nil || out.Version != version {
+		t.Fatal(out.Version, err)
 	}
 	h := HeaderOf(lines)
 	now := []string{
-		"columns " + hex.EncodeToString(columns), "text " + hex.EncodeToString(text),
-		"header " + hex.EncodeToString(h.Append(nil)), "filter " + hex.EncodeToString(voc.Filter()),
+		"columns " + hex.EncodeToString(out.Columns), "text " + hex.EncodeToString(out.Text),
+		"header " + hex.EncodeToString(h.Append(nil, version)), "filter " + hex.EncodeToString(voc.Filter()),
 	}
-	const file = "testdata/block_v1.hex"
 	if os.Getenv("UPDATE_GOLDEN") != "" {
 		if err := os.WriteFile(file, []byte(strings.Join(now, "\n")+"\n"), 0o644); err != nil {
 			t.Fatal(err)
@@ -137,15 +154,18 @@ func TestGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := decode(c, parts["columns"], parts["text"], 2)
+	got, err := decode(c, parts["columns"], parts["text"], len(lines))
 	if err != nil || !slices.EqualFunc(got, lines, same) {
-		t.Errorf("the golden block reads as %+v: %v", got, err)
+		t.Errorf("the golden block of %s reads as %+v: %v", file, got, err)
+	}
+	if version == Version1 {
+		h.names = ""
 	}
 	if back, err := ParseHeader(parts["header"]); err != nil || back != h {
-		t.Errorf("the golden header reads as %+v: %v", back, err)
+		t.Errorf("the golden header of %s reads as %+v: %v", file, back, err)
 	}
 	if !bytes.Equal(parts["filter"], voc.Filter()) {
-		t.Error("filters differ from format 1: words would not be found")
+		t.Errorf("filters differ from those of %s: words would not be found", file)
 	}
 }
 
@@ -180,10 +200,7 @@ func TestVocabularyHoldsEveryWord(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	c := codec(f)
-	columns, text, err := c.Encode(randomLines(rand.New(rand.NewPCG(1, 1)), 5))
-	if err != nil {
-		f.Fatal(err)
-	}
+	columns, text := encode(f, c, randomLines(rand.New(rand.NewPCG(1, 1)), 5), Version1)
 	f.Add(columns[:len(columns)-4], text[:len(text)-4], 5)
 	f.Fuzz(func(t *testing.T, columns, text []byte, n int) {
 		columns, text = c.seal(columns), c.seal(text) // past the checksum
@@ -200,27 +217,29 @@ func FuzzDecode(f *testing.F) {
 
 // What Encode writes can be read, and what could not be read it does not write.
 func TestEncodeRefusesWhatDecodersWould(t *testing.T) {
-	c := codec(t)
-	field := []wire.Label{{Name: "body", Value: strings.Repeat("x", 1<<20)}}
-	var lines []Line
-	for i := range MaxRaw >> 20 {
-		lines = append(lines, Line{T: int64(i), Fields: field})
-	}
-	if columns, _, err := c.Encode(lines); !errors.Is(err, ErrTooLarge) || columns != nil {
-		t.Errorf("%d MiB of fields give %d bytes and %v", MaxRaw>>20, len(columns), err)
-	}
-	lines = lines[:MaxRaw>>22]
-	columns, text, err := c.Encode(lines)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := decode(c, columns, text, len(lines)); err != nil || !slices.EqualFunc(got, lines, same) {
-		t.Errorf("%d lines come back as %d: %v", len(lines), len(got), err)
-	}
-	for i := range lines {
-		lines[i].Text, lines[i].Fields = make([]byte, 4<<20), nil
-	}
-	if _, text, err := c.Encode(lines); !errors.Is(err, ErrTooLarge) || text != nil {
-		t.Errorf("%d MiB of text give %d bytes and %v", len(lines)*4, len(text), err)
+	for _, version := range []int{Version1, Version2} {
+		c := codec(t)
+		field := []wire.Label{{Name: "body", Value: strings.Repeat("x", 1<<20)}}
+		var lines []Line
+		for i := range MaxRaw >> 20 {
+			lines = append(lines, Line{T: int64(i), Fields: field})
+			if i%2 == 1 { // else one constant holds them all
+				lines[i].Fields = []wire.Label{{Name: "body", Value: strings.Repeat("y", i) + field[0].Value}}
+			}
+		}
+		if out, err := c.Encode(lines, version, nil); !errors.Is(err, ErrTooLarge) || out.Columns != nil {
+			t.Errorf("version %d: %d MiB of fields give %d bytes and %v", version, MaxRaw>>20, len(out.Columns), err)
+		}
+		lines = lines[:MaxRaw>>22]
+		columns, text := encode(t, c, lines, version)
+		if got, err := decode(c, columns, text, len(lines)); err != nil || !slices.EqualFunc(got, lines, same) {
+			t.Errorf("version %d: %d lines come back as %d: %v", version, len(lines), len(got), err)
+		}
+		for i := range lines {
+			lines[i].Text, lines[i].Fields = make([]byte, 4<<20), nil
+		}
+		if out, err := c.Encode(lines, version, nil); !errors.Is(err, ErrTooLarge) || out.Text != nil {
+			t.Errorf("version %d: %d MiB of text give %d bytes and %v", version, len(lines)*4, len(out.Text), err)
+		}
 	}
 }

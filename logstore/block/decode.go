@@ -15,7 +15,9 @@ type Columns struct {
 	Ords       []uint32
 	Fields     [][]wire.Label // nil unless asked for and there are any
 
-	buf, strs []byte
+	secs sections
+	buf  []byte
+	cols columnSet
 }
 
 // Text is the decoded text of a block: text i ends at Ends[i].
@@ -23,7 +25,9 @@ type Text struct {
 	Bytes []byte
 	Ends  []uint32
 
-	buf []byte
+	secs sections
+	buf  []byte
+	view *View // of version 2
 }
 
 // What says which columns are wanted besides times and severities.
@@ -34,14 +38,18 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 	if count < 0 || count > 1<<20 {
 		return fmt.Errorf("%w: %d lines", ErrDamaged, count)
 	}
-	secs, err := c.unpack(b)
+	version, secs, err := c.unpack(out.secs, b)
 	if err != nil {
 		return err
 	}
+	if version >= Version2 && count > MaxLines {
+		return fmt.Errorf("%w: %d lines", ErrDamaged, count)
+	}
+	out.secs = secs
 	out.N = count
 	out.Fields = nil
-	load := func(id byte) (reader, error) {
-		if out.buf, err = c.raw(out.buf[:0], secs[id]); err != nil {
+	load := func(id uint32) (reader, error) {
+		if out.buf, err = c.raw(out.buf, secs.get(id)); err != nil {
 			return reader{}, fmt.Errorf("section %d: %w", id, err)
 		}
 		return reader{b: out.buf}, nil
@@ -57,7 +65,7 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		out.Times[i] = t
 	}
 	bad := r.bad || len(r.b) != 0
-	if out.Severities, err = c.raw(out.Severities[:0], secs[secSeverities]); err != nil {
+	if out.Severities, err = c.raw(out.Severities, secs.get(secSeverities)); err != nil {
 		return fmt.Errorf("section %d: %w", secSeverities, err)
 	}
 	bad = bad || len(out.Severities) != count
@@ -86,11 +94,19 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		}
 		bad = bad || r.bad || len(r.b) != 0
 	}
-	if _, there := secs[secFields]; what.Fields && there {
+	if _, there := secs.find(secFields); what.Fields && there {
 		if r, err = load(secFields); err != nil {
 			return err
 		}
 		bad = !out.fields(&r) || bad
+	}
+	if _, there := secs.find(secFieldNames); what.Fields && there {
+		if r, err = load(secFieldNames); err != nil {
+			return err
+		}
+		if err := out.fieldColumns(c, &r); err != nil {
+			return err
+		}
 	}
 	if bad {
 		return fmt.Errorf("%w: a column is not %d lines long", ErrDamaged, count)
@@ -130,14 +146,29 @@ func (c *Codec) DecodeText(out *Text, b []byte, count int) error {
 	if count < 0 || count > 1<<20 {
 		return fmt.Errorf("%w: %d lines", ErrDamaged, count)
 	}
-	secs, err := c.unpack(b)
+	if len(b) > 0 && b[0] != Version1 {
+		if out.view == nil {
+			out.view = &View{}
+		}
+		if _, err := c.View(out.view, b, count); err != nil {
+			return err
+		}
+		return out.view.decode(out)
+	}
+	_, secs, err := c.unpack(out.secs, b)
 	if err != nil {
 		return err
 	}
-	if out.Bytes, err = c.raw(out.Bytes[:0], secs[secText]); err != nil {
+	out.secs = secs
+	return c.readTexts(out, secs, count)
+}
+
+// readTexts reads texts that are one behind the other.
+func (c *Codec) readTexts(out *Text, secs sections, count int) (err error) {
+	if out.Bytes, err = c.raw(out.Bytes, secs.get(secText)); err != nil {
 		return fmt.Errorf("section %d: %w", secText, err)
 	}
-	if out.buf, err = c.raw(out.buf[:0], secs[secLengths]); err != nil {
+	if out.buf, err = c.raw(out.buf, secs.get(secLengths)); err != nil {
 		return fmt.Errorf("section %d: %w", secLengths, err)
 	}
 	r := reader{b: out.buf}
@@ -154,6 +185,72 @@ func (c *Codec) DecodeText(out *Text, b []byte, count int) error {
 		return fmt.Errorf("%w: lengths of texts", ErrDamaged)
 	}
 	return nil
+}
+
+// fieldColumns reads fields by name. The strings are copies of their own.
+func (c *Columns) fieldColumns(codec *Codec, r *reader) error {
+	bad := fmt.Errorf("%w: names of fields", ErrDamaged)
+	n := int(r.uvarint(maxFieldNames))
+	names, bitmaps, rows := make([]string, n), make([][]byte, n), make([]uint32, n)
+	total := 0
+	for j := range n {
+		names[j] = string(r.bytes(int(r.uvarint(MaxRaw))))
+		rows[j] = uint32(r.uvarint(uint64(c.N)))
+		if total += int(rows[j]); int(rows[j]) < c.N {
+			bitmaps[j] = r.bytes((c.N + 7) / 8)
+		}
+		if r.bad || rows[j] == 0 || total > 2*wire.MaxFields*c.N {
+			return bad
+		}
+	}
+	if !c.cols.open(codec, c.secs, rows, r) || len(r.b) != 0 {
+		return bad
+	}
+	counts := make([]int, c.N)
+	for j := range n {
+		eachRow(bitmaps[j], c.N, func(i int) { counts[i]++ })
+	}
+	arena := make([]wire.Label, total)
+	c.Fields = make([][]wire.Label, c.N)
+	at := 0
+	for i, k := range counts {
+		if k > 0 && at+k <= total {
+			c.Fields[i] = arena[at : at : at+k]
+		}
+		at += k
+	}
+	if at != total {
+		return bad
+	}
+	for j := range n {
+		v, err := c.cols.column(j)
+		if err != nil {
+			return err
+		}
+		all, k := string(v.data), 0
+		eachRow(bitmaps[j], c.N, func(i int) {
+			if k >= v.Len() {
+				k++
+				return
+			}
+			from, to := v.place(v.Entry(k))
+			c.Fields[i] = append(c.Fields[i], wire.Label{Name: names[j], Value: all[from:to]})
+			k++
+		})
+		if k != v.Len() {
+			return bad
+		}
+	}
+	return nil
+}
+
+// eachRow calls fn for the lines of a bitmap, for all n when it is nil.
+func eachRow(bitmap []byte, n int, fn func(i int)) {
+	for i := range n {
+		if bitmap == nil || bitmap[i/8]&(1<<(i%8)) != 0 {
+			fn(i)
+		}
+	}
 }
 
 // At returns text i.

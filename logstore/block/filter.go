@@ -19,7 +19,7 @@ func WordHash(word string) uint64 { return words.Hash([]byte(word)) }
 // MayHold reports whether the block of the filter may hold a word with the hash. Filters that are no filters of
 // this format may hold everything.
 func MayHold(filter []byte, hash uint64) bool {
-	if len(filter) < 3 || filter[0] != version {
+	if len(filter) < 3 || filter[0] != Version1 {
 		return true
 	}
 	bits := filter[2:]
@@ -71,6 +71,19 @@ func (v *Vocabulary) Add(text []byte) {
 	}
 }
 
+// addSpan takes the word of a slot.
+func (v *Vocabulary) addSpan(word []byte, s *span) {
+	if !v.words.add(s.hash) || s.lead == s.start {
+		return
+	}
+	v.fold = words.AppendFold(v.fold[:0], word)
+	lead := int(s.lead - s.start)
+	if !s.ascii {
+		lead = words.Lead(string(v.fold))
+	}
+	v.term(words.Term(v.fold, lead))
+}
+
 // addCJK adds a character, and the pair it makes with the one before.
 func (v *Vocabulary) addCJK(char []byte, pairLen int) int {
 	v.fold = words.AppendFold(v.fold[:pairLen], char)
@@ -100,7 +113,7 @@ func (v *Vocabulary) Filter() []byte {
 		n = 64
 	}
 	out := make([]byte, 2+n/8)
-	out[0], out[1] = version, filterProbes
+	out[0], out[1] = Version1, filterProbes
 	bits := out[2:]
 	v.words.each(func(hash uint64) {
 		at, step := uint32(hash>>32), uint32(hash)|1

@@ -3,7 +3,7 @@
 //
 // What a filter means is defined on one line alone (Match); Select is the same for many lines at once, Reducer
 // and Need only let a store pass over lines that cannot match. The package may import agent/wire and
-// logstore/words, and must not import the store.
+// logstore/words and logstore/block, and must not import the store.
 package query
 
 import (
@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
 	"github.com/triward/triward/logstore/words"
 )
 
@@ -230,12 +231,13 @@ func (f *Filter) rewrite(leaf func(*Filter) *Filter) *Filter {
 }
 
 // reduceBlock is Reducer.Block.
-func (f *Filter) reduceBlock(present uint16, fields bool) *Filter {
+func (f *Filter) reduceBlock(h *block.Header) *Filter {
+	present := h.Present()
 	return f.rewrite(func(l *Filter) *Filter {
 		switch {
-		case l.op == opSeverity && l.mask&present == 0, l.op == opField && !fields:
+		case l.op == opSeverity && l.mask&present == 0, l.op == opField && !h.MayHaveField(l.field):
 			return None()
-		case l.op == opValue && !fields:
+		case l.op == opValue && !h.MayHaveField(l.field):
 			return constant(l.matcher.Matches(""))
 		case l.op == opSeverity && present&^l.mask == 0:
 			return All()

@@ -99,8 +99,8 @@ func TestLeavesAreTheSameReduced(t *testing.T) {
 					if has {
 						b.Fields = some
 					}
-					got := r.Block(st, 1, has).Select(&b, Range(b.N, 0, b.N))
-					if r.Block(st, 1, has).IsNone() {
+					got := r.Block(st, headerOf(wire.SeverityUnknown, has)).Select(&b, Range(b.N, 0, b.N))
+					if r.Block(st, headerOf(wire.SeverityUnknown, has)).IsNone() {
 						got = make(Bits, 1)
 					}
 					for i, fs := range some {

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
 	"github.com/triward/triward/logstore/words"
 )
 
@@ -127,8 +128,19 @@ type Lines struct {
 	// Done, when it is closed, has Select give up: what it returns then means nothing.
 	Done <-chan struct{}
 
-	lowered []byte
-	looked  uint
+	// View has the texts in place of Text and Ends when it is not nil; Plans goes with it. When its Err fails afterwards, what was
+	// selected is void.
+	View  *block.View
+	Plans *Plans
+
+	lowered  []byte
+	text     []byte   // of one line of View
+	rows     []uint16 // of one template
+	entries  []bool   // of one column
+	flat     *Lines   // lines of View without a template, when there are any
+	flatRows []uint16
+	flatRead bool
+	looked   uint
 }
 
 // Line returns the text of line i.
@@ -140,7 +152,9 @@ func (b *Lines) Line(i int) []byte {
 }
 
 // Reset makes b ready for other columns, keeping its memory.
-func (b *Lines) Reset() { *b = Lines{lowered: b.lowered[:0], Fields: b.Fields[:0], Ends: b.Ends[:0]} }
+func (b *Lines) Reset() {
+	*b = Lines{lowered: b.lowered[:0], Fields: b.Fields[:0], Ends: b.Ends[:0], text: b.text, rows: b.rows, entries: b.entries, flat: b.flat}
+}
 
 // gone reports whether nobody waits for the answer any more. It looks now and then.
 func (b *Lines) gone() bool {
@@ -234,7 +248,11 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 	out := make(Bits, len(in))
 	switch f.op {
 	case opPhrase, opLiteral, opRegex:
-		f.selectText(b, in, out)
+		if b.View != nil {
+			f.selectView(b, in, out)
+		} else {
+			f.selectText(b, in, out)
+		}
 	case opSeverity:
 		in.Each(func(i int) {
 			if f.mask&(1<<b.Severities[i]) != 0 {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
 )
 
 func TestParseDecidesLines(t *testing.T) {
@@ -39,7 +40,7 @@ func TestParseDecidesLines(t *testing.T) {
 		}
 		reducer := f.Reducer()
 		r := reducer.Stream(line.Kind, line.Labels.Get)
-		if r.Match(line) != want || reducer.Block(r, 1<<line.Severity, true).Match(line) != want {
+		if r.Match(line) != want || reducer.Block(r, headerOf(line.Severity, true)).Match(line) != want {
 			t.Errorf("%q: reduced it decides otherwise", text)
 		}
 	}
@@ -98,13 +99,13 @@ func TestReducerSharesFilters(t *testing.T) {
 		})
 		one := r.Stream(wire.StreamLog, labels.Get)
 		filters[one] = true
-		filters[r.Block(one, 1<<wire.SeverityInfo, i%2 == 0)] = true
+		filters[r.Block(one, headerOf(wire.SeverityInfo, i%2 == 0))] = true
 		for _, text := range []string{"error", "fine"} {
 			line := &Line{Kind: wire.StreamLog, Labels: labels, Severity: wire.SeverityInfo, Text: []byte(text)}
 			if i%2 == 0 {
 				line.Fields = []wire.Label{{Name: "code", Value: "503"}}
 			}
-			if want := f.Match(line); one.Match(line) != want || r.Block(one, 1<<wire.SeverityInfo, i%2 == 0).Match(line) != want {
+			if want := f.Match(line); one.Match(line) != want || r.Block(one, headerOf(wire.SeverityInfo, i%2 == 0)).Match(line) != want {
 				t.Fatalf("stream %v, %q: not %t", labels, text, want)
 			}
 		}
@@ -112,4 +113,10 @@ func TestReducerSharesFilters(t *testing.T) {
 	if len(filters) > 20 {
 		t.Errorf("%d filters", len(filters))
 	}
+}
+
+func headerOf(s wire.Severity, fields bool) *block.Header {
+	h := &block.Header{HasFields: fields}
+	h.Severities[s] = 1
+	return h
 }

@@ -1,6 +1,9 @@
 package query
 
-import "github.com/triward/triward/agent/wire"
+import (
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
+)
 
 // Reducer reduces one filter to many streams and blocks, one after the other. What settles the same leaves in the same
 // way gets the same filter, so that many streams do not mean many filters. It is not safe for concurrent use.
@@ -16,6 +19,7 @@ type blockCase struct {
 	filter  *Filter
 	present uint16
 	fields  bool
+	names   string
 }
 
 // maxReduced bounds the filters of each kind that a Reducer remembers; a query with very many conditions on labels may
@@ -107,13 +111,12 @@ func settle(is bool) byte {
 	return no
 }
 
-// Block reduces a filter that Stream returned to lines whose severities are all in present (bits 1<<severity) and which
-// have no structured fields when fields is false.
-func (r *Reducer) Block(f *Filter, present uint16, fields bool) *Filter {
-	k := blockCase{f, present, fields}
+// Block reduces a filter that Stream returned to the lines of a block.
+func (r *Reducer) Block(f *Filter, h *block.Header) *Filter {
+	k := blockCase{f, h.Present(), h.HasFields, h.FieldNames()}
 	out, ok := r.blocks[k]
 	if !ok {
-		out = f.reduceBlock(present, fields)
+		out = f.reduceBlock(h)
 		if len(r.blocks) < maxReduced {
 			r.blocks[k] = out
 		}

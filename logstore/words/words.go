@@ -300,6 +300,16 @@ func Caseless(folded string) bool {
 	return true
 }
 
+// ASCII reports whether a folded word is ASCII only: then what folds to it is so too, and as long.
+func ASCII(folded string) bool {
+	for i := range len(folded) {
+		if folded[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
 // MaxTerm bounds a term of the word index, in bytes.
 const MaxTerm = 40
 

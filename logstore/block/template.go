@@ -1,0 +1,203 @@
+package block
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/triward/triward/agent/wire"
+)
+
+// encoder is the memory of one Encode.
+type encoder struct {
+	cut   cutter
+	cols  columnWriter
+	rows  [][]int32 // lines of each template
+	data  []byte
+	ends  []uint32
+	spans []*span
+
+	check     Text
+	checkCols Columns
+}
+
+// maxKept bounds the memory that an encoder keeps for the next block.
+const maxKept = 4 << 20
+
+func (c *Codec) encoder() *encoder {
+	if e, ok := c.encoders.Get().(*encoder); ok {
+		return e
+	}
+	return &encoder{}
+}
+
+func (c *Codec) release(e *encoder) {
+	if cap(e.cut.spans) < maxKept/32 && cap(e.data) < maxKept && cap(e.check.Bytes) < 2*maxKept {
+		c.encoders.Put(e)
+	}
+}
+
+// text writes the container of text of version 2 and gives the words of the lines to voc, when there is one.
+func (e *encoder) text(c *Codec, lines []Line, size int, voc *Vocabulary) ([]byte, error) {
+	k := &e.cut
+	kept := k.cut(lines)
+	for len(e.rows) < kept {
+		e.rows = append(e.rows, nil)
+	}
+	for t := range kept {
+		e.rows[t] = e.rows[t][:0]
+	}
+	ids := make([]byte, len(lines), 2*len(lines)) // low bytes, then high ones when they are needed
+	var lengths, flat []byte
+	for i := range lines {
+		id := k.idOf(i)
+		ids[i] = byte(id)
+		if id > 0 {
+			e.rows[id-1] = append(e.rows[id-1], int32(i))
+			continue
+		}
+		lengths = binary.AppendUvarint(lengths, uint64(len(lines[i].Text)))
+		flat = append(flat, lines[i].Text...)
+		if voc != nil {
+			voc.Add(lines[i].Text)
+		}
+	}
+	if kept > 255 {
+		for i := range lines {
+			ids = append(ids, byte(k.idOf(i)>>8))
+		}
+	}
+	dict := binary.AppendUvarint(nil, uint64(size))
+	dict = binary.AppendUvarint(dict, uint64(kept))
+	e.cols.reset()
+	var classes []byte
+	for t := range kept {
+		rows := e.rows[t]
+		exemplar := int(rows[0])
+		text, slots := lines[exemplar].Text, int(k.first[exemplar+1]-k.first[exemplar])
+		dict = binary.AppendUvarint(dict, uint64(len(rows)))
+		dict = binary.AppendUvarint(dict, uint64(slots))
+		k.pieces(text, exemplar, func(p []byte) { dict = binary.AppendUvarint(dict, uint64(len(p))) })
+		k.pieces(text, exemplar, func(p []byte) {
+			dict = append(dict, p...)
+			if voc != nil {
+				voc.Add(p)
+			}
+		})
+		classes = classes[:0]
+		for s := range slots {
+			classes = append(classes, byte(e.column(lines, rows, s, voc)))
+		}
+		dict = append(dict, classes...)
+	}
+	e.cols.flush()
+	dict = e.cols.appendCounts(dict)
+	secs := make([]section, 0, 4+len(e.cols.groups))
+	if len(lengths) > 0 {
+		secs = append(secs, section{secLengths, lengths}, section{secText, flat})
+	}
+	secs = append(secs, section{secTemplates, dict}, section{secTemplateIDs, ids})
+	return c.pack(Version2, append(secs, e.cols.groups...))
+}
+
+// column writes the values of slot s of lines with one template and returns what characters they have.
+func (e *encoder) column(lines []Line, rows []int32, s int, voc *Vocabulary) Classes {
+	e.data, e.ends, e.spans = e.data[:0], e.ends[:0], e.spans[:0]
+	for _, i := range rows {
+		sp := &e.cut.spans[int(e.cut.first[i])+s]
+		e.data = append(e.data, lines[i].Text[sp.start:sp.end]...)
+		e.ends = append(e.ends, uint32(len(e.data)))
+		e.spans = append(e.spans, sp)
+	}
+	distinct := e.cols.put(e.data, e.ends)
+	switch {
+	case voc == nil:
+	case distinct != nil:
+		for _, k := range distinct {
+			voc.addSpan(valueAt(e.data, e.ends, k), e.spans[k])
+		}
+	default:
+		for k, sp := range e.spans {
+			voc.addSpan(valueAt(e.data, e.ends, k), sp)
+		}
+	}
+	return classesOf(e.data)
+}
+
+// fieldColumns writes the fields by name. ok is false when the fields of a line are not sorted by name, each once, or when
+// there are very many names; such fields are written line by line.
+func (e *encoder) fieldColumns(lines []Line) (secs []section, ok bool) {
+	byName := map[string][]int32{}
+	for i := range lines {
+		for j, f := range lines[i].Fields {
+			if j > 0 && lines[i].Fields[j-1].Name >= f.Name {
+				return nil, false
+			}
+			byName[f.Name] = append(byName[f.Name], int32(i))
+		}
+		if len(byName) > maxFieldNames {
+			return nil, false
+		}
+	}
+	names := make([]string, 0, len(byName))
+	for name := range byName {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	dir := binary.AppendUvarint(nil, uint64(len(names)))
+	e.cols.reset()
+	bitmap := make([]byte, (len(lines)+7)/8)
+	for _, name := range names {
+		rows := byName[name]
+		dir = appendString(dir, name)
+		dir = binary.AppendUvarint(dir, uint64(len(rows)))
+		if len(rows) < len(lines) {
+			clear(bitmap)
+			for _, i := range rows {
+				bitmap[i/8] |= 1 << (i % 8)
+			}
+			dir = append(dir, bitmap...)
+		}
+		e.data, e.ends = e.data[:0], e.ends[:0]
+		for _, i := range rows {
+			e.data = append(e.data, wire.Labels(lines[i].Fields).Get(name)...)
+			e.ends = append(e.ends, uint32(len(e.data)))
+		}
+		e.cols.put(e.data, e.ends)
+	}
+	e.cols.flush()
+	dir = e.cols.appendCounts(dir)
+	return append([]section{{secFieldNames, dir}}, e.cols.groups...), true
+}
+
+var errDifferent = errors.New("what was encoded decodes to something else")
+
+// verify decodes a block and compares it with the lines it was made of.
+func (e *encoder) verify(c *Codec, lines []Line, columns, text []byte) error {
+	if err := c.DecodeColumns(&e.checkCols, columns, len(lines), What{Positions: true, Fields: true}); err != nil {
+		return fmt.Errorf("columns: %w", err)
+	}
+	if err := c.DecodeText(&e.check, text, len(lines)); err != nil {
+		return fmt.Errorf("text: %w", err)
+	}
+	cols := &e.checkCols
+	for i := range lines {
+		l := &lines[i]
+		if !bytes.Equal(e.check.At(i), l.Text) {
+			return fmt.Errorf("%w: text of line %d", errDifferent, i)
+		}
+		if cols.Times[i] != l.T || cols.Indexes[i] != l.Index || cols.Ords[i] != l.Ord || cols.Severities[i] != byte(l.Severity) {
+			return fmt.Errorf("%w: columns of line %d", errDifferent, i)
+		}
+		var fields []wire.Label
+		if cols.Fields != nil {
+			fields = cols.Fields[i]
+		}
+		if !slices.Equal(fields, l.Fields) {
+			return fmt.Errorf("%w: fields of line %d", errDifferent, i)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,274 @@
+package query
+
+import (
+	"bytes"
+
+	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/words"
+)
+
+// A leaf about text is decided once for a template where it can be: on all lines of it or on none, or by the values of some slots.
+// Only what is left is decided line by line, on the text put together again.
+
+// verdict is what a template alone says of a leaf.
+type verdict struct {
+	how  how
+	alts [][]cond // of byValue: a line matches when all of any alternative hold
+}
+
+type how uint8
+
+const (
+	noLine how = iota
+	allLines
+	byValue // by the values of slots
+	byText  // by the text of each line
+)
+
+// cond asks for a word of a phrase in a slot.
+type cond struct{ slot, word int }
+
+// Plans remembers verdicts, so that templates that many blocks have are looked at once a query. The zero Plans is ready. It is
+// bounded, and not safe for concurrent use.
+type Plans struct {
+	leaves map[*Filter]*leafPlan
+	bytes  int
+}
+
+type leafPlan struct {
+	verdicts map[string]verdict
+	machine  *machine
+}
+
+// Bounds of Plans.
+const (
+	maxPlanBytes = 8 << 20
+	maxPlanKey   = 4 << 10 // longer templates are looked at every time
+)
+
+func (p *Plans) leaf(f *Filter) *leafPlan {
+	l, ok := p.leaves[f]
+	if !ok {
+		if p.leaves == nil {
+			p.leaves = map[*Filter]*leafPlan{}
+		}
+		l = &leafPlan{verdicts: map[string]verdict{}, machine: f.machine()}
+		p.leaves[f] = l
+	}
+	return l
+}
+
+// of returns the verdict of a template.
+func (p *Plans) of(f *Filter, t *block.Template) verdict {
+	l, key := p.leaf(f), t.Case()
+	if v, ok := l.verdicts[string(key)]; ok {
+		return v
+	}
+	v := f.judge(t, l.machine)
+	if len(key) <= maxPlanKey {
+		if p.bytes += len(key) + 128; p.bytes > maxPlanBytes {
+			for _, other := range p.leaves {
+				clear(other.verdicts)
+			}
+			p.bytes = 0
+		}
+		l.verdicts[string(key)] = v
+	}
+	return v
+}
+
+func (f *Filter) judge(t *block.Template, m *machine) verdict {
+	if t.Slots() == 0 { // it is the line
+		if f.matchText(t.Piece(0)) {
+			return verdict{how: allLines}
+		}
+		return verdict{}
+	}
+	if f.op == opPhrase {
+		return f.judgePhrase(t)
+	}
+	for i := range t.Slots() + 1 {
+		if f.inPiece(t.Piece(i), m) {
+			return verdict{how: allLines}
+		}
+	}
+	if m != nil && !m.possible(t) {
+		return verdict{}
+	}
+	return verdict{how: byText}
+}
+
+// inPiece reports whether a piece makes every line match that it is in.
+func (f *Filter) inPiece(piece []byte, m *machine) bool {
+	if f.op == opLiteral {
+		return bytes.Contains(piece, []byte(f.literal))
+	}
+	return m != nil && m.free && f.matchText(piece)
+}
+
+// unit is a word of a template or a slot.
+type unit struct {
+	word []byte
+	slot int // -1 for a word
+}
+
+func units(t *block.Template) (out []unit) {
+	for i := range t.Slots() + 1 {
+		piece := t.Piece(i)
+		for s := (words.Scanner{Text: piece}); s.Next(); {
+			out = append(out, unit{piece[s.Start:s.End], -1})
+		}
+		if i < t.Slots() {
+			out = append(out, unit{slot: i})
+		}
+	}
+	return out
+}
+
+// judgePhrase finds where in the template the phrase may stand.
+func (f *Filter) judgePhrase(t *block.Template) (v verdict) {
+	us := units(t)
+	for from := range us {
+		if from+len(f.words) > len(us) {
+			break
+		}
+		var conds []cond
+		fits := true
+		for j := 0; fits && j < len(f.words); j++ {
+			u, last := us[from+j], f.prefix && j == len(f.words)-1
+			switch {
+			case u.slot < 0:
+				fits = words.Same(u.word, f.words[j], last)
+			case t.MayBeValue(u.slot, f.words[j], last):
+				conds = append(conds, cond{u.slot, j})
+			default:
+				fits = false
+			}
+		}
+		if fits && len(conds) == 0 {
+			return verdict{how: allLines}
+		}
+		if fits {
+			v.how = byValue
+			v.alts = append(v.alts, conds)
+		}
+	}
+	return v
+}
+
+// selectView is selectText for the texts of a View.
+func (f *Filter) selectView(b *Lines, in, out Bits) {
+	v := b.View
+	for i := range v.Templates() {
+		t := v.Template(i)
+		switch d := b.Plans.of(f, t); d.how {
+		case allLines:
+			for _, line := range t.Lines() {
+				if in.Has(int(line)) {
+					out.set(int(line))
+				}
+			}
+		case byValue:
+			f.selectValues(b, t, d.alts, in, out)
+		case byText:
+			for _, line := range t.Lines() {
+				if !in.Has(int(line)) {
+					continue
+				}
+				if b.text = v.Append(b.text[:0], int(line)); v.Err() != nil {
+					return
+				}
+				if f.matchText(b.text) {
+					out.set(int(line))
+				}
+			}
+		}
+	}
+	f.selectFlat(b, in, out)
+}
+
+// selectValues decides the lines of a template by the values of its slots.
+func (f *Filter) selectValues(b *Lines, t *block.Template, alts [][]cond, in, out Bits) {
+	lines := t.Lines()
+	for _, conds := range alts {
+		rows := b.rows[:0]
+		for k, line := range lines {
+			if in.Has(int(line)) && !out.Has(int(line)) {
+				rows = append(rows, uint16(k))
+			}
+		}
+		b.rows = rows
+		for _, c := range conds {
+			if len(rows) == 0 {
+				break
+			}
+			column := t.Column(c.slot)
+			if column == nil {
+				return
+			}
+			rows = f.keepRows(b, column, c.word, rows)
+		}
+		for _, k := range rows {
+			out.set(int(lines[k]))
+		}
+	}
+}
+
+// keepRows keeps the rows whose value is a word of the phrase.
+func (f *Filter) keepRows(b *Lines, column *block.Values, word int, rows []uint16) []uint16 {
+	w, prefix := f.words[word], f.prefix && word == len(f.words)-1
+	if width, fixed := column.Width(); fixed && (width < len(w) || width > len(w) && !prefix) && words.ASCII(w) {
+		return rows[:0]
+	}
+	kept := rows[:0]
+	if n := column.Entries(); n < column.Len() {
+		b.entries = b.entries[:0]
+		for e := range n {
+			b.entries = append(b.entries, words.Same(column.Value(e), w, prefix))
+		}
+		for _, k := range rows {
+			if b.entries[column.Entry(int(k))] {
+				kept = append(kept, k)
+			}
+		}
+		return kept
+	}
+	for _, k := range rows {
+		if words.Same(column.Value(int(k)), w, prefix) {
+			kept = append(kept, k)
+		}
+	}
+	return kept
+}
+
+// selectFlat decides the lines that have no template.
+func (f *Filter) selectFlat(b *Lines, in, out Bits) {
+	if !b.flatRead {
+		b.flatRead = true
+		rows, text := b.View.Flat()
+		b.flatRows = rows
+		if len(rows) > 0 {
+			lowered := []byte(nil)
+			if b.flat != nil {
+				lowered = b.flat.lowered[:0]
+			}
+			b.flat = &Lines{N: len(rows), Text: text.Bytes, Ends: text.Ends, lowered: lowered}
+		}
+	}
+	if len(b.flatRows) == 0 {
+		return
+	}
+	sub, found := make(Bits, (len(b.flatRows)+63)/64), make(Bits, (len(b.flatRows)+63)/64)
+	any := false
+	for k, line := range b.flatRows {
+		if in.Has(int(line)) {
+			sub.set(k)
+			any = true
+		}
+	}
+	if !any {
+		return
+	}
+	f.selectText(b.flat, sub, found)
+	found.Each(func(k int) { out.set(int(b.flatRows[k])) })
+}

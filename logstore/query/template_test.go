@@ -1,0 +1,251 @@
+package query
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/words"
+)
+
+func someLines(rng *rand.Rand, n int) []block.Line {
+	verbs := []string{"accepted", "Refused", "opened", "磁盘 full", "é9", "失败", "fed"}
+	forms := []func(i int) string{
+		func(i int) string {
+			return fmt.Sprintf("INFO connection %d from 10.%d.%d.1 port %d: %s in %d ms", i, rng.IntN(3), rng.IntN(3), rng.IntN(70), verbs[i%7], i*7%50)
+		},
+		func(i int) string {
+			return fmt.Sprintf("user=%s id=%x-%04x state=%s", verbs[rng.IntN(7)], rng.Uint32(), rng.IntN(1<<16), verbs[i%7])
+		},
+		func(i int) string {
+			return fmt.Sprintf("磁盘%d号 错误%d次 code9=%d", rng.IntN(5), i, rng.IntN(5))
+		},
+		func(i int) string { return fmt.Sprintf("%d", i%5) },
+		func(i int) string { return fmt.Sprintf("blk_-%d\xff%d\xe4\xb8%d", rng.IntN(50), i%3, i%4) },
+		func(i int) string { return "no slot at all, CONSTANT text" },
+		func(i int) string { return fmt.Sprintf("a1 a%d a1 b%d a1", rng.IntN(4), rng.IntN(4)) },
+		func(i int) string {
+			b := make([]byte, rng.IntN(20))
+			for k := range b {
+				b[k] = "ab1 =\xff:\n"[rng.IntN(8)]
+			}
+			return string(b)
+		},
+	}
+	lines := make([]block.Line, n)
+	for i := range lines {
+		lines[i] = block.Line{T: int64(i), Text: []byte(forms[rng.IntN(len(forms))](i))}
+		if rng.IntN(30) == 0 && len(lines[i].Text) > 3 {
+			lines[i].Text = lines[i].Text[rng.IntN(3):]
+		}
+	}
+	return lines
+}
+
+func upTo(rng *rand.Rand, b []byte) []byte {
+	if len(b) == 0 {
+		return b
+	}
+	from := rng.IntN(len(b))
+	return b[from : from+1+rng.IntN(min(len(b)-from, 14))]
+}
+
+// leafFor makes a leaf that some line may well match.
+func leafFor(rng *rand.Rand, lines []block.Line) *Filter {
+	text := lines[rng.IntN(len(lines))].Text
+	ws := words.Split(string(text))
+	switch rng.IntN(6) {
+	case 0:
+		return Literal(string(upTo(rng, text)))
+	case 1:
+		piece := regexp.QuoteMeta(strings.ToValidUTF8(string(upTo(rng, text)), "."))
+		expr := []string{"%s", "(?i)%s", "^%s", "%s$", `\b%s`, `%s\w*`, `\d+%s`, `%s.*\d`, "[a-f]%s", "(?m)^%s$", "(%s|xyz)+", ""}[rng.IntN(12)]
+		re, err := regexp.Compile(strings.ReplaceAll(expr, "%s", piece))
+		if err != nil {
+			return All()
+		}
+		return Regex(re)
+	}
+	if len(ws) == 0 {
+		return Literal("=")
+	}
+	from := rng.IntN(len(ws))
+	part := slices.Clone(ws[from : from+1+rng.IntN(min(4, len(ws)-from))])
+	prefix := rng.IntN(3) == 0
+	if last := []rune(part[len(part)-1]); prefix {
+		part[len(part)-1] = string(last[:1+rng.IntN(len(last))])
+	}
+	if rng.IntN(8) == 0 {
+		part[rng.IntN(len(part))] = []string{"a1", "磁", "fed", "connection", "9"}[rng.IntN(5)]
+	}
+	return &Filter{op: opPhrase, words: part, prefix: prefix}
+}
+
+func filterFor(rng *rand.Rand, lines []block.Line, depth int) *Filter {
+	if depth == 0 {
+		return leafFor(rng, lines)
+	}
+	a, b := filterFor(rng, lines, depth-1), filterFor(rng, lines, depth-1)
+	switch rng.IntN(4) {
+	case 0:
+		return And(a, b)
+	case 1:
+		return Or(a, b)
+	case 2:
+		return Not(a)
+	}
+	return a
+}
+
+// What is selected by templates is what a look at every line selects.
+func TestTemplatesSelectWhatLinesMatch(t *testing.T) {
+	c, err := block.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var v block.View
+	var b Lines
+	by := map[how]int{}
+	for seed := range uint64(8) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		var plans Plans
+		for range 4 {
+			lines := someLines(rng, 1+rng.IntN(400))
+			out, err := c.Encode(lines, block.Version2, nil)
+			if err != nil || out.Version != block.Version2 {
+				t.Fatal(out.Version, err)
+			}
+			if _, err := c.View(&v, out.Text, len(lines)); err != nil {
+				t.Fatal(err)
+			}
+			for range 250 {
+				f := filterFor(rng, lines, rng.IntN(3))
+				b.Reset()
+				b.N, b.View, b.Plans = len(lines), &v, &plans
+				got := f.Select(&b, Range(len(lines), 0, len(lines)))
+				if v.Err() != nil {
+					t.Fatal(v.Err())
+				}
+				for i := range lines {
+					if want := f.Match(&Line{Text: lines[i].Text}); got.Has(i) != want {
+						t.Fatalf("seed %d: %s: line %q is selected: %v, want %v", seed, describe(f), lines[i].Text, got.Has(i), want)
+					}
+				}
+			}
+		}
+		for _, l := range plans.leaves {
+			for _, d := range l.verdicts {
+				by[d.how]++
+			}
+		}
+	}
+	for h := noLine; h <= byText; h++ {
+		if by[h] < 100 {
+			t.Errorf("verdict %d only %d times: the lines are of too few kinds", h, by[h])
+		}
+	}
+}
+
+func describe(f *Filter) string {
+	var out []string
+	f.eachLeaf(func(l *Filter) {
+		switch {
+		case l.re != nil:
+			out = append(out, "/"+l.re.String()+"/")
+		case l.op == opPhrase:
+			out = append(out, fmt.Sprintf("%q prefix %v", l.words, l.prefix))
+		default:
+			out = append(out, fmt.Sprintf("literal %q", l.literal))
+		}
+	})
+	return fmt.Sprintf("op %d of %s", f.op, strings.Join(out, ", "))
+}
+
+// Expressions that nothing of a template can match are settled without its lines, and those that everything matches too.
+func TestTemplatesSettleExpressions(t *testing.T) {
+	c, err := block.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var lines []block.Line
+	for i := range 100 {
+		lines = append(lines, block.Line{T: int64(i), Text: fmt.Appendf(nil, "Received block blk_-%d of size %d from /10.0.0.%d", i, i*i, i)})
+	}
+	out, err := c.Encode(lines, block.Version2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v block.View
+	if _, err := c.View(&v, out.Text, len(lines)); err != nil || v.Templates() != 1 {
+		t.Fatal(v.Templates(), err)
+	}
+	for expr, want := range map[string]how{
+		`block \w+ of`: noLine, `block .* of`: byText, `Received\s+block`: allLines, `^block`: noLine, `^Received`: byText, `size \d+ to`: noLine,
+		`size \d+ from`: byText, `from$`: noLine, `\d$`: byText, `(?i)RECEIVED`: allLines, `segfault`: noLine, `block \d`: noLine, `7\d`: byText, `-99 of size 9801`: byText, ``: allLines,
+	} {
+		var plans Plans
+		if d := plans.of(Regex(regexp.MustCompile(expr)), v.Template(0)); d.how != want {
+			t.Errorf("/%s/ is decided %d, want %d", expr, d.how, want)
+		}
+	}
+	var plans Plans
+	for text, want := range map[string]how{
+		"block": allLines, "received block": allLines, "block size": noLine, "blk 7": byValue, "size 49 from": byValue, "of size": allLines, "10.0.0": byValue,
+		"from of": noLine,
+	} {
+		if d := plans.of(Phrase(text, false), v.Template(0)); d.how != want {
+			t.Errorf("%q is decided %d, want %d", text, d.how, want)
+		}
+	}
+	if d := plans.of(Literal("ck blk_-"), v.Template(0)); d.how != allLines {
+		t.Errorf("a literal in the template is decided %d", d.how)
+	}
+}
+
+// Hostile expressions and templates cost a bounded number of steps, and what is remembered is bounded.
+func TestPlansAreBounded(t *testing.T) {
+	c, err := block.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var lines []block.Line
+	for i := range 60 {
+		lines = append(lines, block.Line{T: int64(i), Text: append(bytes.Repeat([]byte(fmt.Sprint("x y", i%15)), 2000), " 1"...)})
+	}
+	out, err := c.Encode(lines, block.Version2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v block.View
+	if _, err := c.View(&v, out.Text, len(lines)); err != nil {
+		t.Fatal(err)
+	}
+	f := Regex(regexp.MustCompile(`(\w{0,30}\s*){30}!`))
+	m := f.machine()
+	for i := range v.Templates() {
+		if m == nil {
+			break
+		}
+		if _ = m.possible(v.Template(i)); m.steps > maxSteps+2*maxMachine {
+			t.Errorf("%d steps", m.steps)
+		}
+	}
+	var plans Plans
+	for i := range 200 {
+		f := Literal(fmt.Sprint(i))
+		for k := range v.Templates() {
+			plans.of(f, v.Template(k))
+		}
+	}
+	if plans.bytes > maxPlanBytes {
+		t.Errorf("%d bytes are remembered", plans.bytes)
+	}
+}
