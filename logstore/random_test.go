@@ -81,6 +81,15 @@ func (m *model) token() string {
 
 func (m *model) text() []byte {
 	var b bytes.Buffer
+	switch m.rng.IntN(6) { // lines of one form
+	case 0:
+		return fmt.Appendf(nil, "%s connection %d from 10.0.%d.%d: %s %s", []string{"INFO", "Error"}[m.rng.IntN(2)], m.index, m.rng.IntN(3), m.rng.IntN(256),
+			m.words[m.rng.IntN(4)], m.hex(4))
+	case 1:
+		return fmt.Appendf(nil, "磁盘%d号 user=%s deadbeef=>%s blk_%d\xff%d", m.rng.IntN(5), m.word(), m.hex(8), m.rng.IntN(50), m.rng.IntN(50))
+	case 2:
+		return fmt.Appendf(nil, `{"code":%d,"user":"u%d","msg":"磁盘空间不足 %s"}`, m.rng.IntN(600), m.rng.IntN(9), m.hex(3))
+	}
 	for range m.rng.IntN(12) {
 		b.WriteString(m.token())
 		b.WriteString([]string{" ", ", ", "", "  ", "=>", "\xff"}[m.rng.IntN(6)])

@@ -64,6 +64,7 @@ type scan struct {
 
 	templates *block.View // the texts of the block at hand, nil when c.text has them
 	line      []byte      // of templates
+	offered   block.Line
 }
 
 // scan opens a scan on the store as of now; done frees it. The caller's context bounds it together with the
@@ -415,8 +416,9 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 
 // offer hands the lines in the set to the sink, in the order of the scan. It stops at damage.
 func (c *scan) offer(st *stream, in query.Bits, positions, text bool) (err error) {
+	l := &c.offered
 	give := func(i int) bool {
-		l := block.Line{T: c.cols.Times[i], Severity: wire.Severity(c.cols.Severities[i])}
+		*l = block.Line{T: c.cols.Times[i], Severity: wire.Severity(c.cols.Severities[i])}
 		if positions {
 			l.Index, l.Ord = c.cols.Indexes[i], c.cols.Ords[i]
 		}
@@ -433,7 +435,7 @@ func (c *scan) offer(st *stream, in query.Bits, positions, text bool) (err error
 		case text:
 			l.Text = c.text.At(i)
 		}
-		return c.sink.add(st, &l)
+		return c.sink.add(st, l)
 	}
 	if !c.newest {
 		for i := range c.cols.N {

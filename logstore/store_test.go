@@ -64,12 +64,18 @@ func work(t testing.TB, s *Store, force bool) {
 }
 
 func TestSearchIsExactWhereverLinesAre(t *testing.T) {
-	for seed := range uint64(2) {
+	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			m := newModel(seed)
 			dir := t.TempDir()
 			s := testStore(t, filepath.Join(dir, "0"), Options{})
 			for round := range 6 {
+				switch { // blocks of version 2, of version 1, and of one merged with the other
+				case seed == 1, seed == 2 && round < 3:
+					s.SetFormat(1)
+				default:
+					s.SetFormat(2)
+				}
 				m.apply(t, s, 12)
 				m.check(t, s, 15, minTime)
 				work(t, s, true)
@@ -161,6 +167,7 @@ func TestPowerLossAtAnyMoment(t *testing.T) {
 			dir := t.TempDir()
 			for range 4 {
 				s := testStore(t, dir, Options{FS: mem, MemTableBytes: 256 << 10})
+				s.SetFormat(1 + uint32(seed+1)%2)
 				m.replay(t, s)
 				m.check(t, s, 8, minTime)
 				mem = m.liveAndCrash(t, s, mem)

@@ -166,6 +166,7 @@ func (c *Codec) encodeV2(lines []Line, size int, voc *Vocabulary) (Encoded, erro
 		return Encoded{}, err
 	}
 	secs := basicColumns(lines)
+	secs[0].raw = appendTimes(secs[0].raw[:0], lines)
 	if anyFields(lines) {
 		fields, ok := e.fieldColumns(lines)
 		if !ok {
@@ -222,6 +223,22 @@ func basicColumns(lines []Line) []section {
 		sev[i] = byte(l.Severity)
 	}
 	return []section{{secTimes, times}, {secSeverities, sev}, {secIndexes, indexes}, {secOrdinals, ords}}
+}
+
+// appendTimes appends the times as version 2 has them: uvarint unit, varint first time, then uvarint differences in units.
+func appendTimes(dst []byte, lines []Line) []byte {
+	unit := uint64(1e9)
+	for i := 1; i < len(lines); i++ {
+		for d := uint64(lines[i].T - lines[i-1].T); d%unit != 0; {
+			unit /= 1e3
+		}
+	}
+	dst = binary.AppendUvarint(dst, unit)
+	dst = binary.AppendVarint(dst, lines[0].T)
+	for i := 1; i < len(lines); i++ {
+		dst = binary.AppendUvarint(dst, uint64(lines[i].T-lines[i-1].T)/unit)
+	}
+	return dst
 }
 
 func anyFields(lines []Line) bool {
@@ -288,6 +305,44 @@ func (r *reader) varint() int64 {
 	}
 	r.b = r.b[n:]
 	return v
+}
+
+// uvarints reads one number for each of out, multiplied by unit and added to the one before, from first on.
+func (r *reader) uvarints(out []int64, first int64, unit uint64) {
+	b, v := r.b, uint64(first)
+	for i := range out {
+		if len(b) == 0 {
+			r.bad = true
+			return
+		}
+		d, n := uint64(b[0]), 1
+		if d >= 0x80 {
+			if d, n = binary.Uvarint(b); n <= 0 {
+				r.bad = true
+				return
+			}
+		}
+		v += d * unit
+		out[i] = int64(v)
+		b = b[n:]
+	}
+	r.b = b
+}
+
+// varints reads the differences to the one before of all of out.
+func (r *reader) varints(out []int64) {
+	b, v := r.b, int64(0)
+	for i := range out {
+		u, n := binary.Uvarint(b)
+		if n <= 0 {
+			r.bad = true
+			return
+		}
+		v += int64(u>>1) ^ -int64(u&1)
+		out[i] = v
+		b = b[n:]
+	}
+	r.b = b
 }
 
 func (r *reader) bytes(n int) []byte {

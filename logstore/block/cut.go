@@ -19,13 +19,12 @@ const (
 	maxSlots         = 128  // of a line
 	maxColumns       = 8000 // of a block; less than maxSections
 	minTemplateLines = 3
+	hopeless         = 1024 // so many lines with hardly a template in common are not followed by others
 )
 
 type span struct {
 	start, end uint32
-	lead       uint32 // the letters before its first digit end there
 	hash       uint64 // words.Hash of it
-	ascii      bool
 }
 
 // cutter cuts the lines of a block.
@@ -136,6 +135,10 @@ func (k *cutter) cut(lines []Line) (kept int) {
 	k.reset()
 	for i := range lines {
 		k.first = append(k.first, uint32(len(k.spans)))
+		if i >= hopeless && len(k.cands) > i/8*7 {
+			k.of = append(k.of, -1) // nearly every line has a template of its own
+			continue
+		}
 		k.of = append(k.of, k.line(lines, i))
 	}
 	k.first = append(k.first, uint32(len(k.spans)))
@@ -155,7 +158,7 @@ func (k *cutter) line(lines []Line, i int) int32 {
 			return -1
 		}
 		hash = xxh3.HashSeed(text[at:s.Start], hash)
-		k.spans = append(k.spans, span{uint32(s.Start), uint32(s.End), uint32(s.Lead), s.Hash(), s.ASCII})
+		k.spans = append(k.spans, span{uint32(s.Start), uint32(s.End), s.Hash()})
 		at = s.End
 	}
 	hash = xxh3.HashSeed(text[at:], hash)

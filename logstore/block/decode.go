@@ -59,10 +59,11 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		return err
 	}
 	out.Times = grow(out.Times, count)
-	var t int64
-	for i := range out.Times {
-		t += r.varint()
-		out.Times[i] = t
+	if version == Version1 {
+		r.varints(out.Times)
+	} else if unit := r.uvarint(1e9); count > 0 {
+		out.Times[0] = r.varint()
+		r.uvarints(out.Times[1:], out.Times[0], unit)
 	}
 	bad := r.bad || len(r.b) != 0
 	if out.Severities, err = c.raw(out.Severities, secs.get(secSeverities)); err != nil {

@@ -73,12 +73,20 @@ func (v *Vocabulary) Add(text []byte) {
 
 // addSpan takes the word of a slot.
 func (v *Vocabulary) addSpan(word []byte, s *span) {
-	if !v.words.add(s.hash) || s.lead == s.start {
+	if v.words.add(s.hash) {
+		v.index(word)
+	}
+}
+
+// index takes a word that was not known for the word index.
+func (v *Vocabulary) index(word []byte) {
+	s := words.Scanner{Text: word}
+	if !s.Next() || s.Lead == s.Start {
 		return
 	}
 	v.fold = words.AppendFold(v.fold[:0], word)
-	lead := int(s.lead - s.start)
-	if !s.ascii {
+	lead := s.Lead - s.Start
+	if !s.ASCII {
 		lead = words.Lead(string(v.fold))
 	}
 	v.term(words.Term(v.fold, lead))

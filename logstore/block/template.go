@@ -12,12 +12,11 @@ import (
 
 // encoder is the memory of one Encode.
 type encoder struct {
-	cut   cutter
-	cols  columnWriter
-	rows  [][]int32 // lines of each template
-	data  []byte
-	ends  []uint32
-	spans []*span
+	cut  cutter
+	cols columnWriter
+	rows [][]int32 // lines of each template
+	data []byte
+	ends []uint32
 
 	check     Text
 	checkCols Columns
@@ -34,7 +33,7 @@ func (c *Codec) encoder() *encoder {
 }
 
 func (c *Codec) release(e *encoder) {
-	if cap(e.cut.spans) < maxKept/32 && cap(e.data) < maxKept && cap(e.check.Bytes) < 2*maxKept {
+	if cap(e.cut.spans) < maxKept/8 && cap(e.data) < maxKept && cap(e.check.Bytes) < 2*maxKept {
 		c.encoders.Put(e)
 	}
 }
@@ -102,25 +101,26 @@ func (e *encoder) text(c *Codec, lines []Line, size int, voc *Vocabulary) ([]byt
 	return c.pack(Version2, append(secs, e.cols.groups...))
 }
 
+func (e *encoder) slot(line int32, s int) *span { return &e.cut.spans[int(e.cut.first[line])+s] }
+
 // column writes the values of slot s of lines with one template and returns what characters they have.
 func (e *encoder) column(lines []Line, rows []int32, s int, voc *Vocabulary) Classes {
-	e.data, e.ends, e.spans = e.data[:0], e.ends[:0], e.spans[:0]
+	e.data, e.ends = e.data[:0], e.ends[:0]
 	for _, i := range rows {
-		sp := &e.cut.spans[int(e.cut.first[i])+s]
+		sp := e.slot(i, s)
 		e.data = append(e.data, lines[i].Text[sp.start:sp.end]...)
 		e.ends = append(e.ends, uint32(len(e.data)))
-		e.spans = append(e.spans, sp)
 	}
 	distinct := e.cols.put(e.data, e.ends)
 	switch {
 	case voc == nil:
 	case distinct != nil:
 		for _, k := range distinct {
-			voc.addSpan(valueAt(e.data, e.ends, k), e.spans[k])
+			voc.addSpan(valueAt(e.data, e.ends, k), e.slot(rows[k], s))
 		}
 	default:
-		for k, sp := range e.spans {
-			voc.addSpan(valueAt(e.data, e.ends, k), sp)
+		for k, i := range rows {
+			voc.addSpan(valueAt(e.data, e.ends, k), e.slot(i, s))
 		}
 	}
 	return classesOf(e.data)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/words"
 )
@@ -307,4 +308,56 @@ func FuzzView(f *testing.F) {
 			t.Fatalf("not ErrDamaged: %v", err)
 		}
 	})
+}
+
+// What does not come back is written in version 1, with all its words: a fault of the codec loses no line.
+func TestFaultyCodecFallsBack(t *testing.T) {
+	c, good := codec(t), codec(t)
+	lines := corpora(t, 3000)["service"]
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderMaxMemory(1<<10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.dec.Close()
+	c.dec = dec // fails on all that is larger
+	var voc, plain Vocabulary
+	out, err := c.Encode(lines, Version2, &voc)
+	if err != nil || out.Version != Version1 || out.Fallback == nil {
+		t.Fatalf("version %d, %v: %v", out.Version, out.Fallback, err)
+	}
+	got, err := decode(good, out.Columns, out.Text, len(lines))
+	if err != nil || !slices.EqualFunc(got, lines, same) {
+		t.Errorf("lines come back otherwise: %v", err)
+	}
+	for i := range lines {
+		plain.Add(lines[i].Text)
+	}
+	if !bytes.Equal(voc.Filter(), plain.Filter()) {
+		t.Error("other words")
+	}
+
+	// Each part is compared.
+	other := slices.Clone(lines)
+	var e encoder
+	whole, err := good.Encode(lines, Version2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(l *Line){
+		"text":     func(l *Line) { l.Text = append(bytes.Clone(l.Text), 'x') },
+		"time":     func(l *Line) { l.T++ },
+		"index":    func(l *Line) { l.Index++ },
+		"ordinal":  func(l *Line) { l.Ord++ },
+		"severity": func(l *Line) { l.Severity++ },
+		"fields":   func(l *Line) { l.Fields = []wire.Label{{Name: "a", Value: "b"}} },
+	} {
+		other[17] = lines[17]
+		change(&other[17])
+		if err := e.verify(good, other, whole.Columns, whole.Text); !errors.Is(err, errDifferent) {
+			t.Errorf("another %s gives %v", what, err)
+		}
+	}
+	if err := e.verify(good, lines, whole.Columns, whole.Text); err != nil {
+		t.Error(err)
+	}
 }

@@ -26,6 +26,7 @@ func someLines(rng *rand.Rand, n int) []block.Line {
 			return fmt.Sprintf("磁盘%d号 错误%d次 code9=%d", rng.IntN(5), i, rng.IntN(5))
 		},
 		func(i int) string { return fmt.Sprintf("%d", i%5) },
+		func(i int) string { return fmt.Sprintf("lvl:%s n:%d", verbs[rng.IntN(7)], i) },
 		func(i int) string { return fmt.Sprintf("blk_-%d\xff%d\xe4\xb8%d", rng.IntN(50), i%3, i%4) },
 		func(i int) string { return "no slot at all, CONSTANT text" },
 		func(i int) string { return fmt.Sprintf("a1 a%d a1 b%d a1", rng.IntN(4), rng.IntN(4)) },
