@@ -36,6 +36,7 @@ func logExportRoute() Route {
 		Params: with(logRange, orderParam("oldest"),
 			Param{Name: "format", Kind: paramChoice, Choices: LogForms, Default: FormJSONL, Doc: "form of a line"},
 			Param{Name: "columns", Kind: paramText, MaxLen: 8 << 10, Doc: "of CSV, parted by commas: time, t, pos, kind, severity, text, text_b64, or names of labels and fields"},
+			Param{Name: "end_line", Kind: paramChoice, Choices: []string{"true", "false"}, Default: "false", Doc: "JSON lines of a whole answer end with {\"end\":{\"lines\":…,\"cursor\":…,\"stats\":…}}, for who gets no trailers"},
 			Param{Name: "limit", Kind: paramInt, Min: 1, Max: 1 << 53, Doc: "how many lines at most; all when absent"},
 			Param{Name: "cursor", Kind: paramText, MaxLen: 512, Doc: "go on behind this line: its t and pos with a dot between; CSV has no first line then"}),
 		serve: (*API).logsExport,
@@ -135,6 +136,11 @@ func (e *logExport) flush() error {
 
 // finish sends the trailers of a whole answer.
 func (e *logExport) finish(stats *LogStats) error {
+	if e.q.v.str("end_line") == "true" {
+		if err := e.lines.End(&ExportEnd{Lines: e.count, Cursor: e.cursor, Stats: *stats}); err != nil {
+			return err
+		}
+	}
 	if err := e.flush(); err != nil {
 		return err
 	}

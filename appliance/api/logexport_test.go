@@ -71,6 +71,10 @@ func TestExportIsWholeInEveryForm(t *testing.T) {
 		}
 		checkForm(t, form, body)
 	}
+	_, body, err := export(t, s, "end_line=true")
+	if lines := strings.Split(strings.TrimSpace(string(body)), "\n"); err != nil || len(lines) != 5 || !strings.HasPrefix(lines[4], `{"end":{"lines":4,"cursor":"1700000000000000004.5.4","stats":{`) {
+		t.Errorf("%v\n%s", err, body)
+	}
 	if !s.parts.lastLogs.Oldest || s.parts.lastLogs.Limit != 0 {
 		t.Errorf("asked for %+v", s.parts.lastLogs)
 	}

@@ -112,6 +112,25 @@ func (l *LogWriter) Line(r *LogRow) error {
 	return err
 }
 
+// ExportEnd is the end of an export that is whole.
+type ExportEnd struct {
+	Lines  int64    `json:"lines"`
+	Cursor string   `json:"cursor"` // behind the last line
+	Stats  LogStats `json:"stats"`
+}
+
+// End writes, in JSON lines, that nothing is missing. The other forms have no place for it.
+func (l *LogWriter) End(end *ExportEnd) error {
+	if l.form != FormJSONL {
+		return nil
+	}
+	line, err := json.Marshal(map[string]*ExportEnd{"end": end})
+	if err == nil {
+		_, err = l.w.Write(append(line, '\n'))
+	}
+	return err
+}
+
 // Cut writes, in JSON lines, that the rest is missing. The other forms have no place for it.
 func (l *LogWriter) Cut(why, cursor string) error {
 	if l.form != FormJSONL {

@@ -15,73 +15,85 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/spf13/cobra"
+
+	"github.com/triward/triward/appliance/api"
 )
 
-// logRow is one line as /v1/logs/query and the live socket give it.
-type logRow struct {
-	T        string            `json:"t"`
-	Pos      string            `json:"pos"`
-	Severity string            `json:"severity"`
-	Text     string            `json:"text"`
-	Labels   map[string]string `json:"labels"`
-	Fields   map[string]string `json:"fields,omitempty"`
-}
-
+// logAnswer is a page of lines; each is an api.LogRow.
 type logAnswer struct {
 	Rows  []json.RawMessage `json:"rows"`
 	Next  string            `json:"next"`
-	Stats json.RawMessage   `json:"stats,omitempty"`
+	Stats api.LogStats      `json:"stats"`
 }
 
 func newLogs(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "logs", Short: "Search logs, or follow them as they come", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newLogsQuery(s, &t), newLogsTail(s, &t))
+	c.AddCommand(newLogsQuery(s, &t), newLogsTail(s, &t), newLogsContext(s, &t), newLogsHits(s, &t), newLogsTop(s, &t), newLogsLabels(s, &t),
+		newLogsSeries(s, &t), newLogsExport(s, &t))
 	return c
 }
 
 func newLogsQuery(s streams, t *target) *cobra.Command {
-	var form outputForm
-	var when span
+	l := &logQuestion{t: t, s: s}
 	var limit int
-	c := &cobra.Command{
+	var oldest, ids bool
+	c := l.command(&cobra.Command{
 		Use:     "query QUERY",
 		Short:   "Search logs, newest first",
 		Example: "  triward logs query error\n  triward logs query '\"connection refused\" AND host:db1' --start now-6h --limit 1000",
-		Args:    cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			if limit < 1 {
-				return errors.New("--limit must be at least 1")
-			}
-			from, to, err := when.times()
-			if err != nil {
-				return err
-			}
-			cl, err := t.client()
-			if err != nil {
-				return err
-			}
-			q := url.Values{"query": {strings.Join(args, "")}}
-			q.Set("start", strconv.FormatInt(from.UnixNano(), 10))
-			q.Set("end", strconv.FormatInt(to.UnixNano(), 10))
-			return queryLogs(c.Context(), s, cl, &form, q, limit)
-		},
-	}
-	form.flag(c)
-	when.flags(c, "now-24h")
+	}, "now-24h", func(ctx context.Context, cl *client, q url.Values) error {
+		if limit < 1 {
+			return errors.New("--limit must be at least 1")
+		}
+		if oldest {
+			q.Set("order", "oldest")
+		}
+		return l.rows(ctx, cl, q, limit, ids)
+	})
 	c.Flags().IntVar(&limit, "limit", 200, "most lines to print")
+	c.Flags().BoolVar(&oldest, "oldest", false, "oldest first")
+	c.Flags().BoolVar(&ids, "ids", false, "print in front of each line its id for `triward logs context`")
 	return c
 }
 
 // pageLines is the most that one request may ask for.
 const pageLines = 5000
 
-// queryLogs prints up to limit lines, page by page: a table as text, JSON as one row a line.
-func queryLogs(ctx context.Context, s streams, cl *client, form *outputForm, q url.Values, limit int) error {
-	return pages(ctx, cl, "/v1/logs/query", q, limit, func(a *logAnswer) (int, string, error) {
-		return len(a.Rows), a.Next, printRows(s.out, form, a.Rows)
+// rows prints up to limit lines, page by page: a table as text, JSON as one row a line.
+func (l *logQuestion) rows(ctx context.Context, cl *client, q url.Values, limit int, ids bool) error {
+	var all api.LogStats
+	err := pages(ctx, cl, "/v1/logs/query", q, limit, func(a *logAnswer) (int, string, error) {
+		addStats(&all, &a.Stats)
+		return len(a.Rows), a.Next, printRows(l.s.out, &l.form, a.Rows, ids)
 	})
+	if err == nil {
+		l.tell(&all)
+	}
+	return err
+}
+
+// addStats adds what another page cost.
+func addStats(all, st *api.LogStats) {
+	all.Considered += st.Considered
+	all.Skipped += st.Skipped
+	all.SkippedHeader += st.SkippedHeader
+	all.SkippedIndex += st.SkippedIndex
+	all.SkippedFilter += st.SkippedFilter
+	all.Counted += st.Counted
+	all.Blocks += st.Blocks
+	all.Pending += st.Pending
+	all.Lines += st.Lines
+	all.Bytes += st.Bytes
+	all.Ms += st.Ms
+	all.Partial = all.Partial || st.Partial
+	all.Expired = all.Expired || st.Expired
+	for _, place := range st.Damaged {
+		if !slices.Contains(all.Damaged, place) {
+			all.Damaged = append(all.Damaged, place)
+		}
+	}
 }
 
 // pages asks for up to limit items, page by page, and gives each page to print, which returns how many it held and the
@@ -106,7 +118,7 @@ func pages[A any](ctx context.Context, cl *client, path string, q url.Values, li
 	return nil
 }
 
-func printRows(out io.Writer, form *outputForm, rows []json.RawMessage) error {
+func printRows(out io.Writer, form *outputForm, rows []json.RawMessage, ids bool) error {
 	for _, raw := range rows {
 		if form.json() {
 			if _, err := fmt.Fprintf(out, "%s\n", raw); err != nil {
@@ -114,18 +126,23 @@ func printRows(out io.Writer, form *outputForm, rows []json.RawMessage) error {
 			}
 			continue
 		}
-		var r logRow
+		var r api.LogRow
 		if err := json.Unmarshal(raw, &r); err != nil {
 			return fmt.Errorf("row of the answer: %w", err)
 		}
-		if _, err := fmt.Fprintln(out, r.line()); err != nil {
+		line := rowLine(&r)
+		if ids {
+			line = printable(r.Cursor()) + " " + line
+		}
+		if _, err := fmt.Fprintln(out, line); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *logRow) line() string {
+// rowLine is a line as people read it.
+func rowLine(r *api.LogRow) string {
 	when := r.T
 	if ns, err := strconv.ParseInt(r.T, 10, 64); err == nil {
 		when = time.Unix(0, ns).Format("2006-01-02 15:04:05.000")
@@ -163,7 +180,7 @@ func newLogsTail(s streams, t *target) *cobra.Command {
 			}
 			f := &follower{
 				client: cl, kind: "logs.tail", query: strings.Join(args, ""), backlog: min(max(backlog, 0), 200), s: s,
-				print: func(rows []json.RawMessage) error { return printRows(s.out, &form, rows) },
+				print: func(rows []json.RawMessage) error { return printRows(s.out, &form, rows, false) },
 			}
 			return f.run(c.Context())
 		},
