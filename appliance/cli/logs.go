@@ -37,7 +37,7 @@ func newLogs(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "logs", Short: "Search logs, or follow them as they come", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newLogsQuery(s, &t), newLogsTail(s, &t))
+	c.AddCommand(newLogsQuery(s, &t), newLogsTail(s, &t), newLogsLs(s, &t), newLogsCat(s, &t), newLogsArchive(s, &t), newLogsImport(s, &t))
 	return c
 }
 
@@ -45,6 +45,7 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 	var form outputForm
 	var when span
 	var limit int
+	var room string
 	c := &cobra.Command{
 		Use:     "query QUERY",
 		Short:   "Search logs, newest first",
@@ -65,12 +66,18 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 			q := url.Values{"query": {strings.Join(args, "")}}
 			q.Set("start", strconv.FormatInt(from.UnixNano(), 10))
 			q.Set("end", strconv.FormatInt(to.UnixNano(), 10))
+			if room != "" {
+				if err := askRoom(c, cl, room, q); err != nil {
+					return err
+				}
+			}
 			return queryLogs(c.Context(), s, cl, &form, q, limit)
 		},
 	}
 	form.flag(c)
 	when.flags(c, "now-24h")
 	c.Flags().IntVar(&limit, "limit", 200, "most lines to print")
+	c.Flags().StringVar(&room, "archive", "", "id of a day that `triward logs import` brought back, to search in that")
 	return c
 }
 
