@@ -31,7 +31,7 @@ func newLogs(s streams) *cobra.Command {
 	c := &cobra.Command{Use: "logs", Short: "Search logs, or follow them as they come", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
 	c.AddCommand(newLogsQuery(s, &t), newLogsTail(s, &t), newLogsContext(s, &t), newLogsHits(s, &t), newLogsTop(s, &t), newLogsLabels(s, &t),
-		newLogsSeries(s, &t), newLogsExport(s, &t))
+		newLogsSeries(s, &t), newLogsExport(s, &t), newLogsLs(s, &t), newLogsCat(s, &t), newLogsArchive(s, &t), newLogsImport(s, &t))
 	return c
 }
 
@@ -39,7 +39,9 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 	l := &logQuestion{t: t, s: s}
 	var limit int
 	var oldest, ids bool
-	c := l.command(&cobra.Command{
+	var room string
+	var c *cobra.Command
+	c = l.command(&cobra.Command{
 		Use:     "query QUERY",
 		Short:   "Search logs, newest first",
 		Example: "  triward logs query error\n  triward logs query '\"connection refused\" AND host:db1' --start now-6h --limit 1000",
@@ -50,10 +52,16 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 		if oldest {
 			q.Set("order", "oldest")
 		}
+		if room != "" {
+			if err := askRoom(c, cl, room, q); err != nil {
+				return err
+			}
+		}
 		return l.rows(ctx, cl, q, limit, ids)
 	})
 	c.Flags().IntVar(&limit, "limit", 200, "most lines to print")
 	c.Flags().BoolVar(&oldest, "oldest", false, "oldest first")
+	c.Flags().StringVar(&room, "archive", "", "id of a day that `triward logs import` brought back, to search in that")
 	c.Flags().BoolVar(&ids, "ids", false, "print in front of each line its id for `triward logs context`")
 	return c
 }
