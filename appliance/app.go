@@ -279,7 +279,7 @@ func (a *App) openStores() (err error) {
 	a.guard = newLogGuard(a)
 	a.logs, err = logstore.New(logstore.Options{
 		Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes), OnDamage: a.guard.damaged,
-		OnIndex: func(day int64, why error) { a.integrity.indexChanged(day, why) },
+		OnFallback: a.guard.fellBack, OnIndex: func(day int64, why error) { a.integrity.indexChanged(day, why) },
 		Queries: a.cfg.Limits.LogQueries, QueryBytes: int64(a.cfg.Limits.LogQueryMemory),
 	})
 	if err != nil {

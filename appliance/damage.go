@@ -16,9 +16,10 @@ import (
 // logGuard knows how damage to the log store is told: it is counted and makes the node unready, as other nodes hold
 // what this one lost. Answers that lack something say so themselves, and the store writes to the log.
 type logGuard struct {
-	app   *App
-	found prometheus.Counter
-	again chan struct{} // the store was replaced
+	app    *App
+	found  prometheus.Counter
+	backed prometheus.Counter
+	again  chan struct{} // the store was replaced
 }
 
 // verifyRetry is how long after a failure the lines are counted again.
@@ -28,7 +29,11 @@ func newLogGuard(a *App) *logGuard {
 	g := &logGuard{app: a, again: make(chan struct{}, 1), found: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "triward_logstore_damage_total", Help: "Places of the log store that were found to be damaged.",
 	})}
-	a.registry.MustRegister(g.found)
+	g.backed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "triward_logstore_block_fallback_total",
+		Help: "Blocks of lines kept in the older form because the newer one would have changed their lines: a fault of the program, nothing is lost.",
+	})
+	a.registry.MustRegister(g.found, g.backed)
 	return g
 }
 
@@ -40,6 +45,9 @@ func (g *logGuard) damaged(d *logstore.DamageError) {
 	g.found.Inc()
 	g.app.integrity.logsDamaged(d)
 }
+
+// fellBack is logstore.Options.OnFallback.
+func (g *logGuard) fellBack(error) { g.backed.Inc() }
 
 // installed is told that another store was put in place. It never blocks.
 func (g *logGuard) installed() {

@@ -65,6 +65,7 @@ type scan struct {
 
 	templates *block.View // the texts of the block at hand, nil when c.text has them
 	line      []byte      // of templates
+	labels    []wire.Label
 	offered   block.Line
 }
 
@@ -385,10 +386,11 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	c.stats.Blocks++
 	c.templates = nil
 	positions, fields, text := c.sink.needs()
-	ok, err := c.columns(d, k, block.What{Positions: positions, Fields: fields || f.NeedsFields()})
-	if err != nil || !ok {
+	done, err := c.columns(d, k, block.What{Positions: positions, Fields: fields || f.NeedsFields(), ByName: true})
+	if err != nil || done == nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, done()) }()
 	in := c.inRange(c.from(k.st))
 	if f.NeedsText() || text {
 		free, err := c.texts(d, k)
@@ -403,28 +405,38 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 		c.lines.N, c.lines.Severities, c.lines.Fields = h.Lines, c.cols.Severities, c.cols.Fields
 		c.lines.Text, c.lines.Ends = c.text.Bytes, c.text.Ends
 		c.lines.View, c.lines.Plans = c.templates, &c.plans
+		if c.cols.ByName() {
+			c.lines.Columns = &c.cols
+		}
 		c.lines.Done = c.ctx.Done()
 		in = f.Select(&c.lines, in)
 		if err := c.err(); err != nil {
 			return err
 		}
-		if c.templates != nil && c.templates.Err() != nil {
-			return c.templates.Err()
+		if err := c.lines.Err(); err != nil {
+			return err
 		}
 	}
-	return c.offer(k.st, in, positions, text)
+	return c.offer(k.st, in, positions, fields, text)
 }
 
 // offer hands the lines in the set to the sink, in the order of the scan. It stops at damage.
-func (c *scan) offer(st *stream, in query.Bits, positions, text bool) (err error) {
+func (c *scan) offer(st *stream, in query.Bits, positions, fields, text bool) (err error) {
 	l := &c.offered
 	give := func(i int) bool {
 		*l = block.Line{T: c.cols.Times[i], Severity: wire.Severity(c.cols.Severities[i])}
 		if positions {
 			l.Index, l.Ord = c.cols.Indexes[i], c.cols.Ords[i]
 		}
-		if c.cols.Fields != nil {
+		switch {
+		case fields && c.cols.ByName():
+			c.labels, err = c.cols.AppendFields(c.labels[:0], i)
+			l.Fields = c.labels
+		case c.cols.Fields != nil:
 			l.Fields = c.cols.Fields[i]
+		}
+		if err != nil {
+			return false
 		}
 		switch {
 		case text && c.templates != nil:
@@ -461,14 +473,17 @@ func (c *scan) inRange(start int64) query.Bits {
 	return query.Range(c.cols.N, from, max(from, to))
 }
 
-// columns decodes the columns of a block; ok is false when the day was dropped meanwhile.
-func (c *scan) columns(d int64, k *candidate, what block.What) (ok bool, err error) {
+// columns decodes the columns of a block, which are there until free is called. Without an error and free the day was dropped
+// meanwhile.
+func (c *scan) columns(d int64, k *candidate, what block.What) (free func() error, err error) {
 	v, closer, err := c.snap.Get(blockKey(prefixColumns, d, k.id))
 	if err != nil {
-		return false, c.missing(d, k.st.kind, err)
+		return nil, c.missing(d, k.st.kind, err)
 	}
-	err = c.e.store.codec.DecodeColumns(&c.cols, v, k.head.Lines, what)
-	return err == nil, errors.Join(err, closer.Close())
+	if err := c.e.store.codec.DecodeColumns(&c.cols, v, k.head.Lines, what); err != nil {
+		return nil, errors.Join(err, closer.Close())
+	}
+	return closer.Close, nil
 }
 
 // texts opens the texts of a block: c.templates, or c.text when that is nil. They are there until free is called. Without an

@@ -14,6 +14,32 @@
 // line has any), 16 lengths of texts (uvarint), 17 the texts. Readers refuse ids below 64 that they do not
 // know. Decoders never allocate more than MaxRaw for a section and return ErrDamaged for bytes that are no
 // block; Encode refuses to write what is half as large.
+//
+// # Version 2
+//
+// It keeps the text of lines by templates (template.go, cut.go) and fields by name, so that a query decompresses only what it looks
+// at. Each section has a checksum of its own:
+//
+//	version byte (2)
+//	uint32 (little endian) length of the directory
+//	the directory: uvarint n sections by ascending id, each: uvarint id, codec byte, uvarint raw length, uvarint
+//	stored length, CRC32C (little endian) of the stored bytes
+//	CRC32C (little endian) of all before
+//	the sections' bytes
+//
+// Later versions begin in the same way, so that a whole one is told from damage (ErrNewer). All sections of a container together have
+// at most MaxRaw. Readers refuse ids below 65536 that they do not know.
+//
+// Section 1 is uvarint unit (1e9, 1e6, 1e3 or 1 ns), varint first time, then uvarint differences in units. Sections 2 to 5
+// are as before; 5 is there only for lines whose fields are not sorted by name. Otherwise 6 has the fields: uvarint n names,
+// each with uvarint length, bytes, uvarint number of lines that have it and, when not all have, a bitmap of (lines+7)/8
+// bytes, ascending; then the groups of their columns.
+//
+// Section 18 is the dictionary: uvarint bytes of all texts, uvarint n templates, each: uvarint lines, uvarint slots, slots+1 times
+// the uvarint length of a piece, the pieces, a byte of Classes for each slot; then the groups of the columns, one for each slot of each
+// template. 19 is a byte for each line, the number of its template from 1, 0 for a line that is kept flat; with more than 255
+// templates the high bytes follow. 16 and 17 are the flat lines only. Groups are uvarint n, then how many columns each has (uvarint);
+// group g is section 1024+g, its columns (column.go) one behind the other.
 package block
 
 import (

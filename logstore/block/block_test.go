@@ -60,7 +60,7 @@ func encode(t testing.TB, c *Codec, lines []Line, version int) (columns, text []
 func decode(c *Codec, columns, text []byte, n int) ([]Line, error) {
 	var cols Columns
 	var txt Text
-	if err := c.DecodeColumns(&cols, columns, n, What{true, true}); err != nil {
+	if err := c.DecodeColumns(&cols, columns, n, What{Positions: true, Fields: true}); err != nil {
 		return nil, err
 	}
 	if err := c.DecodeText(&txt, text, n); err != nil {

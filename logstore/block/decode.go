@@ -15,9 +15,10 @@ type Columns struct {
 	Ords       []uint32
 	Fields     [][]wire.Label // nil unless asked for and there are any
 
-	secs sections
-	buf  []byte
-	cols columnSet
+	secs   sections
+	buf    []byte
+	byName bool
+	fields fieldSet
 }
 
 // Text is the decoded text of a block: text i ends at Ends[i].
@@ -30,8 +31,9 @@ type Text struct {
 	view *View // of version 2
 }
 
-// What says which columns are wanted besides times and severities.
-type What struct{ Positions, Fields bool }
+// What says which columns are wanted besides times and severities. ByName leaves fields that are kept by name undecoded
+// (Columns.ByName): they are read when they are asked for, and the bytes of the block must not change until then.
+type What struct{ Positions, Fields, ByName bool }
 
 // DecodeColumns reads a container of columns into out. The lines are count many.
 func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) error {
@@ -47,7 +49,7 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 	}
 	out.secs = secs
 	out.N = count
-	out.Fields = nil
+	out.Fields, out.byName = nil, false
 	load := func(id uint32) (reader, error) {
 		if out.buf, err = c.raw(out.buf, secs.get(id)); err != nil {
 			return reader{}, fmt.Errorf("section %d: %w", id, err)
@@ -99,14 +101,16 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		if r, err = load(secFields); err != nil {
 			return err
 		}
-		bad = !out.fields(&r) || bad
+		bad = !out.fieldRows(&r) || bad
 	}
 	if _, there := secs.find(secFieldNames); what.Fields && there {
-		if r, err = load(secFieldNames); err != nil {
+		if err := out.fields.open(c, secs, count); err != nil {
 			return err
 		}
-		if err := out.fieldColumns(c, &r); err != nil {
-			return err
+		if out.byName = true; !what.ByName {
+			if err := out.spread(); err != nil {
+				return err
+			}
 		}
 	}
 	if bad {
@@ -115,8 +119,8 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 	return nil
 }
 
-// fields reads the fields; the strings are copies of their own, made in one piece.
-func (c *Columns) fields(r *reader) bool {
+// fieldRows reads the fields line by line; the strings are copies of their own, made in one piece.
+func (c *Columns) fieldRows(r *reader) bool {
 	all := string(r.b)
 	take := func() string {
 		n := int(r.uvarint(MaxRaw))
@@ -186,72 +190,6 @@ func (c *Codec) readTexts(out *Text, secs sections, count int) (err error) {
 		return fmt.Errorf("%w: lengths of texts", ErrDamaged)
 	}
 	return nil
-}
-
-// fieldColumns reads fields by name. The strings are copies of their own.
-func (c *Columns) fieldColumns(codec *Codec, r *reader) error {
-	bad := fmt.Errorf("%w: names of fields", ErrDamaged)
-	n := int(r.uvarint(maxFieldNames))
-	names, bitmaps, rows := make([]string, n), make([][]byte, n), make([]uint32, n)
-	total := 0
-	for j := range n {
-		names[j] = string(r.bytes(int(r.uvarint(MaxRaw))))
-		rows[j] = uint32(r.uvarint(uint64(c.N)))
-		if total += int(rows[j]); int(rows[j]) < c.N {
-			bitmaps[j] = r.bytes((c.N + 7) / 8)
-		}
-		if r.bad || rows[j] == 0 || total > 2*wire.MaxFields*c.N {
-			return bad
-		}
-	}
-	if !c.cols.open(codec, c.secs, rows, r) || len(r.b) != 0 {
-		return bad
-	}
-	counts := make([]int, c.N)
-	for j := range n {
-		eachRow(bitmaps[j], c.N, func(i int) { counts[i]++ })
-	}
-	arena := make([]wire.Label, total)
-	c.Fields = make([][]wire.Label, c.N)
-	at := 0
-	for i, k := range counts {
-		if k > 0 && at+k <= total {
-			c.Fields[i] = arena[at : at : at+k]
-		}
-		at += k
-	}
-	if at != total {
-		return bad
-	}
-	for j := range n {
-		v, err := c.cols.column(j)
-		if err != nil {
-			return err
-		}
-		all, k := string(v.data), 0
-		eachRow(bitmaps[j], c.N, func(i int) {
-			if k >= v.Len() {
-				k++
-				return
-			}
-			from, to := v.place(v.Entry(k))
-			c.Fields[i] = append(c.Fields[i], wire.Label{Name: names[j], Value: all[from:to]})
-			k++
-		})
-		if k != v.Len() {
-			return bad
-		}
-	}
-	return nil
-}
-
-// eachRow calls fn for the lines of a bitmap, for all n when it is nil.
-func eachRow(bitmap []byte, n int, fn func(i int)) {
-	for i := range n {
-		if bitmap == nil || bitmap[i/8]&(1<<(i%8)) != 0 {
-			fn(i)
-		}
-	}
 }
 
 // At returns text i.

@@ -71,7 +71,10 @@ func passes(inst *syntax.Inst) (c block.Classes) {
 			c     block.Classes
 			chars string
 		}{
-			{block.Digit, "0123456789"}, {block.LowerHex, "abcdef"}, {block.UpperHex, "ABCDEF"}, {block.Lower, "ghijklmnopqrstuvwxyz"},
+			{block.Digit, "0123456789"},
+			{block.LowerHex, "abcdef"},
+			{block.UpperHex, "ABCDEF"},
+			{block.Lower, "ghijklmnopqrstuvwxyz"},
 			{block.Upper, "GHIJKLMNOPQRSTUVWXYZ"},
 		} {
 			if strings.ContainsFunc(k.chars, inst.MatchRune) {

@@ -125,11 +125,11 @@ type Lines struct {
 	Text       []byte   // all texts, one behind the other
 	Ends       []uint32 // where each text ends
 	Fields     [][]wire.Label
+	Columns    *block.Columns // has the fields by name in place of Fields when it is not nil
 	// Done, when it is closed, has Select give up: what it returns then means nothing.
 	Done <-chan struct{}
 
-	// View has the texts in place of Text and Ends when it is not nil; Plans goes with it. When its Err fails afterwards, what was
-	// selected is void.
+	// View has the texts in place of Text and Ends when it is not nil; Plans goes with it.
 	View  *block.View
 	Plans *Plans
 
@@ -141,6 +141,15 @@ type Lines struct {
 	flatRows []uint16
 	flatRead bool
 	looked   uint
+	err      error
+}
+
+// Err returns what was found to be damaged since Reset: what was selected is void then.
+func (b *Lines) Err() error {
+	if b.err == nil && b.View != nil {
+		return b.View.Err()
+	}
+	return b.err
 }
 
 // Line returns the text of line i.
@@ -259,26 +268,59 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 				out.set(i)
 			}
 		})
-	case opField:
-		if len(b.Fields) != 0 {
-			in.Each(func(i int) {
-				if v := wire.Labels(b.Fields[i]).Get(f.field); v != "" && f.compare(v) {
-					out.set(i)
-				}
-			})
-		}
-	case opValue:
+	case opField, opValue:
+		f.selectField(b, in, out)
+	}
+	return out
+}
+
+// selectField decides lines by their structured fields.
+func (f *Filter) selectField(b *Lines, in, out Bits) {
+	is := func(v string) bool { return v != "" && f.compare(v) }
+	if f.op == opValue {
+		is = f.matcher.Matches
+	}
+	if b.Columns == nil {
+		none := is("")
 		in.Each(func(i int) {
 			v := ""
 			if len(b.Fields) != 0 {
 				v = wire.Labels(b.Fields[i]).Get(f.field)
 			}
-			if f.matcher.Matches(v) {
+			if v == "" && none || v != "" && is(v) {
 				out.set(i)
 			}
 		})
+		return
 	}
-	return out
+	if is("") { // and those that do not have it
+		copy(out, in)
+	}
+	field := b.Columns.Field(f.field)
+	if field == nil {
+		return
+	}
+	values, err := field.Values()
+	if err != nil {
+		b.err = err
+		return
+	}
+	b.entries = b.entries[:0]
+	for e := range values.Entries() {
+		if b.gone() {
+			return
+		}
+		b.entries = append(b.entries, is(string(values.Value(e))))
+	}
+	field.Each(func(line, row int) {
+		switch {
+		case !in.Has(line):
+		case b.entries[values.Entry(row)]:
+			out.set(line)
+		default:
+			out[line/64] &^= 1 << (line % 64)
+		}
+	})
 }
 
 // selectText looks for a piece that every match contains through all texts at once, and decides only the lines

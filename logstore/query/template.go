@@ -160,6 +160,9 @@ func (f *Filter) judgePhrase(t *block.Template) (v verdict) {
 func (f *Filter) selectView(b *Lines, in, out Bits) {
 	v := b.View
 	for i := range v.Templates() {
+		if b.gone() {
+			return
+		}
 		t := v.Template(i)
 		switch d := b.Plans.of(f, t); d.how {
 		case allLines:
@@ -174,6 +177,9 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 			for _, line := range t.Lines() {
 				if !in.Has(int(line)) {
 					continue
+				}
+				if b.gone() {
+					return
 				}
 				if b.text = v.Append(b.text[:0], int(line)); v.Err() != nil {
 					return

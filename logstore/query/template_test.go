@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
 	"github.com/triward/triward/logstore/words"
 )
@@ -248,5 +249,62 @@ func TestPlansAreBounded(t *testing.T) {
 	}
 	if plans.bytes > maxPlanBytes {
 		t.Errorf("%d bytes are remembered", plans.bytes)
+	}
+}
+
+// What is selected by columns of fields is what a look at every line selects, and absent is not empty where that matters.
+func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
+	c, err := block.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	matcher := func(op MatchOp, value string) *Filter {
+		m, err := NewMatcher("user", op, value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Value(m)
+	}
+	var filters []*Filter
+	for _, value := range []string{"", "ann", "ANN", "an", "nobody", "磁"} {
+		filters = append(filters, Field("user", Equal, value), Field("user", HasPrefix, value), matcher(MatchEqual, value), matcher(MatchNotEqual, value))
+	}
+	filters = append(filters, Field("user", Exists, ""), Field("none", Exists, ""), FieldNumber("code", GreaterOrEqual, 250), FieldNumber("user", Less, 1),
+		FieldRegex("code", regexp.MustCompile("7$")), matcher(MatchRegex, "a.*|"), matcher(MatchNotRegex, "a.+"), matcher(MatchNotRegex, ""))
+	rng := rand.New(rand.NewPCG(6, 6))
+	var cols block.Columns
+	var b Lines
+	for round := range 60 {
+		lines := make([]block.Line, 1+rng.IntN(200))
+		for i := range lines {
+			lines[i].T = int64(i)
+			if rng.IntN(3) > 0 || round%3 == 0 {
+				lines[i].Fields = append(lines[i].Fields, wire.Label{Name: "code", Value: fmt.Sprint(rng.IntN(500))})
+			}
+			if rng.IntN(3) > 0 {
+				lines[i].Fields = append(lines[i].Fields, wire.Label{Name: "user", Value: []string{"ann", "Ann", "", "bob", "磁盘", "7"}[rng.IntN(6)]})
+			}
+		}
+		out, err := c.Encode(lines, block.Version2, nil)
+		if err == nil {
+			err = c.DecodeColumns(&cols, out.Columns, len(lines), block.What{Fields: true, ByName: true})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, f := range filters {
+			f := And(f, Not(Field("code", Equal, fmt.Sprint(k))))
+			b.Reset()
+			if b.N = len(lines); cols.ByName() {
+				b.Columns = &cols
+			}
+			got := f.Select(&b, Range(len(lines), 0, len(lines)))
+			for i := range lines {
+				if want := f.Match(&Line{Fields: lines[i].Fields}); got.Has(i) != want || b.Err() != nil {
+					t.Fatalf("filter %d: line with %v is selected: %v, want %v: %v", k, lines[i].Fields, got.Has(i), want, b.Err())
+				}
+			}
+		}
 	}
 }
