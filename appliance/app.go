@@ -285,6 +285,9 @@ func (a *App) openStores() (err error) {
 	if err != nil {
 		return errors.Join(err, a.metrics.Close())
 	}
+	if err := a.registry.Register(logLoad{a.logs}); err != nil {
+		return errors.Join(err, a.metrics.Close(), a.logs.Close())
+	}
 	a.integrity = newIntegrity(a)
 	a.onStop("stores", func(context.Context) error { return errors.Join(a.metrics.Close(), a.logs.Close()) })
 	a.query = tsdb.NewQuery(a.metrics, tsdb.QueryOptions{
@@ -555,6 +558,9 @@ func (a *App) Config() Config { return a.cfg }
 
 // Node returns the node's place in the log, for tests and tools that look inside.
 func (a *App) Node() *raftstate.Node { return a.node }
+
+// Logs is the store of lines, for tests.
+func (a *App) Logs() *logstore.Store { return a.logs }
 
 // Metrics returns the node's store of samples, for tests and tools that look inside.
 func (a *App) Metrics() *tsdb.Store { return a.metrics }

@@ -44,10 +44,11 @@ type lane struct {
 	waiting int
 	turns   chan struct{} // one for each long query that may compute at the same time
 
-	mu      sync.Mutex
-	running int
-	held    int64
-	queue   []*waiter
+	mu                sync.Mutex
+	running           int
+	held              int64
+	queue             []*waiter
+	admitted, refused int64
 }
 
 type waiter struct {
@@ -69,12 +70,12 @@ func (l *lane) admit(ctx context.Context, bytes int64) error {
 	bytes = min(bytes, l.bytes) // one that is larger than all there is runs when it is alone
 	l.mu.Lock()
 	if len(l.queue) == 0 && l.fits(bytes) {
-		l.running++
-		l.held += bytes
+		l.enter(bytes)
 		l.mu.Unlock()
 		return nil
 	}
 	if len(l.queue) >= l.waiting {
+		l.refused++
 		l.mu.Unlock()
 		return fmt.Errorf("%w: %d run and %d wait", ErrBusy, l.atOnce, l.waiting)
 	}
@@ -102,6 +103,12 @@ func (l *lane) admit(ctx context.Context, bytes int64) error {
 
 func (l *lane) fits(bytes int64) bool { return l.running < l.atOnce && l.held+bytes <= l.bytes }
 
+func (l *lane) enter(bytes int64) {
+	l.running++
+	l.admitted++
+	l.held += bytes
+}
+
 func (l *lane) leave(bytes int64) {
 	bytes = min(bytes, l.bytes)
 	l.mu.Lock()
@@ -117,18 +124,23 @@ func (l *lane) next() {
 		w := l.queue[0]
 		l.queue[0] = nil
 		l.queue = l.queue[1:]
-		l.running++
-		l.held += w.bytes
+		l.enter(w.bytes)
 		close(w.admitted)
 	}
 }
 
-// QueryLoad tells how many queries run and wait in a lane.
-func (s *Store) QueryLoad(in Lane) (running, waiting int) {
+// QueryLoad is what goes on in a lane.
+type QueryLoad struct {
+	Running, Waiting  int
+	Admitted, Refused int64 // since the start
+}
+
+// QueryLoad tells what goes on in a lane.
+func (s *Store) QueryLoad(in Lane) QueryLoad {
 	l := &s.queries.lanes[in%lanes]
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.running, len(l.queue)
+	return QueryLoad{Running: l.running, Waiting: len(l.queue), Admitted: l.admitted, Refused: l.refused}
 }
 
 // ticket is an admitted query.

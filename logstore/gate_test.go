@@ -54,8 +54,8 @@ func TestGateAdmitsInOrderWithinItsBounds(t *testing.T) {
 		impatient, cancel := context.WithCancel(ctx)
 		ask(1, impatient, 200) // larger than all there is
 		ask(2, ctx, 10)        // would fit, but does not pass the one before
-		if _, waiting := s.QueryLoad(LanePeople); waiting != 2 {
-			t.Errorf("%d wait, want 2", waiting)
+		if l := s.QueryLoad(LanePeople); l.Waiting != 2 {
+			t.Errorf("%d wait, want 2", l.Waiting)
 		}
 		if _, _, err := s.Admit(ctx, 1); !errors.Is(err, ErrBusy) {
 			t.Errorf("one too many: %v", err)
@@ -73,8 +73,8 @@ func TestGateAdmitsInOrderWithinItsBounds(t *testing.T) {
 		one()
 		one() // counts once
 		wg.Wait()
-		if running, waiting := s.QueryLoad(LanePeople); running != 1 || waiting != 0 || len(order) != 1 || order[0] != 2 {
-			t.Errorf("%d run, %d wait, admitted %v", running, waiting, order)
+		if l := s.QueryLoad(LanePeople); l != (QueryLoad{Running: 1, Admitted: 3, Refused: 1}) || len(order) != 1 || order[0] != 2 {
+			t.Errorf("%+v, admitted %v", l, order)
 		}
 		// The whole of it is for one that is alone.
 		if l := &s.queries.lanes[LanePeople]; l.held != 40 {
@@ -177,7 +177,7 @@ func TestCancelledQueryEndsWithinABlock(t *testing.T) {
 		}
 		done()
 		cancel()
-		if running, _ := s.QueryLoad(LanePeople); running != 0 {
+		if s.QueryLoad(LanePeople).Running != 0 {
 			t.Errorf("%s: its place is not free", name)
 		}
 	}

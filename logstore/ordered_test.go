@@ -186,3 +186,53 @@ func TestWalkRefusesWhatItCannotDo(t *testing.T) {
 		t.Errorf("after its end: %v", err)
 	}
 }
+
+// While a walk goes on, lines are sealed and merged and retention goes on too: each line comes once, in its place, and
+// what retention took before its turn is said.
+func TestWalkBesideSealingAndRetention(t *testing.T) {
+	for _, order := range []Direction{NewestFirst, OldestFirst} {
+		m := newModel(31 + uint64(order))
+		s := testStore(t, t.TempDir(), Options{})
+		s.bounds.window = 4000
+		m.apply(t, s, 40)
+		want := m.find(question{is: func(*Row) bool { return true }}, minTime, 0, order == NewestFirst)
+		var got []Row
+		if _, err := s.Walk(t.Context(), Request{Direction: order}, func(r *Row) error {
+			if got = append(got, r.clone()); len(got)%(len(want)/6) == 0 {
+				work(t, s, true)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != len(want) {
+			t.Fatalf("order %d: %d rows, want %d: %s", order, len(got), len(want), firstDifference(got, want))
+		}
+		for i := range got {
+			if !sameRow(&got[i], &want[i]) {
+				t.Fatalf("order %d: row %d is %v, want %v", order, i, got[i].Position, want[i].Position)
+			}
+		}
+		floor := (testDay + 1) * DayNs
+		seen, below := 0, 0
+		st, err := s.Walk(t.Context(), Request{Direction: order}, func(r *Row) error {
+			if seen++; seen == 1 {
+				s.SetFloor(floor)
+				work(t, s, true)
+			}
+			if r.T < floor {
+				below++
+			}
+			return nil
+		})
+		if err != nil || !st.Expired {
+			t.Errorf("order %d: %d rows, %d below the floor, %+v %v", order, seen, below, st, err)
+		}
+		if held := len(m.find(question{is: func(*Row) bool { return true }}, floor, 0, false)); seen-below != held {
+			t.Errorf("order %d: %d rows above the floor, want %d", order, seen-below, held)
+		}
+		if st, err := s.Walk(t.Context(), Request{Direction: order}, func(*Row) error { return nil }); err != nil || st.Expired {
+			t.Errorf("order %d: afterwards %+v %v", order, st, err)
+		}
+	}
+}

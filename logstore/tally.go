@@ -2,6 +2,7 @@ package logstore
 
 import (
 	"cmp"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -14,21 +15,54 @@ import (
 const valueOverhead = 96
 
 // tally counts the values of a field within a bound. When they do not fit it goes over the lines twice: the first time
-// it only estimates, never too low (a count-min sketch), the second time it counts exactly what may be frequent enough.
-// What it finds does not depend on the order of lines, so nodes with the same lines agree.
+// it only estimates, never too low (a count-min sketch), the second time it counts exactly what is frequent enough. What it
+// finds does not depend on the order of lines, so nodes with the same lines agree.
 type tally struct {
 	field  countedBy
-	counts map[string]int64
+	counts map[string]*tallied
 	bytes  int
 	most   int // bytes of the values that are counted at once
 	lines  int64
-	sketch *sketch
-	again  bool  // it is the second time
-	least  int64 // then: values that are estimated lower are not counted; every value that is in so many lines is
+	sketch *sketch // nil as long as they fit
+	again  bool    // it is the second time
+	bar    bar
+}
+
+type tallied struct {
+	n, estimate int64
+	hash        uint64
+}
+
+// bar tells which values are counted the second time: those that are estimated to be in at least next(least) lines, and
+// of those in at least `least` the ones whose hash begins with so many zero bits. It is raised until they fit, in steps that
+// are always the same, each of which lets fewer pass; so it ends at the first step at which all that pass fit.
+type bar struct {
+	least int64
+	zeros int
+}
+
+func next(n int64) int64 { return n + max(1, n/8) }
+
+func (b *bar) passes(v *tallied) bool {
+	return v.estimate >= next(b.least) || v.estimate >= b.least && bits.LeadingZeros64(v.hash) >= b.zeros
+}
+
+func (b *bar) raise() {
+	if b.zeros += 4; b.zeros > 20 {
+		b.least, b.zeros = next(b.least), 0
+	}
+}
+
+// sure is the number of lines from which a value passes without fail.
+func (b *bar) sure() int64 {
+	if b.zeros == 0 {
+		return b.least
+	}
+	return next(b.least)
 }
 
 func newTally(field string, most int) *tally {
-	return &tally{field: countedBy(field), most: most, counts: map[string]int64{}}
+	return &tally{field: countedBy(field), most: most, counts: map[string]*tallied{}}
 }
 
 // run counts over the lines of a scan.
@@ -37,19 +71,26 @@ func (v *tally) run(c *scan) error {
 	if err := c.run(); err != nil || v.sketch == nil {
 		return err
 	}
-	v.again, v.least, v.lines, v.counts, v.bytes = true, 1, 0, map[string]int64{}, 0
+	v.second()
 	return c.run()
+}
+
+// second begins to count anew, with what the sketch knows.
+func (v *tally) second() {
+	v.again, v.lines, v.counts, v.bytes, v.bar = true, 0, map[string]*tallied{}, 0, bar{least: 1}
 }
 
 // top returns the n most frequent values, and whether a value that is not among them may be more frequent than one that is.
 func (v *tally) top(n int) (values []Facet, capped bool) {
-	for val, n := range v.counts {
-		values = append(values, Facet{val, n})
+	for value, t := range v.counts {
+		values = append(values, Facet{value, t.n})
 	}
 	slices.SortFunc(values, func(a, b Facet) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Value, b.Value))
 	})
-	capped = v.least > 1 && (len(values) < n || values[n-1].Count < v.least)
+	if sure := v.bar.sure(); v.again && sure > 1 {
+		capped = len(values) < n || values[n-1].Count < sure
+	}
 	return values[:min(n, len(values))], capped
 }
 
@@ -62,29 +103,32 @@ func (v *tally) count(value string, n int64) {
 		v.sketch.add(value, n)
 		return
 	}
-	if _, ok := v.counts[value]; ok {
-		v.counts[value] += n
+	if t := v.counts[value]; t != nil {
+		t.n += n
 		return
 	}
-	if v.again && v.sketch.estimate(value) < v.least {
-		return
+	t := &tallied{n: n}
+	if v.again {
+		if t.hash, t.estimate = v.sketch.estimate(value); !v.bar.passes(t) {
+			return
+		}
 	}
-	v.counts[strings.Clone(value)] = n
+	v.counts[strings.Clone(value)] = t
 	if v.bytes += len(value) + valueOverhead; v.bytes <= v.most {
 		return
 	}
 	if !v.again {
 		v.sketch = &sketch{}
-		for value, n := range v.counts {
-			v.sketch.add(value, n)
+		for value, t := range v.counts {
+			v.sketch.add(value, t.n)
 		}
 		v.counts = nil
 		return
 	}
 	for v.bytes > v.most {
-		v.least *= 2
-		for value := range v.counts {
-			if v.sketch.estimate(value) < v.least {
+		v.bar.raise()
+		for value, t := range v.counts {
+			if !v.bar.passes(t) {
 				v.bytes -= len(value) + valueOverhead
 				delete(v.counts, value)
 			}
@@ -95,7 +139,10 @@ func (v *tally) count(value string, n int64) {
 func (v *tally) wants(int64, int64, uint64, uint64) bool { return true }
 func (v *tally) needs() (positions, fields, text bool)   { return false, v.field.perLine(), false }
 func (v *tally) whole(st *stream, h *block.Header) bool  { return v.field.whole(st, h, v.count) }
-func (v *tally) add(st *stream, l *block.Line) bool      { v.count(v.field.of(st, l), 1); return true }
+func (v *tally) add(st *stream, l *block.Line) bool {
+	v.count(v.field.of(st, l), 1)
+	return true
+}
 
 // countedBy is the name of what lines are counted by: severity (or level), kind, a label of the stream or else a structured field.
 type countedBy string
@@ -140,17 +187,17 @@ func (f countedBy) whole(st *stream, h *block.Header, count func(value string, n
 // sketch estimates in how many lines a value is, never too low.
 type sketch [4][1 << 17]int64
 
-func (s *sketch) each(value string, fn func(cell *int64)) {
+func (s *sketch) each(value string, fn func(cell *int64)) (hash uint64) {
 	h := xxh3.HashString128(value)
-	for i, at := range [4]uint64{h.Lo, h.Lo >> 32, h.Hi, h.Hi >> 32} {
+	for i, at := range [4]uint64{h.Lo, h.Lo >> 32, h.Hi, h.Hi >> 20} {
 		fn(&s[i][at%uint64(len(s[i]))])
 	}
+	return h.Hi
 }
 
 func (s *sketch) add(value string, n int64) { s.each(value, func(cell *int64) { *cell += n }) }
 
-func (s *sketch) estimate(value string) int64 {
-	least := int64(maxTime)
-	s.each(value, func(cell *int64) { least = min(least, *cell) })
-	return least
+func (s *sketch) estimate(value string) (hash uint64, lines int64) {
+	lines = maxTime
+	return s.each(value, func(cell *int64) { lines = min(lines, *cell) }), lines
 }

@@ -27,16 +27,17 @@ import (
 
 // parts stands for the rest of the node.
 type parts struct {
-	applied   atomic.Uint64
-	readErr   error
-	index     uint64 // of the cluster, when this node is behind it
-	waiting   func() // called when somebody waits for it
-	logErr    error
-	joinErr   error
-	exported  []LogRow
-	exportErr error
-	lastLogs  LogQuery
-	step      time.Duration
+	applied    atomic.Uint64
+	readErr    error
+	index      uint64 // of the cluster, when this node is behind it
+	waiting    func() // called when somebody waits for it
+	logErr     error
+	joinErr    error
+	exported   []LogRow
+	exportErr  error
+	exportWait func(context.Context) error
+	lastLogs   LogQuery
+	step       time.Duration
 }
 
 func (p *parts) AppliedIndex() uint64 { return p.applied.Load() }
@@ -87,7 +88,7 @@ func (p *parts) Context(context.Context, string, int64, int, int) (LogAround, er
 	return LogAround{}, p.logErr
 }
 
-func (p *parts) Export(_ context.Context, q LogQuery, begin func() func(*LogRow) error) (LogStats, error) {
+func (p *parts) Export(ctx context.Context, q LogQuery, begin func() func(*LogRow) error) (LogStats, error) {
 	p.lastLogs = q
 	if p.logErr != nil {
 		return LogStats{}, p.logErr
@@ -97,6 +98,9 @@ func (p *parts) Export(_ context.Context, q LogQuery, begin func() func(*LogRow)
 		if err := line(&p.exported[i]); err != nil {
 			return LogStats{}, err
 		}
+	}
+	if p.exportWait != nil {
+		return LogStats{}, p.exportWait(ctx)
 	}
 	return LogStats{Lines: int64(len(p.exported))}, p.exportErr
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -167,5 +168,34 @@ func TestExportRefusesBadColumnsAndGoesOn(t *testing.T) {
 	_, body, err := export(t, s, "format=csv&cursor=1.2.3&order=newest&limit=9")
 	if err != nil || strings.Contains(string(body), "severity") || s.parts.lastLogs.Cursor != "1.2.3" || s.parts.lastLogs.Oldest || s.parts.lastLogs.Limit != 9 {
 		t.Errorf("%s %+v %v", body, s.parts.lastLogs, err)
+	}
+}
+
+// A client that goes away frees the place of its export.
+func TestExportEndsWithItsClient(t *testing.T) {
+	s := newStand(t, nil)
+	ended := make(chan error, 1)
+	s.parts.exported = exportRows()
+	s.parts.exportWait = func(ctx context.Context) error {
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return ctx.Err()
+	}
+	srv := httptest.NewServer(s.api)
+	defer srv.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL+"/v1/logs/export", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+s.tokens[auth.RoleViewer])
+	resp, err := srv.Client().Do(req) // returns with the head of the answer, before there is a line
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
