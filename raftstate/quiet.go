@@ -46,7 +46,7 @@ func (t *quietTransport) AppendEntriesPipeline(id raft.ServerID, target raft.Ser
 	if err != nil {
 		return nil, err
 	}
-	return &quietPipeline{p, t.hangs}, nil
+	return &quietPipeline{openPipeline(p), t.hangs}, nil
 }
 
 // RequestPreVote implements raft.WithPreVote.
