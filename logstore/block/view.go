@@ -38,7 +38,8 @@ type Template struct {
 	pieces  []byte
 	ends    []uint32 // of pieces
 	rows    []uint16
-	column  int // of the first slot
+	column  int       // of the first slot
+	values  []*Values // of all slots, when a line was put together
 }
 
 // Lines returns the lines that have the template, ascending: row k of its columns is of line Lines()[k].
@@ -137,7 +138,7 @@ func (v *View) readTemplates() bool {
 	at, left := 0, v.n
 	for i := range v.templates {
 		t := &v.templates[i]
-		t.view, t.column, t.ends = v, len(v.colRows), t.ends[:0]
+		t.view, t.column, t.ends, t.values = v, len(v.colRows), t.ends[:0], t.values[:0]
 		rows := int(r.uvarint(uint64(left)))
 		left -= rows
 		key := r.b
@@ -254,15 +255,32 @@ func (v *View) Append(dst []byte, i int) []byte {
 		return dst
 	}
 	t := &v.templates[id-1]
-	dst = append(dst, t.Piece(0)...)
+	if len(t.values) != t.Slots() && !t.loadValues() {
+		return dst
+	}
+	at := t.ends[0]
+	dst = append(dst, t.pieces[:at]...)
+	for s, c := range t.values {
+		from, to := c.place(c.Entry(k))
+		dst = append(dst, c.data[from:to]...)
+		dst = append(dst, t.pieces[at:t.ends[s+1]]...)
+		at = t.ends[s+1]
+	}
+	return dst
+}
+
+// loadValues reads the columns of all slots and reports whether they are whole.
+func (t *Template) loadValues() bool {
+	t.values = t.values[:0]
 	for s := range t.Slots() {
 		c := t.Column(s)
 		if c == nil {
-			return dst
+			t.values = t.values[:0]
+			return false
 		}
-		dst = append(append(dst, c.At(k)...), t.Piece(s+1)...)
+		t.values = append(t.values, c)
 	}
-	return dst
+	return true
 }
 
 // loadAll decodes everything and checks that the texts together are as long as is written: before, nothing may be made of
