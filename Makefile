@@ -62,6 +62,11 @@ $(CACHE)/lokiclient: packaging/loki.mod packaging/lokiclient/main.go
 	@mkdir -p $(CACHE)
 	go build -modfile=packaging/loki.mod -o $@ packaging/lokiclient/main.go
 
+# The other log store of the bench of logs: a program of its own, whose module is not in the graph of ours.
+$(CACHE)/victoria-logs: packaging/logpeers.mod
+	@mkdir -p $(CACHE)
+	go build -modfile=packaging/logpeers.mod -o $@ github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs
+
 .PHONY: senders
 senders: $(CACHE)/prometheus $(CACHE)/lokiclient ## build and install the senders that tests deliver with
 	@packaging/syslog.sh install
