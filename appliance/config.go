@@ -124,6 +124,8 @@ type MetricsConfig struct {
 type LogsConfig struct {
 	Retention  Duration `yaml:"retention"`
 	CacheBytes Size     `yaml:"cache_bytes"`
+	// WordIndex is whether the node makes and uses an index of words. Without it answers are the same and searches slower.
+	WordIndex bool `yaml:"word_index"`
 }
 
 // AlertingConfig is how rules are evaluated and whom messages may go to.
@@ -183,7 +185,7 @@ func DefaultConfig() Config {
 		},
 		Metrics:        MetricsConfig{Retention: Duration(90 * day)},
 		Scrub:          ScrubConfig{Every: Duration(7 * day), Rate: 16 << 20, VerifyRate: 128 << 20},
-		Logs:           LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20},
+		Logs:           LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20, WordIndex: true},
 		Access:         AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
 		Alerting:       AlertingConfig{Interval: Duration(15 * time.Second)},
 		Backup:         BackupConfig{Dir: "/var/backups/triward"},
