@@ -223,6 +223,15 @@ bench-save: go-build ## what a save of several GB costs intake, and what an incr
 	TRIWARD_BIN=$(BIN) go test -run '^$$' -bench SaveUnderLoad -benchtime 1x -timeout 90m ./appliance/systemtest
 	TRIWARD_BENCH_MB=4000 go test -run '^$$' -bench IncrementalSave -benchtime 1x -timeout 30m ./appliance/backup/repository
 
+# The lines are loghub's, whose licence stays with them: they are not part of this repository.
+LINES ?= 3000000
+LOGS  ?= $(CURDIR)/../shared/data/logs
+PEER  ?= $(CACHE)/victoria-logs
+.PHONY: bench-logs
+bench-logs: go-build $(PEER) ## the log store beside VictoriaLogs: LINES=3000000 LOGS=folder of loghub's files; PEER= for none, NODES=1, COLD=5 rounds; a quiet machine
+	TRIWARD_BIN=$(BIN) TRIWARD_BENCH_LINES=$(LINES) TRIWARD_LOGS='$(LOGS)' TRIWARD_VICTORIALOGS='$(PEER)' TRIWARD_BENCH_NODES='$(NODES)' TRIWARD_BENCH_COLD='$(COLD)' \
+	  go test -count=1 -v -run '^TestBenchLogs$$' -timeout 120m ./appliance/systemtest
+
 .PHONY: bench
 bench: go-build ## whole-path figures for docs/benchmarks.md, then those of the packages
 	TRIWARD_BIN=$(BIN) go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./appliance/systemtest/...

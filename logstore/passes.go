@@ -110,20 +110,21 @@ type Part struct {
 var parts = [...]struct {
 	name   string
 	prefix byte
+	shared bool // its keys share tables with others
 }{
-	{"inbox", prefixInbox},
-	{"columns", prefixColumns},
-	{"text", prefixText},
-	{"filter", prefixFilter},
-	{"headers", prefixHeader},
-	{"streams", prefixStream},
-	{"marks", prefixMark},
+	{"columns", prefixColumns, false},
+	{"text", prefixText, false},
+	{"filter", prefixFilter, false},
+	{"inbox", prefixInbox, true},
+	{"headers", prefixHeader, true},
+	{"streams", prefixStream, true},
+	{"marks", prefixMark, true},
 }
 
 // Parts returns how much of the disk each part of the store takes: what lines are before they are sealed (inbox), the
 // parts of blocks (columns, text, filter, headers), streams, marks, the word index (index), and what belongs to none, such as
-// files that wait to be deleted (rest). What is in memory only is in no part. The bytes of a part are an estimate where tables
-// hold several; the sum is exact.
+// files that wait to be deleted (rest). What is in memory only is in no part. The sum is what DiskBytes returns; parts that
+// share tables are estimates.
 func (s *Store) Parts() ([]Part, error) {
 	e, release, err := s.acquire()
 	if err != nil {
@@ -131,20 +132,34 @@ func (s *Store) Parts() ([]Part, error) {
 	}
 	defer release()
 	rest := int64(e.db.Metrics().DiskSpaceUsage())
-	out := make([]Part, 0, len(parts)+2)
-	for _, p := range parts {
-		n, err := e.db.EstimateDiskUsage([]byte{p.prefix}, []byte{p.prefix + 1})
+	out := make([]Part, len(parts), len(parts)+2)
+	var shared int64
+	for i, p := range parts {
+		n, err := e.db.EstimateDiskUsage([]byte{p.prefix}, after([]byte{p.prefix}))
 		if err != nil {
 			return nil, fmt.Errorf("bytes of %s: %w", p.name, e.wrap("pebble", err))
 		}
-		rest -= int64(n)
-		out = append(out, Part{p.name, int64(n)})
+		out[i] = Part{p.name, int64(n)}
+		if p.shared {
+			shared += int64(n)
+		} else {
+			out[i].Bytes = min(out[i].Bytes, rest)
+			rest -= out[i].Bytes
+		}
+	}
+	if shared > rest { // blocks that hold keys of several parts are counted for each of them
+		for i, p := range parts {
+			if p.shared {
+				out[i].Bytes = int64(float64(out[i].Bytes) * float64(rest) / float64(shared))
+			}
+		}
+		shared = rest
 	}
 	index, err := e.indexBytes()
 	if err != nil {
 		return nil, err
 	}
-	return append(out, Part{"index", index}, Part{"rest", max(0, rest)}), nil
+	return append(out, Part{"index", index}, Part{"rest", rest - shared}), nil
 }
 
 // indexBytes is the size of the files of the word index.

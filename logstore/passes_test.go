@@ -75,7 +75,7 @@ func TestPartsAreTheWholeDisk(t *testing.T) {
 		sum += p.Bytes
 		by[p.Name] = p.Bytes
 	}
-	if sum < whole || sum > whole+whole/4 {
+	if diff := sum - whole; diff < -int64(len(parts)) || diff > 0 {
 		t.Errorf("parts %v are %d bytes together, the store %d", parts, sum, whole)
 	}
 	for _, name := range []string{"columns", "text", "filter", "index"} {
