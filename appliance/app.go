@@ -278,8 +278,8 @@ func (a *App) openStores() (err error) {
 	}
 	a.guard = newLogGuard(a)
 	a.logs, err = logstore.New(logstore.Options{
-		Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes), NoIndex: !a.cfg.Logs.WordIndex, OnDamage: a.guard.damaged,
-		OnFallback: a.guard.fellBack, OnIndex: func(day int64, why error) { a.integrity.indexChanged(day, why) },
+		Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes), NoIndex: !a.cfg.Logs.WordIndex, SealAge: time.Duration(a.cfg.Logs.SealAge),
+		OnDamage: a.guard.damaged, OnFallback: a.guard.fellBack, OnIndex: func(day int64, why error) { a.integrity.indexChanged(day, why) },
 		Queries: a.cfg.Limits.LogQueries, QueryBytes: int64(a.cfg.Limits.LogQueryMemory),
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ var (
 	logInboxDesc        = prometheus.NewDesc("triward_logs_inbox_bytes", "Bytes of lines in memory and on disk that wait to be sealed into blocks.", nil, nil)
 	logUnindexedDesc    = prometheus.NewDesc("triward_logs_unindexed_blocks", "Blocks that wait for the word index.", nil, nil)
 	logPilesDesc        = prometheus.NewDesc("triward_logs_small_piles", "Streams of a day with small blocks that wait for others to be merged with.", nil, nil)
+	logRebuildsDesc     = prometheus.NewDesc("triward_logs_index_rebuilds", "Days whose word index is to be made again.", nil, nil)
 	logDiskDesc         = prometheus.NewDesc("triward_logs_disk_bytes", "Bytes on disk of the log store, by part.", []string{"part"}, nil)
 )
 
@@ -35,7 +36,7 @@ type logsCollector struct {
 // Describe implements prometheus.Collector.
 func (c *logsCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		logPassBegunDesc, logPassFinishedDesc, logPassFailedDesc, logInboxDesc, logUnindexedDesc, logPilesDesc, logDiskDesc,
+		logPassBegunDesc, logPassFinishedDesc, logPassFailedDesc, logInboxDesc, logUnindexedDesc, logPilesDesc, logRebuildsDesc, logDiskDesc,
 	} {
 		ch <- d
 	}
@@ -55,6 +56,7 @@ func (c *logsCollector) Collect(ch chan<- prometheus.Metric) {
 	put(logInboxDesc, prometheus.GaugeValue, float64(w.InboxBytes))
 	put(logUnindexedDesc, prometheus.GaugeValue, float64(w.Unindexed))
 	put(logPilesDesc, prometheus.GaugeValue, float64(w.Piles))
+	put(logRebuildsDesc, prometheus.GaugeValue, float64(w.Rebuilds))
 	for _, p := range c.partsNow() {
 		put(logDiskDesc, prometheus.GaugeValue, float64(p.Bytes), p.Name)
 	}

@@ -75,8 +75,9 @@ func (p *pass) failed() {
 type Waiting struct {
 	InboxBytes int64 // of lines that wait to be sealed, as block.Size counts
 	// Unindexed are blocks that wait for the word index, and Piles the streams of a day with small blocks that wait for
-	// others to be merged with; both as of the end of the last round of background work.
+	// others to be merged with; both as of the last step of background work.
 	Unindexed, Piles int64
+	Rebuilds         int64 // days whose word index is not there or not trusted, so that it is to be made again
 }
 
 // Waiting returns what background work has not done yet; nothing while no directory is open.
@@ -86,18 +87,19 @@ func (s *Store) Waiting() Waiting {
 		return Waiting{}
 	}
 	defer release()
-	return Waiting{InboxBytes: e.inboxBytes.Load(), Unindexed: e.unindexed.Load(), Piles: e.piles.Load()}
+	e.failMu.Lock()
+	defer e.failMu.Unlock()
+	return Waiting{InboxBytes: e.inboxBytes.Load(), Unindexed: e.unindexed.Load(), Piles: e.piles.Load(), Rebuilds: int64(len(e.bad))}
 }
 
-// noteWaiting takes note of what waits, at the end of a round of background work.
-func (e *engine) noteWaiting() (again bool, err error) {
+// noteWaiting takes note of what waits. It is for whoever does background work.
+func (e *engine) noteWaiting() {
 	var ready int64
 	for _, blocks := range e.ripe.ready {
 		ready += int64(len(blocks))
 	}
 	e.unindexed.Store(ready)
 	e.piles.Store(int64(e.ripe.piles))
-	return false, nil
 }
 
 // Part is a part of the store's directory and the bytes that it takes on disk.

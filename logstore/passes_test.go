@@ -19,7 +19,7 @@ func TestPassesAreCounted(t *testing.T) {
 			t.Errorf("%v: %+v", p.Pass, p)
 		}
 	}
-	if w := s.Waiting(); w.InboxBytes != 0 || w.Unindexed != 0 {
+	if w := s.Waiting(); w.InboxBytes != 0 || w.Unindexed != 0 || w.Rebuilds != 0 {
 		t.Errorf("%+v waits after all was done", w)
 	}
 }

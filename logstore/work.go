@@ -61,7 +61,7 @@ func (e *engine) pass(ctx context.Context, force bool) error {
 			}
 			return e.seal()
 		},
-		e.merge, e.indexBatch, e.noteWaiting,
+		e.merge, e.indexBatch,
 	} {
 		for again := true; again; {
 			select {
@@ -71,6 +71,7 @@ func (e *engine) pass(ctx context.Context, force bool) error {
 			}
 			var err error
 			again, err = step()
+			e.noteWaiting()
 			<-e.maint
 			if err != nil {
 				errs = append(errs, err)
