@@ -173,6 +173,9 @@ func (tr *trial) cutPasses(ctx context.Context) error {
 	for _, kind := range passNames {
 		tr.note("%d of %d cuts fell inside a pass of the kind %s", c.hits[kind], c.tries[kind], kind)
 	}
+	if c.unbuilt == 0 {
+		return errors.Join(errors.New("no question met a node whose index was not built yet"), tr.compare(ctx))
+	}
 	tr.note("a node that had just installed was asked %d questions while blocks were not in its index", c.unbuilt)
 	return tr.compare(ctx)
 }
@@ -331,10 +334,15 @@ func (c *cuts) askAtOnce(ctx context.Context, leader, n *devNode) error {
 	if err := c.c.restart(n); err != nil {
 		return err
 	}
-	if err := c.c.ready(ctx, n); err != nil {
+	index, s := applied(st, leader.ID), c.flooders[0]
+	err := until(ctx, time.Minute, func(ctx context.Context) error { // it answers before it says that it is ready
+		_, err := c.countOf(ctx, n, s, "host:"+s.name, index)
+		return err
+	})
+	if err != nil {
 		return c.whyNot(err)
 	}
-	return c.searchAll(ctx, n, applied(st, leader.ID))
+	return c.searchAll(ctx, n, index)
 }
 
 // compareAll holds all senders, compares every node with the ledger and what it finds with what it should, and lets them go on.
