@@ -67,6 +67,11 @@ func TestBenchLogs(t *testing.T) {
 		}
 	}
 	b.report(ours, three, peer)
+	if os.Getenv("TRIWARD_BENCH_HOSTILE") != "0" {
+		if err := b.hostileLines(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	text := b.out.String()
 	fmt.Print("\n", text)
 	if to := os.Getenv("TRIWARD_BENCH_TABLE"); to != "" {

@@ -416,7 +416,7 @@ func TestRowsAreChosen(t *testing.T) {
 		want  string // names of the rows, or what the error says
 	}{
 		{"kill-leader", any, "kill-leader"},
-		{"kill-*, part-leader", any, "kill-follower kill-leader kill-all part-leader"},
+		{"kill-*, part-leader", any, "kill-follower kill-leader kill-all part-leader kill-index"},
 		{"kill-leader", short, "short selection"},
 		{"part-leader flap-*", short, "short selection"},
 		{"nothing-*", any, "there is no row"},
