@@ -113,13 +113,32 @@ func (b *benchLogs) questions(ours, peer *measured) {
 			b.notes = append(b.notes, fmt.Sprintf("%s: %s", q.name, q.note))
 		}
 	}
-	b.say("\nEvery answer of Triward is compared with a walk through all lines, time and text of each row included; what VictoriaLogs answers otherwise is named below. Times are from the request to the last byte of the answer.\n")
+	b.say("\nAnswers are compared with a walk through all lines, time and text of each row included: Triward %s, warm, cold, with small caches, without its index and on each of three nodes%s. Times are from the request to the last byte of the answer.\n",
+		b.right(ours), theirsRight(b, peer))
 	if ours.noIndex != "" {
 		b.notes = append(b.notes, ours.noIndex)
 	}
 	if b.cold > 0 {
 		b.notes = append(b.notes, fmt.Sprintf("Cold: %d rounds; in each the process was started again, and the page cache was dropped before each question", b.cold))
 	}
+}
+
+// right says how many answers were right.
+func (b *benchLogs) right(m *measured) string {
+	n := len(m.warm)
+	for k := range m.warm {
+		if m.warm[k].wrong != "" || m.coldly != nil && m.coldly[k].wrong != "" || m.plain != nil && m.plain[k].wrong != "" {
+			n--
+		}
+	}
+	return fmt.Sprintf("%d of %d right", n, len(m.warm))
+}
+
+func theirsRight(b *benchLogs, m *measured) string {
+	if m == nil {
+		return ""
+	}
+	return "; VictoriaLogs " + b.right(m) + ", others are named below"
 }
 
 // pair is two quantiles of a question.

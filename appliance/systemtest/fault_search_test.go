@@ -234,11 +234,11 @@ func (c *cuts) until(ctx context.Context, kind string, round int) error {
 // cut waits until a node begins a pass and cuts it off at some moment of it, by kill -9 or by a loss of power, alone or with all
 // the others.
 func (c *cuts) cut(ctx context.Context, kind string, nth int) (hit bool, how string, err error) {
-	at := c.rng.IntN(len(c.c.Nodes))
-	who := []int{at}
-	if c.rng.IntN(3) == 0 {
-		who = c.rng.Perm(len(c.c.Nodes))
+	who := c.rng.Perm(len(c.c.Nodes)) // the first one is aimed at
+	if c.rng.IntN(3) > 0 {
+		who = who[:1]
 	}
+	at := who[0]
 	power, share := nth%2 == 0, c.rng.Float64()
 	how = fmt.Sprintf("kill -9 of %d", len(who))
 	if power {
@@ -253,24 +253,25 @@ func (c *cuts) cut(ctx context.Context, kind string, nth int) (hit bool, how str
 	if err := pause(ctx, time.Duration(share*float64(took))); err != nil {
 		return false, how, err
 	}
-	gone := time.Now()
+	gone := make([]time.Time, len(who))
 	if power {
-		for _, i := range who {
+		for k, i := range who {
 			if err := c.disks[i].losePower(); err != nil {
 				return false, how, err
 			}
+			gone[k] = time.Now()
 		}
-		gone = time.Now()
 	}
-	watches := make([]*passWatch, 0, len(who))
 	for _, i := range who {
-		watches = append(watches, c.watches[i])
 		if err := c.c.kill(&c.c.Nodes[i]); err != nil {
 			return false, how, err
 		}
 	}
-	for _, w := range watches {
-		hit = hit || w.inside(kind, gone)
+	for k, i := range who {
+		if !power { // what it has said it had done
+			gone[k] = time.Now()
+		}
+		hit = hit || c.watches[i].inside(kind, gone[k])
 	}
 	if len(who) == 1 {
 		if err := c.progress(ctx, 3); err != nil {
