@@ -228,8 +228,8 @@ LINES ?= 3000000
 LOGS  ?= $(CURDIR)/../shared/data/logs
 PEER  ?= $(CACHE)/victoria-logs
 .PHONY: bench-logs
-bench-logs: go-build $(PEER) ## the log store beside VictoriaLogs: LINES=3000000 LOGS=folder of loghub's files; PEER= for none, NODES=1, COLD=5 rounds, HOSTILE=0; a quiet machine
-	TRIWARD_BIN=$(BIN) TRIWARD_BENCH_LINES=$(LINES) TRIWARD_LOGS='$(LOGS)' TRIWARD_VICTORIALOGS='$(PEER)' TRIWARD_BENCH_NODES='$(NODES)' TRIWARD_BENCH_COLD='$(COLD)' TRIWARD_BENCH_HOSTILE='$(HOSTILE)' \
+bench-logs: go-build $(PEER) ## the log store beside VictoriaLogs: LINES=3000000 LOGS=folder of loghub's files; PEER= for none, NODES=1, COLD=5 rounds, HOSTILE=0, TABLE=file for the tables; a quiet machine
+	TRIWARD_BIN=$(BIN) TRIWARD_BENCH_LINES=$(LINES) TRIWARD_LOGS='$(LOGS)' TRIWARD_VICTORIALOGS='$(PEER)' TRIWARD_BENCH_NODES='$(NODES)' TRIWARD_BENCH_COLD='$(COLD)' TRIWARD_BENCH_HOSTILE='$(HOSTILE)' TRIWARD_BENCH_TABLE='$(TABLE)' \
 	  go test -count=1 -v -run '^TestBenchLogs$$' -timeout 120m ./appliance/systemtest
 
 .PHONY: bench

@@ -22,7 +22,7 @@ var passNames = []string{"seal", "merge", "index"}
 func searchRows() []faultRow {
 	return []faultRow{{
 		name: "kill-index", fault: "kill -9 or power loss inside a sealing, a merging or an indexing of blocks; a wiped node", needs: []need{needLoop},
-		weight: 150 * time.Second, goal: powerGoal, run: func(ctx context.Context, tr *trial) error { return tr.cutPasses(ctx) },
+		weight: 180 * time.Second, goal: powerGoal, run: func(ctx context.Context, tr *trial) error { return tr.cutPasses(ctx) },
 	}}
 }
 
@@ -188,7 +188,7 @@ func (c *cuts) fill(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.lines, s.files, s.linesOnly = 64, 16, true
+		s.lines, s.files, s.linesOnly = 128, 16, true
 		if k == 0 {
 			s.base -= 24 * 3600 * 1000
 		}
@@ -205,7 +205,7 @@ func (c *cuts) fill(ctx context.Context) error {
 }
 
 // maxTries is how often a cut is tried until one falls inside.
-const maxTries = 6
+const maxTries = 12
 
 // until cuts until a cut falls inside a pass of the kind.
 func (c *cuts) until(ctx context.Context, kind string, round int) error {
@@ -250,7 +250,7 @@ func (c *cuts) cut(ctx context.Context, kind string, nth int) (hit bool, how str
 	if err != nil {
 		return false, how, fmt.Errorf("%s began none: %w", c.c.Nodes[at].ID, err)
 	}
-	if err := pause(ctx, time.Duration(share*float64(took))); err != nil {
+	if err := pause(ctx, time.Duration(0.7*share*float64(took))); err != nil {
 		return false, how, err
 	}
 	gone := make([]time.Time, len(who))
