@@ -43,6 +43,7 @@ func TestPassThatFailsIsCounted(t *testing.T) {
 		m.apply(t, s, 1)
 	}
 	full.Store(false)
+	flushed(t, s)
 	for _, p := range s.Passes() {
 		if p.Begun != p.Finished+p.Failed {
 			t.Errorf("%v: %+v after all have ended", p.Pass, p)
