@@ -62,6 +62,11 @@ $(CACHE)/lokiclient: packaging/loki.mod packaging/lokiclient/main.go
 	@mkdir -p $(CACHE)
 	go build -modfile=packaging/loki.mod -o $@ packaging/lokiclient/main.go
 
+# The other log store of the bench of logs: a program of its own, whose module is not in the graph of ours.
+$(CACHE)/victoria-logs: packaging/logpeers.mod
+	@mkdir -p $(CACHE)
+	go build -modfile=packaging/logpeers.mod -o $@ github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs
+
 .PHONY: senders
 senders: $(CACHE)/prometheus $(CACHE)/lokiclient ## build and install the senders that tests deliver with
 	@packaging/syslog.sh install
@@ -217,6 +222,15 @@ simulate-planted: ## plant bugs in the source and count the schedules until each
 bench-save: go-build ## what a save of several GB costs intake, and what an incremental one writes; a quiet machine, TRIWARD_BENCH_GB
 	TRIWARD_BIN=$(BIN) go test -run '^$$' -bench SaveUnderLoad -benchtime 1x -timeout 90m ./appliance/systemtest
 	TRIWARD_BENCH_MB=4000 go test -run '^$$' -bench IncrementalSave -benchtime 1x -timeout 30m ./appliance/backup/repository
+
+# The lines are loghub's, whose licence stays with them: they are not part of this repository.
+LINES ?= 3000000
+LOGS  ?= $(CURDIR)/../shared/data/logs
+PEER  ?= $(CACHE)/victoria-logs
+.PHONY: bench-logs
+bench-logs: go-build $(PEER) ## the log store beside VictoriaLogs: LINES=3000000 LOGS=folder of loghub's files; PEER= for none, NODES=1, COLD=5 rounds, HOSTILE=0, TABLE=file for the tables; a quiet machine
+	TRIWARD_BIN=$(BIN) TRIWARD_BENCH_LINES=$(LINES) TRIWARD_LOGS='$(LOGS)' TRIWARD_VICTORIALOGS='$(PEER)' TRIWARD_BENCH_NODES='$(NODES)' TRIWARD_BENCH_COLD='$(COLD)' TRIWARD_BENCH_HOSTILE='$(HOSTILE)' TRIWARD_BENCH_TABLE='$(TABLE)' \
+	  go test -count=1 -v -run '^TestBenchLogs$$' -timeout 120m ./appliance/systemtest
 
 .PHONY: bench
 bench: go-build ## whole-path figures for docs/benchmarks.md, then those of the packages

@@ -278,14 +278,14 @@ func (a *App) openStores() (err error) {
 	}
 	a.guard = newLogGuard(a)
 	a.logs, err = logstore.New(logstore.Options{
-		Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes), OnDamage: a.guard.damaged,
-		OnFallback: a.guard.fellBack, OnIndex: func(day int64, why error) { a.integrity.indexChanged(day, why) },
+		Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes), NoIndex: !a.cfg.Logs.WordIndex, SealAge: time.Duration(a.cfg.Logs.SealAge),
+		OnDamage: a.guard.damaged, OnFallback: a.guard.fellBack, OnIndex: func(day int64, why error) { a.integrity.indexChanged(day, why) },
 		Queries: a.cfg.Limits.LogQueries, QueryBytes: int64(a.cfg.Limits.LogQueryMemory),
 	})
 	if err != nil {
 		return errors.Join(err, a.metrics.Close())
 	}
-	if err := a.registry.Register(logLoad{a.logs}); err != nil {
+	if err := errors.Join(a.registry.Register(logLoad{a.logs}), a.registry.Register(&logsCollector{store: a.logs})); err != nil {
 		return errors.Join(err, a.metrics.Close(), a.logs.Close())
 	}
 	a.integrity = newIntegrity(a)

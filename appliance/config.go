@@ -124,6 +124,10 @@ type MetricsConfig struct {
 type LogsConfig struct {
 	Retention  Duration `yaml:"retention"`
 	CacheBytes Size     `yaml:"cache_bytes"`
+	// WordIndex is whether the node makes and uses an index of words. Without it answers are the same and searches slower.
+	WordIndex bool `yaml:"word_index"`
+	// SealAge is how long lines lie as they came before they are sealed into blocks.
+	SealAge Duration `yaml:"seal_age"`
 }
 
 // AlertingConfig is how rules are evaluated and whom messages may go to.
@@ -183,7 +187,7 @@ func DefaultConfig() Config {
 		},
 		Metrics:        MetricsConfig{Retention: Duration(90 * day)},
 		Scrub:          ScrubConfig{Every: Duration(7 * day), Rate: 16 << 20, VerifyRate: 128 << 20},
-		Logs:           LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20},
+		Logs:           LogsConfig{Retention: Duration(30 * day), CacheBytes: 128 << 20, WordIndex: true, SealAge: Duration(time.Minute)},
 		Access:         AccessConfig{SessionIdle: Duration(12 * time.Hour), SessionMax: Duration(7 * day)},
 		Alerting:       AlertingConfig{Interval: Duration(15 * time.Second)},
 		Backup:         BackupConfig{Dir: "/var/backups/triward"},
@@ -336,6 +340,7 @@ func (c *Config) validate(bad func(path, format string, args ...any)) {
 	span("metrics.retention", c.Metrics.Retention, 7*day, 3650*day)
 	span("logs.retention", c.Logs.Retention, day, 3650*day)
 	size("logs.cache_bytes", c.Logs.CacheBytes, 1<<20, 64<<30)
+	span("logs.seal_age", c.Logs.SealAge, time.Second, 10*time.Minute)
 	if c.Scrub.Every != 0 {
 		span("scrub.every", c.Scrub.Every, time.Hour, 365*day)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -33,10 +32,11 @@ type engine struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	applied    atomic.Uint64
-	inboxBytes atomic.Int64 // of its lines
-	inboxSince atomic.Int64 // unix nanoseconds of the first row since the inbox was empty, 0 when it is
-	nextBlock  atomic.Uint64
+	applied          atomic.Uint64
+	inboxBytes       atomic.Int64 // of its lines
+	inboxSince       atomic.Int64 // unix nanoseconds of the first row since the inbox was empty, 0 when it is
+	nextBlock        atomic.Uint64
+	unindexed, piles atomic.Int64 // as Waiting tells of them
 
 	applyMu  sync.Mutex
 	applying atomic.Pointer[applying] // nil while nothing is being stored
@@ -313,14 +313,6 @@ func (s *Store) DiskBytes() (int64, error) {
 		return 0, err
 	}
 	defer release()
-	n := int64(e.db.Metrics().DiskSpaceUsage())
-	err = filepath.WalkDir(filepath.Join(e.dir, "index"), func(_ string, d os.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			if info, ierr := d.Info(); ierr == nil {
-				n += info.Size()
-			}
-		}
-		return nil // files come and go beside us
-	})
-	return n, err
+	n, err := e.indexBytes()
+	return int64(e.db.Metrics().DiskSpaceUsage()) + n, err
 }

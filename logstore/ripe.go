@@ -259,6 +259,8 @@ func (e *engine) nextPile(it *pebble.Iterator) (k dayStream, p pile, err error) 
 }
 
 func (e *engine) mergePile(k dayStream, p pile) error {
+	pass := e.begin(PassMerge)
+	defer pass.failed()
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
 	var lines []block.Line
@@ -291,6 +293,7 @@ func (e *engine) mergePile(k dayStream, p pile) error {
 		e.ripe.put(k, p)
 		return fmt.Errorf("merge: %w", e.wrap("blocks", err))
 	}
+	pass.done()
 	for _, b := range p.blocks[n:] {
 		e.ripe.add(b.of(k))
 	}

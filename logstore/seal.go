@@ -67,6 +67,8 @@ func (e *engine) seal() (bool, error) {
 		e.inboxSince.Store(0)
 		return false, nil
 	}
+	pass := e.begin(PassSeal)
+	defer pass.failed()
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
 	w := blockWriter{e: e, batch: batch}
@@ -82,6 +84,7 @@ func (e *engine) seal() (bool, error) {
 	if err := e.commit(batch); err != nil {
 		return false, fmt.Errorf("seal: %w", e.wrap("blocks", err))
 	}
+	pass.done()
 	w.done()
 	e.applyMu.Lock()
 	if e.inboxBytes.Add(-bytes) <= 0 {

@@ -125,6 +125,7 @@ type Store struct {
 	codec  *block.Codec
 	floors [kinds]atomic.Int64 // query floors by stream kind, nanoseconds
 	format atomic.Uint32       // of the cluster's state
+	passes [passKinds]passCounter
 
 	mu     sync.Mutex // guards engine
 	engine *engine

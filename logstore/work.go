@@ -71,6 +71,7 @@ func (e *engine) pass(ctx context.Context, force bool) error {
 			}
 			var err error
 			again, err = step()
+			e.noteWaiting()
 			<-e.maint
 			if err != nil {
 				errs = append(errs, err)
@@ -226,6 +227,8 @@ func (e *engine) indexBatch() (bool, error) {
 	d := slices.Max(slices.Collect(maps.Keys(e.ripe.ready)))
 	blocks := e.ripe.ready[d]
 	n := min(docsAtOnce, len(blocks))
+	pass := e.begin(PassIndex)
+	defer pass.failed()
 	take := func() {
 		if e.ripe.ready[d] = blocks[n:]; len(blocks) == n {
 			delete(e.ripe.ready, d)
@@ -270,6 +273,7 @@ func (e *engine) indexBatch() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("index: %w", e.wrap("marks", err))
 	}
+	pass.done()
 	take()
 	return true, nil
 }

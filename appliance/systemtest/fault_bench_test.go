@@ -74,6 +74,7 @@ func faultRows() []faultRow {
 		memberRows(),
 		restoreRows(),
 		queueRows(),
+		searchRows(),
 	)
 }
 
@@ -94,12 +95,12 @@ type trial struct {
 	dir  string     // of its own, empty at first, removed at the end
 	bin  string     // folder of the binaries
 
-	c       *cluster
-	net     *network // when the plan says apart
-	places  []*place // of the nodes, likewise
-	peers   []*proxy // before the peers' ports of the nodes, when the row wants them
-	traffic *traffic // when it was begun
-	flooder *sender  // likewise, of data that only fills
+	c        *cluster
+	net      *network  // when the plan says apart
+	places   []*place  // of the nodes, likewise
+	peers    []*proxy  // before the peers' ports of the nodes, when the row wants them
+	traffic  *traffic  // when it was begun
+	flooders []*sender // likewise, of data that is not compared at the end
 
 	stockEnd time.Time     // of what readers of damaged nodes know
 	fed      int           // series that were made so that there are files
@@ -415,7 +416,7 @@ func TestRowsAreChosen(t *testing.T) {
 		want  string // names of the rows, or what the error says
 	}{
 		{"kill-leader", any, "kill-leader"},
-		{"kill-*, part-leader", any, "kill-follower kill-leader kill-all part-leader"},
+		{"kill-*, part-leader", any, "kill-follower kill-leader kill-all part-leader kill-index"},
 		{"kill-leader", short, "short selection"},
 		{"part-leader flap-*", short, "short selection"},
 		{"nothing-*", any, "there is no row"},

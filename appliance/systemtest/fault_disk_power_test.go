@@ -55,12 +55,6 @@ func powerRows() []faultRow {
 				return tr.powerRounds(ctx, powerRow{marks: true, install: true})
 			},
 		},
-		{
-			name: "power-seal", fault: "kill -9 or power loss while blocks are sealed, merged and indexed", needs: []need{needLoop}, weight: 90 * time.Second, goal: powerGoal,
-			run: func(ctx context.Context, tr *trial) error {
-				return tr.powerRounds(ctx, powerRow{marks: true, seal: true})
-			},
-		},
 	}
 }
 
@@ -71,7 +65,6 @@ type powerRow struct {
 	torn    bool // a part of the write after the last one that was synced is on the disk
 	marks   bool // marks are made all the time, and the log behind them is short
 	install bool // one node is away before, so that it must install
-	seal    bool // there is so much to store that blocks are sealed all the time; some nodes are killed instead
 }
 
 // rounds is how many losses a trial has.
@@ -141,7 +134,7 @@ func (tr *trial) powerRounds(ctx context.Context, r powerRow) error {
 			return err
 		}
 	}
-	if r.install || r.seal {
+	if r.install {
 		if err := tr.flood(ctx); err != nil {
 			return err
 		}
@@ -224,9 +217,8 @@ func (tr *trial) powerRound(ctx context.Context, r powerRow, disks []*loopDisk, 
 	if err := pause(ctx, time.Duration(tr.rng.IntN(1500))*time.Millisecond); err != nil {
 		return err
 	}
-	power := !r.seal || tr.rng.IntN(2) == 0
 	tr.faulted(1)
-	if err := tr.darken(hit, disks, power); err != nil {
+	if err := tr.darken(hit, disks); err != nil {
 		return err
 	}
 	if len(hit) == 1 && !r.install { // the others go on; the one that installs may be needed for a majority
@@ -234,18 +226,21 @@ func (tr *trial) powerRound(ctx context.Context, r powerRow, disks []*loopDisk, 
 			return fmt.Errorf("without %s: %w", tr.c.Nodes[hit[0]].ID, err)
 		}
 	}
-	if power {
-		for _, i := range hit {
-			if err := disks[i].restorePower(ctx, round%2 == 1); err != nil {
+	for _, i := range hit {
+		if err := disks[i].restorePower(ctx, round%2 == 1); err != nil {
+			return err
+		}
+		if r.torn {
+			if err := tr.tear(tr.c.Nodes[i].DataDir); err != nil {
 				return err
-			}
-			if r.torn {
-				if err := tr.tear(tr.c.Nodes[i].DataDir); err != nil {
-					return err
-				}
 			}
 		}
 	}
+	return tr.backAgain(ctx, hit)
+}
+
+// backAgain starts nodes and returns when all are ready.
+func (tr *trial) backAgain(ctx context.Context, hit []int) error {
 	began := time.Now()
 	for _, i := range hit {
 		if err := tr.c.restart(&tr.c.Nodes[i]); err != nil {
@@ -292,12 +287,10 @@ func (tr *trial) tear(dataDir string) error {
 }
 
 // darken takes the power of nodes, all at once, and then their processes, which are dead from there on.
-func (tr *trial) darken(hit []int, disks []*loopDisk, power bool) error {
+func (tr *trial) darken(hit []int, disks []*loopDisk) error {
 	for _, i := range hit {
-		if power {
-			if err := disks[i].losePower(); err != nil {
-				return err
-			}
+		if err := disks[i].losePower(); err != nil {
+			return err
 		}
 	}
 	for _, i := range hit {
@@ -332,7 +325,7 @@ func (tr *trial) flood(ctx context.Context) error {
 		stop()
 		<-ended
 	})
-	tr.flooder = s
+	tr.flooders = append(tr.flooders, s)
 	return nil
 }
 
@@ -362,17 +355,23 @@ func (tr *trial) mustInstall(ctx context.Context, i int) error {
 	return tr.c.restart(n)
 }
 
+// hold has all senders wait, with nothing under way, until the function that it returns is called.
+func (tr *trial) hold() (goOn func()) {
+	senders := slices.Concat(tr.traffic.senders, tr.flooders)
+	for _, s := range senders {
+		s.held.Lock()
+	}
+	return func() {
+		for _, s := range senders {
+			s.held.Unlock()
+		}
+	}
+}
+
 // compareNow holds all senders, compares every node with the ledger, and lets them go on.
 func (tr *trial) compareNow(ctx context.Context) error {
 	senders := tr.traffic.senders
-	hold := senders
-	if tr.flooder != nil {
-		hold = append(hold[:len(hold):len(hold)], tr.flooder)
-	}
-	for _, s := range hold {
-		s.held.Lock()
-		defer s.held.Unlock()
-	}
+	defer tr.hold()()
 	defer tr.anew()()
 	if err := tr.c.compare(ctx, tr.traffic.ledger, senders, &tr.violations); err != nil {
 		return fmt.Errorf("compare the nodes with the ledger: %w", err)

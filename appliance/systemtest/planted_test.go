@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +22,8 @@ type planted struct {
 	name  string // as BUG= of make torture-planted, with spaces for dashes
 	file  string // below the root of the module
 	edits []edit
-	row   string // of the fault table, or "kill" or "alerts" for the tests of these names
+	also  map[string][]edit // in other files: what would find the bug by itself before a row does
+	row   string            // of the fault table, or "kill" or "alerts" for the tests of these names
 	// shows is the count that the bug must raise: any other thing amiss might have another cause. With a row "alerts" it
 	// is says.
 	shows func(*violations) int
@@ -158,13 +160,46 @@ func (unsyncedFile) Sync() error { return nil }
 			edits: []edit{{"	if len(b.waiting) == 0 && b.left >= w.wants {", "	if n >= 0 {"}},
 			says:  `(?m:nothing was refused: this|a node takes \d+ MiB|\d+ elections under load|ack p99 \S+$)`,
 		},
+		{ // what was sealed is in the inbox and in blocks until a second batch is written, also on the disk
+			name: "inbox rows go later", file: "logstore/seal.go", row: "kill-index",
+			edits: []edit{
+				{"	\"slices\"\n\n", "	\"slices\"\n	\"time\"\n\n"},
+				{"	if err := batch.DeleteRange([]byte{prefixInbox}, append(last, 0), nil); err != nil {\n", `	if err := errors.Join(e.commit(batch), e.db.Flush()); err != nil {
+		return false, fmt.Errorf("seal: %w", err)
+	}
+	<-time.After(100 * time.Millisecond) // so that a cut meets it
+	batch = e.db.NewBatch()
+	if err := batch.DeleteRange([]byte{prefixInbox}, append(last, 0), nil); err != nil {
+`},
+				{"	\"encoding/binary\"\n", "	\"encoding/binary\"\n	\"errors\"\n"},
+			},
+			shows: func(v *violations) int { return v.doubled },
+		},
+		{ // what the index does not have yet is taken for searched by it; on opening the index that is noticed, unless nobody looks
+			name: "marks go before the index", file: "logstore/work.go", row: "kill-index",
+			edits: []edit{{"	if err := e.index.Add(d, name, docs); err != nil {\n", `	early := e.db.NewBatch()
+	err = early.Set(dayPrefix(prefixIndex, d), appendIndexName(nil, name), nil)
+	for _, m := range blocks[:n] {
+		err = errors.Join(err, early.Delete(blockKey(prefixMark, d, m.id), nil))
+	}
+	if err = errors.Join(err, e.commit(early), e.db.Flush()); err != nil {
+		return false, err
+	}
+	<-time.After(100 * time.Millisecond) // so that a cut meets it
+	if err := e.index.Add(d, name, docs); err != nil {
+`}},
+			also:  map[string][]edit{"logstore/prune.go": {{"	return ids, err\n}\n\n// indexQuery", "	return nil, err\n}\n\n// indexQuery"}}},
+			shows: func(v *violations) int { return v.lost },
+		},
 	}
 }
 
 // overlay writes the changed file and the description that go build wants, and returns its path.
 func (p *planted) overlay(t *testing.T) string {
 	t.Helper()
-	file, err := overlayOf(t.TempDir(), map[string][]edit{p.file: p.edits})
+	changes := map[string][]edit{p.file: p.edits}
+	maps.Copy(changes, p.also)
+	file, err := overlayOf(t.TempDir(), changes)
 	if err != nil {
 		t.Fatalf("plant %q: %v", p.name, err)
 	}

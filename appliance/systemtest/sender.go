@@ -38,6 +38,10 @@ type sender struct {
 	base    int64 // milliseconds; batch seq has the time base + seq*stepMs
 	ledger  *ledger
 	padding int // bytes that make each line longer; such a sender is not compared with the ledger
+	// lines are those of a batch, linesPerBatch when 0, dealt out to so many files, one when 0. With linesOnly nothing else is
+	// sent, no metrics and no line of the future.
+	lines, files int
+	linesOnly    bool
 	// repeats is after how many batches one is delivered once more; 0: after repeatEvery, less: never. One that is set goes
 	// on at the node that it used before.
 	repeats int
@@ -168,7 +172,11 @@ func (s *sender) run(ctx context.Context, pace time.Duration) (err error) {
 func (s *sender) step(ctx context.Context, seq uint64) error {
 	s.held.RLock()
 	defer s.held.RUnlock()
-	batches := []wire.Batch{s.metricsBatch(seq), s.logsBatch(seq)}
+	var batches []wire.Batch
+	if !s.linesOnly {
+		batches = append(batches, s.metricsBatch(seq))
+	}
+	batches = append(batches, s.logsBatch(seq))
 	s.ledger.sent(s.name, seq)
 	if err := s.deliver(ctx, batches); err != nil {
 		if ctx.Err() != nil {
@@ -226,14 +234,25 @@ func (s *sender) metricsBatch(seq uint64) wire.Batch {
 }
 
 func (s *sender) logsBatch(seq uint64) wire.Batch {
-	st := wire.LogStream{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "file", Value: "/ledger/" + s.name}, {Name: "source", Value: "file"}}}
-	for i := range linesPerBatch {
+	streams := make([]wire.LogStream, max(1, s.files))
+	for k := range streams {
+		file := "/ledger/" + s.name
+		if k > 0 {
+			file += fmt.Sprintf(".%d", k)
+		}
+		streams[k] = wire.LogStream{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "file", Value: file}, {Name: "source", Value: "file"}}}
+	}
+	for i := range s.linesOfBatch() {
+		st := &streams[i%len(streams)]
 		st.Lines = append(st.Lines, wire.LogLine{T: (s.base+int64(seq)*stepMs)*1e6 + int64(i), Severity: wire.SeverityInfo, Text: append([]byte(ledgerLine(s.name, seq, i)), junk(s.padding)...)})
 	}
-	// A line that claims to be of the future is moved to the present, which must be the same one on all nodes.
-	st.Lines = append(st.Lines, wire.LogLine{T: (s.base + int64(seq)*stepMs + aheadMs) * 1e6, Severity: wire.SeverityInfo, Text: fmt.Appendf(nil, "ahead of its time, sender=%s seq=%d", s.name, seq)})
-	return s.batch(wire.LaneLogs, seq, wire.AppendLogs(nil, &wire.LogBatch{Streams: []wire.LogStream{st}}))
+	if st := &streams[0]; !s.linesOnly { // a line that claims to be of the future is moved to the present, which must be the same one on all nodes
+		st.Lines = append(st.Lines, wire.LogLine{T: (s.base + int64(seq)*stepMs + aheadMs) * 1e6, Severity: wire.SeverityInfo, Text: fmt.Appendf(nil, "ahead of its time, sender=%s seq=%d", s.name, seq)})
+	}
+	return s.batch(wire.LaneLogs, seq, wire.AppendLogs(nil, &wire.LogBatch{Streams: streams}))
 }
+
+func (s *sender) linesOfBatch() int { return cmp.Or(s.lines, linesPerBatch) }
 
 // junk returns n bytes of text that do not compress to nothing.
 func junk(n int) []byte {

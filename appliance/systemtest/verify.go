@@ -136,7 +136,7 @@ func (c *cluster) verifyLines(ctx context.Context, n *devNode, l *ledger, s *sen
 	}
 	a := l.of(s.name)
 	for seq := uint64(1); seq <= a.sent; seq++ {
-		for i := range linesPerBatch {
+		for i := range s.linesOfBatch() {
 			text := ledgerLine(s.name, seq, i)
 			switch k := seen[text]; {
 			case k == 0 && seq <= a.acked:

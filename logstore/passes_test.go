@@ -1,0 +1,101 @@
+package logstore
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// What was done is counted, nothing is left under way, and what waits is told.
+func TestPassesAreCounted(t *testing.T) {
+	m := newModel(5)
+	s := testStore(t, t.TempDir(), Options{SealBytes: 2 << 10})
+	m.apply(t, s, 40)
+	if w := s.Waiting(); w.InboxBytes == 0 {
+		t.Errorf("%+v waits before anything is sealed", w)
+	}
+	for range 3 {
+		m.apply(t, s, 20)
+		work(t, s, true)
+	}
+	for _, p := range s.Passes() {
+		if p.Begun == 0 || p.Finished != p.Begun || p.Failed != 0 {
+			t.Errorf("%v: %+v", p.Pass, p)
+		}
+	}
+	if w := s.Waiting(); w.InboxBytes != 0 || w.Unindexed != 0 || w.Rebuilds != 0 {
+		t.Errorf("%+v waits after all was done", w)
+	}
+}
+
+// A pass that does not come to its end is no finished one, and the next one is.
+func TestPassThatFailsIsCounted(t *testing.T) {
+	m := newModel(6)
+	fs, full := fullDisk()
+	s := testStore(t, t.TempDir(), Options{FS: fs, NoIndex: true, SealBytes: 1, MemTableBytes: 64 << 10})
+	m.apply(t, s, 30)
+	full.Store(true)
+	var failed uint64
+	for range 50 {
+		if err := s.Work(t.Context(), true); err != nil {
+			break
+		}
+		m.apply(t, s, 1)
+	}
+	full.Store(false)
+	flushed(t, s)
+	for _, p := range s.Passes() {
+		if p.Begun != p.Finished+p.Failed {
+			t.Errorf("%v: %+v after all have ended", p.Pass, p)
+		}
+		failed += p.Failed
+	}
+	if failed == 0 {
+		t.Error("no pass failed on a full disk")
+	}
+}
+
+// The parts are all of the disk, and blocks are in theirs.
+func TestPartsAreTheWholeDisk(t *testing.T) {
+	m := newModel(7)
+	s := testStore(t, t.TempDir(), Options{})
+	for range 4 {
+		m.apply(t, s, 60)
+		work(t, s, true)
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	by := map[string]int64{}
+	add := func() error {
+		whole, err := s.DiskBytes()
+		if err != nil {
+			return err
+		}
+		parts, err := s.Parts()
+		if err != nil {
+			return err
+		}
+		var sum int64
+		for _, p := range parts {
+			sum += p.Bytes
+			by[p.Name] = p.Bytes
+		}
+		if diff := sum - whole; diff < -int64(len(parts)) || diff > 0 {
+			return fmt.Errorf("parts %v are %d bytes together, the store %d", parts, sum, whole)
+		}
+		return nil
+	}
+	err := add()
+	for begin := time.Now(); err != nil && time.Since(begin) < time.Minute; { // files came and went meanwhile
+		err = add()
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"columns", "text", "filter", "index"} {
+		if by[name] == 0 {
+			t.Errorf("no bytes of %s: %v", name, by)
+		}
+	}
+}
