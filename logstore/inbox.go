@@ -131,7 +131,7 @@ func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 		if entries[i].Index <= applied {
 			continue
 		}
-		n, err := e.applyEntry(batch, &entries[i], &fresh)
+		n, err := e.applyEntry(batch, &entries[i], 0, &fresh)
 		if err != nil {
 			return err
 		}
@@ -156,9 +156,9 @@ func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 	return nil
 }
 
-// applyEntry adds the rows of one entry to the batch, and the streams that are new on their day.
-func (e *engine) applyEntry(batch *pebble.Batch, entry *wire.LogEntry, fresh *[]dayStream) (bytes int64, err error) {
-	ord := uint32(0)
+// applyEntry adds the rows of one entry to the batch, whose first line has the ordinal ord, and the streams that are new on
+// their day.
+func (e *engine) applyEntry(batch *pebble.Batch, entry *wire.LogEntry, ord uint32, fresh *[]dayStream) (bytes int64, err error) {
 	for i := range entry.Batches {
 		a := &entry.Batches[i]
 		row := inboxRow{index: entry.Index, ord: ord, codec: a.Codec, body: a.Body}

@@ -46,6 +46,7 @@ type scan struct {
 	floors floors
 	newest bool      // newest first, else oldest first
 	only   *streamID // only lines of this stream
+	pick   func(*stream) bool // nil, or which streams are asked for
 	sink   sink
 	rest   func(d int64) bool // asked when a day is done: the scan ends there; nil for no
 	stats  Stats
@@ -246,7 +247,7 @@ func (c *scan) inboxRow(key, v []byte) error {
 			continue
 		}
 		id := streamIDOf(st.Kind, st.Labels)
-		if c.only != nil && *c.only != id {
+		if c.only != nil && *c.only != id || c.pick != nil && !c.pick(&stream{id: id, kind: st.Kind, decoded: st.Labels}) {
 			continue
 		}
 		c.inboxStream(st, id, f, r.index, first)

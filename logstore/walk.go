@@ -108,7 +108,7 @@ func (w *walker) stream() (more bool, err error) {
 		return true, c.spoiled(fmt.Sprintf("key %x", key), err)
 	}
 	f := c.reducer.Stream(w.st.kind, w.st.label)
-	if f.IsNone() {
+	if f.IsNone() || c.pick != nil && !c.pick(&w.st) {
 		w.jumped = true
 		return true, nil
 	}
