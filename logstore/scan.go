@@ -44,8 +44,8 @@ type scan struct {
 	start  int64
 	last   int64
 	floors floors
-	newest bool      // newest first, else oldest first
-	only   *streamID // only lines of this stream
+	newest bool               // newest first, else oldest first
+	only   *streamID          // only lines of this stream
 	pick   func(*stream) bool // nil, or which streams are asked for
 	sink   sink
 	rest   func(d int64) bool // asked when a day is done: the scan ends there; nil for no
