@@ -12,6 +12,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/raftstate/meta"
 )
 
 // A line of a part has the form of a row of the API's answers:
@@ -205,4 +206,22 @@ func readObject(raw []byte) (wire.Labels, error) {
 		return 1
 	})
 	return out, nil
+}
+
+// hasher computes meta.HashLine of rows, those of one stream with its hash once.
+type hasher struct {
+	of     wire.Labels
+	kind   wire.StreamKind
+	stream uint64
+	buf    []byte
+	line   wire.LogLine
+}
+
+func (h *hasher) sum(r *logstore.Row) (sum meta.Sum) {
+	if h.kind != r.Kind || len(r.Labels) != len(h.of) || unsafe.SliceData(r.Labels) != unsafe.SliceData(h.of) {
+		h.of, h.kind, h.stream = r.Labels, r.Kind, meta.HashStream(r.Kind, r.Labels)
+	}
+	h.line = wire.LogLine{T: r.T, Severity: r.Severity, Fields: r.Fields, Text: r.Text}
+	sum, h.buf = meta.HashLine(h.stream, &h.line, h.buf)
+	return sum
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/backup/target"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate/meta"
@@ -181,10 +180,7 @@ func ReadPart(ctx context.Context, from target.Target, m *Agent, f *File, p *Par
 
 func eachLine(raw []byte, fn func(*logstore.Row, meta.Sum) error) error {
 	var in lineReader
-	var buf []byte
-	var stream uint64
-	var of []byte
-	var kind wire.StreamKind
+	var sums hasher
 	for len(raw) > 0 {
 		line, rest, ok := bytes.Cut(raw, []byte{'\n'})
 		if !ok {
@@ -195,13 +191,7 @@ func eachLine(raw []byte, fn func(*logstore.Row, meta.Sum) error) error {
 		if err := in.read(line, &r); err != nil {
 			return err
 		}
-		if of == nil || kind != r.Kind || !bytes.Equal(of, in.of) {
-			of, kind, stream = in.of, r.Kind, meta.HashStream(r.Kind, r.Labels)
-		}
-		var sum meta.Sum
-		l := wire.LogLine{T: r.T, Severity: r.Severity, Fields: r.Fields, Text: r.Text}
-		sum, buf = meta.HashLine(stream, &l, buf)
-		if err := fn(&r, sum); err != nil {
+		if err := fn(&r, sums.sum(&r)); err != nil {
 			return err
 		}
 	}

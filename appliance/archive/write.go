@@ -305,8 +305,7 @@ func (d *writing) collect(ctx context.Context, groups []*group, s slice) error {
 	var of wire.Labels
 	var kind wire.StreamKind
 	var g *group
-	var stream uint64
-	var line wire.LogLine
+	var sums hasher
 	total, read := 0, 0
 	pick := func(kind wire.StreamKind, label func(string) string) bool { return byPath[PathOf(kind, label)] != nil }
 	err := d.Store.EachOf(ctx, s.span, pick, func(r *logstore.Row) error {
@@ -314,12 +313,10 @@ func (d *writing) collect(ctx context.Context, groups []*group, s slice) error {
 			return nil
 		}
 		if g == nil || r.Kind != kind || len(r.Labels) != len(of) || unsafe.SliceData(r.Labels) != unsafe.SliceData(of) {
-			kind, of, stream = r.Kind, r.Labels, meta.HashStream(r.Kind, r.Labels)
+			kind, of = r.Kind, r.Labels
 			g = byPath[PathOf(r.Kind, r.Labels.Get)]
 		}
-		l := held{t: r.T, pos: r.Position, kind: r.Kind}
-		line = wire.LogLine{T: r.T, Severity: r.Severity, Fields: r.Fields, Text: r.Text}
-		l.sum, d.buf = meta.HashLine(stream, &line, d.buf)
+		l := held{t: r.T, pos: r.Position, kind: r.Kind, sum: sums.sum(r)}
 		d.buf = out.append(d.buf[:0], r)
 		l.json = slices.Clone(d.buf)
 		n := len(l.json) + int(unsafe.Sizeof(l))
@@ -451,19 +448,16 @@ func (d *writing) compare(ctx context.Context, want Totals) error {
 		got = d.totals
 	} else {
 		span := logstore.Span{From: d.day * logstore.DayNs, To: (d.day + 1) * logstore.DayNs, Through: d.name.Through}
-		var buf []byte
+		var sums hasher
 		read := 0
 		err := d.Store.EachOf(ctx, span, func(wire.StreamKind, func(string) string) bool { return true }, func(r *logstore.Row) error {
-			var t Total
-			t.Lines = 1
-			line := wire.LogLine{T: r.T, Severity: r.Severity, Fields: r.Fields, Text: r.Text}
-			t.Sum.Sum, buf = meta.HashLine(meta.HashStream(r.Kind, r.Labels), &line, buf)
+			t := Total{1, Sum{sums.sum(r)}}
 			if r.Kind == wire.StreamEvent {
 				got.Events.add(t)
 			} else {
 				got.Logs.add(t)
 			}
-			if read += len(buf); read > 1<<20 {
+			if read += len(sums.buf); read > 1<<20 {
 				n := read
 				read = 0
 				return d.pace(ctx, n)

@@ -457,21 +457,11 @@ func ignoreClosed(ctx context.Context, err error) error {
 	return err
 }
 
+// places are those of this node.
+func (r *Runner) places() Places { return Places{r.cfg.Sealer, r.cfg.Folder} }
+
 // target opens the place that a job names.
-func (r *Runner) target(w *Where) (target.Target, error) {
-	if w.Kind == KindFolder {
-		return &target.Folder{Dir: r.cfg.Folder}, nil
-	}
-	s, err := r.cfg.Sealer()
-	if err != nil {
-		return nil, fmt.Errorf("open the sealed secret key: %w", err)
-	}
-	secret, err := s.Open(purpose, w.SecretKey)
-	if err != nil {
-		return nil, fmt.Errorf("open the sealed secret key: %w", err)
-	}
-	return target.NewS3(w.s3(string(secret)))
-}
+func (r *Runner) target(w *Where) (target.Target, error) { return r.places().Open(w) }
 
 // Check finds out whether backups can be stored in a place. A secret key that is left out is the one of the schedule.
 func (r *Runner) Check(ctx context.Context, w Where, schedule string) error {

@@ -143,24 +143,7 @@ func (r *Runner) Overview(runs int) Overview {
 }
 
 // seal replaces a secret key that came in clear by its sealed form. An empty one stays what held has.
-func (r *Runner) seal(w, held *Where) error {
-	if w.Kind != KindS3 {
-		return nil
-	}
-	if w.SecretKey == "" {
-		if held == nil || held.Kind != KindS3 || held.AccessKey != w.AccessKey || held.Endpoint != w.Endpoint {
-			return fmt.Errorf("%w: target: secret_key is missing", ErrInvalid)
-		}
-		w.SecretKey = held.SecretKey
-		return nil
-	}
-	s, err := r.cfg.Sealer()
-	if err != nil {
-		return errors.Join(ErrUnsealed, err)
-	}
-	w.SecretKey, err = s.Seal(purpose, []byte(w.SecretKey))
-	return err
-}
+func (r *Runner) seal(w, held *Where) error { return r.places().Seal(w, held) }
 
 // checkRules makes sure that there is room for a record of every backup that the rules of all schedules keep.
 func (r *Runner) checkRules(s *Schedule) error {
