@@ -313,7 +313,7 @@ func (f *failing) Put(ctx context.Context, name string, expected int64, write fu
 // makes the day whole with the same names.
 func TestUploadThatDiesAnywhere(t *testing.T) {
 	c := newCorpus(t, 9)
-	c.apply(12, testDay)
+	c.apply(2, testDay)
 	want := c.lines(testDay)
 	for _, torn := range []bool{false, true} {
 		for n := 1; ; n++ {

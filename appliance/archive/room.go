@@ -332,9 +332,9 @@ func (r *Rooms) Remove(ctx context.Context, id string) error {
 type Ask struct {
 	Date  string
 	Tag   string // "": the only one, or that of this cluster
-	Agent string
-	All   bool // all agents
-	Days  int  // how long it stays
+	Agent string // its id, also as the tree has it
+	All   bool   // all agents
+	Days  int    // how long it stays
 	By    string
 }
 
@@ -351,6 +351,9 @@ func (r *Rooms) Import(ctx context.Context, from target.Target, own string, ask 
 	all, err := agents(ctx, from, chain, &ask)
 	if err != nil {
 		return Room{}, err
+	}
+	if !ask.All {
+		ask.Agent = all[0].Agent
 	}
 	now := r.cfg.Now()
 	about := Room{
@@ -415,7 +418,7 @@ func agents(ctx context.Context, from target.Target, chain []Name, ask *Ask) (al
 			return nil, err
 		}
 		for i := range d.Agents {
-			if e := &d.Agents[i]; !ask.All && e.Agent != ask.Agent {
+			if e := &d.Agents[i]; !ask.All && e.Agent != ask.Agent && e.Dir != ask.Agent {
 				continue
 			}
 			m, err := ReadAgent(ctx, from, d, d.Agents[i].Agent)

@@ -115,6 +115,7 @@ type writing struct {
 	buf    []byte
 	totals Totals
 	index  Day
+	sink   func(ctx context.Context, g *group, s slice, lines []held, size int) error // takes sorted lines
 }
 
 // Day writes the lines of a UTC day that entries behind from up to through brought, and returns what it wrote. before is what
@@ -132,6 +133,7 @@ func (w *Writer) Day(ctx context.Context, day int64, from, through uint64, befor
 		Version: Version, Cluster: w.Cluster, Tag: w.Tag, Date: d.name.Date, From: from, Through: through, Node: w.Node, Program: w.Program,
 		Written: w.Written, Agents: []AgentEntry{},
 	}
+	d.sink = d.emit
 	if d.part == 0 {
 		d.part, d.held = partBytes, heldBytes
 	}
@@ -288,7 +290,7 @@ func (d *writing) parts(ctx context.Context, groups []*group, s slice) error {
 	for _, g := range groups {
 		if err == nil {
 			slices.SortFunc(g.lines, func(a, b held) int { return cmp.Or(cmp.Compare(a.t, b.t), a.pos.Compare(b.pos)) })
-			err = d.emit(ctx, g, s, g.lines, g.size)
+			err = d.sink(ctx, g, s, g.lines, g.size)
 		}
 		g.lines, g.size = nil, 0
 	}
