@@ -96,6 +96,7 @@ type App struct {
 
 	integrity *integrity
 	snapshots *snapshots
+	archive   *logArchive
 	retention *retentionKeeper
 	self      *selfmon.Monitor
 
@@ -372,6 +373,13 @@ func (a *App) openServices() error {
 	if err := a.registry.Register(a.snapshots); err != nil {
 		return fmt.Errorf("register metrics of backups: %w", err)
 	}
+	if a.archive, err = newLogArchive(a); err != nil {
+		return err
+	}
+	a.onStop("archive of lines", a.archive.close)
+	if err := a.registry.Register(a.archive); err != nil {
+		return fmt.Errorf("register metrics of the archive of lines: %w", err)
+	}
 	if err := a.registry.Register(a.integrity.scrubber); err != nil {
 		return fmt.Errorf("register metrics of the search for damage: %w", err)
 	}
@@ -380,7 +388,7 @@ func (a *App) openServices() error {
 	}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
-		Snapshots: a.snapshots, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Queue: a.queue, Keys: a.keys, Membership: a, Upgrades: a, Integrity: a.integrity,
+		Snapshots: a.snapshots, LogArchive: a.archive, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Queue: a.queue, Keys: a.keys, Membership: a, Upgrades: a, Integrity: a.integrity,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
@@ -426,6 +434,8 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.watchMembership(background) })
 	a.work.Go(func() { a.followKeys(background) })
 	a.work.Go(func() { a.snapshots.Run(background) })
+	a.work.Go(func() { a.archive.Run(background) })
+	a.work.Go(func() { a.archive.rooms.Run(background) })
 	if a.cfg.SelfMonitoring {
 		a.self.Start()
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/alerting/state"
+	"github.com/triward/triward/appliance/archive"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/events"
@@ -24,7 +25,7 @@ import (
 const sourceOfEvents = "cluster:events"
 
 // eventBuckets are those whose records are told as events.
-var eventBuckets = []string{audit.BucketRecords, machine.BucketRetentionCuts, schedule.Bucket, alerting.BucketHistory}
+var eventBuckets = []string{audit.BucketRecords, machine.BucketRetentionCuts, schedule.Bucket, archive.Bucket, alerting.BucketHistory}
 
 // newEvents puts together what tells of the cluster itself. It works once the node is open and Start was called.
 func (a *App) newEvents() (*events.Service, error) {
@@ -132,6 +133,8 @@ func (r *eventRecords) read(bucket, key string, since int64) (e events.Event, ok
 		case strings.HasPrefix(key, "gap/"):
 			e, ok = eventOfGap(v.Data)
 		}
+	case archive.Bucket:
+		e, ok = eventOfArchive(key, v.Data)
 	case alerting.BucketHistory:
 		e, ok = eventOfAlert(v.Data)
 	}

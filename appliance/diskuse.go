@@ -98,7 +98,7 @@ func (d *diskGauge) measure(st *raftstate.Status) {
 	metrics, lines := files.add(tsdbDir), files.add(logsDir)
 	r.Meta = files.add(filepath.Join(a.dataPath("meta"), st.Generation))
 	// Images and other generations; what of them is linked was counted already.
-	r.Temporary = files.add(a.dataPath("tsdb")) + files.add(a.dataPath("logs")) + files.add(a.dataPath("meta"))
+	r.Temporary = files.add(a.dataPath("tsdb")) + files.add(a.dataPath("logs")) + files.add(a.dataPath("meta")) + files.add(a.dataPath(readingDir))
 
 	_, sums := a.node.Digest()
 	var items [2]uint64 // lines and events

@@ -292,6 +292,9 @@ func (a *App) reseal(ctx context.Context, by api.Operator) (int, error) {
 		{"backup targets", func() (int, error) {
 			return a.snapshots.reseal(ctx, a.keys.Current, schedule.Actor{Name: by.Name, Address: by.Address})
 		}},
+		{"archive of lines", func() (int, error) {
+			return a.archive.Reseal(ctx, a.keys.Current, schedule.Actor{Name: by.Name, Address: by.Address})
+		}},
 	} {
 		done, err := part.fn()
 		n += done

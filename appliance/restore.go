@@ -15,6 +15,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
+	"github.com/triward/triward/appliance/archive"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/container"
@@ -247,15 +248,17 @@ func beginAnew(tx *meta.Tx, note restoredFrom) error {
 			tx.Delete(auth.BucketAPITokens, key) // of the command line on a node that was lost
 		}
 	}
-	schedule.PauseAll(tx.Keys(schedule.Bucket),
-		func(key string) []byte { v, _ := tx.Get(schedule.Bucket, key); return v.Data },
-		func(key string, value []byte) {
+	edit := func(bucket string, pause func(keys []string, value func(string) []byte, edit func(string, []byte))) {
+		pause(tx.Keys(bucket), func(key string) []byte { v, _ := tx.Get(bucket, key); return v.Data }, func(key string, value []byte) {
 			if value == nil {
-				tx.Delete(schedule.Bucket, key)
+				tx.Delete(bucket, key)
 				return
 			}
-			tx.Put(schedule.Bucket, key, value, 0)
+			tx.Put(bucket, key, value, 0)
 		})
+	}
+	edit(schedule.Bucket, schedule.PauseAll)
+	edit(archive.Bucket, archive.Pause)
 	body, err := json.Marshal(note)
 	if err != nil {
 		return fmt.Errorf("encode note of the restore: %w", err)

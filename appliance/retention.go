@@ -96,7 +96,7 @@ func (k *retentionKeeper) keep(ctx context.Context) error {
 		return fmt.Errorf("what the cluster keeps is not known: %w", err)
 	}
 	var errs []error
-	for _, c := range k.byAge(&r.Policy, now, st) { // one by one: they may be held while those by room are not
+	for _, c := range k.app.archive.held(k.byAge(&r.Policy, now, st), st.Floor) { // one by one: they may be held while those by room are not
 		if err := k.cut(ctx, &c); err != nil {
 			errs = append(errs, err)
 		}
@@ -130,6 +130,11 @@ func (k *retentionKeeper) keepRoom(ctx context.Context, p *retention.Policy, now
 
 // cut proposes one cut. What it frees, whatever it is for, is waited for before room is cut for again.
 func (k *retentionKeeper) cut(ctx context.Context, c *retention.Cut) error {
+	if c.Kind != command.KindMetrics {
+		if err := k.app.archive.Losing(ctx, k.app.state.wait().Floor(c.Kind), c.Floor, c.Reason.String()); err != nil {
+			k.app.log.Warn("which days go that are not archived is not written down", "err", err)
+		}
+	}
 	if err := k.app.propose(ctx, command.NewRetentionCut(c.Kind, c.Floor, c.Reason)); err != nil {
 		return fmt.Errorf("cut %s by %s: %w", c.Kind, c.Reason, err)
 	}

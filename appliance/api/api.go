@@ -44,6 +44,8 @@ type Config struct {
 	AgentConfigs *agentconfig.Service
 	// Snapshots makes backups.
 	Snapshots Snapshots
+	// LogArchive archives lines and brings them back.
+	LogArchive LogArchive
 	// Audit is the audit log as this node holds it.
 	Audit *auditlog.Log
 	// Retention knows how long data is kept.
@@ -141,7 +143,7 @@ func New(cfg Config) (*API, error) {
 	}
 	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string)}
 	a.bodies, a.strangers = newBodyRoom(cfg.BodyBytes), newBodyRoom(cfg.BodyBytes/strangersShare)
-	a.rules = slices.Concat(cfg.Errors, alertErrorRules(), agentConfigErrors(), queueErrors(), errorRules())
+	a.rules = slices.Concat(cfg.Errors, alertErrorRules(), agentConfigErrors(), queueErrors(), logArchiveErrors(), errorRules())
 	a.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "triward_http_request_duration_seconds",
 		Help:    "Time to answer requests on the API listener.",
@@ -263,6 +265,7 @@ type request struct {
 	now time.Time
 	// unsure says that it is not known whether this node holds all that was committed before the request.
 	unsure bool
+	logs   Logs // that a question about lines is for: the store, or a day that was brought back
 }
 
 func (q *request) ctx() context.Context { return q.r.Context() }

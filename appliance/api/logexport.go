@@ -64,7 +64,7 @@ func (a *API) logsExport(q *request) error {
 	e := &logExport{q: q, rc: http.NewResponseController(q.w)}
 	e.out = bufio.NewWriterSize(&patientWriter{w: q.w, rc: e.rc}, 64<<10)
 	e.lines = NewLogWriter(e.out, q.v.str("format"), columns)
-	stats, err := a.cfg.Logs.Export(q.ctx(), ask, func() func(*LogRow) error { return e.begin(ask.Cursor == "") })
+	stats, err := q.logs.Export(q.ctx(), ask, func() func(*LogRow) error { return e.begin(ask.Cursor == "") })
 	switch {
 	case err != nil && !e.begun:
 		return err

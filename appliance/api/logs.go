@@ -106,7 +106,7 @@ func (a *API) logsQuery(q *request) error {
 	if err != nil {
 		return err
 	}
-	page, err := a.cfg.Logs.Query(q.ctx(), ask)
+	page, err := q.logs.Query(q.ctx(), ask)
 	if err != nil {
 		return err
 	}
@@ -150,9 +150,9 @@ func (a *API) logsHits(q *request) error {
 	}
 	var hits LogHits
 	if field := q.v.str("field"); field != "" {
-		hits, err = a.cfg.Logs.HitsBy(q.ctx(), q.v.str("query"), start, end, step, field, int(q.v.int("top")))
+		hits, err = q.logs.HitsBy(q.ctx(), q.v.str("query"), start, end, step, field, int(q.v.int("top")))
 	} else {
-		hits, err = a.cfg.Logs.Hits(q.ctx(), q.v.str("query"), start, end, step)
+		hits, err = q.logs.Hits(q.ctx(), q.v.str("query"), start, end, step)
 	}
 	if err != nil {
 		return err
@@ -168,7 +168,7 @@ func (a *API) logsFacets(q *request) error {
 	if err != nil {
 		return err
 	}
-	facet, err := a.cfg.Logs.Facets(q.ctx(), q.v.str("query"), start, end, q.v.str("field"), int(q.v.int("limit")))
+	facet, err := q.logs.Facets(q.ctx(), q.v.str("query"), start, end, q.v.str("field"), int(q.v.int("limit")))
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (a *API) logsLabels(q *request) error {
 	if err != nil {
 		return err
 	}
-	labels, err := a.cfg.Logs.Labels(q.ctx(), start, end)
+	labels, err := q.logs.Labels(q.ctx(), start, end)
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func (a *API) logsLabelValues(q *request) error {
 	if err != nil {
 		return err
 	}
-	list, err := a.cfg.Logs.LabelValues(q.ctx(), name, start, end, int(q.v.int("limit")))
+	list, err := q.logs.LabelValues(q.ctx(), name, start, end, int(q.v.int("limit")))
 	if err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (a *API) logsSeries(q *request) error {
 	if err != nil {
 		return err
 	}
-	found, err := a.cfg.Logs.Series(q.ctx(), q.v.str("query"), start, end, int(q.v.int("limit")))
+	found, err := q.logs.Series(q.ctx(), q.v.str("query"), start, end, int(q.v.int("limit")))
 	if err != nil {
 		return err
 	}
@@ -234,7 +234,7 @@ func (a *API) logsContext(q *request) error {
 	if !position.MatchString(pos) {
 		return badParam("pos", "%.40q; want <index>.<ordinal> as rows have it", pos)
 	}
-	around, err := a.cfg.Logs.Context(q.ctx(), pos, q.v.int("t"), int(q.v.int("before")), int(q.v.int("after")))
+	around, err := q.logs.Context(q.ctx(), pos, q.v.int("t"), int(q.v.int("before")), int(q.v.int("after")))
 	if err != nil {
 		return err
 	}

@@ -546,3 +546,6 @@ func (s *Service) Losing(ctx context.Context, from, to int64, why string) error 
 	_, err := s.cfg.Meta.Commit(ctx, txn)
 	return err
 }
+
+// overdue is how long after its end a day should have been archived, with what comes late.
+func overdue(p *Policy) time.Duration { return time.Duration(p.After)*time.Hour + 2*lateRest }
