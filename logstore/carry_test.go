@@ -50,7 +50,8 @@ func TestCarriedLinesAreTheSame(t *testing.T) {
 				}
 				half := m.index / 2
 				for _, span := range []Span{
-					{day * DayNs, (day + 1) * DayNs, 0, half}, {day * DayNs, day*DayNs + DayNs/2, half, m.index},
+					{day * DayNs, (day + 1) * DayNs, 0, half},
+					{day * DayNs, day*DayNs + DayNs/2, half, m.index},
 					{day*DayNs + DayNs/2, (day + 1) * DayNs, half, m.index},
 				} {
 					err := from.EachOf(t.Context(), span, func(kind wire.StreamKind, label func(string) string) bool {

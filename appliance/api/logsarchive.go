@@ -119,7 +119,8 @@ func logArchiveRoutes() []Route {
 			Method: "GET", Path: "/v1/logs/cat", Permission: auth.Read, Fresh: true, Long: true, Type: "text/plain",
 			Summary: "The lines of a file of the tree, in the order of time",
 			Params: []Param{
-				{Name: "path", Kind: paramText, MaxLen: 1000, Required: true, Doc: "/logs/AGENT/DATE/TYPE/FILE"}, ofParam,
+				{Name: "path", Kind: paramText, MaxLen: 1000, Required: true, Doc: "/logs/AGENT/DATE/TYPE/FILE"},
+				ofParam,
 				{Name: "form", Kind: paramChoice, Choices: []string{"text", "jsonl"}, Default: "text", Doc: "the lines as they are, or rows as JSON, one a line"},
 			},
 			serve: (*API).logCat,

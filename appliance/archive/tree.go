@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -64,9 +65,13 @@ func parsePlace(path string) (p place, err error) {
 	if len(p.pieces) > treeDepth {
 		return p, fmt.Errorf("%w: path %.200q: want /logs/AGENT/DATE/TYPE/FILE; slashes within a name are written %%2F", ErrInvalid, path)
 	}
-	for _, s := range p.pieces {
+	for i, s := range p.pieces {
 		if s == "" || len(s) > maxPiece+20 {
 			return p, fmt.Errorf("%w: path %.200q has an empty or too long piece", ErrInvalid, path)
+		}
+		// Whoever writes a path by hand may escape other bytes than we do, or fewer.
+		if plain, err := url.PathUnescape(s); err == nil && s != noPiece && !strings.Contains(s, "~") {
+			p.pieces[i] = Escape(plain)
 		}
 	}
 	if len(p.pieces) > 1 {

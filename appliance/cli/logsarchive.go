@@ -272,11 +272,14 @@ func newLogsLs(s streams, t *target) *cobra.Command {
 		}
 		tab := newTable(s.out, "path", "host", "lines", "size")
 		for _, e := range l.Entries {
-			lines := ""
+			lines, size := "", ""
 			if archived {
 				lines = strconv.FormatInt(e.Lines, 10)
 			}
-			tab.row(e.Path, e.Host, lines, bytesText(e.Bytes))
+			if e.Bytes > 0 { // what came in the last minute is not counted
+				size = bytesText(e.Bytes)
+			}
+			tab.row(e.Path, e.Host, lines, size)
 		}
 		if l.More {
 			fmt.Fprintf(s.err, "... and more than the %d that are listed\n", len(l.Entries))
