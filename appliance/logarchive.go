@@ -29,7 +29,7 @@ type logArchive struct {
 }
 
 func newLogArchive(a *App) (*logArchive, error) {
-	rooms, err := archive.OpenRooms(archive.RoomsConfig{Dir: a.dataPath(readingDir), Node: a.cfg.NodeID, Log: a.part("reading rooms")})
+	rooms, err := archive.OpenRooms(archive.RoomsConfig{Dir: a.dataPath(readingDir), Node: a.cfg.NodeID, Log: a.part("reading rooms"), Format: a.state.format})
 	if err != nil {
 		return nil, err
 	}

@@ -59,8 +59,10 @@ type RoomsConfig struct {
 	Node string
 	// Disk tells size and free bytes of the disk that Dir lies on; nil asks the file system.
 	Disk func() (total, free int64, err error)
-	Log  *slog.Logger
-	Now  func() time.Time // nil: the clock
+	// Format is that of the cluster's state, by which blocks are written; nil: the oldest.
+	Format func() uint32
+	Log    *slog.Logger
+	Now    func() time.Time // nil: the clock
 }
 
 // Bounds of the reading rooms of a node.
@@ -171,12 +173,16 @@ func (r *Rooms) reopen(id string) error {
 func (r *Rooms) open(id string) (*logstore.Store, error) {
 	s, err := logstore.New(logstore.Options{
 		Log: r.cfg.Log.With("room", id), CacheBytes: 16 << 20, MemTableBytes: 4 << 20, SealBytes: workBytes, OpenIndexes: 2, Manual: true, Now: r.cfg.Now,
+		Queries: 2, QueryBytes: 128 << 20,
 		OnDamage: func(d *logstore.DamageError) {
 			r.cfg.Log.Error("a reading room is damaged; remove it and import the day again", "room", id, "err", d)
 		},
 	})
 	if err != nil {
 		return nil, err
+	}
+	if r.cfg.Format != nil {
+		s.SetFormat(r.cfg.Format())
 	}
 	if err := s.Open(filepath.Join(r.cfg.Dir, id, roomStoreDir)); err != nil {
 		return nil, errors.Join(err, s.Close())
