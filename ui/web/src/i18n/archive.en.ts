@@ -32,7 +32,8 @@ export const archive = {
   folderHint: (dir: string) =>
     `Each node has its own, named by backup.dir; on this one it is ${dir}. Name the node unless all share it.`,
   running: (date: string, node: string) => `Node ${node} archives ${date}`,
-  lost: (n: number, date: string) => `${n} days went by retention before they were archived, the newest ${date}.`,
+  lost: (n: number, date: string) =>
+    `${n} days went by retention before they were archived, the newest ${date}.`,
   noDays: 'No day is archived yet.',
   day: 'Day',
   how: 'State',

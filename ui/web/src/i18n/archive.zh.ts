@@ -31,7 +31,8 @@ export const archive: typeof en = {
   holdHint: '仅针对按时间的保留；磁盘将满时不等待。',
   enabled: '一天结束后自动归档',
   plain: '日志原样保存，不加密。',
-  folderHint: (dir) => `每个节点各有一个，由 backup.dir 指定；本节点是 ${dir}。除非所有节点共享，否则请指定节点。`,
+  folderHint: (dir) =>
+    `每个节点各有一个，由 backup.dir 指定；本节点是 ${dir}。除非所有节点共享，否则请指定节点。`,
   running: (date, node) => `节点 ${node} 正在归档 ${date}`,
   lost: (n, date) => `${n} 天在归档前已被保留策略删除，最近的是 ${date}。`,
   noDays: '还没有归档任何一天。',
