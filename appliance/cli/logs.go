@@ -39,9 +39,7 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 	l := &logQuestion{t: t, s: s}
 	var limit int
 	var oldest, ids bool
-	var room string
-	var c *cobra.Command
-	c = l.command(&cobra.Command{
+	c := l.command(&cobra.Command{
 		Use:     "query QUERY",
 		Short:   "Search logs, newest first",
 		Example: "  triward logs query error\n  triward logs query '\"connection refused\" AND host:db1' --start now-6h --limit 1000",
@@ -52,16 +50,10 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 		if oldest {
 			q.Set("order", "oldest")
 		}
-		if room != "" {
-			if err := askRoom(c, cl, room, q); err != nil {
-				return err
-			}
-		}
 		return l.rows(ctx, cl, q, limit, ids)
 	})
 	c.Flags().IntVar(&limit, "limit", 200, "most lines to print")
 	c.Flags().BoolVar(&oldest, "oldest", false, "oldest first")
-	c.Flags().StringVar(&room, "archive", "", "id of a day that `triward logs import` brought back, to search in that")
 	c.Flags().BoolVar(&ids, "ids", false, "print in front of each line its id for `triward logs context`")
 	return c
 }

@@ -206,35 +206,42 @@ func newLogsArchiveRun(s streams, t *target) *cobra.Command {
 				fmt.Fprintf(s.out, "%s is being archived by node %s\n", claim.Date, claim.Node)
 				return nil
 			}
-			return waitArchived(c.Context(), s, cl, claim.Date, len(args) == 0)
+			return waitArchived(c.Context(), s, cl, claim, len(args) == 0)
 		},
 	}
 	c.Flags().BoolVar(&wait, "wait", true, "wait until it is done")
 	return c
 }
 
-// waitArchived waits until a day is archived, or no day is waited for any more, and says how that went.
-func waitArchived(ctx context.Context, s streams, cl *client, date string, all bool) error {
+// waitArchived waits until a day is archived, or with all no day waits any more, and says how that went.
+func waitArchived(ctx context.Context, s streams, cl *client, began archive.Claim, all bool) error {
 	for {
+		if err := rest(ctx, 300*time.Millisecond); err != nil {
+			return err
+		}
 		var a archiveAnswer
 		if err := cl.get(ctx, archivePath, url.Values{"limit": {"2000"}}, &a); err != nil {
 			return err
 		}
-		i := slices.IndexFunc(a.Days, func(d archive.DayRecord) bool { return d.Date == date })
-		if i >= 0 && a.Running == nil && (a.Days[i].Plan == nil || a.Days[i].Error != "") {
-			if all && len(a.Waiting) > 0 && a.Days[i].Error == "" && a.Waiting[0] != date { // between two
-				date = a.Waiting[0]
-				continue
+		var failed error
+		done := []string{}
+		for i := range a.Days {
+			switch d := &a.Days[i]; {
+			case d.Date != began.Date && !all:
+			case d.Error != "" && d.Plan == nil || d.Error != "" && a.Running == nil:
+				failed = fmt.Errorf("%s was not archived: %s", d.Date, d.Error)
+			case d.At >= began.Started:
+				done = append(done, fmt.Sprintf("%s is archived: %d lines, %d events, %s", d.Date, d.Totals.Logs.Lines, d.Totals.Events.Lines, bytesText(d.Stored)))
 			}
-			if d := &a.Days[i]; d.Error != "" {
-				return fmt.Errorf("%s was not archived: %s", d.Date, d.Error)
-			}
-			fmt.Fprintf(s.out, "%s is archived: %d lines, %d events, %s\n", date, a.Days[i].Totals.Logs.Lines, a.Days[i].Totals.Events.Lines, bytesText(a.Days[i].Stored))
-			return nil
 		}
-		if err := rest(ctx, 500*time.Millisecond); err != nil {
-			return err
+		if a.Running != nil || failed == nil && (len(done) == 0 || all && len(a.Waiting) > 0) {
+			continue
 		}
+		slices.Sort(done)
+		for _, line := range done {
+			fmt.Fprintln(s.out, line)
+		}
+		return failed
 	}
 }
 

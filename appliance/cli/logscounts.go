@@ -21,6 +21,7 @@ type logQuestion struct {
 	form  outputForm
 	when  span
 	stats bool
+	room  string // a day that was brought back, to ask of that
 }
 
 // command makes a command that takes a query; ask gets its parameters.
@@ -28,12 +29,16 @@ func (l *logQuestion) command(c *cobra.Command, start string, ask func(ctx conte
 	c.Args = cobra.MaximumNArgs(1)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		q, cl, err := l.ask(strings.Join(args, ""))
+		if err == nil && l.room != "" {
+			err = askRoom(c, cl, l.room, q)
+		}
 		if err != nil {
 			return err
 		}
 		return ask(c.Context(), cl, q)
 	}
 	l.flags(c, start)
+	c.Flags().StringVar(&l.room, "archive", "", "id of a day that `triward logs import` brought back, to ask of that")
 	return c
 }
 

@@ -138,6 +138,20 @@ const PAGES = {
     },
   },
   backups: { path: '/backups', ready: (p) => p.waitForSelector('[data-testid=backups]') },
+  'backups-archive': {
+    path: '/backups',
+    ready: async (p) => {
+      await p.waitForSelector('[data-testid=log-archive]');
+      await p.evaluate(() => document.querySelector('[data-testid=log-archive]').scrollIntoView());
+    },
+  },
+  'backups-archive-edit': {
+    path: '/backups',
+    ready: async (p) => {
+      await p.click('[data-testid=archive-set]', { timeout: 10_000 });
+      await p.click('[data-testid=archive-s3]');
+    },
+  },
   'backups-edit': {
     path: '/backups',
     ready: async (p) => {

@@ -2,6 +2,7 @@
 import { access } from './access.en';
 import { agents } from './agents.en';
 import { alerts } from './alerts.en';
+import { archive } from './archive.en';
 import { backups } from './backups.en';
 import { events } from './events.en';
 import { integrity } from './integrity.en';
@@ -368,6 +369,7 @@ export const en = {
   },
   agents,
   alerts,
+  archive,
   backups,
   events,
   access,

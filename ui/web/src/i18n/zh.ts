@@ -2,6 +2,7 @@
 import { access } from './access.zh';
 import { agents } from './agents.zh';
 import { alerts } from './alerts.zh';
+import { archive } from './archive.zh';
 import { backups } from './backups.zh';
 import type { Dictionary } from './en';
 import { events } from './events.zh';
@@ -361,6 +362,7 @@ export const zh: Dictionary = {
   },
   agents,
   alerts,
+  archive,
   backups,
   events,
   access,
