@@ -55,7 +55,7 @@ func suggestRoutes() []Route {
 			{Name: "end", Kind: paramTime, Default: "now", Doc: "of lines before this time"},
 			limitParam(10, 50),
 		},
-		Answer: LogSuggestions{}, serve: (*API).logsSuggest,
+		Fresh: true, Answer: LogSuggestions{}, serve: (*API).logsSuggest,
 	}}
 }
 
