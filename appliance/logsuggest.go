@@ -48,7 +48,7 @@ func (l *logQueries) Suggest(ctx context.Context, q api.LogSuggestQuery) (out ap
 	}
 	names := 0
 	if spot.Named {
-		names = min(q.Limit, namesBeside)
+		names = min(q.Limit/3, namesBeside)
 		if spot.Prefix == "" {
 			names = q.Limit
 		}

@@ -288,7 +288,7 @@ export const en = {
       title: 'Suggestions',
       count: (n: number) => plural(n, 'suggestion', 'suggestions'),
       kind: { word: 'word', name: 'field', value: 'value' },
-      lines: (n: string) => `in ${n} lines or more`,
+      lines: (n: string) => `${n}+ lines`,
       lead: 'perhaps',
     },
     run: 'Search',
