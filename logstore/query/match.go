@@ -302,6 +302,9 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 	case opPhrase:
 		piece, which = f.piece()
 	case opWords:
+		if f.selectNear(b, in, out) {
+			return
+		}
 		piece = f.wordsPiece()
 	}
 	if piece == "" || in.Count()*8 < b.N {

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"bytes"
 	"unicode/utf8"
 
 	"github.com/triward/triward/logstore/block"
@@ -41,6 +42,42 @@ func (f *Filter) matchWords(text []byte) bool {
 		}
 	}
 	return false
+}
+
+// selectNear is selectText for one near word that begins with an ASCII character: it looks only at words which begin with that.
+// It reports whether it did.
+func (f *Filter) selectNear(b *Lines, in, out Bits) bool {
+	near := f.tests[0].near
+	if len(f.tests) > 1 || near == nil || f.tests[0].text[0] >= utf8.RuneSelf || in.Count()*8 < b.N {
+		return false
+	}
+	text, first := b.lower(), f.tests[0].text[0]
+	for at, line := 0, 0; ; {
+		k := bytes.IndexByte(text[at:], first)
+		if k < 0 {
+			return true
+		}
+		for at += k; int(b.Ends[line]) <= at; {
+			line++
+		}
+		end := int(b.Ends[line])
+		start := end - len(b.Line(line))
+		switch {
+		case !in.Has(line):
+			at = end
+		case !words.Bounded(text[start:end], at-start, at-start+1, true): // inside of a word
+			at++
+		default:
+			s := words.Scanner{Text: text[at:end]}
+			s.Next()
+			if near.Has(s.Text[:s.End]) {
+				out.set(line)
+				at = end
+			} else {
+				at += s.End
+			}
+		}
+	}
 }
 
 // wordsPiece returns the longest text that every match of the sequence contains when its ASCII letters are lowered, or "".
