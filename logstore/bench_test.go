@@ -225,6 +225,11 @@ func benchmarkQueries(b *testing.B, s *Store) {
 		{"host", "host:web-03"},
 		{"not", "-info -warn"},
 		{"regex", `/block \w+ of/`},
+		{"near-rare", "segfualt~"},
+		{"near", "faield~"},
+		{"star", "fail*d"},
+		{"star-first", "*ailed"},
+		{"times", "@2024-10-06T10:00..10:05 error"},
 	} {
 		f, err := query.Parse(q.text)
 		if err != nil {
@@ -248,6 +253,42 @@ func benchmarkQueries(b *testing.B, s *Store) {
 			b.ReportMetric(float64(h.Total), "lines")
 			b.ReportMetric(float64(h.Stats.Blocks), "blocks")
 			b.ReportMetric(float64(h.Stats.Skipped()), "skipped")
+		})
+	}
+}
+
+// BenchmarkSuggest asks without a bound of time, so that all work is counted.
+func BenchmarkSuggest(b *testing.B) {
+	lines := corpus(b)
+	s := testStore(b, b.TempDir(), Options{})
+	load(b, s, benchLines, lines)
+	day := (testDay + 2) * DayNs
+	for _, q := range []struct {
+		name string
+		req  SuggestRequest
+	}{
+		{"word", SuggestRequest{Prefix: "con"}},
+		{"letter", SuggestRequest{Prefix: "e"}},
+		{"rare", SuggestRequest{Prefix: "segf"}},
+		{"nothing", SuggestRequest{Prefix: "zzzzzz"}},
+		{"digits", SuggestRequest{Prefix: "10"}},
+		{"names", SuggestRequest{Kind: SuggestName}},
+		{"values", SuggestRequest{Kind: SuggestValue, Field: "host"}},
+	} {
+		q.req.Start, q.req.End, q.req.Limit, q.req.Budget = day, day+DayNs, 10, time.Hour
+		b.Run(q.name, func(b *testing.B) {
+			n, items := 0, 0
+			before := cpu()
+			for ; b.Loop(); n++ {
+				g := &suggester{store: s, req: q.req, caller: b.Context(), ctx: b.Context(), began: time.Now(), lines: suggestLines}
+				out, err := g.run()
+				if err != nil {
+					b.Fatal(err)
+				}
+				items = len(out.Items)
+			}
+			b.ReportMetric(float64(cpu()-before)/1e6/float64(n), "cpu-ms/op")
+			b.ReportMetric(float64(items), "items")
 		})
 	}
 }

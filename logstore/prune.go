@@ -131,6 +131,10 @@ func indexQuery(n *query.Need) index.Query {
 		} else if term != "" {
 			return index.Query{Op: index.Term, Text: term}
 		}
+	case query.NeedNear:
+		if prefix := n.Near.Prefix(); prefix != "" {
+			return index.Query{Op: index.Prefix, Text: prefix, Accept: n.Near.MayTerm}
+		}
 	case query.NeedAll:
 		q := index.Query{Op: index.And}
 		for i := range n.Kids {

@@ -234,6 +234,11 @@ func (m *model) ask(depth int) question {
 			return question{"-" + a.text, func(r *Row) bool { return !a.is(r) }}
 		}
 	}
+	if m.rng.IntN(3) == 0 {
+		if q, ok := m.moreOfTheLanguage(); ok {
+			return q
+		}
+	}
 	switch m.rng.IntN(12) {
 	case 0:
 		return question{"*", func(*Row) bool { return true }}

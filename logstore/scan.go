@@ -86,6 +86,8 @@ func (s *Store) scan(ctx context.Context, f *query.Filter, start, end int64) (*s
 	} else {
 		end--
 	}
+	f, from, to := f.Timed()
+	start, end = max(start, from), min(end, to)
 	low := s.floorsNow() // before the snapshot: a day that is dropped meanwhile is below what is read later
 	c := &scan{
 		e: e, ctx: ctx, snap: e.db.NewSnapshot(), filter: f, start: max(start, low.all()), last: end, floors: low,
@@ -277,7 +279,7 @@ func (c *scan) inboxStream(ws *wire.LogStream, id streamID, f *query.Filter, ind
 		}
 		c.stats.Lines++
 		c.stats.Bytes += int64(len(l.Text))
-		if !f.Match(&query.Line{Kind: ws.Kind, Severity: l.Severity, Labels: ws.Labels, Fields: l.Fields, Text: l.Text}) {
+		if !f.Match(&query.Line{T: l.T, Kind: ws.Kind, Severity: l.Severity, Labels: ws.Labels, Fields: l.Fields, Text: l.Text}) {
 			continue
 		}
 		line := block.Line{T: l.T, Index: index, Ord: first + uint32(i), Severity: l.Severity, Fields: l.Fields, Text: l.Text}
@@ -402,7 +404,7 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	c.stats.Lines += int64(in.Count())
 	if !f.IsAll() {
 		c.lines.Reset()
-		c.lines.N, c.lines.Severities, c.lines.Fields = h.Lines, c.cols.Severities, c.cols.Fields
+		c.lines.N, c.lines.Times, c.lines.Severities, c.lines.Fields = h.Lines, c.cols.Times, c.cols.Severities, c.cols.Fields
 		c.lines.Text, c.lines.Ends = c.text.Bytes, c.text.Ends
 		c.lines.View, c.lines.Plans = c.templates, &c.plans
 		if c.cols.ByName() {

@@ -136,6 +136,8 @@ type Store struct {
 	bounds bounds
 
 	queries *queryGate
+
+	suggesting chan struct{} // holds one for each Suggest under way
 }
 
 // bounds of what a query holds.
@@ -154,7 +156,10 @@ func New(opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make log store: %w", err)
 	}
-	s := &Store{opt: opt, codec: codec, bounds: defaultBounds, queries: newQueryGate(&opt)}
+	s := &Store{
+		opt: opt, codec: codec, bounds: defaultBounds, queries: newQueryGate(&opt),
+		suggesting: make(chan struct{}, suggestAtOnce),
+	}
 	for i := range s.floors {
 		s.floors[i].Store(minTime)
 	}

@@ -9,7 +9,7 @@ import (
 
 // Matches reports whether a line matches a filter, for live tails that see lines as they are applied.
 func Matches(f *query.Filter, kind wire.StreamKind, labels wire.Labels, l *wire.LogLine) bool {
-	return f.Match(&query.Line{Kind: kind, Severity: l.Severity, Labels: labels, Fields: l.Fields, Text: l.Text})
+	return f.Match(&query.Line{T: l.T, Kind: kind, Severity: l.Severity, Labels: labels, Fields: l.Fields, Text: l.Text})
 }
 
 // feed tells waiters that lines were applied.

@@ -27,17 +27,18 @@ import (
 
 // parts stands for the rest of the node.
 type parts struct {
-	applied    atomic.Uint64
-	readErr    error
-	index      uint64 // of the cluster, when this node is behind it
-	waiting    func() // called when somebody waits for it
-	logErr     error
-	joinErr    error
-	exported   []LogRow
-	exportErr  error
-	exportWait func(context.Context) error
-	lastLogs   LogQuery
-	step       time.Duration
+	applied     atomic.Uint64
+	readErr     error
+	index       uint64 // of the cluster, when this node is behind it
+	waiting     func() // called when somebody waits for it
+	logErr      error
+	joinErr     error
+	exported    []LogRow
+	exportErr   error
+	exportWait  func(context.Context) error
+	lastLogs    LogQuery
+	lastSuggest LogSuggestQuery
+	step        time.Duration
 }
 
 func (p *parts) AppliedIndex() uint64 { return p.applied.Load() }
@@ -68,6 +69,11 @@ func (p *parts) Hits(_ context.Context, _ string, start, _ int64, step time.Dura
 
 func (p *parts) Facets(_ context.Context, _ string, _, _ int64, field string, _ int) (Facet, error) {
 	return Facet{Field: field}, p.logErr
+}
+
+func (p *parts) Suggest(_ context.Context, q LogSuggestQuery) (LogSuggestions, error) {
+	p.lastSuggest = q
+	return LogSuggestions{}, p.logErr
 }
 
 func (p *parts) HitsBy(_ context.Context, _ string, start, _ int64, step time.Duration, field string, top int) (LogHits, error) {

@@ -71,6 +71,7 @@ func Routes() []Route {
 	all = append(all, sessionRoutes()...)
 	all = append(all, dataRoutes()...)
 	all = append(all, ofRooms(logRoutes())...)
+	all = append(all, suggestRoutes()...)
 	all = append(all, adminRoutes()...)
 	all = append(all, eventRoutes()...)
 	all = append(all, accessRoutes()...)

@@ -31,7 +31,7 @@ func newLogs(s streams) *cobra.Command {
 	c := &cobra.Command{Use: "logs", Short: "Search logs, or follow them as they come", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
 	c.AddCommand(newLogsQuery(s, &t), newLogsTail(s, &t), newLogsContext(s, &t), newLogsHits(s, &t), newLogsTop(s, &t), newLogsLabels(s, &t),
-		newLogsSeries(s, &t), newLogsExport(s, &t), newLogsLs(s, &t), newLogsCat(s, &t), newLogsArchive(s, &t), newLogsImport(s, &t))
+		newLogsSeries(s, &t), newLogsExport(s, &t), newLogsLs(s, &t), newLogsCat(s, &t), newLogsArchive(s, &t), newLogsImport(s, &t), newLogsSuggest(s, &t))
 	return c
 }
 
@@ -173,6 +173,8 @@ func newLogsTail(s streams, t *target) *cobra.Command {
 		Short:   "Print lines as they come, until interrupted",
 		Example: "  triward logs tail 'sshd'",
 		Args:    cobra.MaximumNArgs(1),
+
+		ValidArgsFunction: completeQuery(t),
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
 			if err != nil {

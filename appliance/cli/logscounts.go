@@ -27,6 +27,7 @@ type logQuestion struct {
 // command makes a command that takes a query; ask gets its parameters.
 func (l *logQuestion) command(c *cobra.Command, start string, ask func(ctx context.Context, cl *client, q url.Values) error) *cobra.Command {
 	c.Args = cobra.MaximumNArgs(1)
+	c.ValidArgsFunction = completeQuery(l.t)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		q, cl, err := l.ask(strings.Join(args, ""))
 		if err == nil && l.room != "" {

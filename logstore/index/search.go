@@ -24,13 +24,18 @@ const (
 
 // Query asks for blocks by their terms.
 type Query struct {
-	Op   Op
-	Kids []Query
-	Text string
+	Op     Op
+	Kids   []Query
+	Text   string
+	Accept func(term string) bool // of Prefix: which of the terms count; nil for all
 }
 
-// maxPrefixTerms bounds the terms that a prefix is expanded to; beyond it every block may match.
-const maxPrefixTerms = 2000
+const (
+	// maxPrefixTerms bounds the terms that a prefix is expanded to; beyond it every block may match.
+	maxPrefixTerms = 2000
+	// termsAtOnce is how many terms are read between two looks at the context.
+	termsAtOnce = 256
+)
 
 // Find returns the ids of the blocks that match, as of now. When all is true every block may match and ids is
 // nil. The files that the answer is from have their checksums when it returns. An error that wraps ErrUnusable asks for Drop.
@@ -85,7 +90,7 @@ func (f *finder) eval(q *Query) (set docs, all bool, err error) {
 		err = f.term(q.Text, &set)
 		return set, false, err
 	case Prefix:
-		return f.prefix(q.Text)
+		return f.prefix(q)
 	case And:
 		all = true
 		for i := range q.Kids {
@@ -143,34 +148,48 @@ func (f *finder) term(term string, set *docs) error {
 	}
 }
 
-func (f *finder) prefix(p string) (set docs, all bool, err error) {
-	dict, err := f.r.FieldDictPrefix(field, []byte(p))
-	if err != nil {
-		return nil, false, err
-	}
+func (f *finder) prefix(q *Query) (set docs, all bool, err error) {
 	var terms []string
-	for {
-		t, err := dict.Next()
-		if err != nil {
-			_ = dict.Close()
-			return nil, false, err
+	err = f.terms(q.Text, func(term string, _ uint64) bool {
+		if q.Accept == nil || q.Accept(term) {
+			terms = append(terms, term)
 		}
-		if t == nil {
-			break
-		}
-		if terms = append(terms, t.Term); len(terms) > maxPrefixTerms {
-			return nil, true, dict.Close()
-		}
+		return len(terms) <= maxPrefixTerms
+	})
+	if err != nil || len(terms) > maxPrefixTerms {
+		return nil, err == nil, err
 	}
-	if err := dict.Close(); err != nil {
-		return nil, false, err
-	}
-	for _, t := range terms {
+	for i, t := range terms {
+		if i%termsAtOnce == 0 && f.ctx.Err() != nil {
+			return nil, false, f.ctx.Err()
+		}
 		if err := f.term(t, &set); err != nil {
 			return nil, false, err
 		}
 	}
 	return set, false, nil
+}
+
+// terms calls fn for the terms that begin with a prefix, in their order, with how many blocks each is in, until it returns false.
+func (f *finder) terms(prefix string, fn func(term string, blocks uint64) bool) (err error) {
+	dict, err := f.r.FieldDictPrefix(field, []byte(prefix))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := dict.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	for i := 1; ; i++ {
+		if i%termsAtOnce == 0 && f.ctx.Err() != nil { // Bleve does not look at it
+			return f.ctx.Err()
+		}
+		t, err := dict.Next()
+		if err != nil || t == nil || !fn(t.Term, t.Count) {
+			return err
+		}
+	}
 }
 
 func (f *finder) ids(set docs) (map[uint64]struct{}, error) {

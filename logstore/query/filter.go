@@ -31,6 +31,8 @@ const (
 	opField
 	opLabel // a label of the stream, by a Matcher
 	opValue // a label or field, by a Matcher
+	opWords
+	opTime
 )
 
 // Compare says how the value of a field is compared.
@@ -43,6 +45,7 @@ const (
 	HasPrefix
 	Matches // regular expression
 	Exists
+	Like // pattern with stars; case does not count
 	Less
 	LessOrEqual
 	Greater
@@ -63,10 +66,15 @@ type Filter struct {
 	value   string // folded
 	num     float64
 	matcher *Matcher
+	tests   []wordTest  // of opWords
+	glob    *words.Glob // of a field
+	from    int64       // of opTime, ns
+	to      int64       // of opTime, ns, included
 }
 
 // Line is what a filter decides on.
 type Line struct {
+	T        int64 // ns since 1970
 	Kind     wire.StreamKind
 	Severity wire.Severity
 	Labels   wire.Labels
@@ -184,6 +192,11 @@ func FieldRegex(name string, re *regexp.Regexp) *Filter {
 	return &Filter{op: opField, field: name, cmp: Matches, re: re}
 }
 
+// FieldLike matches when the value called name matches a pattern, in which * stands for any characters.
+func FieldLike(name, pattern string) *Filter {
+	return &Filter{op: opField, field: name, cmp: Like, glob: words.NewGlob(words.FoldString(pattern))}
+}
+
 // IsAll reports whether the filter matches everything whatever the line.
 func (f *Filter) IsAll() bool { return f.op == opAll }
 
@@ -192,7 +205,7 @@ func (f *Filter) IsNone() bool { return f.op == opNone }
 
 // NeedsText reports whether the text of lines must be looked at.
 func (f *Filter) NeedsText() bool {
-	return f.any(func(o op) bool { return o == opPhrase || o == opLiteral || o == opRegex })
+	return f.any(func(o op) bool { return o == opPhrase || o == opLiteral || o == opRegex || o == opWords })
 }
 
 // NeedsFields reports whether the structured fields of lines must be looked at.

@@ -34,8 +34,10 @@ func (f *Filter) Match(l *Line) bool {
 		return false
 	case opNot:
 		return !f.kids[0].Match(l)
-	case opPhrase, opLiteral, opRegex:
+	case opPhrase, opLiteral, opRegex, opWords:
 		return f.matchText(l.Text)
+	case opTime:
+		return f.from <= l.T && l.T <= f.to
 	case opSeverity:
 		return f.mask&(1<<l.Severity) != 0
 	case opKind:
@@ -64,6 +66,8 @@ func (f *Filter) matchText(text []byte) bool {
 		return f.matchPhrase(text)
 	case opLiteral:
 		return bytes.Contains(text, []byte(f.literal))
+	case opWords:
+		return f.matchWords(text)
 	}
 	if f.literal != "" && !bytes.Contains(text, []byte(f.literal)) {
 		return false
@@ -101,6 +105,8 @@ func (f *Filter) compare(v string) bool {
 		return f.re.MatchString(v)
 	case Exists:
 		return true
+	case Like:
+		return f.glob.Has([]byte(v))
 	}
 	n, err := strconv.ParseFloat(v, 64)
 	if err != nil {
@@ -121,6 +127,7 @@ func (f *Filter) compare(v string) bool {
 // when the filter needs them.
 type Lines struct {
 	N          int
+	Times      []int64
 	Severities []byte
 	Text       []byte   // all texts, one behind the other
 	Ends       []uint32 // where each text ends
@@ -256,12 +263,18 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 	}
 	out := make(Bits, len(in))
 	switch f.op {
-	case opPhrase, opLiteral, opRegex:
+	case opPhrase, opLiteral, opRegex, opWords:
 		if b.View != nil {
 			f.selectView(b, in, out)
 		} else {
 			f.selectText(b, in, out)
 		}
+	case opTime:
+		in.Each(func(i int) {
+			if f.from <= b.Times[i] && b.Times[i] <= f.to {
+				out.set(i)
+			}
+		})
 	case opSeverity:
 		in.Each(func(i int) {
 			if f.mask&(1<<b.Severities[i]) != 0 {
@@ -327,8 +340,14 @@ func (f *Filter) selectField(b *Lines, in, out Bits) {
 // that hold it. When few lines are left it goes line by line.
 func (f *Filter) selectText(b *Lines, in, out Bits) {
 	piece, which := f.literal, -1
-	if f.op == opPhrase {
+	switch f.op {
+	case opPhrase:
 		piece, which = f.piece()
+	case opWords:
+		if f.selectNear(b, in, out) {
+			return
+		}
+		piece = f.wordsPiece()
 	}
 	if piece == "" || in.Count()*8 < b.N {
 		in.Each(func(i int) {
@@ -339,7 +358,7 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 		return
 	}
 	text := b.Text
-	if f.op == opPhrase {
+	if f.op == opPhrase || f.op == opWords {
 		text = b.lower()
 	}
 	at, line, needle := 0, 0, []byte(piece)

@@ -12,6 +12,7 @@ const (
 	NeedAny             // any of Kids
 	NeedWord            // the word Text (or two CJK characters that follow each other)
 	NeedPrefix          // a word that begins with Text
+	NeedNear            // a word of Near, which are those near the word Text
 )
 
 // Need is a condition on the set of words of many lines that holds whenever one of the lines can match.
@@ -19,6 +20,7 @@ type Need struct {
 	Op   NeedOp
 	Kids []Need
 	Text string // folded
+	Near *words.Near
 }
 
 // Need returns what the words of a block must fulfil so that a line in it can match.
@@ -44,6 +46,8 @@ func (f *Filter) Need() Need {
 		return n
 	case opPhrase:
 		return phraseNeed(f.words, f.prefix)
+	case opWords:
+		return f.wordsNeed()
 	case opLiteral, opRegex:
 		return phraseNeed(inner(f.literal), false)
 	}
@@ -86,8 +90,8 @@ func inner(piece string) []string {
 	return out
 }
 
-// May evaluates the need against a block: has must not answer no for a word that the block holds. Prefixes are
-// taken as present.
+// May evaluates the need against a block: has must not answer no for a word that the block holds. Prefixes and
+// words that are near another are taken as present.
 func (n *Need) May(has func(word string) bool) bool {
 	switch n.Op {
 	case NeedWord:

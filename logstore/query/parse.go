@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/words"
 )
 
 // Bounds of the text of a query.
@@ -32,11 +33,15 @@ func (e *SyntaxError) Error() string { return fmt.Sprintf("query at byte %d: %s"
 //	                is disk-full: what separates words inside a condition separates them in the text
 //	"some words"    the words in a row; \" and \\ inside
 //	pre*  "a pre"*  the last word may go on
+//	conn*ed  *out   * stands for any letters and digits of one word, and alone between separators for any word
+//	word~           a word like it: up to one edit for words of up to five letters, else two (words.Near); word~1, word~2
 //	*               every line
 //	/re/            a regular expression (RE2, case counts, \/ for a slash)
 //	field:value     the label or structured field equals value (case does not count), host:web-1
-//	field:pre*  field:*  field:"a b"  field:/re/
-//	field>1.5       numbers, also >= < <=
+//	field:pre*  field:*  field:"a b"  field:/re/  field:web-*-1
+//	field>1.5       numbers, also >= < <=, and field:>1.5
+//	@2026-11-27T10:00..11:00   times, in UTC or with a zone: from the first, to before the second or all of that day;
+//	                either may be missing, and @2026-11-27 alone is all of the day (or hour, minute, second)
 //	severity:error  severity>=warning    (also called level), kind:event  kind:log
 //	a b   a AND b   both     a OR b   either     NOT a   -a   not     ( )
 //
@@ -183,6 +188,9 @@ func (p *parser) primary(depth int) (*Filter, error) {
 // condition reads one condition up to where it ends.
 func (p *parser) condition() (*Filter, error) {
 	start := p.pos
+	if f, ok, err := p.timeRange(); err != nil || ok {
+		return f, err
+	}
 	if name, cmp, n := p.fieldName(); n > 0 {
 		p.pos += n
 		return p.fieldValue(name, cmp, start)
@@ -192,16 +200,20 @@ func (p *parser) condition() (*Filter, error) {
 	} else if ok {
 		return Regex(re), nil
 	}
-	text, quoted, star, err := p.value()
+	v, err := p.value()
 	switch {
 	case err != nil:
 		return nil, err
-	case text == "" && star:
+	case v.text == "" && (v.star || v.quoted):
 		return All(), nil
-	case text == "" && quoted:
-		return All(), nil
+	case v.stars, v.star && !v.quoted && !endsInWord(v.text):
+		return p.wildcards(p.text[start:p.pos], start)
+	case !v.quoted && !v.star:
+		if f, ok, err := p.fuzzy(v.text, start); err != nil || ok {
+			return f, err
+		}
 	}
-	return Phrase(text, star), nil
+	return Phrase(v.text, v.star), nil
 }
 
 // fieldName recognises name: and name>number at the current position, and returns how long it is.
@@ -217,16 +229,16 @@ func (p *parser) fieldName() (name, cmp string, n int) {
 	name = rest[:i]
 	switch rest[i] {
 	case ':':
+		if cmp, at := compareSign(rest[i+1:]); cmp != "" && !p.ends(p.pos+i+1+at) {
+			return name, cmp, i + 1 + at
+		}
 		if p.ends(p.pos+i+1) || strings.HasPrefix(rest[i+1:], "//") {
 			return "", "", 0
 		}
 		return name, ":", i + 1
 	case '<', '>':
-		cmp = rest[i : i+1]
-		if i++; strings.HasPrefix(rest[i:], "=") {
-			cmp += "="
-			i++
-		}
+		cmp, at := compareSign(rest[i:])
+		i += at
 		v := rest[i:]
 		if end := strings.IndexAny(v, " \t\r\n()"); end >= 0 {
 			v = v[:end]
@@ -237,6 +249,18 @@ func (p *parser) fieldName() (name, cmp string, n int) {
 		return name, cmp, i
 	}
 	return "", "", 0
+}
+
+// compareSign returns the comparison that rest begins with, and its length.
+func compareSign(rest string) (cmp string, n int) {
+	if rest == "" || rest[0] != '<' && rest[0] != '>' {
+		return "", 0
+	}
+	n = 1
+	if len(rest) > 1 && rest[1] == '=' {
+		n = 2
+	}
+	return rest[:n], n
 }
 
 func isNameByte(b byte) bool {
@@ -258,11 +282,14 @@ func (p *parser) fieldValue(name, cmp string, start int) (*Filter, error) {
 			return FieldRegex(name, re), nil
 		}
 	}
-	text, quoted, star, err := p.value()
+	v, err := p.value()
 	if err != nil {
 		return nil, err
 	}
+	text, quoted, star := v.text, v.quoted, v.star
 	switch {
+	case v.stars && (isSeverity(name) || name == "kind"):
+		return nil, p.fail(at, "%s takes a name, not a pattern", name)
 	case isSeverity(name):
 		return p.severity(cmp, text, star, at)
 	case name == "kind":
@@ -275,14 +302,19 @@ func (p *parser) fieldValue(name, cmp string, start int) (*Filter, error) {
 		return nil, p.fail(at, "kind is log or event")
 	case cmp != ":":
 		n, err := strconv.ParseFloat(text, 64)
-		if err != nil {
-			return nil, p.fail(at, "%s takes a number", cmp)
+		if err != nil || quoted || star || v.stars {
+			return nil, p.fail(at, "%s takes a number; put the value in quotes to compare it as it is", cmp)
 		}
 		return FieldNumber(name, compares[cmp], n), nil
 	case text == "" && star:
 		return Field(name, Exists, ""), nil
 	case text == "" && quoted:
 		return Not(Field(name, Exists, "")), nil
+	case v.stars:
+		if err := p.stars(text, at); err != nil {
+			return nil, err
+		}
+		return FieldLike(name, text), nil
 	case star:
 		return Field(name, HasPrefix, text), nil
 	case text == "":
@@ -339,39 +371,61 @@ func (p *parser) regex() (*regexp.Regexp, bool, error) {
 	return re, true, nil
 }
 
+// value is what a condition asks for.
+type value struct {
+	text   string
+	quoted bool
+	star   bool // a * stood behind it, which text does not hold
+	stars  bool // it is bare and text holds * elsewhere
+}
+
 // value reads a quoted or a bare value and the * behind it.
-func (p *parser) value() (text string, quoted, star bool, err error) {
+func (p *parser) value() (v value, err error) {
 	start := p.pos
 	if start < len(p.text) && p.text[start] == '"' {
-		var b strings.Builder
-		i := start + 1
-		for ; i < len(p.text) && p.text[i] != '"'; i++ {
-			if p.text[i] == '\\' && i+1 < len(p.text) && (p.text[i+1] == '"' || p.text[i+1] == '\\') {
-				i++
-			}
-			b.WriteByte(p.text[i])
-		}
-		if i >= len(p.text) {
-			return "", false, false, p.fail(start, "this quote is never closed")
-		}
-		p.pos = i + 1
-		if strings.HasPrefix(p.text[p.pos:], "*") {
-			star = true
-			p.pos++
-		}
-		return b.String(), true, star, nil
+		return p.quoted()
 	}
 	i := start
 	for !p.ends(i) && p.text[i] != '"' {
-		if p.text[i] == '*' {
-			if !p.ends(i + 1) {
-				return "", false, false, p.fail(i, "* stands only at the end of a word; put it in quotes to search for it")
-			}
-			p.pos = i + 1
-			return p.text[start:i], false, true, nil
-		}
 		i++
 	}
 	p.pos = i
-	return p.text[start:i], false, false, nil
+	v.text = p.text[start:i]
+	if i < len(p.text) && p.text[i] == '"' && strings.HasSuffix(v.text, "*") {
+		return v, p.fail(i-1, "* does not stand before a quote: leave a space, or put all of it in quotes to search for it")
+	}
+	if text, ok := strings.CutSuffix(v.text, "*"); ok && !strings.Contains(text, "*") {
+		v.text, v.star = text, true
+		return v, nil
+	}
+	v.stars = strings.Contains(v.text, "*")
+	return v, nil
+}
+
+func (p *parser) quoted() (v value, err error) {
+	start := p.pos
+	var b strings.Builder
+	i := start + 1
+	for ; i < len(p.text) && p.text[i] != '"'; i++ {
+		if p.text[i] == '\\' && i+1 < len(p.text) && (p.text[i+1] == '"' || p.text[i+1] == '\\') {
+			i++
+		}
+		b.WriteByte(p.text[i])
+	}
+	if i >= len(p.text) {
+		return v, p.fail(start, "this quote is never closed")
+	}
+	p.pos = i + 1
+	v.text, v.quoted = b.String(), true
+	if strings.HasPrefix(p.text[p.pos:], "*") {
+		v.star = true
+		p.pos++
+	}
+	return v, nil
+}
+
+// endsInWord reports whether text ends with a character of a word.
+func endsInWord(text string) bool {
+	r, n := utf8.DecodeLastRuneInString(text)
+	return !(r == utf8.RuneError && n <= 1) && len(words.Split(string(r))) > 0
 }

@@ -84,7 +84,7 @@ func (f *Filter) judge(t *block.Template, m *machine) verdict {
 		}
 		return verdict{}
 	}
-	if f.op == opPhrase {
+	if f.op == opPhrase || f.op == opWords {
 		return f.judgePhrase(t)
 	}
 	for i := range t.Slots() + 1 {
@@ -125,21 +125,21 @@ func units(t *block.Template) (out []unit) {
 	return out
 }
 
-// judgePhrase finds where in the template the phrase may stand.
+// judgePhrase finds where in the template the words of a phrase, or of a sequence of tests, may stand.
 func (f *Filter) judgePhrase(t *block.Template) (v verdict) {
 	us := units(t)
 	for from := range us {
-		if from+len(f.words) > len(us) {
+		if from+f.length() > len(us) {
 			break
 		}
 		var conds []cond
 		fits := true
-		for j := 0; fits && j < len(f.words); j++ {
-			u, last := us[from+j], f.prefix && j == len(f.words)-1
+		for j := 0; fits && j < f.length(); j++ {
+			u := us[from+j]
 			switch {
 			case u.slot < 0:
-				fits = words.Same(u.word, f.words[j], last)
-			case t.MayBeValue(u.slot, f.words[j], last):
+				fits = f.wordIs(j, u.word)
+			case f.mayBeValue(t, u.slot, j):
 				conds = append(conds, cond{u.slot, j})
 			default:
 				fits = false
@@ -222,15 +222,15 @@ func (f *Filter) selectValues(b *Lines, t *block.Template, alts [][]cond, in, ou
 
 // keepRows keeps the rows whose value is a word of the phrase.
 func (f *Filter) keepRows(b *Lines, column *block.Values, word int, rows []uint16) []uint16 {
-	w, prefix := f.words[word], f.prefix && word == len(f.words)-1
-	if width, fixed := column.Width(); fixed && (width < len(w) || width > len(w) && !prefix) && words.ASCII(w) {
+	w, prefix, exact := f.word(word)
+	if width, fixed := column.Width(); exact && fixed && (width < len(w) || width > len(w) && !prefix) && words.ASCII(w) {
 		return rows[:0]
 	}
 	kept := rows[:0]
 	if n := column.Entries(); n < column.Len() {
 		b.entries = b.entries[:0]
 		for e := range n {
-			b.entries = append(b.entries, words.Same(column.Value(e), w, prefix))
+			b.entries = append(b.entries, f.wordIs(word, column.Value(e)))
 		}
 		for _, k := range rows {
 			if b.entries[column.Entry(int(k))] {
@@ -240,7 +240,7 @@ func (f *Filter) keepRows(b *Lines, column *block.Values, word int, rows []uint1
 		return kept
 	}
 	for _, k := range rows {
-		if words.Same(column.Value(int(k)), w, prefix) {
+		if f.wordIs(word, column.Value(int(k))) {
 			kept = append(kept, k)
 		}
 	}

@@ -153,6 +153,38 @@ await steps.step(
 );
 
 await steps.step(
+  'logs: suggestions are chosen by keys, and the field alone decides what is searched',
+  async () => {
+    await page.goto(`${env.url}/logs?range=1d`);
+    const field = page.locator('[data-search][name=q]');
+    const options = page.locator('[data-testid=suggestions] [role=option]');
+    await field.click();
+    await page.keyboard.type('sever');
+    await options.filter({ hasText: 'severity:' }).first().waitFor({ timeout: 15_000 });
+    assert((await field.getAttribute('aria-expanded')) === 'true', 'the list is not announced');
+    for (let i = 0; !(await field.inputValue()).startsWith('severity:') && i < 20; i++) {
+      await page.keyboard.press('ArrowDown');
+      const on = await field.getAttribute('aria-activedescendant');
+      if (on && /severity:/.test(await page.locator(`[id="${on}"]`).textContent()))
+        await page.keyboard.press('Enter');
+    }
+    assert((await field.inputValue()) === 'severity:', `the field has ${await field.inputValue()}`);
+    await options.first().waitFor({ timeout: 15_000 }); // its values
+    await page.keyboard.press('ArrowDown');
+    await page.keyboard.press('Enter');
+    assert(/^severity:[a-z]+$/.test(await field.inputValue()), `the field has ${await field.inputValue()}`);
+    assert(!new URL(page.url()).searchParams.has('q'), 'choosing has searched');
+    await page.keyboard.press('ArrowDown');
+    await options.first().waitFor({ timeout: 15_000 });
+    await page.keyboard.press('Escape');
+    assert((await options.count()) === 0, 'Escape has not closed the list');
+    await page.keyboard.press('Enter');
+    await until('the search', () => /^severity:/.test(new URL(page.url()).searchParams.get('q') ?? ''));
+    await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 15_000 });
+  },
+);
+
+await steps.step(
   'logs: live tail pins to the bottom, freezes on scroll, tells how many are new',
   async () => {
     const run = (w) =>

@@ -52,6 +52,15 @@ const PAGES = {
       await p.waitForSelector('[data-testid=log-detail]');
     },
   },
+  'logs-suggest': {
+    path: '/logs',
+    ready: async (p) => {
+      await p.click('[data-search][name=q]');
+      await p.keyboard.type('severity:');
+      await p.waitForSelector('[data-testid=suggestions] [role=option]', { timeout: 10_000 });
+      await p.keyboard.press('ArrowDown');
+    },
+  },
   'logs-tail': { path: '/logs?tail=1', ready: (p) => p.waitForTimeout(1500) },
   events: { path: '/events', ready: (p) => p.waitForSelector('[data-testid=event-list]') },
   'events-detail': {

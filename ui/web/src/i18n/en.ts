@@ -284,7 +284,14 @@ export const en = {
   logs: {
     title: 'Logs',
     query: 'Log query',
-    placeholder: 'Words, "a phrase", field:value, -not',
+    placeholder: 'Words, "a phrase", wor*, like~, field:value, -not',
+    suggest: {
+      title: 'Suggestions',
+      count: (n: number) => plural(n, 'suggestion', 'suggestions'),
+      kind: { word: 'word', name: 'field', value: 'value' },
+      lines: (n: string) => `${n}+ lines`,
+      lead: 'perhaps',
+    },
     run: 'Search',
     tail: 'Live tail',
     tailOn: 'Follows new lines',

@@ -281,7 +281,14 @@ export const zh: Dictionary = {
   logs: {
     title: '日志',
     query: '日志查询',
-    placeholder: '词语、"短语"、字段:值、-排除',
+    placeholder: '词语、"短语"、wor*、like~、字段:值、-排除',
+    suggest: {
+      title: '建议',
+      count: (n) => `${n} 条建议`,
+      kind: { word: '词语', name: '字段', value: '值' },
+      lines: (n) => `至少 ${n} 行`,
+      lead: '可能有',
+    },
     run: '搜索',
     tail: '实时跟踪',
     tailOn: '跟踪新日志',

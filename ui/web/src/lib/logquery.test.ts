@@ -31,6 +31,11 @@ describe('log query', () => {
   it('marks words, not filters', () => {
     const w = words('error "disk full" time* -debug host:a severity>=warning AND (oom OR kill) /re/');
     expect(w).toEqual(['error', 'disk full', 'time', 'oom', 'kill']);
+    expect(words('conn*refused conection~ @2026-11-27T10:00..11:00 @2026-11-27 "a*b" x')).toEqual([
+      'conn',
+      'refused',
+      'a*b',
+    ]);
     expect(mark('An ERROR: x', ['error'])).toEqual([
       { s: 'An ', hit: false },
       { s: 'ERROR', hit: true },

@@ -69,10 +69,16 @@ export function dropTerm(query: string, part: string): string {
 export function words(query: string): string[] {
   const out: string[] = [];
   for (const p of parts(query.replace(/[()]/g, ' '))) {
-    if (p.startsWith('-') || /^(AND|OR|NOT)$/.test(p) || /^[\w.@-]+[:<>]/.test(p) || p.startsWith('/'))
+    if (
+      p.startsWith('-') ||
+      /^(AND|OR|NOT)$/.test(p) ||
+      /^[\w.@-]+[:<>]/.test(p) ||
+      /^(\/|@(\.\.)?\d)/.test(p)
+    )
       continue;
-    const w = p.replace(/\*$/, '').replace(/^"|"$/g, '');
-    if (w.length > 1) out.push(w);
+    if (/^[^"]+~[12]?$/.test(p)) continue; // what it finds is spelt otherwise
+    const bare = p.startsWith('"') ? [p.replace(/\*$/, '').replace(/^"|"$/g, '')] : p.split('*');
+    out.push(...bare.filter((w) => w.length > 1));
   }
   return out.slice(0, 12);
 }
