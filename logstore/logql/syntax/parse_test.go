@@ -28,7 +28,10 @@ var canonical = [][2]string{
 	{`{a="b"} | x="1" or (y="2" and z="3")`, ``},
 	{`{a="b"} | (x="1" or y="2") and z="3"`, `{a="b"} | x="1" or y="2" and z="3"`},
 	{`{a="b"} | x="1", y="2" z="3"`, `{a="b"} | x="1" and y="2" and z="3"`},
-	{`{a="b"} | json="1"`, ``}, // a label of the name of a stage
+	{`{a="b"} | json="1"`, ``},    // a label of the name of a stage
+	{`{a="b"} | json != "x"`, ``}, // a line filter
+	{`{a="b"} | (json != "x" or y="z")`, `{a="b"} | (json!="x" or y="z")`},
+	{`{a="b"} | json x != "y"`, ``},
 	{`{a="b"} | x=ip("::1") | y != ip("10.0.0.1-10.0.0.9")`, `{a="b"} | x = ip("::1") | y != ip("10.0.0.1-10.0.0.9")`},
 	{"{a=\"b\"} | line_format `{{.x}} \"{{.y}}\"`", ``},
 	{`{a="b"} | label_format x=y, z="{{.w}}"`, ``},

@@ -69,6 +69,13 @@ func (p *parser) compares(n int) bool {
 	return t.kind == tokOp && slices.Contains([]string{"=", "==", "!=", "=~", "!~", ">", ">=", "<", "<="}, t.text)
 }
 
+// differs reports whether the token n places ahead is != or !~, which behind the name of a stage begin a line filter.
+func (p *parser) differs(n int) bool { t := p.ahead(n); return t.is("!=") || t.is("!~") }
+
+var stageNames = []string{"json", "logfmt", "regexp", "pattern", "unpack", "decolorize", "line_format", "label_format", "drop", "keep", "unwrap"}
+
+func isStage(name string) bool { return slices.Contains(stageNames, strings.ToLower(name)) }
+
 func (p *parser) lineFilter(op LineOp) (Stage, error) {
 	f := &LineFilter{Op: op}
 	for {
@@ -128,7 +135,7 @@ func (p *parser) ip() (string, error) {
 
 func (p *parser) stage() (Stage, error) {
 	t := p.peek()
-	if t.kind != tokIdent || p.compares(1) {
+	if t.kind != tokIdent || p.compares(1) && !(isStage(t.text) && p.differs(1)) {
 		return p.labelFilter()
 	}
 	switch strings.ToLower(t.text) {
@@ -174,7 +181,7 @@ func (p *parser) stage() (Stage, error) {
 
 // extracts reads a, b="path", …; it may be empty.
 func (p *parser) extracts(check func(string) error) (out []Extract, err error) {
-	for p.peek().kind == tokIdent && (p.ahead(1).is("=") && p.ahead(2).kind == tokString || !p.compares(1)) {
+	for p.peek().kind == tokIdent && (p.ahead(1).is("=") && p.ahead(2).kind == tokString || !p.compares(1) || p.differs(1)) {
 		label, t, err := p.name("in a list of labels")
 		if err != nil {
 			return nil, err

@@ -117,12 +117,36 @@ func (s *Logfmt) print(p *printer) {
 	printExtracts(p, s.Fields)
 }
 
-func (s *Regexp) print(p *printer)      { p.add("| regexp ", Quote(s.Pattern)) }
-func (s *Pattern) print(p *printer)     { p.add("| pattern ", Quote(s.Pattern)) }
-func (s *Unpack) print(p *printer)      { p.add("| unpack") }
-func (s *Decolorize) print(p *printer)  { p.add("| decolorize") }
-func (s *LineFormat) print(p *printer)  { p.add("| line_format ", Quote(s.Template)) }
-func (s *LabelFilter) print(p *printer) { p.add("| "); s.Pred.print(p) }
+func (s *Regexp) print(p *printer)     { p.add("| regexp ", Quote(s.Pattern)) }
+func (s *Pattern) print(p *printer)    { p.add("| pattern ", Quote(s.Pattern)) }
+func (s *Unpack) print(p *printer)     { p.add("| unpack") }
+func (s *Decolorize) print(p *printer) { p.add("| decolorize") }
+func (s *LineFormat) print(p *printer) { p.add("| line_format ", Quote(s.Template)) }
+
+func (s *LabelFilter) print(p *printer) {
+	var pred printer
+	s.Pred.print(&pred)
+	if startsLikeStage(s.Pred) {
+		p.add("| (", pred.String(), ")")
+		return
+	}
+	p.add("| ", pred.String())
+}
+
+// startsLikeStage reports whether a predicate begins with the name of a stage and an operator that would make it one.
+func startsLikeStage(f Pred) bool {
+	switch f := f.(type) {
+	case *PredBoth:
+		return startsLikeStage(f.Left)
+	case *PredMatch:
+		return isStage(f.Name) && (f.Type == labels.MatchNotEqual || f.Type == labels.MatchNotRegexp)
+	case *PredNumber:
+		return isStage(f.Name) && f.Op == "!="
+	case *PredIP:
+		return isStage(f.Name) && f.Not
+	}
+	return false
+}
 
 func (s *LabelFormat) print(p *printer) {
 	p.add("| label_format")
