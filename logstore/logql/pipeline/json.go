@@ -373,21 +373,22 @@ func (j *json) byPath() {
 	for i, path := range j.paths {
 		j.doc.i = start
 		if j.seek(path) {
-			v, ok := "", true
-			switch from := j.doc.i; j.doc.next() {
-			case '"':
-				v, ok = j.doc.text()
-			default:
-				ok = j.doc.skip(0)
-				if v = j.doc.s[from:j.doc.i]; v == "null" {
-					v = ""
-				}
-			}
-			if ok {
+			if v, ok := j.value(); ok {
 				j.p.labels.extract(j.fields[i].Label, v, j.p.gen, false, j.p.names.suffixed)
 			}
 		}
 	}
+}
+
+// value returns the value at hand: a string without quotes, others as they are written, null as nothing.
+func (j *json) value() (string, bool) {
+	if j.doc.next() == '"' {
+		return j.doc.text()
+	}
+	from := j.doc.i
+	ok := j.doc.skip(0)
+	v := j.doc.s[from:j.doc.i]
+	return v, ok && v != "null"
 }
 
 // seek goes to the value at the path and reports whether there is one.
