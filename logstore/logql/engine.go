@@ -161,5 +161,8 @@ func (r *Result) done() *Result {
 	if r.Stats.Partial {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("the answer is partial: damaged parts of the log store were left out (%v)", r.Stats.Damaged))
 	}
+	if r.Stats.Expired {
+		r.Warnings = append(r.Warnings, "retention took lines of the asked time away while the query ran")
+	}
 	return r
 }

@@ -43,6 +43,7 @@ type SourceStats struct {
 	Bytes      int64    // of text of those
 	Partial    bool     // something damaged was left out
 	Damaged    []string // what
+	Expired    bool     // retention took lines of the range away meanwhile
 }
 
 // Source is a store of lines. It must be safe for concurrent use.
@@ -60,6 +61,7 @@ func (s *SourceStats) add(o SourceStats) {
 	s.Lines += o.Lines
 	s.Bytes += o.Bytes
 	s.Partial = s.Partial || o.Partial
+	s.Expired = s.Expired || o.Expired
 	s.Damaged = append(s.Damaged, o.Damaged...)
 	s.Damaged = s.Damaged[:min(len(s.Damaged), 10)]
 }
