@@ -491,7 +491,7 @@ func (g generator) stages() string {
 			`|= "n="`, `!= "alpha"`, `|~ "l[vp]l|beta$"`, `!~ "error"`, `|= "word" or "alpha"`, `!= "17" or "40"`, `|> "<_>word<_>"`, `!> "n=<_>"`,
 			`| json`, `| logfmt`, `| logfmt`, `| lvl="error"`, `| lvl!="info"`, `| env=~"1|in"`, `| n > 2`, `| n <= 17 and lvl="info"`, `| n == 2 or app="y"`,
 			`| user="u1"`, `| env=""`, `| app="x" | env!="2"`,
-			"| line_format `<{{.lvl}}> {{__line__}}`", `| label_format q=lvl`, `| drop env | app!=""`, `| drop user, lvl="info"`, `| keep app, lvl, n | app!=""`, `| keep env=~".*"`,
+			"| line_format `<{{.lvl}}> {{__line__}}`", `|= "<error>"`, `|~ "^<"`, `| label_format q=lvl`, `| label_format app=lvl | app="info"`, `| drop env | app!=""`, `| drop user, lvl="info"`, `| keep app, lvl, n | app!=""`, `| keep env=~".*"`,
 			`| __error__=""`, `| __error__=""`,
 		))
 	}
@@ -560,7 +560,7 @@ func (m *memory) answer(e syntax.Metric, g grid) (out map[string]map[int64]float
 }
 
 func TestEngineIsTheNaiveEvaluator(t *testing.T) {
-	rounds := 1200
+	rounds := 600
 	if testing.Short() {
 		rounds = 300
 	}
@@ -641,7 +641,7 @@ func TestLinesAreThoseOfTheNaiveStages(t *testing.T) {
 	for seed := range uint64(4) {
 		g := generator{rand.New(rand.NewPCG(seed, 13))}
 		m := g.corpus(150)
-		for range 500 {
+		for range 250 {
 			text := pick(g, `{app="x"}`, `{app=~".+"}`, `{env="1"}`) + g.stages()
 			x, err := syntax.ParseLog(text)
 			if err != nil {
@@ -682,7 +682,7 @@ func TestLinesAreThoseOfTheNaiveStages(t *testing.T) {
 			}
 		}
 	}
-	if found < 10000 {
+	if found < 5000 {
 		t.Errorf("only %d lines were found", found)
 	}
 }

@@ -42,6 +42,7 @@ type overRange struct {
 	ev     *evaluation
 	r      *syntax.Range
 	group  *syntax.Grouping // nil for all labels
+	names  []string         // of group, sorted
 	pipe   *pipeline.Pipeline
 	unwrap *pipeline.Unwrapper
 	fold   fold
@@ -73,6 +74,9 @@ func (ev *evaluation) overRange(r *syntax.Range, g *syntax.Grouping, out emit) e
 	if r.Op == syntax.OpAbsent {
 		o.group = &syntax.Grouping{}
 	}
+	if o.group != nil {
+		o.names = slices.Sorted(slices.Values(o.group.Names))
+	}
 	var err error
 	if o.pipe, err = pipeline.New(r.Log.Stages, ev.e.options()); err != nil {
 		return badf("%v", err)
@@ -84,6 +88,7 @@ func (ev *evaluation) overRange(r *syntax.Range, g *syntax.Grouping, out emit) e
 	} else if o.pipe.KeepsLabels() {
 		o.fast = map[streamKey]*series{}
 	}
+	o.want()
 	if !o.counts && o.fold.one == nil {
 		return badf("function %s is not known", r.Op)
 	}
@@ -111,6 +116,18 @@ func (ev *evaluation) overRange(r *syntax.Range, g *syntax.Grouping, out emit) e
 		ev.memory -= s.held()
 	}
 	return err
+}
+
+// want tells the pipeline which labels are looked at, when the grouping names them.
+func (o *overRange) want() {
+	if o.ev.e.wide || o.group == nil || o.group.Without {
+		return
+	}
+	names := o.group.Names
+	if o.unwrap != nil {
+		names = append(slices.Clone(names), o.unwrap.Names()...)
+	}
+	o.pipe.Want(names)
 }
 
 // held is what the windows of a series take, in bytes.
@@ -162,9 +179,11 @@ func (o *overRange) line(l *Line) bool {
 			return true
 		}
 	}
-	if name, details := o.pipe.Labels().Err(); name != "" {
-		o.err = &PipelineError{name, details, cloneLabels(l.Labels)}
-		return false
+	if o.fast == nil { // otherwise no stage can make a mistake
+		if name, details := o.pipe.Labels().Err(); name != "" {
+			o.err = &PipelineError{name, details, cloneLabels(l.Labels)}
+			return false
+		}
 	}
 	ev.stats.Kept++
 	s := o.series(l)
@@ -222,11 +241,22 @@ func (o *overRange) series(l *Line) *series {
 			return s
 		}
 	}
-	o.labels = o.pipe.Labels().Append(o.labels[:0])
-	ls := o.labels
-	if o.group != nil {
-		ls = group(o.labels[:0], ls, o.group) // in place: it only leaves out
+	ls := o.labels[:0]
+	switch g := o.group; {
+	case g == nil:
+		ls = o.pipe.Labels().Append(ls)
+	case g.Without:
+		ls = o.pipe.Labels().Append(ls)
+		ls = group(ls[:0], ls, g) // in place: it only leaves out
+	default:
+		for _, n := range o.names { // sorted
+			if v := o.pipe.Labels().Get(n); v != "" {
+				ls = append(ls, wire.Label{Name: n, Value: v})
+			}
+		}
 	}
+	ls = slices.DeleteFunc(ls, func(l wire.Label) bool { return l.Value == "" }) // of a series an empty label is none
+	o.labels = ls
 	o.key = appendKey(o.key[:0], ls)
 	s, ok := o.all[string(o.key)]
 	if !ok {

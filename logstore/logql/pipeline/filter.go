@@ -3,8 +3,10 @@ package pipeline
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -296,9 +298,19 @@ func NewUnwrap(u *syntax.Unwrap) (*Unwrapper, error) {
 	return w, nil
 }
 
+// Names returns the labels that are looked at.
+func (w *Unwrapper) Names() []string {
+	into := map[string]bool{w.label: true}
+	for _, f := range w.after {
+		named(f, into)
+	}
+	return slices.Sorted(maps.Keys(into))
+}
+
 // Take returns the number of the line that the pipeline holds, and takes its label away. A line without the label has none;
 // one whose label is no number has a mistake.
 func (w *Unwrapper) Take(p *Pipeline) (float64, bool) {
+	p.start()
 	s := p.labels.Get(w.label)
 	if s == "" && p.labels.err == "" {
 		return 0, false

@@ -356,7 +356,7 @@ func (j *json) put(v string) {
 	if !ok {
 		name = j.keys.sanitized(string(j.name))
 	}
-	j.p.labels.extract(name, v, j.p.gen, false, j.p.names.suffixed)
+	j.p.extract(name, v, false)
 }
 
 // byPath takes the values at paths; objects and arrays as they are written.
@@ -374,7 +374,7 @@ func (j *json) byPath() {
 		j.doc.i = start
 		if j.seek(path) {
 			if v, ok := j.value(); ok {
-				j.p.labels.extract(j.fields[i].Label, v, j.p.gen, false, j.p.names.suffixed)
+				j.p.extract(j.fields[i].Label, v, false)
 			}
 		}
 	}
@@ -445,7 +445,7 @@ func (u *unpack) run(p *Pipeline) bool {
 		case key == "_entry":
 			entry, packed = v, true
 		default:
-			p.labels.extract(p.names.sanitized(key), v, p.gen, false, p.names.suffixed)
+			p.extract(p.names.sanitized(key), v, false)
 		}
 		return ok
 	}) && d.end()

@@ -27,12 +27,12 @@ func (s *logfmt) run(p *Pipeline) bool {
 			continue
 		}
 		if len(s.fields) == 0 {
-			p.labels.extract(p.names.sanitized(sc.key), sc.value, p.gen, s.keepEmpty, p.names.suffixed)
+			p.extract(p.names.sanitized(sc.key), sc.value, s.keepEmpty)
 			continue
 		}
 		for i := range s.fields {
 			if s.fields[i].Path == sc.key {
-				p.labels.extract(s.fields[i].Label, sc.value, p.gen, s.keepEmpty, p.names.suffixed)
+				p.extract(s.fields[i].Label, sc.value, s.keepEmpty)
 			}
 		}
 	}
@@ -146,7 +146,7 @@ func (s *regexpParser) run(p *Pipeline) bool {
 	}
 	for i, n := range s.names {
 		if n != "" && m[2*i] >= 0 {
-			p.labels.extract(n, line[m[2*i]:m[2*i+1]], p.gen, false, p.names.suffixed)
+			p.extract(n, line[m[2*i]:m[2*i+1]], false)
 		}
 	}
 	return true
@@ -182,7 +182,7 @@ func (s *patternParser) run(p *Pipeline) bool {
 			value, rest = rest[:n], rest[n+len(lit):]
 		}
 		if part.Text != "_" {
-			p.labels.extract(part.Text, value, p.gen, false, p.names.suffixed)
+			p.extract(part.Text, value, false)
 		}
 	}
 	return true

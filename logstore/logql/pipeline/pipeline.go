@@ -36,12 +36,15 @@ type Pipeline struct {
 	opts   Options
 	names  names
 
-	labels Labels
-	t      int64
-	raw    []byte // the line, unless whole says that text is it
-	text   string
-	whole  bool
-	gen    int
+	labels  Labels
+	wanted  map[string]bool // labels that anybody looks at; nil for all
+	line    Line
+	started bool // labels are those of the line
+	t       int64
+	raw     []byte // the line, unless whole says that text is it
+	text    string
+	whole   bool
+	gen     int
 }
 
 // stage does one step and reports whether the line stays.
@@ -93,28 +96,71 @@ func (p *Pipeline) compile(s syntax.Stage) (stage, error) {
 
 // Process runs a line through the stages and reports whether it stays. Text and Labels are of this line until the next call.
 func (p *Pipeline) Process(l *Line) bool {
+	p.line, p.started = *l, false
 	p.t, p.raw, p.text, p.whole, p.gen = l.T, l.Text, "", false, 0
-	started := false
 	for _, s := range p.stages {
-		if !started {
-			if f, ok := s.(*lineFilter); ok { // needs no labels
-				if !f.run(p) {
-					return false
-				}
-				continue
-			}
-			started = true
-			p.labels.reset(l, &p.names, p.opts.Levels)
+		if _, ok := s.(*lineFilter); !ok { // those need no labels
+			p.start()
+			p.gen++
 		}
-		p.gen++
 		if !s.run(p) {
 			return false
 		}
 	}
-	if !started {
-		p.labels.reset(l, &p.names, p.opts.Levels)
-	}
 	return true
+}
+
+// start takes the labels that the line came with, once they are needed.
+func (p *Pipeline) start() {
+	if !p.started {
+		p.started = true
+		p.labels.reset(&p.line, &p.names, p.opts.Levels)
+	}
+}
+
+// Want says that of labels that parsers make only these are looked at, besides those that the stages themselves name. It
+// saves the work for the others. It reports whether that could be said: not when a stage looks at any label.
+func (p *Pipeline) Want(names []string) bool {
+	wanted := map[string]bool{}
+	for _, n := range names {
+		wanted[n] = true
+	}
+	for _, s := range p.stages {
+		if !named(s, wanted) {
+			return false
+		}
+	}
+	p.wanted = wanted
+	return true
+}
+
+// named adds the labels that a stage looks at; it returns false when that may be any.
+func named(s stage, into map[string]bool) bool {
+	switch s := s.(type) {
+	case *matchPred:
+		into[s.m.Name] = true
+	case *numberPred:
+		into[s.Name] = true
+	case *ipPred:
+		into[s.name] = true
+	case *bothPred:
+		return named(s.left, into) && named(s.right, into)
+	case *labelFormat, *lineFormat:
+		return false
+	}
+	return true // drop and keep only take away
+}
+
+// wants reports whether a label that a parser found is looked at, under its own name or the one it gets when that is taken.
+func (p *Pipeline) wants(name string) bool {
+	return p.wanted == nil || p.wanted[name] || p.wanted[p.names.suffixed(name)]
+}
+
+// extract makes a label of what a parser found.
+func (p *Pipeline) extract(name, value string, bare bool) {
+	if p.wanted == nil || p.wants(name) {
+		p.labels.extract(name, value, p.gen, bare, p.names.suffixed)
+	}
 }
 
 // KeepsLabels reports whether no stage makes, changes or takes labels, so that those of a line are the ones it came with.
@@ -132,7 +178,10 @@ func (p *Pipeline) KeepsLabels() bool {
 }
 
 // Labels returns the labels of the line.
-func (p *Pipeline) Labels() *Labels { return &p.labels }
+func (p *Pipeline) Labels() *Labels {
+	p.start()
+	return &p.labels
+}
 
 // Text returns the line after the stages. It shares memory with the line that came.
 func (p *Pipeline) Text() string { return p.str() }
