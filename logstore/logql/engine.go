@@ -166,3 +166,6 @@ func (r *Result) done() *Result {
 	}
 	return r
 }
+
+// ParseDuration reads a duration as queries write it: Go's form, and days, weeks and years.
+func ParseDuration(s string) (time.Duration, error) { return syntax.ParseDuration(s) }

@@ -185,7 +185,7 @@ func TestLabelsApart(t *testing.T) {
 	e := &Engine{Source: m, Levels: true}
 	r, err := e.Range(t.Context(), parse(t, `{app="x"} | logfmt`), Params{End: 10, Oldest: true, Categorize: true})
 	must(t, err)
-	want := `"resultType":"streams","result":[{"stream":{"app":"x"},"values":[["1","k=v app=y",{"structuredMetadata":{"detected_level":"error","trace_id":"t"},"parsed":{"app_extracted":"y","k":"v"}}],["2","bad\ufffdbytes"]]}]`
+	want := `"resultType":"streams","result":[{"stream":{"app":"x"},"values":[["1","k=v app=y",{"structuredMetadata":{"detected_level":"error","trace_id":"t"},"parsed":{"app_extracted":"y","k":"v"}}],["2","bad\ufffdbytes",{}]]}]`
 	if got := string(r.AppendJSON(nil)); got != want {
 		t.Errorf("%s\n%s", got, want)
 	}

@@ -31,7 +31,7 @@ func (e *Engine) logs(ctx context.Context, x *syntax.Log, p Params) (*Result, er
 		}
 	}
 	c := &collector{p: p, bound: limits.Bytes, streams: map[string]*logStream{}, pipe: pipe}
-	r := &Result{Kind: Streams}
+	r := &Result{Kind: Streams, apart: p.Categorize}
 	n := 0
 	st, err := e.Source.Lines(ctx, q, func(l *Line) bool {
 		if n++; n%1024 == 0 && ctx.Err() != nil {

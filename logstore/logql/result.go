@@ -30,6 +30,8 @@ type Result struct {
 	Scalar   Point
 	Warnings []string
 	Stats    Stats
+
+	apart bool // streams: labels stand apart beside each line
 }
 
 // Stats tell what an evaluation cost.
@@ -70,15 +72,15 @@ type Series struct {
 	Points []Point
 }
 
-// AppendJSON appends resultType and result as Loki's API writes them below "data", without braces around them. labels that
-// are categorised stand in an object behind each line.
+// AppendJSON appends resultType and result as Loki's API writes them below "data", without braces around them. Labels
+// that were asked for apart stand in an object behind each line.
 func (r *Result) AppendJSON(dst []byte) []byte {
 	dst = append(append(append(dst, `"resultType":"`...), r.Kind...), `","result":`...)
 	switch r.Kind {
 	case Scalar:
 		return appendPoint(dst, r.Scalar)
 	case Streams:
-		return appendList(dst, len(r.Streams), func(dst []byte, i int) []byte { return appendStream(dst, &r.Streams[i]) })
+		return appendList(dst, len(r.Streams), func(dst []byte, i int) []byte { return appendStream(dst, &r.Streams[i], r.apart) })
 	case Vector:
 		return appendList(dst, len(r.Vector), func(dst []byte, i int) []byte {
 			dst = appendObject(append(dst, `{"metric":`...), r.Vector[i].Labels)
@@ -103,16 +105,16 @@ func appendList(dst []byte, n int, one func([]byte, int) []byte) []byte {
 	return append(dst, ']')
 }
 
-func appendStream(dst []byte, s *Stream) []byte {
+func appendStream(dst []byte, s *Stream, apart bool) []byte {
 	dst = append(appendObject(append(dst, `{"stream":`...), s.Labels), `,"values":`...)
-	return append(appendList(dst, len(s.Entries), func(dst []byte, i int) []byte { return AppendEntry(dst, &s.Entries[i]) }), '}')
+	return append(appendList(dst, len(s.Entries), func(dst []byte, i int) []byte { return appendEntry(dst, &s.Entries[i], apart) }), '}')
 }
 
-// AppendEntry appends ["time","line"], with an object of categorised labels when there are any.
-func AppendEntry(dst []byte, e *Entry) []byte {
+// appendEntry appends ["time","line"], with an object of the labels that stand apart.
+func appendEntry(dst []byte, e *Entry, apart bool) []byte {
 	dst = append(strconv.AppendInt(append(dst, `["`...), e.T, 10), `",`...)
 	dst = appendString(dst, e.Line)
-	if len(e.Fields)+len(e.Parsed) > 0 {
+	if apart {
 		dst = append(dst, `,{`...)
 		if len(e.Fields) > 0 {
 			dst = appendObject(append(dst, `"structuredMetadata":`...), e.Fields)
@@ -126,6 +128,11 @@ func AppendEntry(dst []byte, e *Entry) []byte {
 		dst = append(dst, '}')
 	}
 	return append(dst, ']')
+}
+
+// AppendStreams appends a list of streams, as the values of a live tail are written.
+func AppendStreams(dst []byte, streams []Stream) []byte {
+	return appendList(dst, len(streams), func(dst []byte, i int) []byte { return appendStream(dst, &streams[i], false) })
 }
 
 func appendObject(dst []byte, ls []wire.Label) []byte {
