@@ -39,6 +39,21 @@ func push(q *Query, stages []syntax.Stage) (whole bool) {
 	return whole
 }
 
+// Decidable returns what a source can decide of a query for lines, without times, and whether that is all: no stage drops
+// other lines, or changes lines or their labels.
+func Decidable(x *syntax.Log) (q *Query, all bool) {
+	q = &Query{Selector: x.Selector}
+	all = push(q, x.Stages)
+	for _, s := range x.Stages {
+		switch s.(type) {
+		case *syntax.LineFilter, *syntax.LabelFilter:
+		default:
+			all = false
+		}
+	}
+	return q, all
+}
+
 // lineMatches returns conditions that all lines which pass the filter satisfy, and whether no others do.
 func lineMatches(f *syntax.LineFilter) (out []LineMatch, exact bool) {
 	m := LineMatch{Op: f.Op}

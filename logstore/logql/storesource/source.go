@@ -27,13 +27,13 @@ var errEnough = errors.New("enough lines")
 
 // Lines implements logql.Source.
 func (s Source) Lines(ctx context.Context, q *logql.Query, fn func(*logql.Line) bool) (logql.SourceStats, error) {
-	f, rest := Filter(q)
+	f, rest, exact := build(q)
 	req := logstore.Request{Filter: f, Start: q.Start, End: q.End, Limit: q.Limit, Direction: logstore.OldestFirst}
 	if q.Newest {
 		req.Direction = logstore.NewestFirst
 	}
-	if len(rest) > 0 {
-		req.Limit = 0
+	if !exact {
+		req.Limit = 0 // more lines come than will be taken
 	}
 	if q.End <= q.Start { // the store takes 0 for no end
 		return logql.SourceStats{}, nil
@@ -75,25 +75,46 @@ func selects(known map[*wire.Label]bool, sel []*syntax.Matcher, ls wire.Labels) 
 // Filter returns what the store decides of a query, besides the times, and the matchers on streams that it refuses, because
 // it bounds expressions more narrowly than queries do: they are left to whoever reads.
 func Filter(q *logql.Query) (f *query.Filter, rest []*syntax.Matcher) {
+	f, rest, _ = build(q)
+	return f, rest
+}
+
+// Exact returns a filter that matches exactly the lines of a query, unchanged. ok is false when there is none: the query parses
+// lines, changes them or their labels, or its expressions are too large for the store.
+func Exact(x *syntax.Log) (f *query.Filter, ok bool) {
+	q, whole := logql.Decidable(x)
+	f, _, all := build(q)
+	return f, whole && all
+}
+
+func build(q *logql.Query) (f *query.Filter, rest []*syntax.Matcher, exact bool) {
+	exact = true
 	var all []*query.Filter
 	for _, m := range q.Selector {
-		if own, err := matcher(m); err == nil {
-			all = append(all, query.Label(own))
-		} else {
-			rest = append(rest, m)
+		own, err := matcher(m)
+		if err != nil {
+			rest, exact = append(rest, m), false
+			continue
 		}
+		all = append(all, query.Label(own))
 	}
 	for _, m := range q.Fields {
-		if own, err := matcher(m); err == nil { // what is left out the engine decides
-			all = append(all, query.Value(own))
+		own, err := matcher(m)
+		if err != nil { // the engine decides
+			exact = false
+			continue
 		}
+		all = append(all, query.Value(own))
 	}
 	for _, c := range q.Lines {
-		if f := lines(c); f != nil {
-			all = append(all, f)
+		f := lines(c)
+		if f == nil {
+			exact = false
+			continue
 		}
+		all = append(all, f)
 	}
-	return query.And(all...), rest
+	return query.And(all...), rest, exact
 }
 
 func matcher(m *syntax.Matcher) (*query.Matcher, error) {

@@ -198,4 +198,11 @@ func TestLargeExpressions(t *testing.T) {
 			t.Errorf("%s: %d streams", text, len(r.Streams))
 		}
 	}
+	x, err := logql.Parse(`{app="db"} |~ "(x{0,500}y{0,500}){0,5}slow"`) // the other line is newer
+	must(t, err)
+	r, err := (&logql.Engine{Source: src}).Range(t.Context(), x, logql.Params{Start: 0, End: 1 << 62, Limit: 1})
+	must(t, err)
+	if len(r.Streams) != 1 {
+		t.Error("the limit counted lines that the store could not judge")
+	}
 }
