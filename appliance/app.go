@@ -396,7 +396,7 @@ func (a *App) openServices() error {
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
 		}),
-		Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
+		Loki: a.openLoki(), Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
 		Unusable: a.checkReplay, Repairs: a,
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
 	})

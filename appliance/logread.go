@@ -24,10 +24,13 @@ type logQueries struct{ store *logstore.Store }
 // maxLogQuery bounds the text of a query before it is parsed.
 const maxLogQuery = 16 << 10
 
-// compile reads a query in the language of the search box; an empty one matches every line.
+// compile reads a query in the language of the search box, or in LogQL; an empty one matches every line.
 func compile(text string) (*query.Filter, error) {
 	if len(text) > maxLogQuery {
 		return nil, &api.QueryError{Pos: maxLogQuery, Message: "the query is longer than " + strconv.Itoa(maxLogQuery) + " bytes"}
+	}
+	if isLogQL(text) {
+		return compileLogQL(text)
 	}
 	f, err := query.Parse(text)
 	if syntax, ok := errors.AsType[*query.SyntaxError](err); ok {
@@ -49,6 +52,11 @@ func logError(err error) error {
 
 // Query implements api.Logs.
 func (l *logQueries) Query(ctx context.Context, q api.LogQuery) (api.LogPage, error) {
+	if x, err := staged(q.Query); err != nil {
+		return api.LogPage{}, err
+	} else if x != nil {
+		return l.queryStaged(ctx, x, &q)
+	}
 	f, err := compile(q.Query)
 	if err != nil {
 		return api.LogPage{}, err
@@ -105,6 +113,11 @@ func validText(b []byte) string {
 
 // Hits implements api.Logs.
 func (l *logQueries) Hits(ctx context.Context, text string, start, end int64, step time.Duration) (api.LogHits, error) {
+	if x, err := staged(text); err != nil {
+		return api.LogHits{}, err
+	} else if x != nil {
+		return l.hitsStaged(ctx, x, start, end, step)
+	}
 	f, err := compile(text)
 	if err != nil {
 		return api.LogHits{}, err

@@ -69,6 +69,7 @@ type Config struct {
 	Checks   []Check // parts of the node for /-/healthy and /-/ready
 
 	Prometheus http.Handler // /api/v1/; nil answers 404
+	Loki       http.Handler // /loki/api/v1/ but push; nil answers 404
 	Live       http.Handler // /v1/live
 	Assets     http.Handler // everything else
 	Metrics    http.Handler // /metrics
@@ -168,7 +169,8 @@ func New(cfg Config) (*API, error) {
 		a.mux.Handle(pattern, a.handler(r))
 	}
 	for path := range a.methods {
-		if path != "/" && path != remoteWritePath { // the last is below another one that answers for all methods
+		below := path == remoteWritePath || path != lokiPrefix && strings.HasPrefix(path, lokiPrefix)
+		if path != "/" && !below { // those are below another one that answers for all methods
 			a.mux.Handle(path, a.wrongMethod(path))
 		}
 	}

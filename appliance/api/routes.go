@@ -90,6 +90,7 @@ func Routes() []Route {
 	all = append(all, integrityRoutes()...)
 	all = append(all, membershipRoutes()...)
 	all = append(all, upgradeRoutes()...)
+	all = append(all, lokiRoutes()...)
 	all = append(all, mountedRoutes()...)
 	return all
 }

@@ -1,0 +1,94 @@
+package appliance
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/logstore"
+)
+
+func linesForLogQL(t *testing.T) *logQueries {
+	t.Helper()
+	s, err := logstore.New(logstore.Options{Manual: true, CacheBytes: 1 << 20, MemTableBytes: 1 << 20})
+	if err == nil {
+		err = s.Open(t.TempDir())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for i := range 40 {
+		b := wire.LogBatch{Streams: []wire.LogStream{{
+			Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{"host": fmt.Sprint("h", i%2), "source": "journal"}),
+			Lines: []wire.LogLine{{T: int64(i) * 1e9, Severity: wire.Severity(i % 3), Text: fmt.Appendf(nil, "n=%d kind=%s", i, []string{"even", "odd"}[i%2])}},
+		}}}
+		e := wire.LogEntry{Index: uint64(i + 1), Batches: []wire.AcceptedLogs{{Agent: "a", Body: wire.AppendLogs(nil, &b), Batch: &b}}}
+		if err := s.ApplyLogs(e.Index, []wire.LogEntry{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &logQueries{s}
+}
+
+// What begins with { is LogQL wherever lines are asked for; pages of one with a pipeline follow each other without a gap.
+func TestLogQLInTheSearchBox(t *testing.T) {
+	l := linesForLogQL(t)
+	for text, want := range map[string]int{
+		`{source="journal"}`: 40, ` {host="h1"} |= "n=1"`: 6, `{host="h1"} | source="journal" != "n=1"`: 14,
+		`{source="journal"} | logfmt | n >= 30`: 10, `{host="h0"} | logfmt | kind="odd"`: 0,
+		"{source=\"journal\"} | logfmt | n < 12 | line_format `{{.kind}} {{.n}}`": 12,
+	} {
+		for _, oldest := range []bool{false, true} {
+			var got []string
+			q := api.LogQuery{Query: text, End: 100e9, Limit: 5, Oldest: oldest}
+			for {
+				page, err := l.Query(t.Context(), q)
+				if err != nil {
+					t.Fatal(text, err)
+				}
+				for _, r := range page.Rows {
+					got = append(got, r.T)
+					if strings.Contains(text, "line_format") && (!strings.HasPrefix(r.Text, r.Labels["kind"]+" ") || r.Labels["n"] == "") {
+						t.Errorf("%s: row %+v", text, r)
+					}
+				}
+				if q.Cursor = page.Next; page.Next == "" {
+					break
+				}
+			}
+			seen := map[string]bool{}
+			for _, at := range got {
+				seen[at] = true
+			}
+			if len(got) != want || len(seen) != want {
+				t.Errorf("%s: %d rows, %d different ones, expected %d", text, len(got), len(seen), want)
+			}
+		}
+		h, err := l.Hits(t.Context(), text, 0, 100e9, 10*time.Second)
+		if err != nil || h.Total != int64(want) {
+			t.Errorf("%s: %d hits, %v", text, h.Total, err)
+		}
+	}
+	for _, text := range []string{`{source="journal"`, `{}`, `{source="journal"} | nothing`} {
+		var bad *api.QueryError
+		if _, err := l.Query(t.Context(), api.LogQuery{Query: text, End: 1}); !errors.As(err, &bad) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	var bad *api.QueryError
+	if _, err := l.Facets(t.Context(), `{source="journal"} | logfmt`, 0, 1e9, "n", 10); !errors.As(err, &bad) || !strings.Contains(bad.Message, "leave out") {
+		t.Errorf("top values behind a parser: %v", err)
+	}
+	if f, err := l.Facets(t.Context(), `{host="h1"} |= "n=1"`, 0, 100e9, "host", 10); err != nil || f.Lines != 6 {
+		t.Errorf("top values: %+v, %v", f, err)
+	}
+}

@@ -1,0 +1,220 @@
+package pipeline
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/triward/triward/logstore/logql/syntax"
+)
+
+// logfmt makes labels of key=value pairs.
+type logfmt struct {
+	strict, keepEmpty bool
+	fields            []syntax.Extract
+}
+
+func (s *logfmt) run(p *Pipeline) bool {
+	sc := pairs{s: p.str()}
+	for sc.next() {
+		if sc.bad != "" {
+			if s.strict {
+				p.labels.fail(errLogfmt, sc.bad)
+				return true
+			}
+			continue
+		}
+		if sc.value == "" && !s.keepEmpty {
+			continue
+		}
+		if len(s.fields) == 0 {
+			p.extract(p.names.sanitized(sc.key), sc.value, s.keepEmpty)
+			continue
+		}
+		for i := range s.fields {
+			if s.fields[i].Path == sc.key {
+				p.extract(s.fields[i].Label, sc.value, s.keepEmpty)
+			}
+		}
+	}
+	return true
+}
+
+// pairs reads the pairs of a line one by one. bad says what is wrong with the one at hand.
+type pairs struct {
+	s          string
+	i          int
+	key, value string
+	bad        string
+}
+
+func (sc *pairs) next() bool {
+	s := sc.s
+	for sc.i < len(s) && s[sc.i] <= ' ' {
+		sc.i++
+	}
+	if sc.i >= len(s) {
+		return false
+	}
+	sc.key, sc.value, sc.bad = "", "", ""
+	start := sc.i
+	for sc.i < len(s) && s[sc.i] > ' ' && s[sc.i] != '=' {
+		if s[sc.i] == '"' {
+			return sc.skip("a quote in a key")
+		}
+		sc.i++
+	}
+	sc.key = s[start:sc.i]
+	if sc.i >= len(s) || s[sc.i] != '=' {
+		return true // a key alone
+	}
+	if sc.key == "" {
+		return sc.skip("a value without a key")
+	}
+	sc.i++
+	if sc.i < len(s) && s[sc.i] == '"' {
+		return sc.quoted()
+	}
+	start = sc.i
+	for sc.i < len(s) && s[sc.i] > ' ' {
+		if s[sc.i] == '=' || s[sc.i] == '"' {
+			return sc.skip("a value with = or a quote in it that is not quoted")
+		}
+		sc.i++
+	}
+	sc.value = s[start:sc.i]
+	return true
+}
+
+func (sc *pairs) quoted() bool {
+	sc.i++
+	start, escaped := sc.i, false
+	for sc.i < len(sc.s) && sc.s[sc.i] != '"' {
+		if sc.s[sc.i] == '\\' {
+			escaped = true
+			sc.i++
+		}
+		sc.i++
+	}
+	if sc.i >= len(sc.s) {
+		sc.i = len(sc.s)
+		sc.bad = "a quote that does not end"
+		return true
+	}
+	sc.value = sc.s[start:sc.i]
+	sc.i++
+	if sc.i < len(sc.s) && sc.s[sc.i] > ' ' {
+		return sc.skip("something right behind a quote")
+	}
+	if escaped {
+		v, ok := unescape(sc.value)
+		if !ok {
+			sc.bad = "a bad escape in a quoted value"
+		}
+		sc.value = v
+	}
+	return true
+}
+
+// skip passes over the rest of a malformed pair.
+func (sc *pairs) skip(why string) bool {
+	for sc.i < len(sc.s) && sc.s[sc.i] > ' ' {
+		sc.i++
+	}
+	sc.bad = why
+	return true
+}
+
+// regexpParser makes labels of named groups.
+type regexpParser struct {
+	re    *regexp.Regexp
+	names []string
+}
+
+func newRegexp(s *syntax.Regexp) (stage, error) {
+	re, err := regexp.Compile(s.Pattern)
+	if err != nil {
+		return nil, err
+	}
+	return &regexpParser{re, re.SubexpNames()}, nil
+}
+
+func (s *regexpParser) run(p *Pipeline) bool {
+	line := p.str()
+	m := s.re.FindStringSubmatchIndex(line)
+	if m == nil {
+		return true
+	}
+	for i, n := range s.names {
+		if n != "" && m[2*i] >= 0 {
+			p.extract(n, line[m[2*i]:m[2*i+1]], false)
+		}
+	}
+	return true
+}
+
+// patternParser makes labels of what stands between literals; it stops at the first literal that is not there.
+type patternParser struct{ parts []syntax.PatternPart }
+
+func newPattern(s *syntax.Pattern) (stage, error) {
+	parts, err := syntax.SplitPattern(s.Pattern)
+	return &patternParser{parts}, err
+}
+
+func (s *patternParser) run(p *Pipeline) bool {
+	rest := p.str()
+	if lit := s.parts[0]; !lit.Capture && !strings.HasPrefix(rest, lit.Text) {
+		return true
+	}
+	for i, part := range s.parts {
+		if !part.Capture {
+			if i == 0 {
+				rest = rest[len(part.Text):]
+			}
+			continue
+		}
+		value := rest
+		if i+1 < len(s.parts) {
+			lit := s.parts[i+1].Text
+			n := strings.Index(rest, lit)
+			if n < 0 {
+				return true
+			}
+			value, rest = rest[:n], rest[n+len(lit):]
+		}
+		if part.Text != "_" {
+			p.extract(part.Text, value, false)
+		}
+	}
+	return true
+}
+
+// decolorize takes ANSI sequences away.
+type decolorize struct{}
+
+func (decolorize) run(p *Pipeline) bool {
+	if s := p.str(); strings.IndexByte(s, 0x1b) >= 0 {
+		p.setLine(decolorized(s))
+	}
+	return true
+}
+
+// decolorized leaves out each ESC [ parameters letter.
+func decolorized(s string) string {
+	var b strings.Builder
+	b.Grow(len(s))
+	for i := 0; i < len(s); {
+		if s[i] == 0x1b && i+1 < len(s) && s[i+1] == '[' {
+			j := i + 2
+			for j < len(s) && s[j] >= 0x20 && s[j] <= 0x3f {
+				j++
+			}
+			if j < len(s) && s[j] >= 0x40 && s[j] <= 0x7e {
+				i = j + 1
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+		i++
+	}
+	return b.String()
+}
