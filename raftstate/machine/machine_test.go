@@ -101,6 +101,7 @@ type generator struct {
 	index          uint64
 	sent           []*wire.LogBatch // deliveries of lines, to be repeated
 	fresh, repeats uint32           // lines of deliveries that drop repeats
+	cut            int              // lines that selectors cut
 	place          int              // of the next command in its entry
 }
 
@@ -188,8 +189,8 @@ func (g *generator) txn() command.Txn {
 		return t
 	}
 	if g.r.IntN(20) == 0 {
-		own := []string{audit.BucketRecords, audit.BucketHead, machine.BucketRetentionCuts}
-		t.Ops = append(t.Ops, command.Op{Bucket: own[g.r.IntN(3)], Key: audit.Key(uint64(g.r.IntN(9))), Delete: g.r.IntN(2) == 0})
+		own := []string{audit.BucketRecords, audit.BucketHead, machine.BucketRetentionCuts, command.BucketSelectorCuts}
+		t.Ops = append(t.Ops, command.Op{Bucket: own[g.r.IntN(4)], Key: audit.Key(uint64(g.r.IntN(9))), Delete: g.r.IntN(2) == 0})
 	}
 	for range 1 + g.r.IntN(3) {
 		b, k := name()
@@ -230,6 +231,43 @@ func (g *generator) deliver() (command.Command, command.Result) {
 		g.fresh, g.repeats = g.fresh+r.Accepted, g.repeats+r.Duplicates
 	}
 	return delivery(g.coder, source, lane, flags, wire.AppendLogs(nil, b)), r
+}
+
+// selectorCut makes a cut of a day, now and then one that must be refused.
+func (g *generator) selectorCut() (command.Command, command.Result) {
+	cut := command.SelectorCut{Kind: []command.Kind{command.KindLogs, command.KindEvents}[g.r.IntN(2)], Day: g.now/86_400_000 - g.r.Int64N(5)}
+	for _, d := range g.m.digests() { // mostly a day of which there is something
+		if d.Kind == cut.Kind && (d.Day+1)*86_400_000 < g.now-machine.MinRetention && d.Day*86_400_000 >= g.m.floors[d.Kind] && g.r.IntN(3) > 0 {
+			cut.Day = d.Day
+		}
+	}
+	cut.Through = g.index - uint64(g.r.Int64N(int64(min(g.index, 9))))
+	if g.r.IntN(10) > 0 {
+		cut.Through = min(cut.Through, g.index-1)
+	}
+	cut.After = g.m.keys[[2]string{command.BucketSelectorCuts, command.CutKey(cut.Kind, cut.Day)}].index
+	if g.r.IntN(10) == 0 {
+		cut.After = g.index - 1
+	}
+	pool := []wire.Selector{
+		{{Name: "source", Op: wire.MatchEqual, Value: "0"}},
+		{{Name: "source", Op: wire.MatchNotRegex, Value: "0|2"}},
+		{{Name: "source", Op: wire.MatchRegex, Value: "[01]"}},
+		nil,
+	}
+	for range 1 + g.r.IntN(2) {
+		cut.Cuts = append(cut.Cuts, command.CutLines{Selector: pool[g.r.IntN(4)]})
+	}
+	which := g.m.picked(&cut)
+	wrong := g.r.IntN(10) == 0
+	if wrong {
+		cut.Cuts[0].Count += 1 << 30
+	}
+	status := g.m.cutSelected(&cut, which, wrong)
+	if status == command.StatusOK {
+		g.cut += len(which)
+	}
+	return command.NewSelectorCut(cut), command.Result{Status: status}
 }
 
 // next makes a command and the model's result, without what only the machine says (details and items).
@@ -274,6 +312,9 @@ func (g *generator) next() (command.Command, command.Result) {
 	case n < 84:
 		k := command.Kinds[g.r.IntN(len(command.Kinds))]
 		floor, reason := g.now-g.r.Int64N(4*86_400_000), command.CutReason(g.r.IntN(3))
+		if g.r.IntN(4) > 0 {
+			floor = (floor/86_400_000 - 3) * 86_400_000
+		}
 		return command.NewRetentionCut(k, floor, reason), command.Result{Status: g.m.cut(g.index, g.place, k, floor, reason)}
 	case n < 88:
 		agent := g.agent()
@@ -281,6 +322,8 @@ func (g *generator) next() (command.Command, command.Result) {
 		return command.NewHeartbeats([]command.Heartbeat{{Agent: agent, Status: json.RawMessage("{}")}}), command.Result{Accepted: 1}
 	case n < 90:
 		return command.NewTick("n1"), command.Result{}
+	case n < 92:
+		return g.selectorCut()
 	}
 	t := g.txn()
 	return command.NewMetaTxn(t), command.Result{Status: g.m.txn(g.index, t)}
@@ -295,6 +338,7 @@ func (g *generator) entry() (command.Entry, []command.Result) {
 	}
 	e := command.Entry{Stamp: g.now - g.r.Int64N(2)*g.r.Int64N(5000)} // log time must not go back
 	g.m.begin(e.Stamp)
+	g.m.index = g.index
 	var want []command.Result
 	for g.place = range 1 + g.r.IntN(5) {
 		c, r := g.next()
@@ -380,6 +424,11 @@ func againstModel(t *testing.T, seed uint64, entries int, counts *sync.Map) {
 	var lines []modelLine
 	for range entries {
 		e, want := g.entry()
+		if machine.EndsGroup(e) {
+			taken, lines = drain(t, g.coder, &group, taken, lines)
+			m.Finish(&group)
+			group.Reset()
+		}
 		got, err := m.Apply(g.index, 1, e, &group)
 		if err != nil {
 			t.Fatal(err)
@@ -447,6 +496,9 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 	if entries == 1500 && (g.fresh < 200 || g.repeats < 40 || len(g.m.recent) != modelLimits().RecentLines) {
 		t.Errorf("of lines delivered %d were fresh and %d repeats, %d are remembered: the test tests little", g.fresh, g.repeats, len(g.m.recent))
 	}
+	if entries == 1500 && g.cut < 30 {
+		t.Errorf("selectors cut %d lines: the test tests little", g.cut)
+	}
 	index, days := s.Digests()
 	if want := g.m.digests(); !reflect.DeepEqual(days, want) || index != g.index {
 		t.Errorf("digests at %d:\n%v\nwant at %d\n%v", index, days, g.index, want)
@@ -488,7 +540,7 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 	}
 	var rows []string
 	verifyTrail(t, s)
-	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats, machine.BucketRetentionCuts, audit.BucketRecords, audit.BucketHead} {
+	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats, machine.BucketRetentionCuts, command.BucketSelectorCuts, audit.BucketRecords, audit.BucketHead} {
 		s.Scan(b, "", func(key string, v meta.Value) bool {
 			rows = append(rows, fmt.Sprintf("%s/%s at %d until %d: %s\n", b, key, v.ModIndex, v.Expires, v.Data))
 			return true
@@ -516,6 +568,10 @@ func replay(t *testing.T, r *rand.Rand, s *meta.Store, log []applied, want strin
 		e, err := command.Decode(log[i].entry)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if machine.EndsGroup(e) {
+			m.Finish(&group)
+			group.Reset()
 		}
 		rs, err := m.Apply(uint64(i+1), 1, e, &group)
 		if err != nil {
