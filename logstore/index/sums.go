@@ -16,11 +16,14 @@ import (
 // a segment with a right checksum. Whatever was read from segments is therefore used only when the segments have their
 // checksums after it was read. A gigabyte takes about a tenth of a second; a day of three million lines has a few megabytes.
 
-// mergeGuard is the name of checkMerge among Bleve's callbacks.
-const mergeGuard = "triward: segments are whole before what was merged from them is used"
+// mergeGuard is the name of checkMerge among Bleve's callbacks. Bleve knows them by their names only, from a table that must not
+// change once the program has started.
+var mergeGuard = named("triward: segments are whole before what was merged from them is used", checkMerge)
 
-// Bleve knows callbacks by their names only, from a table that must not change after the start of the program.
-func init() { scorch.RegistryEventCallbacks[mergeGuard] = checkMerge }
+func named(name string, callback func(scorch.Event) bool) string {
+	scorch.RegistryEventCallbacks[name] = callback
+	return name
+}
 
 // checkMerge is called by Bleve's merger when it has written a segment and is about to put it in the place of those that it was
 // made from. It panics when one of them is damaged: the merger recovers, and ends, and leaves the index as it was, which
