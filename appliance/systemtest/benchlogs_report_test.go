@@ -41,6 +41,7 @@ func (b *benchLogs) report(ours, three, peer *measured) {
 		follower = fmt.Sprintf("%.2f", three.others/million)
 	}
 	row("CPU-s a million lines, until at rest", func(m *measured) string { return fmt.Sprintf("%.2f", m.cpu/million) }, follower, cpuGoal, lokiC)
+	row("of that, what idling takes in the same time", func(m *measured) string { return fmt.Sprintf("%.2f", m.idle/million) }, "", "", "")
 	row("lines a second", func(m *measured) string { return fmt.Sprintf("%.0f", line/m.fed.Seconds()) }, "", "", "")
 	row("acknowledged, p50 / p99 ms", func(m *measured) string {
 		if len(m.acks) == 0 {
@@ -59,7 +60,7 @@ func (b *benchLogs) report(ours, three, peer *measured) {
 	row("RSS at rest, MiB", func(m *measured) string { return fmt.Sprintf("%.0f", m.rss) }, "", "", "")
 	row("RSS at most, MiB", func(m *measured) string { return fmt.Sprintf("%.0f", m.peak) }, "", "", "")
 	b.parts(ours)
-	b.questions(ours, peer)
+	b.questions(ours, three, peer)
 	b.say("Memory while searching: %s.\n", ours.small)
 	for _, n := range b.notes {
 		b.say("%s.\n", n)
@@ -88,7 +89,7 @@ func (b *benchLogs) parts(m *measured) {
 }
 
 // questions tells how long they took and whether the answers were right.
-func (b *benchLogs) questions(ours, peer *measured) {
+func (b *benchLogs) questions(ours, three, peer *measured) {
 	b.say("| question | lines found | Triward warm, p50 / p99 ms | CPU ms | cold, p50 / max ms | without word index, warm p50 / p99 ms, CPU ms | VictoriaLogs warm, p50 / p99 ms | CPU ms | cold, p50 / max ms | goal, warm p50 ms | Loki p50 ms, recorded, not measured here |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for k := range b.ref.queries {
 		q := &b.ref.queries[k]
@@ -113,8 +114,8 @@ func (b *benchLogs) questions(ours, peer *measured) {
 			b.notes = append(b.notes, fmt.Sprintf("%s: %s", q.name, q.note))
 		}
 	}
-	b.say("\nAnswers are compared with a walk through all lines, time and text of each row included: Triward %s, warm, cold, with small caches, without its index and on each of three nodes%s. Times are from the request to the last byte of the answer.\n",
-		b.right(ours), theirsRight(b, peer))
+	b.say("\nAnswers are compared with a walk through all lines, time and text of each row included: Triward %s, warm, cold, with small caches and without its index%s%s. Times are from the request to the last byte of the answer.\n",
+		b.right(ours), map[bool]string{true: ", and the same on each of three nodes"}[three != nil], theirsRight(b, peer))
 	if ours.noIndex != "" {
 		b.notes = append(b.notes, ours.noIndex)
 	}

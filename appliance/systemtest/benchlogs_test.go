@@ -86,7 +86,8 @@ func (b *benchLogs) say(format string, args ...any) { fmt.Fprintf(&b.out, format
 // measured is what was measured of a system.
 type measured struct {
 	cpu     float64 // seconds until it was at rest; of the leader, or of the only one
-	others  float64 // the same of a follower
+	idle    float64 // what it would have used in that time without any line
+	others  float64 // cpu of a follower
 	fed     time.Duration
 	acks    []time.Duration
 	queue   float64 // bytes of the Raft log
@@ -152,6 +153,9 @@ func (b *benchLogs) ours(ctx context.Context, nodes int) (*measured, error) {
 			m.others += used / float64(nodes-1)
 		}
 	}
+	if m.idle, err = idleOver(ctx, leader.PID, time.Since(begin)); err != nil {
+		return nil, err
+	}
 	m.rss, m.peak = rssMiB(leader.PID), peakMiB(leader.PID)
 	m.acks, m.queue = o.acks, o.queue
 	if m.parts, err = o.bytesByPart(ctx); err != nil {
@@ -181,6 +185,20 @@ func (b *benchLogs) ours(ctx context.Context, nodes int) (*measured, error) {
 		return nil, err
 	}
 	return m, b.withoutIndex(ctx, o, m)
+}
+
+// idleOver measures for ten seconds what a process uses that has nothing to do, and returns what that is over a longer time.
+func idleOver(ctx context.Context, pid int, span time.Duration) (float64, error) {
+	const sample = 10 * time.Second
+	before, err := cpuSeconds(pid)
+	if err != nil {
+		return 0, err
+	}
+	if err := pause(ctx, sample); err != nil {
+		return 0, err
+	}
+	after, err := cpuSeconds(pid)
+	return (after - before) * span.Seconds() / sample.Seconds(), err
 }
 
 func (o *ourLogs) cpu() ([]float64, error) {
@@ -245,6 +263,9 @@ func (b *benchLogs) theirs(ctx context.Context) (*measured, error) {
 	}
 	after, err := cpuSeconds(p.pid())
 	if err != nil {
+		return nil, err
+	}
+	if m.idle, err = idleOver(ctx, p.pid(), time.Since(begin)); err != nil {
 		return nil, err
 	}
 	m.cpu, m.rss, m.peak = after-before, rssMiB(p.pid()), peakMiB(p.pid())
