@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -122,7 +123,7 @@ func (f *fsm) applyLocked(logs []*raft.Log, responses []any) error {
 				return unusable(l, err)
 			}
 			size := rawBytes(entry.Commands)
-			if raw > 0 && raw+size > maxGroupRaw {
+			if raw > 0 && raw+size > maxGroupRaw || commands > 0 && machine.EndsGroup(entry) {
 				if err := f.finish(logs[i-1], commands); err != nil {
 					return err
 				}
@@ -163,7 +164,9 @@ func (f *fsm) finish(last *raft.Log, commands int) error {
 	}
 	if commands > 0 {
 		f.machine.Finish(g)
-		f.tellStores()
+		if err := f.tellStores(slices.ContainsFunc(g.Meta, isSelectorCut)); err != nil {
+			return err
+		}
 	}
 	f.term = last.Term
 	f.applied.Store(last.Index)
@@ -177,8 +180,18 @@ func (f *fsm) finish(last *raft.Log, commands int) error {
 	return nil
 }
 
-// tellStores makes the retention cuts and the format of the state count in the stores.
-func (f *fsm) tellStores() {
+func isSelectorCut(c meta.Change) bool { return c.Bucket == command.BucketSelectorCuts }
+
+// tellStores makes the retention cuts and the format of the state count in the stores; cuts says that what selectors have cut
+// may have changed.
+func (f *fsm) tellStores(cuts bool) error {
+	if cuts {
+		list, err := f.store.LogCuts()
+		if err != nil {
+			return damaged("state", err)
+		}
+		f.sinks.Logs.SetCuts(list)
+	}
 	if format := f.store.Format(); format != f.format {
 		f.format = format
 		f.sinks.Logs.SetFormat(format)
@@ -198,6 +211,7 @@ func (f *fsm) tellStores() {
 			f.sinks.Logs.SetKindFloor(wire.StreamEvent, floor*1e6)
 		}
 	}
+	return nil
 }
 
 // unusable is the error of an entry that this program cannot apply.

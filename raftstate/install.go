@@ -479,7 +479,11 @@ func (n *Node) openStores() error {
 	if err := n.state.Reload(n.layout.MetaFile(n.generation)); err != nil {
 		return fmt.Errorf("open metadata: %w", err)
 	}
-	n.fsm.tellStores()
+	if err := n.fsm.tellStores(true); err != nil {
+		return err
+	}
+	mark, _ := n.state.Mark() // it may be before that of the state that was in use
+	n.fsm.sinks.Logs.Durable(mark.Index)
 	if err := n.fsm.sinks.Metrics.Open(n.layout.Dir(snapshot.KindMetrics, n.generation)); err != nil {
 		return fmt.Errorf("open store of metrics: %w", err)
 	}

@@ -187,6 +187,7 @@ func (n *Node) commit(frozen *meta.Frozen, m meta.Mark) error {
 		return err
 	}
 	n.mark.Store(&m)
+	n.fsm.sinks.Logs.Durable(m.Index)
 	now := time.Now()
 	n.markedAt.Store(&now)
 	n.retain()

@@ -166,7 +166,10 @@ func (n *Node) openState(context.Context) error {
 		n.mark.Store(&mark)
 		n.fsm.adopt(&mark)
 	}
-	n.fsm.tellStores()
+	if err := n.fsm.tellStores(true); err != nil {
+		return err
+	}
+	n.fsm.sinks.Logs.Durable(n.mark.Load().Index)
 	if err := n.openVerdicts(); err != nil {
 		return err
 	}

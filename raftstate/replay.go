@@ -70,7 +70,9 @@ type Rework struct {
 }
 
 func (w *Rework) open() error {
-	w.fsm.tellStores()
+	if err := w.fsm.tellStores(true); err != nil {
+		return err
+	}
 	if err := w.fsm.sinks.Metrics.Open(w.r.MetricsDir()); err != nil {
 		return fmt.Errorf("open store of metrics: %w", err)
 	}
@@ -151,8 +153,7 @@ func (w *Rework) Edit(change func(tx *meta.Tx) error) error {
 	tx := w.fsm.store.Begin(w.fsm.applied.Load(), 0, &changes)
 	err := change(tx)
 	tx.End()
-	w.fsm.tellStores()
-	return err
+	return errors.Join(err, w.fsm.tellStores(true))
 }
 
 // commit makes everything durable, the mark last.

@@ -54,6 +54,12 @@ type LogSink interface {
 	// SetFormat tells of the format of the cluster's state, before the store is opened and whenever it was raised. Forms on disk
 	// that programs of an older format cannot read are written only then: until then such a program may take the store over.
 	SetFormat(format uint32)
+	// SetCuts replaces what is known of the lines that retention has removed by their stream: no
+	// reader sees them any more when it returns. It is told before Open what the state says, and may be called at any time.
+	SetCuts(cuts []wire.LogCut)
+	// Durable says that the state is durable up to the entry index. What cuts of entries up to there hide may be removed from
+	// disk: a state that does not know of the cut will not come back.
+	Durable(index uint64)
 	// SetKindFloor is SetFloor for the streams of one kind, in nanoseconds since 1970.
 	SetKindFloor(kind wire.StreamKind, ns int64)
 }

@@ -36,6 +36,7 @@ const (
 	TypeRetentionCut   Type = 9
 	TypeDeliver        Type = 10
 	TypeForgetAgent    Type = 11
+	TypeSelectorCut    Type = 12
 )
 
 // String returns the name of the type as shown to operators.
@@ -63,6 +64,8 @@ func (t Type) String() string {
 		return "deliver"
 	case TypeForgetAgent:
 		return "forget_agent"
+	case TypeSelectorCut:
+		return "selector_cut"
 	}
 	return fmt.Sprintf("type %d", uint16(t))
 }
@@ -72,12 +75,17 @@ func (t Type) MayIgnore() bool { return t&Ignorable != 0 }
 
 // Since returns the format of the cluster's state from which on a command that this build knows may be proposed: programs
 // that know no greater one than the format before stop at it.
-func Since(Type, uint8) uint32 { return 1 }
+func Since(t Type, _ uint8) uint32 {
+	if t&^Ignorable == TypeSelectorCut {
+		return 2
+	}
+	return 1
+}
 
 // Known reports whether this program can apply commands of the type and version.
 func Known(t Type, version uint8) bool {
 	t &^= Ignorable
-	return t >= TypeSetFormat && t <= TypeForgetAgent && version == bodyVersion
+	return t >= TypeSetFormat && t <= TypeSelectorCut && version == bodyVersion
 }
 
 // Limits of an entry, in bytes unless said otherwise.

@@ -13,7 +13,7 @@ import (
 
 // writesItself reports whether the state machine alone writes the bucket, so that no transaction may.
 func writesItself(bucket string) bool {
-	return bucket == audit.BucketRecords || bucket == audit.BucketHead || bucket == BucketRetentionCuts
+	return bucket == audit.BucketRecords || bucket == audit.BucketHead || bucket == BucketRetentionCuts || bucket == command.BucketSelectorCuts
 }
 
 // checkAudit checks what decoding does not and takes white space around details away.

@@ -20,7 +20,7 @@ import (
 var ErrUnknownCommand = errors.New("unknown command in the log: this program is too old for its cluster")
 
 // Format is the greatest format of the cluster's state that this program applies. Since format 2 stores may write blocks of lines
-// of version 2 (docs/formats.md).
+// of version 2, and selectors cut lines (docs/formats.md).
 const Format = 2
 
 // FutureWindow is how far before log time a sample or line may be, in milliseconds.
@@ -73,6 +73,9 @@ func New(store *meta.Store, coder *wire.Coder, lim Limits) *Machine {
 func (m *Machine) Apply(index, term uint64, e command.Entry, g *Group) ([]command.Result, error) {
 	if err := m.check(e); err != nil {
 		return nil, fmt.Errorf("entry %d: %w", index, err)
+	}
+	if g.LastIndex != 0 && EndsGroup(e) {
+		panic(fmt.Sprintf("entry %d takes lines out of digests that are not published: finish the group before it", index))
 	}
 	tx := m.store.Begin(index, e.Stamp, &g.Meta)
 	defer tx.End()
@@ -147,6 +150,8 @@ func (m *Machine) apply(tx *meta.Tx, at int, c command.Command, g *Group, r *com
 		err = m.deliver(tx, c, g, r)
 	case command.TypeForgetAgent:
 		err = forgetAgent(tx, c, r)
+	case command.TypeSelectorCut:
+		err = m.selectorCut(tx, c, r)
 	}
 	if err != nil {
 		*r = command.Result{Status: command.StatusInvalid, Detail: command.Bounded(err.Error())}
@@ -190,6 +195,7 @@ func (m *Machine) retentionCut(tx *meta.Tx, at int, c command.Command) error {
 	if !tx.RaiseFloor(cut.Kind, cut.Floor) {
 		return nil
 	}
+	dropSelectorCuts(tx, cut.Kind, cut.Floor)
 	keys := tx.Keys(BucketRetentionCuts)
 	for i := 0; len(keys)-i >= max(1, m.lim.RetentionCuts); i++ {
 		tx.Delete(BucketRetentionCuts, keys[i])

@@ -26,6 +26,13 @@ func (s Sum) Add(o Sum) Sum {
 	return Sum{hi, lo}
 }
 
+// Sub returns s - o.
+func (s Sum) Sub(o Sum) Sum {
+	lo, borrow := bits.Sub64(s.Lo, o.Lo, 0)
+	hi, _ := bits.Sub64(s.Hi, o.Hi, borrow)
+	return Sum{hi, lo}
+}
+
 // String returns 32 hexadecimal digits.
 func (s Sum) String() string { return fmt.Sprintf("%016x%016x", s.Hi, s.Lo) }
 

@@ -379,6 +379,27 @@ func (tx *Tx) RaiseFloor(k command.Kind, floor int64) bool {
 	return true
 }
 
+// SubDigest takes items out of the digest of their kind and day. It is answered false, and nothing is changed, when the
+// digest does not hold so many, or other ones. Only digests that were published count: the group before must be finished.
+func (tx *Tx) SubDigest(d Digest) bool {
+	s := tx.s
+	k := dayKey{d.Kind, d.Day}
+	s.tabMu.Lock()
+	defer s.tabMu.Unlock()
+	t := s.digests[k]
+	left := dayTotal{t.count - d.Count, t.sum.Sub(d.Sum)}
+	if d.Count > t.count || d.Count == 0 && d.Sum != (Sum{}) || left.count == 0 && left.sum != (Sum{}) {
+		return false
+	}
+	if left.count == 0 {
+		delete(s.digests, k)
+	} else {
+		s.digests[k] = left
+	}
+	s.live.days[k] = true
+	return true
+}
+
 // DropDigests forgets the digests of a kind, of which nothing is held any more. No entry does that: it is for a state that
 // a cluster is founded on.
 func (tx *Tx) DropDigests(k command.Kind) {
@@ -391,6 +412,20 @@ func (tx *Tx) DropDigests(k command.Kind) {
 			s.live.days[key] = true
 		}
 	}
+}
+
+// LogCuts returns what selectors have cut of the lines, in order of kind and day.
+func (s *Store) LogCuts() (cuts []wire.LogCut, err error) {
+	s.Scan(command.BucketSelectorCuts, "", func(key string, v Value) bool {
+		var c wire.LogCut
+		if c, err = command.LogCut(key, v.ModIndex, v.Data); err != nil {
+			err = fmt.Errorf("state %s: %w", s.Path(), err)
+			return false
+		}
+		cuts = append(cuts, c)
+		return true
+	})
+	return cuts, err
 }
 
 // SeriesLabels returns the labels of a series of the dictionary.

@@ -25,6 +25,7 @@ type Summary struct {
 	Agents  int      // that ever sent
 	Series  int
 	Keys    map[string]int // keys of the metadata by bucket
+	Cuts    []wire.LogCut  // lines that selectors hide, in order of their keys
 	// Sum is the SHA-256, in hexadecimal, of everything but the mark: equal on all nodes at one index.
 	Sum string
 }
@@ -103,12 +104,30 @@ func (r *summarizer) record(bucket string, key, value []byte) (err error) {
 	case string(bucketSeries):
 		r.out.Series++
 	case string(bucketKV):
-		name, _, _ := strings.Cut(string(key), "\x00")
+		name, k, _ := strings.Cut(string(key), "\x00")
 		r.out.Keys[name]++
+		if name == command.BucketSelectorCuts {
+			err = r.cut(k, key, value)
+		}
 	}
 	r.add(key)
 	r.add(value)
 	return err
+}
+
+func (r *summarizer) cut(name string, key, value []byte) error {
+	f := fields{b: value}
+	index := f.uvarint("index")
+	f.varint("expiry")
+	if f.err != nil {
+		return f.err
+	}
+	cut, err := command.LogCut(name, index, f.b)
+	if err != nil {
+		return fmt.Errorf("%w: record %q: %w", ErrDamaged, key, err)
+	}
+	r.out.Cuts = append(r.out.Cuts, cut)
+	return nil
 }
 
 // add puts bytes and their number into the sum.
