@@ -84,7 +84,7 @@ func (g *logGuard) run(ctx context.Context) {
 		}
 		err := g.verify(ctx)
 		if err != nil && !errors.Is(err, logstore.ErrDamaged) && ctx.Err() == nil {
-			if !errors.Is(err, logstore.ErrBehind) { // as it is while an image is put in place
+			if !errors.Is(err, logstore.ErrBehind) && !errors.Is(err, logstore.ErrCutMeanwhile) { // as it is while an image is put in place
 				g.app.log.Warn("the lines of the log store are not counted", "err", err)
 			}
 			retry.Reset(verifyRetry)
@@ -94,7 +94,10 @@ func (g *logGuard) run(ctx context.Context) {
 
 func (g *logGuard) verify(ctx context.Context) error {
 	kinds := map[command.Kind]wire.StreamKind{command.KindLogs: wire.StreamLog, command.KindEvents: wire.StreamEvent}
-	through, sums := g.app.node.Digest()
+	through, sums, cut, err := g.app.node.Accepted()
+	if err != nil {
+		return err
+	}
 	want := map[logstore.KindDay]int64{}
 	for _, d := range sums {
 		if kind, ok := kinds[d.Kind]; ok {
@@ -102,7 +105,7 @@ func (g *logGuard) verify(ctx context.Context) error {
 		}
 	}
 	st := g.app.state.wait()
-	return g.app.logs.Verify(ctx, through, want, func(kind wire.StreamKind) int64 {
+	return g.app.logs.Verify(ctx, through, want, cut, func(kind wire.StreamKind) int64 {
 		if kind == wire.StreamEvent {
 			return st.Floor(command.KindEvents) * 1e6
 		}

@@ -109,7 +109,7 @@ func Restore(ctx context.Context, cfg Config, src backup.Source, opts RestoreOpt
 	}
 	if opts.Deep {
 		opts.Phase("read every sample and line")
-		if report.Deep, err = backup.CheckStores(ctx, staged.MetricsDir(), staged.LogsDir(), report.Manifest, opts.Log); err != nil {
+		if report.Deep, err = backup.CheckStores(ctx, staged.MetricsDir(), staged.LogsDir(), report.Manifest, staged.About.Cuts, opts.Log); err != nil {
 			return nil, err
 		}
 	}

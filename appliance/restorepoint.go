@@ -138,7 +138,7 @@ func stampOf(e *repository.Entry) (int64, error) {
 
 // keptBuckets are those of the metadata that stay when only data is restored: the audit log, which tells of everything
 // before, and what the cluster's own keys belong to.
-var keptBuckets = []string{audit.BucketRecords, audit.BucketHead, machine.BucketRetentionCuts, bucketPKI, bucketSettings}
+var keptBuckets = []string{audit.BucketRecords, audit.BucketHead, machine.BucketRetentionCuts, command.BucketSelectorCuts, bucketPKI, bucketSettings}
 
 // keepOnly leaves one kind. Of the others the state is what it is after a cut of the retention above all they hold.
 func keepOnly(ctx context.Context, staged *raftstate.Restored, opts *RestoreOptions) error {

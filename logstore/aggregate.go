@@ -185,9 +185,15 @@ func (s *Store) labels(ctx context.Context, start, end int64, each func(*stream,
 			if err := parseStream(&st, streamID(key[5:]), value); err != nil {
 				return err
 			}
-			if d >= Day(c.floors.of(st.kind)) {
-				each(&st, set.add)
+			if d < Day(c.floors.of(st.kind)) {
+				return nil
 			}
+			if cut := c.cuts.hidden(d, &st); cut > 0 {
+				if some, err := c.shows(d, &st, cut); err != nil || !some {
+					return err
+				}
+			}
+			each(&st, set.add)
 			return nil
 		})
 		if err != nil {

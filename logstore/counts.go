@@ -43,8 +43,9 @@ func (s *Store) Counts(ctx context.Context, through uint64) (map[KindDay]int64, 
 // Verify compares the lines of the entries up to through with what the state says was accepted, by kind and day, and
 // reports every difference as damage: rows that are not there are missed by nobody who reads what is there. floor tells
 // where the state's retention floor of a kind is, in nanoseconds; it is asked after the lines are counted, and days
-// below it are left out. Searches over days that are known to differ say that they are partial.
-func (s *Store) Verify(ctx context.Context, through uint64, want map[KindDay]int64, floor func(wire.StreamKind) int64) error {
+// below it are left out. cut is the newest entry by which selectors cut lines that want accounts for, 0 for none: it fails with
+// ErrCutMeanwhile when the store knows of others. Searches over days that are known to differ say that they are partial.
+func (s *Store) Verify(ctx context.Context, through uint64, want map[KindDay]int64, cut uint64, floor func(wire.StreamKind) int64) error {
 	c, done, err := s.scan(ctx, nil, minTime, 0)
 	if err != nil {
 		return err
@@ -53,6 +54,9 @@ func (s *Store) Verify(ctx context.Context, through uint64, want map[KindDay]int
 	have, err := c.counts(through)
 	if err != nil && !errors.Is(err, ErrDamaged) {
 		return err
+	}
+	if c.cuts.index != cut || s.cuts.Load().index != cut {
+		return ErrCutMeanwhile
 	}
 	errs := []error{err}
 	low := s.floorsNow()
@@ -145,8 +149,12 @@ func (c *scan) countRow(key, value []byte, through uint64, out map[KindDay]int64
 		return err
 	}
 	for i := range b.Streams {
-		for j := range b.Streams[i].Lines {
-			out[KindDay{b.Streams[i].Kind, Day(b.Streams[i].Lines[j].T)}]++
+		ws := &b.Streams[i]
+		hide := hider{cuts: c.cuts, st: &stream{kind: ws.Kind, decoded: ws.Labels}}
+		for j := range ws.Lines {
+			if t := ws.Lines[j].T; !hide.hides(t, r.index) {
+				out[KindDay{ws.Kind, Day(t)}]++
+			}
 		}
 	}
 	return nil
@@ -166,6 +174,7 @@ func (c *scan) countDay(d int64, through uint64, out map[KindDay]int64) (err err
 	}()
 	var kind wire.StreamKind
 	var at streamID
+	var cut uint64
 	n := 0
 	return c.e.rows(c.snap, dayPrefix(prefixHeader, d), func(key, value []byte) error {
 		if n++; n%1024 == 0 {
@@ -182,15 +191,18 @@ func (c *scan) countDay(d int64, through uint64, out map[KindDay]int64) (err err
 			if err := parseStream(&st, sid, streams.Value()); err != nil {
 				return err
 			}
-			at, kind = sid, st.kind
+			at, kind, cut = sid, st.kind, c.cuts.hidden(d, &st)
 		}
 		h, err := block.ParseHeader(value)
 		if err != nil {
 			return err
 		}
+		if h.MaxIndex <= cut {
+			return nil
+		}
 		lines := h.Lines
-		if h.MaxIndex > through {
-			if lines, err = c.linesThrough(d, kind, id, &h, through); err != nil {
+		if h.MaxIndex > through || h.MinIndex <= cut {
+			if lines, err = c.linesBetween(d, kind, id, &h, cut, through); err != nil {
 				return err
 			}
 		}
@@ -201,8 +213,8 @@ func (c *scan) countDay(d int64, through uint64, out map[KindDay]int64) (err err
 	})
 }
 
-// linesThrough counts the lines of a block that came with entries up to through.
-func (c *scan) linesThrough(d int64, kind wire.StreamKind, id uint64, h *block.Header, through uint64) (n int, err error) {
+// linesBetween counts the lines of a block that came with entries behind cut and up to through.
+func (c *scan) linesBetween(d int64, kind wire.StreamKind, id uint64, h *block.Header, cut, through uint64) (n int, err error) {
 	if h.MinIndex > through {
 		return 0, nil
 	}
@@ -215,7 +227,7 @@ func (c *scan) linesThrough(d int64, kind wire.StreamKind, id uint64, h *block.H
 		return 0, err
 	}
 	for _, index := range c.cols.Indexes {
-		if index <= through {
+		if index > cut && index <= through {
 			n++
 		}
 	}

@@ -39,7 +39,7 @@ func TestVerifyCountsTheLinesOfAnyIndex(t *testing.T) {
 			for range 4 {
 				through := m.entries[m.rng.IntN(len(m.entries))].Index
 				want := m.counts(through)
-				if err := s.Verify(t.Context(), through, want, noFloor); err != nil {
+				if err := s.Verify(t.Context(), through, want, 0, noFloor); err != nil {
 					t.Fatalf("through %d: %v", through, err)
 				}
 				got, err := s.Counts(t.Context(), through)
@@ -56,19 +56,19 @@ func TestVerifyCountsTheLinesOfAnyIndex(t *testing.T) {
 			s.SetFloor(floor)
 		}
 	}
-	if err := s.Verify(t.Context(), m.index+1, m.counts(m.index), noFloor); !errors.Is(err, ErrBehind) {
+	if err := s.Verify(t.Context(), m.index+1, m.counts(m.index), 0, noFloor); !errors.Is(err, ErrBehind) {
 		t.Errorf("a store that is behind gives %v", err)
 	}
 	if d := s.Damaged(); len(d) != 0 {
 		t.Errorf("damaged: %v", d)
 	}
-	if err := s.Verify(t.Context(), m.index, map[KindDay]int64{{wire.StreamLog, testDay + 2}: 1}, func(wire.StreamKind) int64 { return maxTime }); err != nil {
+	if err := s.Verify(t.Context(), m.index, map[KindDay]int64{{wire.StreamLog, testDay + 2}: 1}, 0, func(wire.StreamKind) int64 { return maxTime }); err != nil {
 		t.Errorf("a day that was cut meanwhile gives %v", err)
 	}
 	want := m.counts(m.index)
 	k := KindDay{wire.StreamLog, testDay + 2}
 	want[k]++
-	if err := s.Verify(t.Context(), m.index, want, noFloor); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), k.String()) {
+	if err := s.Verify(t.Context(), m.index, want, 0, noFloor); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), k.String()) {
 		t.Errorf("a line that is missing gives %v", err)
 	}
 	for day, partial := range map[int64]bool{testDay + 1: false, testDay + 2: true} {
@@ -111,7 +111,7 @@ func TestVerifyFindsRowsThatAreMissing(t *testing.T) {
 			if s.Applied() != m.index || len(told) != 0 || len(s.Damaged()) != 0 {
 				t.Fatalf("applied %d of %d, told of %v", s.Applied(), m.index, told)
 			}
-			if err := s.Verify(t.Context(), m.index, m.counts(m.index), noFloor); !errors.Is(err, ErrDamaged) {
+			if err := s.Verify(t.Context(), m.index, m.counts(m.index), 0, noFloor); !errors.Is(err, ErrDamaged) {
 				t.Errorf("verify gives %v", err)
 			}
 			if len(told) == 0 || len(s.Damaged()) != len(told) {
@@ -168,7 +168,7 @@ func TestFlippedManifestIsNoticed(t *testing.T) {
 			outcomes["refused"]++
 		} else if s.Applied() < m.index {
 			outcomes["behind its mark"]++
-		} else if err := s.Verify(t.Context(), m.index, m.counts(m.index), noFloor); err != nil {
+		} else if err := s.Verify(t.Context(), m.index, m.counts(m.index), 0, noFloor); err != nil {
 			if !errors.Is(err, ErrDamaged) {
 				t.Error(err)
 			}
@@ -240,7 +240,7 @@ func TestDayDroppedWhileCountedIsNotDamaged(t *testing.T) {
 	}
 	s.SetFloor((testDay + 1) * DayNs)
 	work(t, s, false)
-	if n, err := c.linesThrough(testDay, wire.StreamLog, id, &h, h.MinIndex); err != nil || n != 0 {
+	if n, err := c.linesBetween(testDay, wire.StreamLog, id, &h, 0, h.MinIndex); err != nil || n != 0 {
 		t.Errorf("%d lines: %v", n, err)
 	}
 }

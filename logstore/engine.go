@@ -46,6 +46,8 @@ type engine struct {
 	swept   floors                 // that dropKinds has dealt with
 	dropped atomic.Pointer[floors] // the same, for Pending
 	sparse  map[int64]bool         // days that streams were removed from, of background work
+	trim    trimming
+	trims   atomic.Bool // what cuts hide is being removed
 
 	pressure pressure
 	tables   sync.Mutex // held while no table may be made
@@ -80,7 +82,7 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	e := &engine{
 		store: s, dir: dir, maint: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		known: map[dayStream]struct{}{}, ripe: newRipeness(s.opt.NoIndex), damage: map[string]bool{}, short: map[KindDay]bool{},
-		bad: map[int64]index.Name{}, sparse: map[int64]bool{},
+		bad: map[int64]index.Name{}, sparse: map[int64]bool{}, trim: trimming{done: map[KindDay]uint64{}, loose: map[int64]bool{}},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	// Ids of blocks are never used twice, also not after a crash has taken back the last ones.
@@ -129,8 +131,12 @@ func (e *engine) pebbleOptions(cache *pebble.Cache) *pebble.Options {
 	e.pressure.listen(o.EventListener)
 	o.Experimental.SpanPolicyFunc = splitTables
 	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
+		depth := 10
+		if e.trims.Load() { // compactions write large values anew: else what was removed would stay until a fifth of all is garbage
+			depth = 0
+		}
 		return pebble.ValueSeparationPolicy{
-			Enabled: true, MinimumSize: 4 << 10, MaxBlobReferenceDepth: 10,
+			Enabled: true, MinimumSize: 4 << 10, MaxBlobReferenceDepth: depth,
 			RewriteMinimumAge: 5 * time.Minute, TargetGarbageRatio: 0.2,
 		}
 	}

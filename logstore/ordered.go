@@ -82,6 +82,7 @@ type ordered struct {
 	from        *Row  // only what comes behind it is left
 	left        int   // rows wanted, 0 is no limit
 	floors      *floors
+	cuts        *cuts
 	fn          func(*Row) error
 	stats       Stats
 }
@@ -162,8 +163,11 @@ func (w *ordered) stopAt(d int64, win *window) {
 // expire notes that retention took lines away that the walk had yet to come to.
 func (w *ordered) expire(c *scan) {
 	if w.floors == nil {
-		w.floors = &c.floors
+		w.floors, w.cuts = &c.floors, c.cuts
 		return
+	}
+	for k, d := range c.cuts.days {
+		w.stats.Expired = w.stats.Expired || d.index > w.cuts.index && k.Day >= Day(max(c.start, w.start)) && k.Day <= Day(min(c.last, w.last))
 	}
 	for k, f := range c.floors {
 		w.stats.Expired = w.stats.Expired || f > max(w.start, w.req.Start, w.floors[k])

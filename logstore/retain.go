@@ -173,6 +173,9 @@ func (s *Store) Pending() (bool, error) {
 		return false, err
 	}
 	defer release()
+	if e.trims.Load() {
+		return true, nil
+	}
 	done, low := e.dropped.Load(), s.floorsNow()
 	for i := range low {
 		if low[i] != minTime && (done == nil || Day(low[i]) > Day(done[i])) {

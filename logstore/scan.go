@@ -44,6 +44,7 @@ type scan struct {
 	start  int64
 	last   int64
 	floors floors
+	cuts   *cuts
 	newest bool               // newest first, else oldest first
 	only   *streamID          // only lines of this stream
 	pick   func(*stream) bool // nil, or which streams are asked for
@@ -61,6 +62,7 @@ type scan struct {
 	view    block.View
 	lines   query.Lines
 	plans   query.Plans
+	late    map[dayStream]uint64 // see shows; nil until it is asked
 	began   time.Time
 
 	templates *block.View // the texts of the block at hand, nil when c.text has them
@@ -88,9 +90,9 @@ func (s *Store) scan(ctx context.Context, f *query.Filter, start, end int64) (*s
 	}
 	f, from, to := f.Timed()
 	start, end = max(start, from), min(end, to)
-	low := s.floorsNow() // before the snapshot: a day that is dropped meanwhile is below what is read later
+	low, cut := s.floorsNow(), s.cuts.Load() // before the snapshot: what is dropped meanwhile is below what is read later
 	c := &scan{
-		e: e, ctx: ctx, snap: e.db.NewSnapshot(), filter: f, start: max(start, low.all()), last: end, floors: low,
+		e: e, ctx: ctx, snap: e.db.NewSnapshot(), filter: f, start: max(start, low.all()), last: end, floors: low, cuts: cut,
 		newest: true, reducer: f.Reducer(), began: time.Now(),
 	}
 	return c, func() {
@@ -268,13 +270,13 @@ func (c *scan) inboxStream(ws *wire.LogStream, id streamID, f *query.Filter, ind
 	if c.newest {
 		slices.Reverse(order)
 	}
-	start := c.from(st)
+	start, hide := c.from(st), hider{cuts: c.cuts, st: st}
 	for n, i := range order {
 		if n%16 == 15 && c.ctx.Err() != nil { // whoever called finds out why
 			return
 		}
 		l := &ws.Lines[i]
-		if l.T < start || l.T > c.last {
+		if l.T < start || l.T > c.last || hide.hides(l.T, index) {
 			continue
 		}
 		c.stats.Lines++
@@ -299,6 +301,7 @@ type candidate struct {
 	filter *query.Filter
 	head   block.Header
 	marked bool
+	cut    uint64 // lines of entries up to here are hidden; 0: none is
 }
 
 // maxCandidates bounds the blocks of a day that a scan looks at in one go, and with them its memory. They are in the
@@ -364,7 +367,7 @@ func (c *scan) blocks(d int64, p *pruner) (err error) {
 func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	h, f := &k.head, k.filter
 	inside := h.MinT >= c.from(k.st) && h.MaxT <= c.last
-	if f.IsAll() && inside && c.sink.whole(k.st, h) {
+	if f.IsAll() && inside && k.cut == 0 && c.sink.whole(k.st, h) {
 		c.stats.Lines += int64(h.Lines)
 		c.stats.Counted++
 		return nil
@@ -388,12 +391,15 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	c.stats.Blocks++
 	c.templates = nil
 	positions, fields, text := c.sink.needs()
-	done, err := c.columns(d, k, block.What{Positions: positions, Fields: fields || f.NeedsFields(), ByName: true})
+	done, err := c.columns(d, k, block.What{Positions: positions || k.cut > 0, Fields: fields || f.NeedsFields(), ByName: true})
 	if err != nil || done == nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	in := c.inRange(c.from(k.st))
+	if k.cut > 0 {
+		c.hide(in, k.cut)
+	}
 	if f.NeedsText() || text {
 		free, err := c.texts(d, k)
 		if err != nil || free == nil {
@@ -466,6 +472,15 @@ func (c *scan) offer(st *stream, in query.Bits, positions, fields, text bool) (e
 		}
 	}
 	return err
+}
+
+// hide takes the lines of entries up to cut out of the set.
+func (c *scan) hide(in query.Bits, cut uint64) {
+	for i, index := range c.cols.Indexes {
+		if index <= cut {
+			in[i/64] &^= 1 << (i % 64)
+		}
+	}
 }
 
 // inRange returns the lines of the decoded columns within the time of the scan.

@@ -233,6 +233,7 @@ func (s *Store) fellBack(err error) {
 func (w *blockWriter) done() {
 	for _, m := range w.made {
 		w.e.ripe.add(m)
+		w.e.trim.noteBlock(m.k.day)
 	}
 }
 

@@ -72,6 +72,11 @@ func (s *Store) Series(ctx context.Context, f *query.Filter, start, end int64) (
 			if d < Day(c.floors.of(st.kind)) || c.reducer.Stream(st.kind, st.label).IsNone() {
 				return nil
 			}
+			if cut := c.cuts.hidden(d, &st); cut > 0 {
+				if some, err := c.shows(d, &st, cut); err != nil || !some {
+					return err
+				}
+			}
 			found[id] = Stream{st.kind, st.labels()}
 			bytes += len(value)
 			if len(found) > MaxSeries || bytes > maxSeriesBytes {

@@ -126,6 +126,9 @@ type Store struct {
 	floors [kinds]atomic.Int64 // query floors by stream kind, nanoseconds
 	format atomic.Uint32       // of the cluster's state
 	passes [passKinds]passCounter
+	cuts   atomic.Pointer[cuts]
+	// durable is the entry up to which the state is: newer cuts hide lines and remove none.
+	durable atomic.Uint64
 
 	mu     sync.Mutex // guards engine
 	engine *engine
@@ -163,6 +166,7 @@ func New(opt Options) (*Store, error) {
 	for i := range s.floors {
 		s.floors[i].Store(minTime)
 	}
+	s.cuts.Store(&cuts{})
 	return s, nil
 }
 

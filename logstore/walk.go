@@ -23,6 +23,7 @@ type walker struct {
 	st      stream        // the stream at hand, pointing into the iterator
 	kept    *stream       // a copy of it, once it has a candidate
 	filter  *query.Filter // reduced to it; nil when none is at hand
+	cut     uint64        // its lines of entries up to here are hidden
 }
 
 // walk begins before the first stream of the day, or before the only one that is asked for.
@@ -112,7 +113,7 @@ func (w *walker) stream() (more bool, err error) {
 		w.jumped = true
 		return true, nil
 	}
-	w.filter = f
+	w.filter, w.cut = f, c.cuts.hidden(w.d, &w.st)
 	prefix := append(dayPrefix(prefixHeader, w.d), w.st.id[:]...)
 	if bytes.Compare(w.headers.Key(), prefix) < 0 {
 		if !w.jumped {
@@ -131,6 +132,13 @@ func (w *walker) header(id uint64, v []byte) error {
 	if err != nil {
 		return c.spoiled(fmt.Sprintf("header %x", w.headers.Key()), err)
 	}
+	cut := w.cut
+	switch {
+	case h.MaxIndex <= cut:
+		return nil
+	case h.MinIndex > cut:
+		cut = 0
+	}
 	c.stats.Considered++
 	if h.MinT > c.last || h.MaxT < c.from(st) || !c.sink.wants(max(h.MinT, c.start), min(h.MaxT, c.last), h.MinIndex, h.MaxIndex) {
 		c.stats.SkippedHeader++
@@ -144,6 +152,6 @@ func (w *walker) header(id uint64, v []byte) error {
 	if w.kept == nil {
 		w.kept = st.keep()
 	}
-	c.cands = append(c.cands, candidate{id: id, st: w.kept, filter: f, head: h, marked: true})
+	c.cands = append(c.cands, candidate{id: id, st: w.kept, filter: f, head: h, marked: true, cut: cut})
 	return nil
 }

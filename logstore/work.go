@@ -54,7 +54,7 @@ func (e *engine) pass(ctx context.Context, force bool) error {
 	e.pressure.l0.Store(int64(e.db.Metrics().Levels[0].Sublevels))
 	var errs []error
 	for _, step := range []func() (again bool, err error){
-		e.dropDays, e.dropKinds, e.heal, // what frees the disk comes first
+		e.dropDays, e.dropKinds, e.dropCut, e.heal, // what frees the disk comes first
 		func() (bool, error) {
 			if !force && !e.sealDue() {
 				return false, nil

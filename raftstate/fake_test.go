@@ -174,7 +174,13 @@ type fakeLogs struct {
 	fakeStore
 	largest int // bytes of text in one call
 	format  atomic.Uint32
+	durable atomic.Uint64
+	cuts    atomic.Pointer[[]wire.LogCut]
 }
+
+func (s *fakeLogs) SetCuts(cuts []wire.LogCut) { s.cuts.Store(&cuts) }
+
+func (s *fakeLogs) Durable(index uint64) { s.durable.Store(index) }
 
 func (s *fakeLogs) SetFormat(format uint32) { s.format.Store(format) }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/logfile"
 	"github.com/triward/triward/raftstate/meta"
@@ -277,3 +278,26 @@ func (n *Node) ScrubState(pace func(bytes int) error) (path string, err error) {
 
 // Digest returns the running digests and the entry they are as of (DESIGN D8).
 func (n *Node) Digest() (index uint64, sums []meta.Digest) { return n.state.Digests() }
+
+// Accepted returns the running digests, the entry they are as of, and the newest entry by which selectors cut lines that
+// they account for, 0 when there is none.
+func (n *Node) Accepted() (index uint64, sums []meta.Digest, cut uint64, err error) {
+	newest := func() (at uint64) {
+		var list []wire.LogCut
+		list, err = n.state.LogCuts()
+		for i := range list {
+			at = max(at, list[i].Index)
+		}
+		return at
+	}
+	// A cut changes digests within its entry, and the records of cuts are not read in the middle of one.
+	for cut = newest(); err == nil; {
+		index, sums = n.state.Digests()
+		again := newest()
+		if again == cut {
+			break
+		}
+		cut = again
+	}
+	return index, sums, cut, err
+}

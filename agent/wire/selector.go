@@ -255,6 +255,50 @@ func (m *Matcher) Regexp() (*regexp.Regexp, error) {
 	return re, nil
 }
 
+// Picker is a Selector that is ready to be asked; the zero value picks everything.
+type Picker struct {
+	Selector
+	res []*regexp.Regexp // of the matchers that have one
+}
+
+// NewPicker compiles a selector, which belongs to the picker from then on. It fails for an expression that RE2 does not take.
+func NewPicker(s Selector) (*Picker, error) {
+	out := &Picker{Selector: s, res: make([]*regexp.Regexp, len(s))}
+	for i := range s {
+		if m := &s[i]; m.Op == MatchRegex || m.Op == MatchNotRegex {
+			re, err := m.Regexp()
+			if err != nil {
+				return nil, err
+			}
+			out.res[i] = re
+		}
+	}
+	return out, nil
+}
+
+// Picks reports whether a stream is picked, of which label tells the value of a label, "" when there is none.
+func (p *Picker) Picks(label func(name string) string) bool {
+	for i := range p.Selector {
+		m := &p.Selector[i]
+		v := label(m.Name)
+		ok := false
+		switch m.Op {
+		case MatchEqual:
+			ok = v == m.Value
+		case MatchNotEqual:
+			ok = v != m.Value
+		case MatchRegex:
+			ok = p.res[i].MatchString(v)
+		case MatchNotRegex:
+			ok = !p.res[i].MatchString(v)
+		}
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
 // AppendSelector appends the binary form: the count, then of each matcher name, operator byte and value.
 func AppendSelector(dst []byte, s Selector) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(s)))

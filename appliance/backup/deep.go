@@ -31,8 +31,8 @@ const dayMs = 24 * 3600 * 1000
 
 // CheckStores opens the stores of an unpacked image, reads everything in them and compares the digests that come out
 // with those of the manifest. A difference is ErrContent. The stores are opened as a node opens them, so afterwards
-// their files may differ from those of the image.
-func CheckStores(ctx context.Context, metricsDir, logsDir string, m *Manifest, log *slog.Logger) (*DeepReport, error) {
+// their files may differ from those of the image. cuts are those of the state in the image: what they hide is not accounted for.
+func CheckStores(ctx context.Context, metricsDir, logsDir string, m *Manifest, cuts []wire.LogCut, log *slog.Logger) (*DeepReport, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -40,7 +40,7 @@ func CheckStores(ctx context.Context, metricsDir, logsDir string, m *Manifest, l
 	if err := addMetrics(ctx, &sums, metricsDir, log); err != nil {
 		return nil, err
 	}
-	if err := addLines(ctx, &sums, logsDir, log); err != nil {
+	if err := addLines(ctx, &sums, logsDir, cuts, log); err != nil {
 		return nil, err
 	}
 	return compare(m, sums.List())
@@ -92,12 +92,13 @@ func fromLibrary(ls labels.Labels) wire.Labels {
 	return wire.LabelsFromMap(m)
 }
 
-func addLines(ctx context.Context, sums *meta.Digests, dir string, log *slog.Logger) (err error) {
+func addLines(ctx context.Context, sums *meta.Digests, dir string, cuts []wire.LogCut, log *slog.Logger) (err error) {
 	store, err := logstore.New(logstore.Options{Log: log, NoIndex: true, Manual: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	store.SetCuts(cuts)
 	if err := store.Open(dir); err != nil {
 		return fmt.Errorf("%w: %w", ErrContent, err)
 	}

@@ -92,7 +92,7 @@ func VerifySource(ctx context.Context, src Source, o VerifyOptions) (_ *Backup, 
 		return nil, nil, fmt.Errorf("%w: the metadata in the image is not that of the manifest", ErrContent)
 	}
 	o.Phase("reading every sample and line")
-	deep, err = CheckStores(ctx, dirs[snapshot.KindMetrics], dirs[snapshot.KindLogs], b.Manifest, o.Log)
+	deep, err = CheckStores(ctx, dirs[snapshot.KindMetrics], dirs[snapshot.KindLogs], b.Manifest, state.Cuts, o.Log)
 	return b, deep, err
 }
 

@@ -77,8 +77,8 @@ func (s *plainStores) Content(*raftstate.Node) ([]Sample, []Line, error) {
 	}
 	slices.SortFunc(samples, compareSamples)
 	var lines []Line
-	for _, l := range s.logs.content.Lines {
-		if l.T >= s.logs.floor {
+	for i, l := range s.logs.content.Lines {
+		if l.T >= s.logs.floor && !s.logs.cut(i) {
 			lines = append(lines, l)
 		}
 	}
@@ -113,7 +113,13 @@ type sampleKey struct {
 type content struct {
 	Samples map[sampleKey]float64
 	Lines   []Line
+	Of      []lineStream // of each line
 	Through uint64
+}
+
+type lineStream struct {
+	Kind   wire.StreamKind
+	Labels wire.Labels
 }
 
 // plainStore is what both have in common.
@@ -246,7 +252,36 @@ func (s *plainMetrics) ApplySamples(in *wire.Samples) error {
 	return nil
 }
 
-type plainLogs struct{ plainStore }
+type plainLogs struct {
+	plainStore
+	cuts []wire.LogCut
+}
+
+// SetCuts implements raftstate.LogSink.
+func (s *plainLogs) SetCuts(cuts []wire.LogCut) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cuts = cuts
+}
+
+// Durable implements raftstate.LogSink. Nothing is removed here.
+func (s *plainLogs) Durable(uint64) {}
+
+// cut reports whether a selector has cut line i. The caller holds mu.
+func (s *plainLogs) cut(i int) bool {
+	l, of := &s.content.Lines[i], &s.content.Of[i]
+	for _, c := range s.cuts {
+		if c.Kind != of.Kind || c.Day != l.T/(24*time.Hour).Nanoseconds() {
+			continue
+		}
+		for _, sel := range c.Selectors {
+			if p, err := wire.NewPicker(sel.Selector); l.Index <= sel.Through && (err != nil || p.Picks(of.Labels.Get)) {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // SetFormat implements raftstate.LogSink.
 func (s *plainLogs) SetFormat(uint32) {}
@@ -277,6 +312,7 @@ func (s *plainLogs) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 			for _, st := range b.Batch.Streams {
 				for _, l := range st.Lines {
 					s.content.Lines = append(s.content.Lines, Line{Index: e.Index, Ord: ord, T: l.T, Text: Told(l.Text)})
+					s.content.Of = append(s.content.Of, lineStream{st.Kind, st.Labels.Clone()})
 					ord++
 				}
 			}

@@ -1,0 +1,347 @@
+package logstore
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/query"
+)
+
+func selector(t testing.TB, text string) wire.Selector {
+	t.Helper()
+	s, err := wire.ParseSelector(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// cutting makes cuts as the state would, and knows naively what they hide.
+type cutting struct {
+	list []wire.LogCut
+	at   uint64
+}
+
+func (c *cutting) cut(t testing.TB, s *Store, kind wire.StreamKind, day int64, through uint64, selectors ...string) {
+	t.Helper()
+	c.at = max(c.at, through) + 1
+	i := slices.IndexFunc(c.list, func(l wire.LogCut) bool { return l.Kind == kind && l.Day == day })
+	if i < 0 {
+		i = len(c.list)
+		c.list = append(c.list, wire.LogCut{Kind: kind, Day: day})
+	}
+	l := &c.list[i]
+	l.Index = c.at
+	l.Selectors = slices.Clone(l.Selectors)
+	for _, text := range selectors {
+		l.Selectors = append(l.Selectors, wire.CutSelector{Selector: selector(t, text), Through: through})
+	}
+	s.SetCuts(slices.Clone(c.list))
+}
+
+func (c *cutting) hides(t testing.TB, r *Row) bool {
+	for _, l := range c.list {
+		if l.Kind != r.Kind || l.Day != Day(r.T) {
+			continue
+		}
+		for _, sel := range l.Selectors {
+			p, err := wire.NewPicker(sel.Selector)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Index <= sel.Through && p.Picks(r.Labels.Get) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// shown is the model of what is not hidden.
+func (c *cutting) shown(t testing.TB, m *model) *model {
+	out := *m
+	out.rows = nil
+	for i := range m.rows {
+		if !c.hides(t, &m.rows[i]) {
+			out.rows = append(out.rows, m.rows[i])
+		}
+	}
+	return &out
+}
+
+// check holds every kind of answer against what is not hidden.
+func (c *cutting) check(t testing.TB, s *Store, m *model) {
+	t.Helper()
+	shown := c.shown(t, m)
+	shown.check(t.(*testing.T), s, 8, minTime)
+	index := uint64(0)
+	for _, l := range c.list {
+		index = max(index, l.Index)
+	}
+	if err := s.Verify(t.Context(), m.index, shown.counts(m.index), index, noFloor); err != nil {
+		t.Fatal(err)
+	}
+	for day := testDay; day < testDay+3; day++ {
+		values := map[string]bool{}
+		for i := range shown.rows {
+			if r := &shown.rows[i]; Day(r.T) == day {
+				values[r.Labels.Get("host")] = true
+			}
+		}
+		got, err := s.LabelValues(t.Context(), "host", day*DayNs, (day+1)*DayNs)
+		if want := slices.Sorted(maps.Keys(values)); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Fatalf("hosts of day %d: %v %v, want %v", day, got, err, want)
+		}
+		p, err := wire.NewPicker(selector(t, `{host=~"web-[01]"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := int64(0)
+		for i := range shown.rows {
+			if r := &shown.rows[i]; Day(r.T) == day && r.Kind == wire.StreamLog && p.Picks(r.Labels.Get) {
+				want++
+			}
+		}
+		if n, err := s.Picked(t.Context(), KindDay{wire.StreamLog, day}, []*wire.Picker{p}); err != nil || n.Lines != want {
+			t.Fatalf("%d lines are picked of day %d: %v, want %d", n.Lines, day, err, want)
+		}
+	}
+}
+
+// What selectors cut is in no answer from then on, wherever the lines are: in the inbox, in small blocks, in merged ones,
+// in a copy that another node installed, on disk or not any more. What comes late stays until the next cut.
+func TestCutsHideWhereverLinesAre(t *testing.T) {
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			m := newModel(100 + seed)
+			dir := t.TempDir()
+			s := testStore(t, filepath.Join(dir, "0"), Options{})
+			var c cutting
+			pool := []string{`{host="web-0"}`, `{host=~"web-[12]", unit!="` + m.words[0] + `"}`, `{unit!~".*a.*"}`, `{rack=""}`, `{nothing="here"}`}
+			for round := range 8 {
+				m.apply(t, s, 8)
+				if round%3 > 0 {
+					work(t, s, true)
+				}
+				m.apply(t, s, 4)
+				through := m.entries[len(m.entries)-1-m.rng.IntN(6)].Index
+				kind, day := wire.StreamLog, testDay+m.rng.Int64N(2)
+				if m.rng.IntN(3) == 0 {
+					kind = wire.StreamEvent
+				}
+				pick := m.rng.IntN(len(pool))
+				if round < 6 && pool[pick] == `{rack=""}` { // everything of the day
+					pick = 0
+				}
+				c.cut(t, s, kind, day, through, pool[pick])
+				c.check(t, s, m)
+				if round%2 == 0 { // not durable yet: nothing may be removed
+					work(t, s, true)
+					c.check(t, s, m)
+				}
+				m.apply(t, s, 3)
+				c.check(t, s, m)
+				s.Durable(c.at)
+				work(t, s, false)
+				c.check(t, s, m)
+				if round%3 == 1 { // another node takes a copy, and knows of the cuts before it opens it
+					to := filepath.Join(dir, fmt.Sprint(round+1))
+					if err := s.Cut(to); err != nil {
+						t.Fatal(err)
+					}
+					if err := s.Open(to); err != nil {
+						t.Fatal(err)
+					}
+					c.check(t, s, m)
+				}
+				work(t, s, true)
+				c.check(t, s, m)
+			}
+			if pending, err := s.Pending(); err != nil || pending {
+				t.Errorf("pending: %v %v", pending, err)
+			}
+			if len(s.Damaged()) > 0 {
+				t.Errorf("damaged: %v", s.Damaged())
+			}
+		})
+	}
+}
+
+// A cut that a power loss may take back hides lines and removes none; the rest of a cut store counts as before when it is
+// gone again.
+func TestCutsNotDurableRemoveNothing(t *testing.T) {
+	m := newModel(110)
+	s := testStore(t, t.TempDir(), Options{})
+	m.apply(t, s, 20)
+	work(t, s, true)
+	var c cutting
+	c.cut(t, s, wire.StreamLog, testDay, m.index, `{host="web-0"}`, `{host="web-1"}`)
+	s.Durable(c.at - 1)
+	work(t, s, true)
+	c.check(t, s, m)
+	s.SetCuts(nil) // the node begins again at a mark before
+	(&cutting{}).check(t, s, m)
+	s.SetCuts(c.list)
+	s.Durable(c.at)
+	work(t, s, true)
+	c.check(t, s, m)
+	s.SetCuts(nil)
+	if err := s.Verify(t.Context(), m.index, m.counts(m.index), 0, noFloor); !errors.Is(err, ErrDamaged) {
+		t.Errorf("lines that were removed are counted as there: %v", err)
+	}
+}
+
+// Counts that account for other cuts than the store knows of tell nothing, and least of all damage.
+func TestVerifyOfOtherCuts(t *testing.T) {
+	m := newModel(111)
+	s := testStore(t, t.TempDir(), Options{})
+	m.apply(t, s, 10)
+	var c cutting
+	c.cut(t, s, wire.StreamLog, testDay, m.index, `{host="web-0"}`)
+	if err := s.Verify(t.Context(), m.index, m.counts(m.index), 0, noFloor); !errors.Is(err, ErrCutMeanwhile) {
+		t.Errorf("counts of before the cut: %v", err)
+	}
+	if len(s.Damaged()) > 0 {
+		t.Errorf("damaged: %v", s.Damaged())
+	}
+}
+
+// A stream all of whose lines were cut while others of it wait in the inbox stays known.
+func TestLateLinesKeepTheirStream(t *testing.T) {
+	s := testStore(t, t.TempDir(), Options{})
+	apply := func(index uint64, text string) {
+		t.Helper()
+		b := &wire.LogBatch{Streams: []wire.LogStream{{
+			Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{"unit": "a"}), Lines: []wire.LogLine{{T: testDay * DayNs, Text: []byte(text)}},
+		}}}
+		if err := s.ApplyLogs(index, []wire.LogEntry{{Index: index, Batches: []wire.AcceptedLogs{{Batch: b}}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(1, "early")
+	work(t, s, true)
+	apply(2, "late")
+	var c cutting
+	c.cut(t, s, wire.StreamLog, testDay, 1, `{unit="a"}`)
+	s.Durable(c.at)
+	work(t, s, false)
+	work(t, s, true)
+	page, err := s.Search(t.Context(), Request{})
+	if err != nil || len(page.Rows) != 1 || string(page.Rows[0].Text) != "late" || page.Stats.Partial {
+		t.Fatalf("%+v %v", page, err)
+	}
+	if err := s.Verify(t.Context(), 2, map[KindDay]int64{{wire.StreamLog, testDay}: 1}, c.at, noFloor); err != nil {
+		t.Error(err)
+	}
+	c.cut(t, s, wire.StreamLog, testDay, 2, `{unit="a"}`)
+	s.Durable(c.at)
+	work(t, s, false)
+	e, release, err := s.acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	for _, p := range []byte("shcxfm") {
+		if err := e.rows(e.db, dayPrefix(p, testDay), func(k, _ []byte) error { return fmt.Errorf("%q is still there", k) }); err != nil {
+			t.Error(err)
+		}
+	}
+	apply(7, "later still") // its stream is written anew
+	work(t, s, true)
+	if err := s.Verify(t.Context(), 7, map[KindDay]int64{{wire.StreamLog, testDay}: 1}, c.at, noFloor); err != nil {
+		t.Error(err)
+	}
+}
+
+// Lines that a selector cuts take their bytes with them while the other lines of their day stay.
+func TestCutStreamsLeaveNothingOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	s := testStore(t, dir, Options{})
+	rng := rand.New(rand.NewPCG(29, 29))
+	index := uint64(0)
+	raw := map[string]int{}
+	for range 12 { // many blocks, in turn
+		b := &wire.LogBatch{}
+		for unit, n := range map[string]int{"gone": 150, "kept": 50} {
+			var lines []wire.LogLine
+			for i := range n {
+				text := make([]byte, 1<<10)
+				for k := range text {
+					text[k] = "abcdefghijklmnopqrstuvwxyz     "[rng.IntN(31)]
+				}
+				copy(text, unit+"secret ")
+				raw[unit] += len(text)
+				lines = append(lines, wire.LogLine{T: testDay*DayNs + int64(index*1000) + int64(i), Text: text})
+			}
+			b.Streams = append(b.Streams, wire.LogStream{Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{"unit": unit}), Lines: lines})
+		}
+		index++
+		if err := s.ApplyLogs(index, []wire.LogEntry{{Index: index, Batches: []wire.AcceptedLogs{{Batch: b}}}}); err != nil {
+			t.Fatal(err)
+		}
+		work(t, s, true)
+	}
+	onDisk := func() (n int64) {
+		t.Helper()
+		if err := s.Close(); err != nil { // what is obsolete is removed behind
+			t.Fatal(err)
+		}
+		for _, kind := range []string{"pebble", "index"} {
+			if err := filepath.WalkDir(filepath.Join(dir, kind), func(path string, d os.DirEntry, err error) error {
+				if err != nil || d.IsDir() {
+					return err
+				}
+				info, err := d.Info()
+				if err == nil && !strings.Contains(path, "OPTIONS") {
+					n += info.Size()
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return n
+	}
+	before := onDisk()
+	s = testStore(t, dir, Options{})
+	var c cutting
+	c.cut(t, s, wire.StreamLog, testDay, index, `{unit="gone"}`)
+	s.Durable(c.at)
+	work(t, s, false)
+	page, err := s.Search(t.Context(), Request{Filter: query.Phrase("keptsecret", false), Start: minTime, End: maxTime, Limit: MaxRows})
+	if err != nil || len(page.Rows) != 600 {
+		t.Errorf("%d rows of the stream that is kept: %v", len(page.Rows), err)
+	}
+	after := onDisk()
+	// Random text takes three quarters of its length. All but the quarter of the other stream must be gone.
+	if after > before/4+before/10 {
+		t.Errorf("%d KiB of %d are on disk, %d of %d KiB of text were cut", after>>10, before>>10, raw["gone"]>>10, (raw["gone"]+raw["kept"])>>10)
+	}
+	t.Logf("%d KiB of %d are on disk, %d of %d KiB of text were cut", after>>10, before>>10, raw["gone"]>>10, (raw["gone"]+raw["kept"])>>10)
+	s = testStore(t, dir, Options{})
+	s.SetCuts(c.list)
+	e, release, err := s.acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	it, err := e.db.NewIter(&pebble.IterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = it.Close() }()
+	for ok := it.First(); ok; ok = it.Next() {
+		if v, err := it.ValueAndErr(); err != nil || strings.Contains(string(v), "gone") {
+			t.Errorf("key %q tells of the stream: %v", it.Key(), err)
+		}
+	}
+}
