@@ -98,6 +98,7 @@ type App struct {
 	snapshots *snapshots
 	archive   *logArchive
 	retention *retentionKeeper
+	selectors *selectorKeeper
 	self      *selfmon.Monitor
 
 	agentsListener, httpListener net.Listener
@@ -200,6 +201,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	a.cluster = &clusterView{app: a}
 	a.disk = &diskGauge{app: a}
 	a.retention = &retentionKeeper{app: a}
+	a.selectors = newSelectorKeeper(a)
 	a.alerts = a.newAlerts()
 	if a.events, err = a.newEvents(); err != nil {
 		return nil, err
@@ -433,6 +435,7 @@ func (a *App) Start() error {
 	a.work.Go(func() { a.identity.Run(background, a.part("pki")) })
 	a.work.Go(func() { a.settleIn(background) })
 	a.work.Go(func() { a.keepHouse(background) })
+	a.work.Go(func() { a.selectors.run(background) })
 	a.work.Go(func() { a.keepMembers(background) })
 	a.work.Go(func() { a.watchMembership(background) })
 	a.work.Go(func() { a.followKeys(background) })

@@ -5,6 +5,7 @@ import (
 
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/retention"
 	"github.com/triward/triward/raftstate"
 )
 
@@ -59,6 +60,9 @@ func (o *observer) Observe(applied *raftstate.Applied) {
 		}
 		if m.Bucket == bucketRepairs {
 			a.repairs.Ordered()
+		}
+		if m.Bucket == retention.Bucket {
+			a.selectors.poke()
 		}
 		if slices.Contains(eventBuckets, m.Bucket) {
 			a.events.Changed(m.Bucket, m.Key)

@@ -255,7 +255,7 @@ func (k *retentionKeeper) Overview(ctx context.Context, most int) api.RetentionV
 	r, index := k.record()
 	out := api.RetentionView{
 		Policy: r.Policy, Version: index, By: r.By, At: r.At, Defaults: k.defaults(),
-		Kinds: []api.RetentionKind{}, Nodes: []api.RetentionNode{}, History: k.history(most),
+		Kinds: []api.RetentionKind{}, Nodes: []api.RetentionNode{}, History: k.history(most), Selectors: k.selectors(),
 	}
 	reports, failed := k.reports(ctx)
 	_, sums := k.app.node.Digest()

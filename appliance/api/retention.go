@@ -15,6 +15,7 @@ type Retention interface {
 	// Set makes the policy that of the cluster; nil gives it back to the configuration. A version that is not nil must
 	// be that of the policy in effect.
 	Set(ctx context.Context, p *retention.Policy, version *uint64, by auth.AuditRecord) error
+	Selectors
 }
 
 // RetentionView is what is kept, where, and what was removed.
@@ -27,6 +28,8 @@ type RetentionView struct {
 	Kinds    []RetentionKind  `json:"kinds"`
 	Nodes    []RetentionNode  `json:"nodes"`
 	History  []RetentionCut   `json:"history"` // the newest first
+	// Selectors are the rules for single streams, and those that were taken away and whose cuts are remembered still.
+	Selectors []RetentionSelector `json:"selectors"`
 }
 
 // RetentionKind is what there is of a kind. Times are milliseconds since 1970.

@@ -80,6 +80,7 @@ func Routes() []Route {
 	all = append(all, snapshotRoutes()...)
 	all = append(all, logArchiveRoutes()...)
 	all = append(all, retentionRoutes()...)
+	all = append(all, selectorRoutes()...)
 	all = append(all, queueRoutes()...)
 	all = append(all, repairRoutes()...)
 	all = append(all, intakeRoutes()...)

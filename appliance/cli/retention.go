@@ -75,13 +75,14 @@ type retentionAnswer struct {
 		Reason string `json:"reason"`
 		At     int64  `json:"at"`
 	} `json:"history"`
+	Selectors []retentionSelector `json:"selectors"`
 }
 
 func newRetention(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "retention", Short: "See and set how long data is kept", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newRetentionShow(s, &t), newRetentionSet(s, &t), newRetentionReset(s, &t))
+	c.AddCommand(newRetentionShow(s, &t), newRetentionSet(s, &t), newRetentionReset(s, &t), newRetentionUnselect(&t))
 	return c
 }
 
@@ -162,6 +163,9 @@ func printRetention(s streams, a *retentionAnswer) error {
 	if err := tab.flush(); err != nil {
 		return err
 	}
+	if err := printSelectors(s, a.Selectors); err != nil {
+		return err
+	}
 	fmt.Fprintln(s.out)
 	tab = newTable(s.out, "node", "disk", "size", "free", "used", "metrics", "logs", "events", "queue", "others", "a day", "full in")
 	for i := range a.Nodes {
@@ -226,13 +230,20 @@ func (d *days) Set(v string) error {
 func newRetentionSet(s streams, t *target) *cobra.Command {
 	var (
 		want retentionPolicy
+		one  selecting
 		yes  bool
 	)
 	c := &cobra.Command{
 		Use: "set", Short: "Set how long data is kept, for the whole cluster", Args: cobra.NoArgs,
 		Long: `Changes what the flags name and leaves the rest as it is. Data goes by whole days in UTC, the oldest first: when it is older
 than its age, when its kind takes more than its share of the room of a disk, and when a disk is used beyond the limit. The
-smallest disk of the cluster decides. What was removed does not come back.`,
+smallest disk of the cluster decides. What was removed does not come back.
+
+With --select it sets how long the lines of some streams are kept, where that is less long than those of their kind:
+
+  triward retention set --select '{unit="nginx", env!="prod"}' --age 7d
+
+It says first how many lines that removes at once.`,
 	}
 	ages := make(map[string]*days)
 	f := c.Flags()
@@ -246,10 +257,22 @@ smallest disk of the cluster decides. What was removed does not come back.`,
 	f.IntVar(&want.Warn, "warn", 0, "percent of the room of a disk from which on operators are warned")
 	f.Var(keep, "keep", "the newest days that never go for want of room, such as 2d")
 	f.BoolVar(&yes, "yes", false, "remove at once what the new policy does not keep")
+	one.flags(c, true)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cl, err := t.client()
 		if err != nil {
 			return err
+		}
+		if f.Changed("select") {
+			for _, other := range []string{"metrics-age", "logs-age", "events-age", "metrics-share", "logs-share", "events-share", "limit", "warn", "keep"} {
+				if f.Changed(other) {
+					return fmt.Errorf("--%s is not for single streams: set it without --select", other)
+				}
+			}
+			return one.set(c, s, cl, yes)
+		}
+		if one.age.set || f.Changed("kind") {
+			return errors.New("--age and --kind are for the streams of --select; without it say --logs-age")
 		}
 		var a retentionAnswer
 		if err := cl.get(c.Context(), "/v1/retention", url.Values{"limit": {"1"}}, &a); err != nil {
