@@ -158,7 +158,9 @@ type selectorParser struct {
 	at   int // the byte that is next, or what an error is about
 }
 
-func (p *selectorParser) space() { p.at += len(p.text[p.at:]) - len(strings.TrimLeft(p.text[p.at:], " \t\r\n")) }
+func (p *selectorParser) space() {
+	p.at += len(p.text[p.at:]) - len(strings.TrimLeft(p.text[p.at:], " \t\r\n"))
+}
 
 // token goes behind tok, if it is next, and the space before it.
 func (p *selectorParser) token(tok string) bool {
@@ -312,7 +314,11 @@ func AppendSelector(dst []byte, s Selector) []byte {
 
 // ReadSelector is the inverse of AppendSelector; whether it is sorted and passes Check is looked at too.
 func ReadSelector(r *Reader) Selector {
-	s := make(Selector, r.Count("count of matchers", MaxSelectorMatchers, 3))
+	n := r.Count("count of matchers", MaxSelectorMatchers, 3)
+	if n == 0 {
+		return nil
+	}
+	s := make(Selector, n)
 	for i := range s {
 		s[i].Name = r.Text(MaxLabelName, "name of a matcher")
 		s[i].Op = MatchOp(r.Byte("operator"))

@@ -150,20 +150,20 @@ type planting struct {
 	edit
 }
 
-// formatThree is a change of this program that knows a format 3, in which there is a command 12 that does nothing. `triward
+// formatThree is a change of this program that knows a format 3, in which there is a command 13 that does nothing. `triward
 // cluster transfer-leader new-kind` proposes it.
 func formatThree() []planting {
 	return []planting{
 		{"raftstate/machine/machine.go", edit{"const Format = 2\n", "const Format = 3\n"}},
-		{"raftstate/machine/machine.go", edit{"	case command.TypeTick:\n", "	case command.Type(12):\n	case command.TypeTick:\n"}},
-		{"raftstate/command/command.go", edit{"t <= TypeForgetAgent &&", "t <= TypeForgetAgent+1 &&"}},
+		{"raftstate/machine/machine.go", edit{"	case command.TypeTick:\n", "	case command.Type(13):\n	case command.TypeTick:\n"}},
+		{"raftstate/command/command.go", edit{"t <= TypeSelectorCut &&", "t <= TypeSelectorCut+1 &&"}},
 		{"raftstate/command/command.go", edit{
-			"func Since(Type, uint8) uint32 { return 1 }",
-			"func Since(t Type, _ uint8) uint32 {\n	if t&^Ignorable == TypeForgetAgent+1 {\n		return 3\n	}\n	return 1\n}",
+			"func Since(t Type, _ uint8) uint32 {\n",
+			"func Since(t Type, _ uint8) uint32 {\n	if t&^Ignorable == TypeSelectorCut+1 {\n		return 3\n	}\n",
 		}},
 		{"appliance/membership.go", edit{
 			"	st := a.node.Status()\n	if to != \"\" {\n",
-			"	if to == \"new-kind\" {\n		_, _, err := a.node.Propose(ctx, command.Command{Type: 12, Version: 1})\n		return api.MemberChange{}, err\n	}\n	st := a.node.Status()\n	if to != \"\" {\n",
+			"	if to == \"new-kind\" {\n		_, _, err := a.node.Propose(ctx, command.Command{Type: 13, Version: 1})\n		return api.MemberChange{}, err\n	}\n	st := a.node.Status()\n	if to != \"\" {\n",
 		}},
 	}
 }

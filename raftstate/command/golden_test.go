@@ -108,6 +108,95 @@ func commands() []struct {
 			command.RetentionCut{Kind: command.KindLogs, Floor: 1_700_000_000_000, Reason: command.CutSize},
 			func(c command.Command) (any, error) { return command.DecodeRetentionCut(c) },
 		},
+		{
+			"selector_cut", command.NewSelectorCut(testSelectorCut()), testSelectorCut(),
+			func(c command.Command) (any, error) { return command.DecodeSelectorCut(c) },
+		},
+	}
+}
+
+func testSelectorCut() command.SelectorCut {
+	return command.SelectorCut{Kind: command.KindEvents, Day: 20_419, Through: 70_000, After: 300, Cuts: []command.CutLines{
+		{
+			Selector: wire.Selector{{Name: "host", Op: wire.MatchNotRegex, Value: "web.*"}, {Name: "unit", Op: wire.MatchEqual, Value: "nginx"}},
+			Count:    900, Hi: 0x1122334455667788, Lo: 0x99aabbccddeeff00,
+		},
+		{Count: 1, Hi: 2, Lo: 3},
+	}}
+}
+
+func TestSelectorCutRefuses(t *testing.T) {
+	matcher := func(m wire.Matcher) func(*command.SelectorCut) {
+		return func(c *command.SelectorCut) { c.Cuts[1].Selector = wire.Selector{m} }
+	}
+	for name, change := range map[string]func(*command.SelectorCut){
+		"no streams":         func(c *command.SelectorCut) { c.Kind = command.KindMetrics },
+		"day out of bounds":  func(c *command.SelectorCut) { c.Day = 1 << 40 },
+		"without a selector": func(c *command.SelectorCut) { c.Cuts = nil },
+		"count of selectors": func(c *command.SelectorCut) { c.Cuts = make([]command.CutLines, command.MaxCutSelectors+1) },
+		"unknown operator":   matcher(wire.Matcher{Name: "a", Op: 5}),
+		"name of a label":    matcher(wire.Matcher{Op: wire.MatchEqual}),
+		"not valid UTF-8":    matcher(wire.Matcher{Name: "a", Op: wire.MatchEqual, Value: "\xff"}),
+		"value of a matcher": matcher(wire.Matcher{Name: "a", Op: wire.MatchEqual, Value: strings.Repeat("x", wire.MaxSelectorValue+1)}),
+		"out of order": func(c *command.SelectorCut) {
+			c.Cuts[1].Selector = wire.Selector{{Name: "b", Op: wire.MatchEqual}, {Name: "a", Op: wire.MatchEqual}}
+		},
+		"bytes": func(c *command.SelectorCut) {
+			c.Cuts[1].Selector = nil
+			for i := range 3 {
+				c.Cuts[1].Selector = append(c.Cuts[1].Selector, wire.Matcher{Name: string('a' + rune(i)), Op: wire.MatchEqual, Value: strings.Repeat("x", 500)})
+			}
+		},
+	} {
+		c := testSelectorCut()
+		change(&c)
+		if got, err := command.DecodeSelectorCut(command.NewSelectorCut(c)); !errors.Is(err, command.ErrMalformed) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: decoded as %+v, %v", name, got, err)
+		}
+	}
+}
+
+// What Apply remembers of cuts is part of the format.
+func TestGoldenCutRecord(t *testing.T) {
+	var rec command.CutRecord
+	cut := testSelectorCut()
+	if err := rec.Add(&cut); err != nil {
+		t.Fatal(err)
+	}
+	cut.Through, cut.Cuts = 80_000, cut.Cuts[:1] // the same selector again, of lines that came late
+	if err := rec.Add(&cut); err != nil {
+		t.Fatal(err)
+	}
+	rec.At = 1_700_000_000_000
+	b := rec.Append(nil)
+	golden(t, "cut_record", b)
+	got, err := command.DecodeCutRecord(b)
+	if err != nil || !reflect.DeepEqual(got, rec) || len(rec.Cuts) != 2 || rec.Cuts[0].Lines != 1800 || rec.Cuts[0].Through != 80_000 || rec.Cuts[1].Through != 70_000 {
+		t.Fatalf("%+v became %+v, %v", rec, got, err)
+	}
+	for n := range len(b) {
+		if _, err := command.DecodeCutRecord(b[:n]); !errors.Is(err, command.ErrMalformed) {
+			t.Errorf("the first %d of %d bytes: %v", n, len(b), err)
+		}
+	}
+	many := testSelectorCut()
+	many.Cuts = nil
+	for i := range command.MaxCutSelectors - 1 {
+		many.Cuts = append(many.Cuts, command.CutLines{Selector: wire.Selector{{Name: "n", Op: wire.MatchEqual, Value: fmt.Sprint(i)}}})
+	}
+	if err := rec.Add(&many); err == nil || len(rec.Cuts) != 2 {
+		t.Errorf("%d selectors are remembered: %v", len(rec.Cuts), err)
+	}
+	for _, kind := range []command.Kind{command.KindLogs, command.KindEvents} {
+		key := command.CutKey(kind, 20_419)
+		if k, day, err := command.ParseCutKey(key); k != kind || day != 20_419 || err != nil {
+			t.Errorf("%s is of %s %d: %v", key, k, day, err)
+		}
+	}
+	for _, key := range []string{"", "logs", "logs/", "logs/1", "metrics/020419", "logs/020419 ", "logs/0020419", "logs/-20419"} {
+		if k, day, err := command.ParseCutKey(key); err == nil {
+			t.Errorf("%q is of %s %d", key, k, day)
+		}
 	}
 }
 

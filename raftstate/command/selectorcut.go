@@ -92,7 +92,7 @@ func ParseCutKey(key string) (kind Kind, day int64, err error) {
 	name, digits, _ := strings.Cut(key, "/")
 	day, err = strconv.ParseInt(digits, 10, 64)
 	for _, k := range []Kind{KindLogs, KindEvents} {
-		if err == nil && name == k.String() && key == CutKey(k, day) {
+		if err == nil && day >= 0 && name == k.String() && key == CutKey(k, day) {
 			return k, day, nil
 		}
 	}

@@ -188,8 +188,8 @@ func (g *generator) txn() command.Txn {
 		return t
 	}
 	if g.r.IntN(20) == 0 {
-		own := []string{audit.BucketRecords, audit.BucketHead, machine.BucketRetentionCuts}
-		t.Ops = append(t.Ops, command.Op{Bucket: own[g.r.IntN(3)], Key: audit.Key(uint64(g.r.IntN(9))), Delete: g.r.IntN(2) == 0})
+		own := []string{audit.BucketRecords, audit.BucketHead, machine.BucketRetentionCuts, command.BucketSelectorCuts}
+		t.Ops = append(t.Ops, command.Op{Bucket: own[g.r.IntN(4)], Key: audit.Key(uint64(g.r.IntN(9))), Delete: g.r.IntN(2) == 0})
 	}
 	for range 1 + g.r.IntN(3) {
 		b, k := name()
@@ -230,6 +230,32 @@ func (g *generator) deliver() (command.Command, command.Result) {
 		g.fresh, g.repeats = g.fresh+r.Accepted, g.repeats+r.Duplicates
 	}
 	return delivery(g.coder, source, lane, flags, wire.AppendLogs(nil, b)), r
+}
+
+// selectorCut makes a cut of a day, now and then one that must be refused.
+func (g *generator) selectorCut() (command.Command, command.Result) {
+	cut := command.SelectorCut{Kind: []command.Kind{command.KindLogs, command.KindEvents}[g.r.IntN(2)], Day: g.now/86_400_000 - g.r.Int64N(5)}
+	cut.Through = g.index - uint64(g.r.Int64N(int64(min(g.index, 9))))
+	if g.r.IntN(10) > 0 {
+		cut.Through = min(cut.Through, g.index-1)
+	}
+	cut.After = g.m.keys[[2]string{command.BucketSelectorCuts, command.CutKey(cut.Kind, cut.Day)}].index
+	if g.r.IntN(10) == 0 {
+		cut.After = g.index - 1
+	}
+	pool := []wire.Selector{
+		{{Name: "source", Op: wire.MatchEqual, Value: "0"}}, {{Name: "source", Op: wire.MatchNotRegex, Value: "0|2"}},
+		{{Name: "source", Op: wire.MatchRegex, Value: "[01]"}}, nil,
+	}
+	for range 1 + g.r.IntN(2) {
+		cut.Cuts = append(cut.Cuts, command.CutLines{Selector: pool[g.r.IntN(4)]})
+	}
+	which := g.m.picked(&cut)
+	wrong := g.r.IntN(10) == 0
+	if wrong {
+		cut.Cuts[0].Count += 1 << 30
+	}
+	return command.NewSelectorCut(cut), command.Result{Status: g.m.cutSelected(&cut, which, wrong)}
 }
 
 // next makes a command and the model's result, without what only the machine says (details and items).
@@ -281,6 +307,8 @@ func (g *generator) next() (command.Command, command.Result) {
 		return command.NewHeartbeats([]command.Heartbeat{{Agent: agent, Status: json.RawMessage("{}")}}), command.Result{Accepted: 1}
 	case n < 90:
 		return command.NewTick("n1"), command.Result{}
+	case n < 92:
+		return g.selectorCut()
 	}
 	t := g.txn()
 	return command.NewMetaTxn(t), command.Result{Status: g.m.txn(g.index, t)}
@@ -295,6 +323,7 @@ func (g *generator) entry() (command.Entry, []command.Result) {
 	}
 	e := command.Entry{Stamp: g.now - g.r.Int64N(2)*g.r.Int64N(5000)} // log time must not go back
 	g.m.begin(e.Stamp)
+	g.m.index = g.index
 	var want []command.Result
 	for g.place = range 1 + g.r.IntN(5) {
 		c, r := g.next()
@@ -380,6 +409,11 @@ func againstModel(t *testing.T, seed uint64, entries int, counts *sync.Map) {
 	var lines []modelLine
 	for range entries {
 		e, want := g.entry()
+		if machine.EndsGroup(e) {
+			taken, lines = drain(t, g.coder, &group, taken, lines)
+			m.Finish(&group)
+			group.Reset()
+		}
 		got, err := m.Apply(g.index, 1, e, &group)
 		if err != nil {
 			t.Fatal(err)
@@ -488,7 +522,7 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 	}
 	var rows []string
 	verifyTrail(t, s)
-	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats, machine.BucketRetentionCuts, audit.BucketRecords, audit.BucketHead} {
+	for _, b := range []string{"b0", "b1", machine.BucketHeartbeats, machine.BucketRetentionCuts, command.BucketSelectorCuts, audit.BucketRecords, audit.BucketHead} {
 		s.Scan(b, "", func(key string, v meta.Value) bool {
 			rows = append(rows, fmt.Sprintf("%s/%s at %d until %d: %s\n", b, key, v.ModIndex, v.Expires, v.Data))
 			return true
@@ -516,6 +550,10 @@ func replay(t *testing.T, r *rand.Rand, s *meta.Store, log []applied, want strin
 		e, err := command.Decode(log[i].entry)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if machine.EndsGroup(e) {
+			m.Finish(&group)
+			group.Reset()
 		}
 		rs, err := m.Apply(uint64(i+1), 1, e, &group)
 		if err != nil {

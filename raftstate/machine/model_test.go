@@ -25,6 +25,8 @@ type model struct {
 	floors  map[command.Kind]int64
 	samples []modelSample
 	lines   []modelLine
+	origins []modelOrigin // of each line
+	index   uint64        // of the entry at hand
 	recent  []modelLine // as they were sent, of deliveries that drop repeats
 	keys    map[[2]string]modelValue
 	trail   []string // hashes of all audit records
@@ -55,6 +57,13 @@ type modelLine struct {
 	kind   command.Kind
 	stream uint64
 	line   wire.LogLine
+}
+
+// modelOrigin is what selectors look at, and whether one has cut the line.
+type modelOrigin struct {
+	index  uint64
+	labels wire.Labels
+	gone   bool
 }
 
 type modelValue struct {
@@ -250,6 +259,7 @@ func (m *model) linesOf(b *wire.LogBatch, dropRepeats bool) (r command.Result) {
 			}
 			r.Accepted++
 			m.lines = append(m.lines, modelLine{kind, meta.HashStream(st.Kind, st.Labels), l})
+			m.origins = append(m.origins, modelOrigin{index: m.index, labels: st.Labels})
 		}
 	}
 	return r
@@ -257,7 +267,7 @@ func (m *model) linesOf(b *wire.LogBatch, dropRepeats bool) (r command.Result) {
 
 func (m *model) txn(index uint64, t command.Txn) command.Status {
 	for _, op := range t.Ops {
-		if op.Bucket == "audit" || op.Bucket == "audit_head" || op.Bucket == "retention_cuts" {
+		if op.Bucket == "audit" || op.Bucket == "audit_head" || op.Bucket == "retention_cuts" || op.Bucket == "selector_cuts" {
 			return command.StatusInvalid
 		}
 	}
@@ -332,11 +342,71 @@ func (m *model) cut(index uint64, place int, k command.Kind, floor int64, reason
 		return command.StatusOK
 	}
 	m.floors[k] = floor
+	for _, key := range m.names("selector_cuts") {
+		var day int64
+		if _, err := fmt.Sscanf(key, k.String()+"/%d", &day); err == nil && (day+1)*86_400_000 <= floor {
+			delete(m.keys, [2]string{"selector_cuts", key})
+		}
+	}
 	name := [2]string{machine.BucketRetentionCuts, fmt.Sprintf("%020d.%04d", index, place)}
 	m.keys[name] = modelValue{fmt.Sprintf(`{"at":%d,"kind":%q,"floor":%d,"reason":%q}`, m.logTime, k, floor, reason), index, 0}
 	if cuts := m.names(machine.BucketRetentionCuts); len(cuts) > modelLimits().RetentionCuts {
 		delete(m.keys, [2]string{machine.BucketRetentionCuts, cuts[0]})
 	}
+	return command.StatusOK
+}
+
+// picked counts the lines that a cut of these selectors would hide, those of each without those of the ones before it.
+func (m *model) picked(cut *command.SelectorCut) (which []int) {
+	for i := range cut.Cuts {
+		p, err := wire.NewPicker(cut.Cuts[i].Selector)
+		if err != nil {
+			panic(err)
+		}
+		var d meta.Digests
+		for j := range m.lines {
+			l, o := &m.lines[j], &m.origins[j]
+			if l.kind != cut.Kind || meta.DayOf(l.line.T/1e6) != cut.Day || o.gone || o.index > cut.Through || slices.Contains(which, j) || !p.Picks(o.labels.Get) {
+				continue
+			}
+			sum, _ := meta.HashLine(l.stream, &l.line, nil)
+			d.Add(l.kind, l.line.T/1e6, sum)
+			which = append(which, j)
+		}
+		for _, sum := range d.List() {
+			cut.Cuts[i].Count, cut.Cuts[i].Hi, cut.Cuts[i].Lo = sum.Count, sum.Sum.Hi, sum.Sum.Lo
+		}
+	}
+	return which
+}
+
+// cutSelected applies a cut that says the truth, or one that does not.
+func (m *model) cutSelected(cut *command.SelectorCut, which []int, wrong bool) command.Status {
+	end, key := (cut.Day+1)*86_400_000, [2]string{"selector_cuts", fmt.Sprintf("%s/%06d", cut.Kind, cut.Day)}
+	switch {
+	case cut.Through >= m.index || end > m.logTime-machine.MinRetention:
+		return command.StatusInvalid
+	case end <= m.floors[cut.Kind]:
+		return command.StatusOK
+	case cut.Day*86_400_000 < m.floors[cut.Kind]:
+		return command.StatusInvalid
+	case m.keys[key].index != cut.After:
+		return command.StatusConflict
+	case wrong:
+		return command.StatusInvalid
+	}
+	for _, j := range which {
+		m.origins[j].gone = true
+	}
+	var rec command.CutRecord
+	if cut.After != 0 {
+		rec, _ = command.DecodeCutRecord([]byte(m.keys[key].data))
+	}
+	if err := rec.Add(cut); err != nil {
+		panic(err) // there are few selectors
+	}
+	rec.At = m.logTime
+	m.keys[key] = modelValue{string(rec.Append(nil)), m.index, 0}
 	return command.StatusOK
 }
 
@@ -362,7 +432,7 @@ func (m *model) digests() []meta.Digest {
 	}
 	for i := range m.lines {
 		l := &m.lines[i]
-		if ms := l.line.T / 1e6; (meta.DayOf(ms)+1)*86_400_000 > m.floors[l.kind] {
+		if ms := l.line.T / 1e6; !m.origins[i].gone && (meta.DayOf(ms)+1)*86_400_000 > m.floors[l.kind] {
 			sum, _ := meta.HashLine(l.stream, &l.line, nil)
 			d.Add(l.kind, ms, sum)
 		}
