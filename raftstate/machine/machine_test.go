@@ -101,6 +101,7 @@ type generator struct {
 	index          uint64
 	sent           []*wire.LogBatch // deliveries of lines, to be repeated
 	fresh, repeats uint32           // lines of deliveries that drop repeats
+	cut            int              // lines that selectors cut
 	place          int              // of the next command in its entry
 }
 
@@ -235,6 +236,11 @@ func (g *generator) deliver() (command.Command, command.Result) {
 // selectorCut makes a cut of a day, now and then one that must be refused.
 func (g *generator) selectorCut() (command.Command, command.Result) {
 	cut := command.SelectorCut{Kind: []command.Kind{command.KindLogs, command.KindEvents}[g.r.IntN(2)], Day: g.now/86_400_000 - g.r.Int64N(5)}
+	for _, d := range g.m.digests() { // mostly a day of which there is something
+		if d.Kind == cut.Kind && (d.Day+1)*86_400_000 < g.now-machine.MinRetention && d.Day*86_400_000 >= g.m.floors[d.Kind] && g.r.IntN(3) > 0 {
+			cut.Day = d.Day
+		}
+	}
 	cut.Through = g.index - uint64(g.r.Int64N(int64(min(g.index, 9))))
 	if g.r.IntN(10) > 0 {
 		cut.Through = min(cut.Through, g.index-1)
@@ -255,7 +261,11 @@ func (g *generator) selectorCut() (command.Command, command.Result) {
 	if wrong {
 		cut.Cuts[0].Count += 1 << 30
 	}
-	return command.NewSelectorCut(cut), command.Result{Status: g.m.cutSelected(&cut, which, wrong)}
+	status := g.m.cutSelected(&cut, which, wrong)
+	if status == command.StatusOK {
+		g.cut += len(which)
+	}
+	return command.NewSelectorCut(cut), command.Result{Status: status}
 }
 
 // next makes a command and the model's result, without what only the machine says (details and items).
@@ -300,6 +310,9 @@ func (g *generator) next() (command.Command, command.Result) {
 	case n < 84:
 		k := command.Kinds[g.r.IntN(len(command.Kinds))]
 		floor, reason := g.now-g.r.Int64N(4*86_400_000), command.CutReason(g.r.IntN(3))
+		if g.r.IntN(4) > 0 {
+			floor = (floor/86_400_000 - 3) * 86_400_000
+		}
 		return command.NewRetentionCut(k, floor, reason), command.Result{Status: g.m.cut(g.index, g.place, k, floor, reason)}
 	case n < 88:
 		agent := g.agent()
@@ -480,6 +493,9 @@ func compareWithModel(t *testing.T, g *generator, s *meta.Store, samples []model
 	}
 	if entries == 1500 && (g.fresh < 200 || g.repeats < 40 || len(g.m.recent) != modelLimits().RecentLines) {
 		t.Errorf("of lines delivered %d were fresh and %d repeats, %d are remembered: the test tests little", g.fresh, g.repeats, len(g.m.recent))
+	}
+	if entries == 1500 && g.cut < 30 {
+		t.Errorf("selectors cut %d lines: the test tests little", g.cut)
 	}
 	index, days := s.Digests()
 	if want := g.m.digests(); !reflect.DeepEqual(days, want) || index != g.index {
