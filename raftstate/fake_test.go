@@ -174,11 +174,19 @@ type fakeLogs struct {
 	fakeStore
 	largest int // bytes of text in one call
 	format  atomic.Uint32
-	durable atomic.Uint64
-	cuts    atomic.Pointer[[]wire.LogCut]
+
+	durable, durableAtOpen atomic.Uint64
+	hidden, hiddenAtOpen   atomic.Pointer[[]wire.LogCut]
 }
 
-func (s *fakeLogs) SetCuts(cuts []wire.LogCut) { s.cuts.Store(&cuts) }
+func (s *fakeLogs) SetCuts(cuts []wire.LogCut) { s.hidden.Store(&cuts) }
+
+// Open notes what was known before.
+func (s *fakeLogs) Open(dir string) error {
+	s.hiddenAtOpen.Store(s.hidden.Load())
+	s.durableAtOpen.Store(s.durable.Load())
+	return s.fakeStore.Open(dir)
+}
 
 func (s *fakeLogs) Durable(index uint64) { s.durable.Store(index) }
 
