@@ -74,5 +74,22 @@ export const retention: typeof en = {
   full: (_kind, n) => `用量超过 ${n} % 的磁盘上最旧的整天数据`,
   understood: '我知道删除后无法恢复',
   save: '保存',
+  streams: {
+    title: '个别日志流',
+    hint: '选择器选中的日志流可以比同类数据更早删除：按 UTC 整天，永久删除。多条规则选中同一日志流时，以最短的保留时间为准。',
+    none: '没有针对个别日志流的规则。',
+    selector: '选择器',
+    lines: '已删除行数',
+    gone: '规则已移除',
+    add: '添加规则',
+    remove: '移除',
+    removeAsk: (sel) => `移除 ${sel} 的规则？已删除的数据不会恢复。`,
+    example: '例如 {unit="nginx", env!="prod"}',
+    check: '会删除什么？',
+    nothing: (before) => `${before} 之前尚无可删除的数据。`,
+    goes: (lines, total, before, n, from, streams, size) =>
+      `将立即永久删除 ${before} 之前 ${total} 行中的 ${lines} 行：自 ${from} 起共 ${n} 天，至多 ${streams} 个日志流，文本至少 ${size}。`,
+    everything: '此选择器选中该类的全部数据。',
+  },
   unavailable: '无法读取磁盘状态',
 };

@@ -1,5 +1,17 @@
 import { describe, expect, it } from 'vitest';
-import { DAY_MS, type DiskNode, diskLevel, formOf, losses, type Policy, parts, policyOf } from './retention';
+import {
+  DAY_MS,
+  type DiskNode,
+  diskLevel,
+  formOf,
+  losses,
+  type Policy,
+  type Preview,
+  parts,
+  policyOf,
+  risky,
+  utcDay,
+} from './retention';
 
 const policy: Policy = {
   metrics: { age_ms: 90 * DAY_MS, share_pct: 70 },
@@ -27,6 +39,24 @@ const node: DiskNode = {
 describe('retention', () => {
   it('turns a policy into days and back', () => {
     expect(policyOf(formOf(policy))).toEqual(policy);
+  });
+  it('asks before a rule for single streams removes anything', () => {
+    const p: Preview = {
+      select: '{}',
+      everything: false,
+      before: 5 * DAY_MS,
+      oldest: 0,
+      days: 0,
+      streams: 0,
+      lines: 0,
+      total: 9,
+      bytes: 0,
+    };
+    expect(risky(p)).toBe(false);
+    expect(risky({ ...p, lines: 1 })).toBe(true);
+    expect(risky({ ...p, everything: true })).toBe(true);
+    expect(utcDay(p.before)).toBe('1970-01-06');
+    expect(utcDay(0)).toBe('-');
   });
   it('names what a change removes', () => {
     expect(losses(policy, policy)).toEqual([]);

@@ -48,7 +48,36 @@ export interface Retention {
   kinds: { kind: Kind; items: number; oldest: number; floor: number }[];
   nodes: DiskNode[];
   history: Cut[];
+  selectors: Selector[];
 }
+/** A rule for single streams and what it has removed; age_ms is 0 when there is no such rule any more. */
+export interface Selector {
+  kind: string;
+  select: string;
+  age_ms: number;
+  by?: string;
+  at?: number;
+  before: number;
+  lines: number;
+  days: number;
+  cut_at: number;
+}
+/** What a rule would remove now. */
+export interface Preview {
+  select: string;
+  everything: boolean;
+  before: number;
+  oldest: number;
+  days: number;
+  streams: number;
+  lines: number;
+  total: number;
+  bytes: number;
+}
+/** Retention cuts between days in UTC, so its days are shown in UTC. */
+export const utcDay = (ms: number): string => (ms ? new Date(ms).toISOString().slice(0, 10) : '-');
+/** Whether a rule is saved only after somebody said to have understood what it removes. */
+export const risky = (p: Preview): boolean => p.lines > 0 || p.everything;
 
 export function diskLevel(n: DiskNode): Level {
   switch (n.state) {
