@@ -157,7 +157,7 @@ func dueSelectors(r *retention.SelectorRecord, kind command.Kind, day, now int64
 // cut cuts what selectors pick of a day and reports whether there was anything.
 func (k *selectorKeeper) cut(ctx context.Context, kind command.Kind, day int64, selectors []*wire.Picker) (bool, error) {
 	place := (&scrub.Day{Kind: kind.String(), Day: day}).Place()
-	n, err := k.app.logs.Picked(ctx, logstore.KindDay{Kind: streamKind(kind), Day: day}, selectors)
+	n, err := k.app.logs.Picked(logstore.InLane(ctx, logstore.LaneWatch), logstore.KindDay{Kind: streamKind(kind), Day: day}, selectors)
 	if err != nil || n.Lines == 0 {
 		return false, err
 	}

@@ -90,6 +90,16 @@ func (c *cutting) check(t testing.TB, s *Store, m *model) {
 	if err := s.Verify(t.Context(), m.index, shown.counts(m.index), index, noFloor); err != nil {
 		t.Fatal(err)
 	}
+	walked := 0
+	if _, err := s.Walk(t.Context(), Request{Direction: OldestFirst}, func(r *Row) error {
+		if c.hides(t, r) {
+			return fmt.Errorf("%v is walked over", r)
+		}
+		walked++
+		return nil
+	}); err != nil || walked != len(shown.rows) {
+		t.Fatalf("%d lines are walked over: %v, want %d", walked, err, len(shown.rows))
+	}
 	for day := testDay; day < testDay+3; day++ {
 		values := map[string]bool{}
 		for i := range shown.rows {
@@ -100,6 +110,15 @@ func (c *cutting) check(t testing.TB, s *Store, m *model) {
 		got, err := s.LabelValues(t.Context(), "host", day*DayNs, (day+1)*DayNs)
 		if want := slices.Sorted(maps.Keys(values)); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Fatalf("hosts of day %d: %v %v, want %v", day, got, err, want)
+		}
+		streams := map[streamID]bool{}
+		for i := range shown.rows {
+			if r := &shown.rows[i]; Day(r.T) == day {
+				streams[streamIDOf(r.Kind, r.Labels)] = true
+			}
+		}
+		if got, err := s.Series(t.Context(), nil, day*DayNs, (day+1)*DayNs); err != nil || len(got.Streams) != len(streams) {
+			t.Fatalf("%d series of day %d: %v, want %d", len(got.Streams), day, err, len(streams))
 		}
 		p, err := wire.NewPicker(selector(t, `{host=~"web-[01]"}`))
 		if err != nil {
@@ -125,6 +144,7 @@ func TestCutsHideWhereverLinesAre(t *testing.T) {
 			m := newModel(100 + seed)
 			dir := t.TempDir()
 			s := testStore(t, filepath.Join(dir, "0"), Options{})
+			s.SetFormat(1 + uint32(seed%2))
 			var c cutting
 			pool := []string{`{host="web-0"}`, `{host=~"web-[12]", unit!="` + m.words[0] + `"}`, `{unit!~".*a.*"}`, `{rack=""}`, `{nothing="here"}`}
 			for round := range 8 {
