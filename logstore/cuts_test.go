@@ -1,17 +1,20 @@
 package logstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/query"
 )
@@ -363,5 +366,50 @@ func TestCutStreamsLeaveNothingOnDisk(t *testing.T) {
 		if v, err := it.ValueAndErr(); err != nil || strings.Contains(string(v), "gone") {
 			t.Errorf("key %q tells of the stream: %v", it.Key(), err)
 		}
+	}
+}
+
+// Whatever a power loss leaves of the removal of what was cut, and of the lines: with what the log brings again every
+// answer and every count is what it was, and what came back is removed again.
+func TestPowerLossWhileCutsAreCarriedOut(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			m := newModel(120 + seed)
+			mem := vfs.NewCrashableMem()
+			dir := t.TempDir()
+			var c cutting
+			for round := range 4 {
+				s := testStore(t, dir, Options{FS: mem, MemTableBytes: 256 << 10})
+				s.SetCuts(c.list)
+				s.Durable(c.at)
+				m.replay(t, s)
+				c.check(t, s, m)
+				m.apply(t, s, 8)
+				work(t, s, true)
+				m.apply(t, s, 2)
+				c.cut(t, s, wire.StreamKind(1+m.rng.IntN(2)), testDay+int64(round%2), m.index, fmt.Sprintf(`{host="web-%d"}`, m.rng.IntN(3)))
+				s.Durable(c.at)
+				done := make(chan error, 1)
+				go func() { done <- s.Work(context.Background(), false) }()
+				for range m.rng.IntN(200) {
+					runtime.Gosched()
+				}
+				crashed := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: m.rng.IntN(101), RNG: m.rng})
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				c.check(t, s, m)
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				mem = crashed
+			}
+			s := testStore(t, dir, Options{FS: mem})
+			s.SetCuts(c.list)
+			s.Durable(c.at)
+			m.replay(t, s)
+			work(t, s, true)
+			c.check(t, s, m)
+		})
 	}
 }
