@@ -162,7 +162,7 @@ func (k *retentionKeeper) selectors() []api.RetentionSelector {
 			out[i].Before = max(out[i].Before, (day+1)*dayMs)
 			out[i].Lines += cut.Lines
 			out[i].Days++
-			out[i].CutAt = max(out[i].CutAt, c.At)
+			out[i].CutAt = max(out[i].CutAt, cut.At)
 		}
 		return true
 	})

@@ -65,8 +65,12 @@ func (x *selecting) set(c *cobra.Command, s streams, cl *client, yes bool) error
 	if p.Lines == 0 {
 		fmt.Fprintf(s.err, "%s picks none of the %s before %s yet\n", printable(p.Select), x.kind, dayOf(p.Before))
 	} else {
-		fmt.Fprintf(s.err, "%s picks %d of %d %s before %s: on %d days from %s on, of up to %d streams, at least %s of text\n",
-			printable(p.Select), p.Lines, p.Total, x.kind, dayOf(p.Before), p.Days, dayOf(p.Oldest), p.Streams, bytesText(p.Bytes))
+		size := "" // of lines that are not in blocks yet it is not known
+		if p.Bytes > 0 {
+			size = ", at least " + bytesText(p.Bytes) + " of text"
+		}
+		fmt.Fprintf(s.err, "%s picks %d of %d %s before %s: on %d days from %s on, of up to %d streams%s\n",
+			printable(p.Select), p.Lines, p.Total, x.kind, dayOf(p.Before), p.Days, dayOf(p.Oldest), p.Streams, size)
 	}
 	switch {
 	case p.Everything && !yes:

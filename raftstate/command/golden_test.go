@@ -160,18 +160,18 @@ func TestSelectorCutRefuses(t *testing.T) {
 func TestGoldenCutRecord(t *testing.T) {
 	var rec command.CutRecord
 	cut := testSelectorCut()
-	if err := rec.Add(&cut); err != nil {
+	if err := rec.Add(&cut, 1_700_000_000_000); err != nil {
 		t.Fatal(err)
 	}
 	cut.Through, cut.Cuts = 80_000, cut.Cuts[:1] // the same selector again, of lines that came late
-	if err := rec.Add(&cut); err != nil {
+	if err := rec.Add(&cut, 1_700_000_060_000); err != nil {
 		t.Fatal(err)
 	}
-	rec.At = 1_700_000_000_000
 	b := rec.Append(nil)
 	golden(t, "cut_record", b)
 	got, err := command.DecodeCutRecord(b)
-	if err != nil || !reflect.DeepEqual(got, rec) || len(rec.Cuts) != 2 || rec.Cuts[0].Lines != 1800 || rec.Cuts[0].Through != 80_000 || rec.Cuts[1].Through != 70_000 {
+	if err != nil || !reflect.DeepEqual(got, rec) || len(rec.Cuts) != 2 || rec.Cuts[0].Lines != 1800 || rec.Cuts[0].Through != 80_000 || rec.Cuts[1].Through != 70_000 ||
+		rec.Cuts[0].At != 1_700_000_060_000 || rec.Cuts[1].At != 1_700_000_000_000 {
 		t.Fatalf("%+v became %+v, %v", rec, got, err)
 	}
 	for n := range len(b) {
@@ -184,7 +184,7 @@ func TestGoldenCutRecord(t *testing.T) {
 	for i := range command.MaxCutSelectors - 1 {
 		many.Cuts = append(many.Cuts, command.CutLines{Selector: wire.Selector{{Name: "n", Op: wire.MatchEqual, Value: fmt.Sprint(i)}}})
 	}
-	if err := rec.Add(&many); err == nil || len(rec.Cuts) != 2 {
+	if err := rec.Add(&many, 5); err == nil || len(rec.Cuts) != 2 {
 		t.Errorf("%d selectors are remembered: %v", len(rec.Cuts), err)
 	}
 	for _, kind := range []command.Kind{command.KindLogs, command.KindEvents} {

@@ -101,7 +101,6 @@ func ParseCutKey(key string) (kind Kind, day int64, err error) {
 
 // CutRecord is what the cluster remembers of the cuts of a kind and day.
 type CutRecord struct {
-	At   int64 // log time of the last one, milliseconds since 1970
 	Cuts []RecordedCut
 }
 
@@ -109,19 +108,20 @@ type CutRecord struct {
 type RecordedCut struct {
 	wire.CutSelector
 	Lines uint64 // removed so far
+	At    int64  // log time of its last cut, milliseconds since 1970
 }
 
 const cutRecordVersion = 1
 
-// Append appends the binary form: version byte (1), varint time, uvarint n, then of each the selector, uvarint last entry,
-// uvarint lines.
+// Append appends the binary form: version byte (1), uvarint n, then of each the selector, uvarint last entry, uvarint lines,
+// varint time.
 func (c *CutRecord) Append(dst []byte) []byte {
-	dst = binary.AppendVarint(append(dst, cutRecordVersion), c.At)
-	dst = binary.AppendUvarint(dst, uint64(len(c.Cuts)))
+	dst = binary.AppendUvarint(append(dst, cutRecordVersion), uint64(len(c.Cuts)))
 	for i := range c.Cuts {
 		dst = wire.AppendSelector(dst, c.Cuts[i].Selector)
 		dst = binary.AppendUvarint(dst, c.Cuts[i].Through)
 		dst = binary.AppendUvarint(dst, c.Cuts[i].Lines)
+		dst = binary.AppendVarint(dst, c.Cuts[i].At)
 	}
 	return dst
 }
@@ -133,28 +133,29 @@ func DecodeCutRecord(b []byte) (CutRecord, error) {
 	if v := r.Byte("version"); r.Err() == nil && v != cutRecordVersion {
 		return c, fmt.Errorf("%w: cut of version %d, this program knows %d", ErrMalformed, v, cutRecordVersion)
 	}
-	c.At = r.Varint("time")
-	c.Cuts = make([]RecordedCut, r.Count("count of selectors", MaxCutSelectors, 3))
+	c.Cuts = make([]RecordedCut, r.Count("count of selectors", MaxCutSelectors, 4))
 	for i := range c.Cuts {
 		c.Cuts[i].Selector = wire.ReadSelector(&r)
 		c.Cuts[i].Through = r.Uvarint("last entry")
 		c.Cuts[i].Lines = r.Uvarint("lines")
+		c.Cuts[i].At = r.Varint("time")
 	}
 	return c, r.End("the record of a cut")
 }
 
-// Add merges a cut into the record. It fails, and changes nothing, when more than MaxCutSelectors would be remembered.
-func (c *CutRecord) Add(cut *SelectorCut) error {
+// Add merges a cut that was made at a log time (milliseconds since 1970) into the record. It fails, and changes nothing, when more than MaxCutSelectors would be remembered.
+func (c *CutRecord) Add(cut *SelectorCut, at int64) error {
 	merged := slices.Clone(c.Cuts)
 	for i := range cut.Cuts {
 		l := &cut.Cuts[i]
-		at := slices.IndexFunc(merged, func(r RecordedCut) bool { return slices.Equal(r.Selector, l.Selector) })
-		if at < 0 {
-			at = len(merged)
+		k := slices.IndexFunc(merged, func(r RecordedCut) bool { return slices.Equal(r.Selector, l.Selector) })
+		if k < 0 {
+			k = len(merged)
 			merged = append(merged, RecordedCut{CutSelector: wire.CutSelector{Selector: l.Selector}})
 		}
-		merged[at].Through = max(merged[at].Through, cut.Through)
-		merged[at].Lines += l.Count
+		merged[k].Through = max(merged[k].Through, cut.Through)
+		merged[k].Lines += l.Count
+		merged[k].At = at
 	}
 	if len(merged) > MaxCutSelectors {
 		return errTooManySelectors

@@ -250,8 +250,10 @@ func (g *generator) selectorCut() (command.Command, command.Result) {
 		cut.After = g.index - 1
 	}
 	pool := []wire.Selector{
-		{{Name: "source", Op: wire.MatchEqual, Value: "0"}}, {{Name: "source", Op: wire.MatchNotRegex, Value: "0|2"}},
-		{{Name: "source", Op: wire.MatchRegex, Value: "[01]"}}, nil,
+		{{Name: "source", Op: wire.MatchEqual, Value: "0"}},
+		{{Name: "source", Op: wire.MatchNotRegex, Value: "0|2"}},
+		{{Name: "source", Op: wire.MatchRegex, Value: "[01]"}},
+		nil,
 	}
 	for range 1 + g.r.IntN(2) {
 		cut.Cuts = append(cut.Cuts, command.CutLines{Selector: pool[g.r.IntN(4)]})

@@ -27,7 +27,7 @@ type model struct {
 	lines   []modelLine
 	origins []modelOrigin // of each line
 	index   uint64        // of the entry at hand
-	recent  []modelLine // as they were sent, of deliveries that drop repeats
+	recent  []modelLine   // as they were sent, of deliveries that drop repeats
 	keys    map[[2]string]modelValue
 	trail   []string // hashes of all audit records
 	kept    []string // audit records kept
@@ -402,10 +402,9 @@ func (m *model) cutSelected(cut *command.SelectorCut, which []int, wrong bool) c
 	if cut.After != 0 {
 		rec, _ = command.DecodeCutRecord([]byte(m.keys[key].data))
 	}
-	if err := rec.Add(cut); err != nil {
+	if err := rec.Add(cut, m.logTime); err != nil {
 		panic(err) // there are few selectors
 	}
-	rec.At = m.logTime
 	m.keys[key] = modelValue{string(rec.Append(nil)), m.index, 0}
 	return command.StatusOK
 }

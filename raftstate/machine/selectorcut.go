@@ -50,7 +50,7 @@ func (m *Machine) selectorCut(tx *meta.Tx, c command.Command, r *command.Result)
 			return err
 		}
 	}
-	if err := rec.Add(&cut); err != nil {
+	if err := rec.Add(&cut, tx.LogTime()); err != nil {
 		r.Status, r.Detail = command.StatusLimit, command.Bounded(err.Error())
 		return nil
 	}
@@ -65,7 +65,6 @@ func (m *Machine) selectorCut(tx *meta.Tx, c command.Command, r *command.Result)
 	if !tx.SubDigest(gone) {
 		return fmt.Errorf("it is of %d lines with digest %s, and of day %d not so many are held, or others", gone.Count, gone.Sum, cut.Day)
 	}
-	rec.At = tx.LogTime()
 	tx.Put(command.BucketSelectorCuts, key, rec.Append(nil), 0)
 	return nil
 }
