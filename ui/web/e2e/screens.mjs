@@ -138,6 +138,24 @@ const PAGES = {
       await p.evaluate(() => document.querySelector('[data-testid=retention]').scrollIntoView());
     },
   },
+  'cluster-selectors': {
+    path: '/cluster',
+    ready: async (p) => {
+      await p.waitForSelector('[data-testid=selectors]');
+      await p.evaluate(() => document.querySelector('[data-testid=selectors]').scrollIntoView());
+    },
+  },
+  'cluster-selector': {
+    path: '/cluster',
+    ready: async (p) => {
+      await p.waitForSelector('[data-testid=selector-add]');
+      await p.click('[data-testid=selector-add]');
+      await p.fill('[data-testid=selector-text]', '{unit="nginx"}');
+      await p.fill('[data-testid=selector-days]', '5');
+      await p.click('[data-testid=selector-check]');
+      await p.waitForSelector('[data-testid=selector-preview]');
+    },
+  },
   'cluster-retention-edit': {
     path: '/cluster',
     ready: async (p) => {
