@@ -98,7 +98,7 @@ export const retention = {
       streams: number,
       size: string,
     ) =>
-      `${lines} of ${total} lines before ${before} go at once, for good: on ${days(n)} from ${from} on, of up to ${streams} ${streams === 1 ? 'stream' : 'streams'}, at least ${size} of text.`,
+      `${lines} of ${total} lines before ${before} go at once, for good: on ${days(n)} from ${from} on, of up to ${streams} ${streams === 1 ? 'stream' : 'streams'}${size ? `, at least ${size} of text` : ''}.`,
     everything: 'This picks everything there is of the kind.',
   },
   unavailable: 'The state of the disks cannot be read',

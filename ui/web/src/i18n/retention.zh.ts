@@ -88,7 +88,7 @@ export const retention: typeof en = {
     check: '会删除什么？',
     nothing: (before) => `${before} 之前尚无可删除的数据。`,
     goes: (lines, total, before, n, from, streams, size) =>
-      `将立即永久删除 ${before} 之前 ${total} 行中的 ${lines} 行：自 ${from} 起共 ${n} 天，至多 ${streams} 个日志流，文本至少 ${size}。`,
+      `将立即永久删除 ${before} 之前 ${total} 行中的 ${lines} 行：自 ${from} 起共 ${n} 天，至多 ${streams} 个日志流${size ? `，文本至少 ${size}` : ''}。`,
     everything: '此选择器选中该类的全部数据。',
   },
   unavailable: '无法读取磁盘状态',
