@@ -43,6 +43,11 @@ func (s *Store) DayStreams(ctx context.Context, day int64, fn func(kind wire.Str
 		if err := c.err(); err != nil {
 			return err
 		}
+		if cut := c.cuts.hidden(day, &st); cut > 0 {
+			if some, err := c.shows(day, &st, cut); err != nil || !some {
+				return err
+			}
+		}
 		return fn(st.kind, slices.Clone(st.labels()), bytes[id])
 	})
 }
