@@ -85,6 +85,12 @@ func TestRecordsAreToldAsEvents(t *testing.T) {
 		{readAlert, `{"t":1,"what":"` + state.WhatFired + `","alert":"a","labels":{"alertname":"X","severity":"critical"}}`, "alert_fired", wire.SeverityCritical},
 		{readAlert, `{"t":1,"what":"` + state.WhatResolved + `","alert":"a"}`, "alert_resolved", wire.SeverityInfo},
 		{readAlert, `{"t":1,"what":"` + state.WhatSent + `","alert":"a"}`, "", 0},
+		{readRun, `{"date":"2026-01-01","node":"n1","ended":2,"ok":true,"attempt":3}`, "logs_archived", wire.SeverityInfo},
+		{readRun, `{"date":"2026-01-01","node":"n1","ended":2,"error":"full","attempt":1}`, "logs_archive_failed", wire.SeverityError},
+		{readRun, `{"date":"2026-01-01","node":"n1","ended":2,"error":"full","attempt":2}`, "", 0},
+		{readRun, `{"date":"2026-01-01","node":"n1","ended":2,"error":"full","attempt":13}`, "logs_archive_failed", wire.SeverityError},
+		{readRun, `nonsense`, "", 0},
+		{readLost, `{"date":"2026-01-01","at":2,"why":"size"}`, "logs_not_archived", wire.SeverityError},
 		{readAlert, `nonsense`, "", 0},
 	} {
 		kind, sev, ok := c.read([]byte(c.data))
@@ -101,6 +107,16 @@ func readCut(b []byte) (string, wire.Severity, bool) {
 
 func readBackup(b []byte) (string, wire.Severity, bool) {
 	e, ok := eventOfBackup(b)
+	return e.Kind, e.Severity, ok
+}
+
+func readRun(b []byte) (string, wire.Severity, bool) {
+	e, ok := eventOfArchive("run/1-x", b)
+	return e.Kind, e.Severity, ok
+}
+
+func readLost(b []byte) (string, wire.Severity, bool) {
+	e, ok := eventOfArchive("lost/2026-01-01", b)
 	return e.Kind, e.Severity, ok
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/auth/authtest"
 	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/backup/target"
@@ -220,11 +221,16 @@ func TestRestoredClusterLeavesTheArchiveAlone(t *testing.T) {
 			t.Fatalf("%+v %v", p, err)
 		}
 	})
+	stale := s.record(testDay)
+	stale.Plan = &Plan{Through: s.index + 1000} // of an attempt that was cut off; these entries are others now
+	if _, err := s.meta.Commit(t.Context(), auth.Txn{Ops: []auth.Op{{Bucket: Bucket, Key: prefixDay + DateOf(testDay), Value: encode(stale)}}}); err != nil {
+		t.Fatal(err)
+	}
 	restored := s.service("n1", "2")
 	s.apply(2, testDay)
 	s.meta.Advance(hourMs)
 	s.look(restored)
-	if r := s.record(testDay); r.Tag != restored.tag || r.Totals != s.sums[testDay] {
+	if r := s.record(testDay); r.Tag != restored.tag || r.Through != s.index || r.Totals != s.sums[testDay] {
 		t.Fatalf("%+v", r)
 	}
 	equal(t, "of the old cluster", readDay(t, to, testDay, old.tag), want)
