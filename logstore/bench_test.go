@@ -2,12 +2,14 @@ package logstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -291,4 +293,52 @@ func BenchmarkSuggest(b *testing.B) {
 			b.ReportMetric(float64(items), "items")
 		})
 	}
+}
+
+// BenchmarkApplyBesideQueries stores batches of 500 lines while nobody asks anything, and while 64 clients ask again and again
+// for what takes long.
+func BenchmarkApplyBesideQueries(b *testing.B) {
+	lines := corpus(b)
+	s := testStore(b, b.TempDir(), Options{})
+	load(b, s, 200_000, lines)
+	coder, err := wire.NewCoder()
+	if err != nil {
+		b.Fatal(err)
+	}
+	index := s.Applied()
+	apply := func(b *testing.B) {
+		var worst time.Duration
+		for b.Loop() {
+			index++
+			batch := wire.LogBatch{Streams: []wire.LogStream{{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "host", Value: "beside"}}}}}
+			st := &batch.Streams[0]
+			for i := range 500 {
+				st.Lines = append(st.Lines, wire.LogLine{T: (testDay+2)*DayNs + int64(index), Text: lines[(int(index)*500+i)%len(lines)]})
+			}
+			codec, body := coder.Compress(nil, wire.AppendLogs(nil, &batch))
+			began := time.Now()
+			if err := s.ApplyLogs(index, []wire.LogEntry{{Index: index, Batches: []wire.AcceptedLogs{{Codec: codec, Body: body, Batch: &batch}}}}); err != nil {
+				b.Fatal(err)
+			}
+			worst = max(worst, time.Since(began))
+		}
+		b.ReportMetric(float64(500*b.N)/b.Elapsed().Seconds(), "lines/s")
+		b.ReportMetric(float64(worst.Microseconds())/1000, "worst-ms")
+	}
+	b.Run("alone", apply)
+	ctx, cancel := context.WithCancel(b.Context())
+	var clients sync.WaitGroup
+	for range 64 {
+		clients.Go(func() {
+			req := Request{Filter: slowFilter(b), Start: testDay * DayNs, End: (testDay + 3) * DayNs}
+			for ctx.Err() == nil {
+				if _, err := s.Hits(ctx, req, DayNs); err != nil && ctx.Err() == nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	b.Run("beside", apply)
+	cancel()
+	clients.Wait()
 }

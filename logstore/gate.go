@@ -216,6 +216,16 @@ func (c *scan) turn() error {
 	return c.err()
 }
 
+// breathe is called within a block, every few lines: a long query gives way there too, and stops when nobody waits for it.
+func (c *scan) breathe() (stop bool) {
+	if c.hasTurn {
+		if a := c.e.applying.Load(); a != nil {
+			a.wait(c.ctx)
+		}
+	}
+	return c.ctx.Err() != nil
+}
+
 func (c *scan) pauseTurn() {
 	if c.hasTurn {
 		c.hasTurn = false
@@ -230,7 +240,7 @@ type applying struct {
 	done  chan struct{}
 }
 
-// wait gives way to it, but not for long: on a full disk it may take for ever.
+// wait gives way to it, but not for long, and not again to the same one: on a full disk it may take for ever.
 func (a *applying) wait(ctx context.Context) {
 	left := giveWay - time.Since(a.began)
 	if left <= 0 {

@@ -54,6 +54,7 @@ type scan struct {
 
 	ticket  *ticket // nil for the store's own work
 	hasTurn bool    // it is one of those who compute
+	stop    func() bool
 
 	reducer *query.Reducer
 	cands   []candidate
@@ -95,6 +96,7 @@ func (s *Store) scan(ctx context.Context, f *query.Filter, start, end int64) (*s
 		e: e, ctx: ctx, snap: e.db.NewSnapshot(), filter: f, start: max(start, low.all()), last: end, floors: low, cuts: cut,
 		newest: true, reducer: f.Reducer(), began: time.Now(),
 	}
+	c.stop = c.breathe
 	return c, func() {
 		_ = c.snap.Close() // a snapshot has nothing to fail with
 		stop()
@@ -416,7 +418,7 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 		if c.cols.ByName() {
 			c.lines.Columns = &c.cols
 		}
-		c.lines.Done = c.ctx.Done()
+		c.lines.Stop = c.stop
 		in = f.Select(&c.lines, in)
 		if err := c.err(); err != nil {
 			return err

@@ -116,7 +116,8 @@ func TestLeavesAreTheSameReduced(t *testing.T) {
 }
 
 func TestSelectGivesUp(t *testing.T) {
-	gone := make(chan struct{})
+	gone := false
+	stop := func() bool { return gone }
 	b := Lines{N: 1000}
 	for range b.N {
 		b.Text = append(b.Text, "some text "...)
@@ -125,14 +126,14 @@ func TestSelectGivesUp(t *testing.T) {
 	for name, f := range map[string]*Filter{
 		"regex": Regex(regexp.MustCompile("[st]")), "literal": Regex(regexp.MustCompile("some .e")), "phrase": Phrase("some text", false), "or": Or(Literal("nothing"), Regex(regexp.MustCompile("[st]"))),
 	} {
-		b.Done = nil
+		b.Stop = nil
 		all := slices.Clone(f.Select(&b, Range(b.N, 0, b.N)))
-		b.Done = gone
+		b.Stop = stop
 		if n := f.Select(&b, Range(b.N, 0, b.N)).Count(); n != b.N || all.Count() != b.N {
 			t.Errorf("%s: %d of %d", name, n, b.N)
 		}
 	}
-	close(gone)
+	gone = true
 	for name, f := range map[string]*Filter{"regex": Regex(regexp.MustCompile("[st]")), "literal": Regex(regexp.MustCompile("some .e")), "phrase": Phrase("some text", false)} {
 		if n := f.Select(&b, Range(b.N, 0, b.N)).Count(); n > 16 {
 			t.Errorf("%s: %d lines were looked at after the end", name, n)

@@ -133,8 +133,9 @@ type Lines struct {
 	Ends       []uint32 // where each text ends
 	Fields     [][]wire.Label
 	Columns    *block.Columns // has the fields by name in place of Fields when it is not nil
-	// Done, when it is closed, has Select give up: what it returns then means nothing.
-	Done <-chan struct{}
+	// Stop is asked now and then while lines are decided one by one; true has Select give up, and what it returns then means
+	// nothing. It may take its time. nil goes on.
+	Stop func() bool
 
 	// View has the texts in place of Text and Ends when it is not nil; Plans goes with it.
 	View  *block.View
@@ -172,18 +173,16 @@ func (b *Lines) Reset() {
 	*b = Lines{lowered: b.lowered[:0], Fields: b.Fields[:0], Ends: b.Ends[:0], text: b.text, rows: b.rows, entries: b.entries, flat: b.flat}
 }
 
-// gone reports whether nobody waits for the answer any more. It looks now and then.
+// gone reports whether Select is to give up.
 func (b *Lines) gone() bool {
-	if b.looked++; b.Done == nil || b.looked%16 != 0 {
+	if b.looked++; b.Stop == nil || b.looked%16 != 0 {
 		return false
 	}
-	select {
-	case <-b.Done:
-		b.looked-- // so that it looks again
+	if b.Stop() {
+		b.looked-- // so that it is asked again at once
 		return true
-	default:
-		return false
 	}
+	return false
 }
 
 func (b *Lines) lower() []byte {

@@ -275,6 +275,7 @@ func (f *Filter) selectFlat(b *Lines, in, out Bits) {
 	if !any {
 		return
 	}
+	b.flat.Stop = b.Stop
 	f.selectText(b.flat, sub, found)
 	found.Each(func(k int) { out.set(int(b.flatRows[k])) })
 }
