@@ -153,8 +153,8 @@ func statsOf(r *logql.Result) *queryStats {
 		s.Summary.Returned += int64(len(r.Streams[i].Entries))
 	}
 	s.Querier.Store.ChunksRef, s.Querier.Store.ChunksDownloaded = r.Stats.Considered, r.Stats.Blocks
-	t := &s.Triward
-	t.Considered, t.Skipped, t.Blocks, t.Partial, t.Damaged = r.Stats.Considered, r.Stats.Skipped, r.Stats.Blocks, r.Stats.Partial, r.Stats.Damaged
+	own := &s.Triward
+	own.Considered, own.Skipped, own.Blocks, own.Partial, own.Damaged = r.Stats.Considered, r.Stats.Skipped, r.Stats.Blocks, r.Stats.Partial, r.Stats.Damaged
 	return s
 }
 

@@ -110,7 +110,7 @@ func TestHostileTemplates(t *testing.T) {
 		if p.Text() != "line" {
 			t.Errorf("%s: the line is %.40q", tmpl, p.Text())
 		}
-		if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
+		if n := after.TotalAlloc - before.TotalAlloc; n > 128<<20 {
 			t.Errorf("%s: took %d MiB", tmpl, n>>20)
 		}
 	}
