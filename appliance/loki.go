@@ -5,19 +5,15 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/triward/triward/appliance/api/live"
 	"github.com/triward/triward/appliance/api/lokiapi"
-	"github.com/triward/triward/appliance/auth"
 )
 
 // openLoki makes the API of Loki over the store of lines.
 func (a *App) openLoki() http.Handler {
 	h := lokiapi.New(lokiapi.Options{
-		Store: a.logs, Version: a.version, Logger: a.part("lokiapi"), Origins: a.origins,
-		Allowed: func(r *http.Request) bool {
-			p, err := a.auth.Authenticate(r)
-			return err == nil && p.Role.Allows(auth.Read)
-		},
-		LogTime: func() time.Time { return time.UnixMilli(a.state.LogTime()) },
+		Store: a.logs, Feed: a.lines, Gate: live.NewGate(a.auth, a.origins), Timeout: time.Duration(a.cfg.Limits.QueryTimeout),
+		Version: a.version, Log: a.part("lokiapi"), Registerer: a.registry,
 	})
 	a.onStop("loki", func(context.Context) error { return h.Close() })
 	return h

@@ -169,12 +169,11 @@ func New(cfg Config) (*API, error) {
 		a.mux.Handle(pattern, a.handler(r))
 	}
 	for path := range a.methods {
-		below := path == remoteWritePath || path != lokiPrefix && strings.HasPrefix(path, lokiPrefix)
-		if path != "/" && !below { // those are below another one that answers for all methods
+		if path != "/" && path != remoteWritePath { // the last is below another one that answers for all methods
 			a.mux.Handle(path, a.wrongMethod(path))
 		}
 	}
-	for _, below := range []string{"/v1/", "/-/"} {
+	for _, below := range []string{"/v1/", "/-/", "/loki/"} {
 		a.mux.Handle(below, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			problem.New(http.StatusNotFound, "there is nothing at "+clip(r.URL.Path, 200)).
 				WithHint("see /v1/openapi.json").Write(w)

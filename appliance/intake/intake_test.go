@@ -309,7 +309,7 @@ func TestLokiStoresOnce(t *testing.T) {
 	want(t, "second", in.LokiPush, push(), 204, "")
 	json := fmt.Sprintf(`{"streams":[{"values":[["%d","hello",{"trace_id":"77","level":"warn"}],["%d","new"]],"stream":{"host":"h1","job":"a\"b"}}]}`, ns+1, ns+3)
 	want(t, "JSON, zipped", newIntake(s).LokiPush, request(zipped(json), "Content-Type", "application/json; charset=utf-8", "Content-Encoding", "gzip"), 204, "")
-	stream := `1 {host="h1", job="a\"b", source="loki"} `
+	stream := `1 {host="h1", job="a\"b"} `
 	wanted := []string{
 		fmt.Sprintf(`%s%d warning {level="warn", trace_id="77"} "hello"`, stream, ns+1),
 		fmt.Sprintf(`%s%d error {} "level=error no"`, stream, ns+2),

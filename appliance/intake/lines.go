@@ -58,7 +58,7 @@ type stream struct {
 // newStream checks the labels of a stream; source says where its lines come from, unless they do so themselves.
 func (p *linePush) newStream(kind wire.StreamKind, ls wire.Labels, source string) (*stream, error) {
 	ls, _ = p.in.opts.Redactor.Labels(p.agent.own(ls))
-	if ls.Get("source") == "" && len(ls) < wire.MaxStreamLabels {
+	if source != "" && ls.Get("source") == "" && len(ls) < wire.MaxStreamLabels {
 		ls = ls.With("source", source)
 	}
 	if err := wire.CheckStreamLabels(ls); err != nil {

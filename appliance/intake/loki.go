@@ -142,7 +142,7 @@ func (p *lokiPush) newLokiStream(ls wire.Labels) (*stream, error) {
 	if len(ls) == 0 {
 		return nil, errors.New("no labels: a stream needs at least one")
 	}
-	return p.newStream(wire.StreamLog, ls, "loki")
+	return p.newStream(wire.StreamLog, ls, "") // with the labels that it came with, by which its sender asks for it again
 }
 
 func protoEntry(b []byte) (l wire.LogLine, err error) {

@@ -107,11 +107,11 @@ func appendList(dst []byte, n int, one func([]byte, int) []byte) []byte {
 
 func appendStream(dst []byte, s *Stream, apart bool) []byte {
 	dst = append(appendObject(append(dst, `{"stream":`...), s.Labels), `,"values":`...)
-	return append(appendList(dst, len(s.Entries), func(dst []byte, i int) []byte { return appendEntry(dst, &s.Entries[i], apart) }), '}')
+	return append(appendList(dst, len(s.Entries), func(dst []byte, i int) []byte { return AppendEntry(dst, &s.Entries[i], apart) }), '}')
 }
 
-// appendEntry appends ["time","line"], with an object of the labels that stand apart.
-func appendEntry(dst []byte, e *Entry, apart bool) []byte {
+// AppendEntry appends ["time","line"], and when labels stand apart an object of them.
+func AppendEntry(dst []byte, e *Entry, apart bool) []byte {
 	dst = append(strconv.AppendInt(append(dst, `["`...), e.T, 10), `",`...)
 	dst = appendString(dst, e.Line)
 	if apart {

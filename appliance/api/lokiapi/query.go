@@ -1,172 +1,197 @@
 package lokiapi
 
 import (
-	"encoding/json"
 	"net/http"
 	"strings"
 	"time"
 
-	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/logstore/logql"
 )
 
-// parse reads the query of a request.
-func (q *request) parse() (logql.Expr, error) {
-	text := q.form.Get("query")
-	if text == "" {
-		return nil, badf("parameter query is missing")
+// instant answers query: numbers at one time.
+func (a *API) instant(q *request) error {
+	expr, err := q.expr()
+	if err != nil {
+		return err
 	}
-	return logql.Parse(text)
+	t, err := q.time("time", q.now.UnixNano())
+	if err != nil {
+		return err
+	}
+	if _, err := q.number("limit", 100, maxLimit); err != nil {
+		return err
+	}
+	if _, err := q.oldest(); err != nil {
+		return err
+	}
+	r, err := a.engine.Instant(q.ctx(), expr, t)
+	if err != nil {
+		return err
+	}
+	return q.result(r)
 }
 
-// query answers a query for numbers at one time.
-func (h *Handler) query(w http.ResponseWriter, q *request) error {
-	x, err := q.parse()
+// ranged answers query_range: lines, or numbers step by step.
+func (a *API) ranged(q *request) error {
+	expr, err := q.expr()
 	if err != nil {
 		return err
 	}
-	at, err := q.time("time", q.now.UnixNano())
+	p := logql.Params{Categorize: q.categorizes()}
+	if p.Start, p.End, err = q.span(time.Hour); err != nil {
+		return err
+	}
+	if p.Step, err = q.step(p.Start, p.End); err != nil {
+		return err
+	}
+	if p.Limit, err = q.number("limit", 100, maxLimit); err != nil {
+		return err
+	}
+	if p.Oldest, err = q.oldest(); err != nil {
+		return err
+	}
+	if s := q.form.Get("interval"); s != "" {
+		if p.Interval, err = parseDuration(s); err != nil || p.Interval < 0 {
+			return badf("parameter interval: %.40q is no duration such as 10s", s)
+		}
+	}
+	r, err := a.engine.Range(q.ctx(), expr, p)
 	if err != nil {
 		return err
 	}
-	ctx, leave, err := h.opts.Store.Admit(q.Context(), logstore.WalkBytes)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	r, err := h.engine.Instant(ctx, x, at)
-	if err != nil {
-		return err
-	}
-	return send(w, envelope(r, false))
+	return q.result(r)
 }
 
-// queryRange answers a query over a range of time.
-func (h *Handler) queryRange(w http.ResponseWriter, q *request) error {
-	x, err := q.parse()
-	if err != nil {
-		return err
-	}
-	p, err := q.params(x)
-	if err != nil {
-		return err
-	}
-	ctx, leave, err := h.opts.Store.Admit(q.Context(), logstore.WalkBytes)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	r, err := h.engine.Range(ctx, x, p)
-	if err != nil {
-		return err
-	}
-	return send(w, envelope(r, p.Categorize && logql.IsLog(x)))
-}
-
-func (q *request) params(x logql.Expr) (p logql.Params, err error) {
-	if p.Start, p.End, err = q.span(); err != nil {
-		return p, err
-	}
-	step := max(time.Duration((p.End-p.Start)/250).Truncate(time.Second), time.Second)
-	if p.Step, err = q.duration("step", step); err != nil {
-		return p, err
-	}
-	if p.Interval, err = q.duration("interval", 0); err != nil {
-		return p, err
-	}
-	if p.Limit, err = q.number("limit", 100, MaxEntries); err != nil && logql.IsLog(x) {
-		return p, err
-	}
-	switch d := strings.ToLower(q.form.Get("direction")); d {
+// oldest reads the direction.
+func (q *request) oldest() (bool, error) {
+	switch d := q.form.Get("direction"); strings.ToLower(d) {
 	case "", "backward":
+		return false, nil
 	case "forward":
-		p.Oldest = true
+		return true, nil
 	default:
-		return p, badf("parameter direction: %.40q, forward or backward is expected", d)
+		return false, badf("parameter direction: %.40q is neither forward nor backward", d)
 	}
-	for _, flag := range strings.Split(q.Header.Get("X-Loki-Response-Encoding-Flags"), ",") {
-		p.Categorize = p.Categorize || strings.TrimSpace(flag) == "categorize-labels"
-	}
-	return p, nil
 }
 
-// envelope writes an answer to a query.
-func envelope(r *logql.Result, apart bool) []byte {
-	dst := []byte(`{"status":"success","data":{`)
-	if apart {
-		dst = append(dst, `"encodingFlags":["categorize-labels"],`...)
+// encodingHeader lists what the client understands beyond the first form of answers, separated by commas.
+const encodingHeader = "X-Loki-Response-Encoding-Flags"
+
+const categorize = "categorize-labels"
+
+// categorizes reports whether the client wants the labels of streams, structured metadata and parsed labels told apart.
+func (q *request) categorizes() bool {
+	for _, header := range q.r.Header.Values(encodingHeader) {
+		for flag := range strings.SplitSeq(header, ",") {
+			if strings.TrimSpace(flag) == categorize {
+				return true
+			}
+		}
 	}
-	dst = append(r.AppendJSON(dst), `,"stats":`...)
-	dst = append(append(dst, marshal(statsOf(r))...), '}')
-	if len(r.Warnings) > 0 {
-		dst = append(append(dst, `,"warnings":`...), marshal(r.Warnings)...)
-	}
-	return append(dst, "}\n"...)
+	return false
 }
 
-func marshal(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil { // numbers and texts always encode
-		return []byte("null")
+// result writes the answer to a query. What was read is in memory; its JSON is made and sent piece by piece.
+func (q *request) result(r *logql.Result) error {
+	w := q.begin()
+	w.text(`{"status":"success","data":{`)
+	if flags := q.categorizes() && r.Kind == logql.Streams; flags {
+		w.text(`"resultType":"streams","encodingFlags":["` + categorize + `"],"result":[`)
+		w.streams(r.Streams, true)
+		w.text(`]`)
+	} else if r.Kind == logql.Streams {
+		w.text(`"resultType":"streams","result":[`)
+		w.streams(r.Streams, false)
+		w.text(`]`)
+	} else {
+		w.buf = r.AppendJSON(w.buf)
 	}
-	return b
+	w.text(`,"stats":`)
+	w.json(statsOf(r))
+	w.text(`}`)
+	w.warnings(r.Warnings)
+	w.text("}\n")
+	w.flush()
+	return nil
 }
 
-type summary struct {
-	BytesPerSecond int64   `json:"bytesProcessedPerSecond"`
-	LinesPerSecond int64   `json:"linesProcessedPerSecond"`
-	TotalBytes     int64   `json:"totalBytesProcessed"`
-	TotalLines     int64   `json:"totalLinesProcessed"`
-	ExecTime       float64 `json:"execTime"` // seconds
-	QueueTime      float64 `json:"queueTime"`
-	Subqueries     int     `json:"subqueries"`
-	Returned       int64   `json:"totalEntriesReturned"`
-	PostFilter     int64   `json:"totalPostFilterLines"`
-}
-
-// queryStats is the statistics of Loki with our numbers, and ours beside them.
-type queryStats struct {
-	Summary summary `json:"summary"`
-	Querier struct {
-		Store struct {
-			ChunksRef        int64 `json:"totalChunksRef"`
-			ChunksDownloaded int64 `json:"totalChunksDownloaded"`
-		} `json:"store"`
-	} `json:"querier"`
-	Triward struct {
-		Considered int64    `json:"considered"`
-		Skipped    int64    `json:"skipped"`
-		Blocks     int64    `json:"blocks"`
-		Partial    bool     `json:"partial"`
-		Damaged    []string `json:"damaged,omitempty"`
-	} `json:"triward"`
-}
-
-func statsOf(r *logql.Result) *queryStats {
-	s := &queryStats{Summary: summary{
-		TotalBytes: r.Stats.Bytes, TotalLines: r.Stats.Lines, ExecTime: r.Stats.Duration.Seconds(), Subqueries: 1, PostFilter: r.Stats.Kept,
-	}}
-	if secs := r.Stats.Duration.Seconds(); secs > 0 {
-		s.Summary.BytesPerSecond, s.Summary.LinesPerSecond = int64(float64(r.Stats.Bytes)/secs), int64(float64(r.Stats.Lines)/secs)
+// streams writes lines. With categories every line has an object behind it, also an empty one: that is how clients read them.
+func (w *writer) streams(list []logql.Stream, categories bool) {
+	for i := range list {
+		s := &list[i]
+		if i > 0 {
+			w.text(`,`)
+		}
+		w.text(`{"stream":`)
+		w.json(s.Labels.Map())
+		w.text(`,"values":[`)
+		for k := range s.Entries {
+			if k > 0 {
+				w.text(`,`)
+			}
+			w.buf = logql.AppendEntry(w.buf, &s.Entries[k], categories)
+			w.spill()
+		}
+		w.text(`]}`)
 	}
+}
+
+// object is a JSON object.
+type object = map[string]any
+
+// statsOf puts what an evaluation cost where Loki's clients look: the lines and bytes read, and the blocks as chunks of
+// the store. What Triward counts beyond that is under "triward".
+func statsOf(r *logql.Result) object {
+	s := &r.Stats
+	seconds := s.Duration.Seconds()
+	perSecond := func(n int64) int64 {
+		if seconds <= 0 {
+			return n
+		}
+		return int64(float64(n) / seconds)
+	}
+	returned := 0
 	for i := range r.Streams {
-		s.Summary.Returned += int64(len(r.Streams[i].Entries))
+		returned += len(r.Streams[i].Entries)
 	}
-	s.Querier.Store.ChunksRef, s.Querier.Store.ChunksDownloaded = r.Stats.Considered, r.Stats.Blocks
-	own := &s.Triward
-	own.Considered, own.Skipped, own.Blocks, own.Partial, own.Damaged = r.Stats.Considered, r.Stats.Skipped, r.Stats.Blocks, r.Stats.Partial, r.Stats.Damaged
-	return s
+	chunk := object{
+		"headChunkBytes": 0, "headChunkLines": 0, "decompressedBytes": s.Bytes, "decompressedLines": s.Lines,
+		"compressedBytes": 0, "totalDuplicates": 0, "postFilterLines": s.Kept,
+	}
+	store := object{
+		"totalChunksRef": s.Considered, "totalChunksDownloaded": s.Blocks, "chunksDownloadTime": 0, "chunk": chunk,
+	}
+	none := object{
+		"totalChunksRef": 0, "totalChunksDownloaded": 0, "chunksDownloadTime": 0, "chunk": object{
+			"headChunkBytes": 0, "headChunkLines": 0, "decompressedBytes": 0, "decompressedLines": 0,
+			"compressedBytes": 0, "totalDuplicates": 0, "postFilterLines": 0,
+		},
+	}
+	return object{
+		"summary": object{
+			"bytesProcessedPerSecond": perSecond(s.Bytes), "linesProcessedPerSecond": perSecond(s.Lines),
+			"totalBytesProcessed": s.Bytes, "totalLinesProcessed": s.Lines, "execTime": seconds, "queueTime": 0, "subqueries": 0,
+			"totalEntriesReturned": returned, "splits": 0, "shards": 0, "totalPostFilterLines": s.Kept,
+			"totalStructuredMetadataBytesProcessed": 0,
+		},
+		"querier": object{"store": store},
+		"ingester": object{
+			"totalReached": 0, "totalChunksMatched": 0, "totalBatches": 0, "totalLinesSent": 0, "store": none,
+		},
+		"triward": object{
+			"blocksConsidered": s.Considered, "blocksSkipped": s.Skipped, "blocksOpened": s.Blocks, "partial": s.Partial, "damaged": s.Damaged,
+		},
+	}
 }
 
-// format answers with the canonical form of a query.
-func (h *Handler) format(w http.ResponseWriter, q *request) error {
-	x, err := q.parse()
+// formatQuery answers format_query, the only route whose errors are JSON.
+func (a *API) formatQuery(q *request) error {
+	expr, err := q.expr()
 	if err != nil {
-		return err
+		return q.answer(http.StatusBadRequest, struct {
+			Status string `json:"status"`
+			Error  string `json:"error"`
+		}{"invalid-query", answerOf(err).text})
 	}
-	return send(w, success(x.String()))
-}
-
-func success(data any) []byte {
-	return append(append([]byte(`{"status":"success","data":`), marshal(data)...), "}\n"...)
+	return q.data(expr.String())
 }

@@ -1,303 +1,408 @@
 package lokiapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"math"
 	"net/http"
-	"net/url"
 	"slices"
-	"strings"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/logstore/logql"
 	"github.com/triward/triward/logstore/logql/storesource"
-	"github.com/triward/triward/logstore/query"
+	"github.com/triward/triward/ui"
 )
 
 // Bounds of a tail.
 const (
-	tailEvery   = time.Second      // between two looks into the store
-	tailPing    = 20 * time.Second // to find out that a client is gone, and whether it still may
-	tailWrite   = 10 * time.Second // a client that takes longer for one message is closed
-	tailRead    = 15 * time.Second // for one look into the store
-	tailRows    = 1000             // of one look
-	tailPatient = 2 * time.Minute  // that the store may not answer, as while its state is installed
-	maxDelay    = 5 * time.Second
-	// tailBack is how far before the time of the log a newly accepted line may lie to be seen by a tail.
-	tailBack = 24 * time.Hour
+	tailKind     = "logs.tail" // the kind of live subscription whose permission a tail needs
+	tailEvery    = 200 * time.Millisecond
+	tailPing     = 20 * time.Second
+	tailWrite    = 10 * time.Second // a client that takes nothing for so long is closed
+	tailRecheck  = time.Second
+	tailMessage  = 500     // lines of a message
+	tailBytes    = 1 << 20 // and their bytes, about
+	tailHeld     = 8 << 20 // bytes of lines that wait for delay_for
+	maxDelay     = 5 * time.Second
+	maxRead      = 4 << 10 // of a message of the client, which has nothing to say
+	tailLookback = time.Hour
+	farFuture    = int64(1<<63 - 1)
 )
 
-// tail opens a websocket and sends lines as they are accepted. Each look goes on behind the position of the last one, so
-// nothing is left out and nothing comes twice.
-func (h *Handler) tail(w http.ResponseWriter, q *request) error {
-	x, err := q.parse()
-	if err != nil {
-		return err
+// tails are those that are open.
+type tails struct {
+	mu      sync.Mutex
+	closed  bool
+	n       int
+	perUser map[string]int
+	lines   prometheus.Counter
+	dropped prometheus.Counter
+}
+
+func (t *tails) init(reg prometheus.Registerer) {
+	t.perUser = map[string]int{}
+	t.lines = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "triward_loki_tail_lines_total", Help: "Lines sent to those who follow lines by Loki's API.",
+	})
+	t.dropped = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "triward_loki_tail_dropped_total", Help: "Lines that those who follow lines by Loki's API were too slow to be sent.",
+	})
+	if reg != nil {
+		reg.MustRegister(t.lines, t.dropped, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "triward_loki_tails", Help: "Live tails by Loki's API that are open.",
+		}, func() float64 {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			return float64(t.n)
+		}))
 	}
-	m, err := logql.Tail(x, true)
-	if err != nil {
-		return err
+}
+
+func (t *tails) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+}
+
+// admit takes a place for a tail of the user and adds it to the work that Close waits for.
+func (a *API) admitTail(user string) error {
+	t := &a.tails
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	most := a.opts.Tails
+	switch {
+	case t.closed:
+		return &httpError{code: http.StatusServiceUnavailable, text: "the node is stopping", retry: "5"}
+	case t.n >= most:
+		return &httpError{code: http.StatusTooManyRequests, text: "this node has as many live tails as it can hold; use another one, or close some", retry: "5"}
+	case t.perUser[user] >= max(1, most/5):
+		return &httpError{code: http.StatusTooManyRequests, text: "this user has too many live tails; close some", retry: "5"}
 	}
-	limit, err := q.number("limit", 100, MaxEntries)
-	if err != nil {
-		return err
-	}
-	delay, err := q.duration("delay_for", 0)
-	if err != nil {
-		return err
-	}
-	if delay > maxDelay {
-		return badf("parameter delay_for: at most %v", maxDelay)
-	}
-	start, err := q.time("start", q.now.Add(-time.Hour).UnixNano())
-	if err != nil {
-		return err
-	}
-	if !websocket.IsWebSocketUpgrade(q.Request) {
-		return badf("a tail is a websocket; to read lines once use query_range")
-	}
-	if !h.enter() {
-		return &statusError{http.StatusTooManyRequests, fmt.Errorf("%d tails are open, more are not allowed", h.opts.Tails)}
-	}
-	defer h.leave()
-	up := websocket.Upgrader{CheckOrigin: h.fromUs, HandshakeTimeout: tailWrite}
-	conn, err := up.Upgrade(w, q.Request, nil)
-	if err != nil {
-		return nil // it has answered
-	}
-	t := &tail{h: h, conn: conn, r: q.Request, m: m, limit: limit, delay: delay, start: start}
-	t.run()
+	t.n++
+	t.perUser[user]++
+	a.work.Add(1)
 	return nil
 }
 
-func (h *Handler) enter() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed || h.tails >= h.opts.Tails {
-		return false
+func (a *API) leaveTail(user string) {
+	t := &a.tails
+	t.mu.Lock()
+	t.n--
+	if t.perUser[user]--; t.perUser[user] <= 0 {
+		delete(t.perUser, user)
 	}
-	h.tails++
-	h.wait.Add(1)
-	return true
+	t.mu.Unlock()
+	a.work.Done()
 }
 
-func (h *Handler) leave() {
-	h.mu.Lock()
-	h.tails--
-	h.mu.Unlock()
-	h.wait.Done()
-}
-
-// fromUs reports whether a websocket comes from no page, or from one of ours.
-func (h *Handler) fromUs(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" {
+// ours reports whether a page of this cluster asks, or no page: a foreign one could borrow a cookie, but no token.
+func (a *API) ours(r *http.Request) bool {
+	if r.Header.Get("Authorization") != "" && r.Header.Get("Cookie") == "" {
 		return true
 	}
-	if u, err := url.Parse(origin); err == nil && strings.EqualFold(u.Host, r.Host) {
-		return true
+	origin := r.Header.Values("Origin")
+	return len(origin) == 1 && slices.Contains(a.opts.Gate.Origins(), origin[0])
+}
+
+// tailAsked is what a client asks to follow.
+type tailAsked struct {
+	matcher *logql.Matcher
+	delay   time.Duration
+	limit   int
+	start   int64
+}
+
+func (q *request) tailAsked() (t tailAsked, err error) {
+	expr, err := q.expr()
+	if err != nil {
+		return t, err
 	}
-	return h.opts.Origins != nil && slices.Contains(h.opts.Origins(), origin)
-}
-
-type tail struct {
-	h     *Handler
-	conn  *websocket.Conn
-	r     *http.Request
-	m     *logql.Matcher
-	limit int
-	delay time.Duration
-	start int64
-
-	filter *query.Filter
-	pos    logstore.Position // everything up to here was sent
-}
-
-// run serves the tail until it ends.
-func (t *tail) run() {
-	ctx, cancel := context.WithCancel(t.h.life)
-	gone := make(chan struct{})
-	go func() { // reads only to see the client's close and its pongs
-		defer close(gone)
-		defer cancel()
-		t.conn.SetReadLimit(4 << 10)
-		_ = t.conn.SetReadDeadline(time.Now().Add(3 * tailPing))
-		t.conn.SetPongHandler(func(string) error { return t.conn.SetReadDeadline(time.Now().Add(3 * tailPing)) })
-		for {
-			if _, _, err := t.conn.ReadMessage(); err != nil {
-				return
-			}
+	if t.matcher, err = logql.Tail(expr, true); err != nil {
+		return t, err
+	}
+	if s := q.form.Get("delay_for"); s != "" {
+		n, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(n >= 0 && n <= maxDelay.Seconds()) {
+			return t, badf("parameter delay_for: %.40q; 0 to %d seconds are allowed", s, int(maxDelay.Seconds()))
 		}
-	}()
-	err := t.serve(ctx)
-	code, text := websocket.CloseNormalClosure, ""
-	switch {
-	case t.h.life.Err() != nil:
-		code, text = websocket.CloseGoingAway, "this node ends: open the tail on another one"
-	case err != nil && !errors.Is(err, errGone):
-		code, text = websocket.CloseTryAgainLater, cutText(err.Error(), 120)
+		t.delay = time.Duration(n * float64(time.Second))
 	}
-	_ = t.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(time.Second))
-	_ = t.conn.Close()
-	cancel()
-	<-gone
+	if t.limit, err = q.number("limit", 100, maxLimit); err != nil {
+		return t, err
+	}
+	t.start, err = q.time("start", q.now.Add(-tailLookback).UnixNano())
+	return t, err
 }
 
-func cutText(s string, n int) string {
-	if len(s) > n {
-		s = s[:n]
+// tail answers tail: the newest lines, and then those that come, over a websocket.
+func (a *API) tail(q *request) error {
+	if !websocket.IsWebSocketUpgrade(q.r) {
+		return badf("tail wants a websocket; use query_range for lines that are there already")
 	}
-	return strings.ToValidUTF8(s, "")
-}
-
-func (t *tail) serve(ctx context.Context) error {
-	q := t.m.Query()
-	t.filter, _ = storesource.Filter(&q) // what it leaves out the matcher decides
-	if err := t.patiently(ctx, func() error { return t.backlog(ctx) }); err != nil {
+	if !a.ours(q.r) {
+		return &httpError{code: http.StatusForbidden, text: "the page's origin is not one of this cluster; show a token, or add the origin to listen.http.origins"}
+	}
+	viewer, ok := a.opts.Gate.Viewer(q.r)
+	if !ok {
+		return &httpError{code: http.StatusUnauthorized, text: "show an API token: Authorization: Bearer <token>"}
+	}
+	asked, err := q.tailAsked()
+	if err != nil {
 		return err
 	}
-	ping := time.NewTicker(tailPing)
-	defer ping.Stop()
-	pace := time.NewTimer(tailEvery)
-	defer pace.Stop()
-	for {
-		changed := t.h.opts.Store.Changed() // before the look, so that nothing between is overlooked
-		if err := t.patiently(ctx, func() error { return t.news(ctx) }); err != nil {
-			return err
-		}
-		pace.Reset(tailEvery + t.delay)
-		for waiting, paced := true, false; waiting; {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-ping.C:
-				if t.h.opts.Allowed != nil && !t.h.opts.Allowed(t.r) {
-					return errors.New("access to lines has ended")
-				}
-				if err := t.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(tailWrite)); err != nil {
-					return nil
-				}
-			case <-pace.C:
-				paced = true
-			case <-changed:
-				changed = nil
-			}
-			waiting = !paced || changed != nil
-		}
+	if err := a.admitTail(viewer.User); err != nil {
+		return err
 	}
+	defer a.leaveTail(viewer.User)
+	follow, head := a.opts.Feed.Follow()
+	defer follow.Close()
+	t := &tail{api: a, viewer: viewer, asked: asked, follow: follow}
+	ctx, cancel := context.WithTimeout(q.ctx(), a.opts.Timeout)
+	first, err := t.backlog(ctx, head)
+	cancel()
+	if err != nil {
+		return err
+	}
+	upgrader := websocket.Upgrader{
+		HandshakeTimeout: 5 * time.Second, CheckOrigin: func(*http.Request) bool { return true }, // looked at above
+		Error: func(_ http.ResponseWriter, _ *http.Request, status int, reason error) {
+			a.fail(q, &httpError{code: status, text: reason.Error()})
+		},
+	}
+	ws, err := upgrader.Upgrade(q.w, q.r, nil)
+	if err != nil {
+		return nil //nolint:nilerr // the upgrader has answered
+	}
+	t.ws = ws
+	t.serve(first)
+	return nil
 }
 
-// patiently repeats what the store cannot do just now, as while it is replaced by the state of another node or too much is
-// asked of it.
-func (t *tail) patiently(ctx context.Context, do func() error) error {
-	began := time.Now()
-	for {
-		err := do()
-		switch {
-		case err == nil || ctx.Err() != nil:
-			return nil
-		case time.Since(began) > tailPatient || !errors.Is(err, logstore.ErrClosed) && !errors.Is(err, logstore.ErrBusy) && !errors.Is(err, context.DeadlineExceeded):
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(tailEvery):
-		}
-	}
+// tail is one client that follows lines. Its goroutine is the request's.
+type tail struct {
+	api    *API
+	viewer ui.Viewer
+	asked  tailAsked
+	follow *ui.Follower
+	ws     *websocket.Conn
+
+	held      []held // lines that wait for delay_for, in the order in which they came
+	heldBytes int
+	lost      int // lines that the client was too slow for; -1 when nobody knows how many
 }
 
-// errGone says that the client does not take messages any more.
-var errGone = errors.New("the client is gone")
+// held is a line as the query makes it.
+type held struct {
+	came   time.Time
+	t      int64
+	labels wire.Labels
+	text   string
+}
 
-// backlog sends the newest lines that were there before.
-func (t *tail) backlog(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, tailRead)
-	defer cancel()
-	t.pos = logstore.Position{Index: t.h.opts.Store.Applied(), Ord: math.MaxUint32}
-	var rows []logql.Line
-	enough := errors.New("enough")
-	_, err := t.h.opts.Store.Walk(ctx, logstore.Request{Filter: t.filter, Start: t.start, End: 0, Direction: logstore.NewestFirst}, func(r *logstore.Row) error {
-		if r.Index > t.pos.Index {
-			return nil // comes with the news
+var errEnough = errors.New("enough lines")
+
+// backlog reads the newest lines up to the position from which on the feed tells of all, oldest first.
+func (t *tail) backlog(ctx context.Context, head ui.Position) ([]held, error) {
+	ctx, leave, err := t.api.opts.Store.Admit(ctx, lookupBytes)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	want := t.asked.matcher.Query()
+	f, _ := storesource.Filter(&want)
+	var out []held
+	bytes := 0
+	req := logstore.Request{Filter: f, Start: t.asked.start, End: farFuture, Direction: logstore.NewestFirst}
+	_, err = t.api.opts.Store.Walk(ctx, req, func(r *logstore.Row) error {
+		if head.Less(ui.Position{Index: r.Index, Ord: r.Ord}) {
+			return nil // the feed has it
 		}
-		l := logql.Line{T: r.T, Labels: r.Labels, Severity: r.Severity, Fields: r.Fields, Text: r.Text}
-		labels, text, ok := t.m.Match(&l)
+		ls, text, ok := t.asked.matcher.Match(&logql.Line{T: r.T, Labels: r.Labels, Severity: r.Severity, Fields: r.Fields, Text: r.Text})
 		if !ok {
 			return nil
 		}
-		rows = append(rows, logql.Line{T: r.T, Labels: labels, Text: []byte(text)})
-		if len(rows) >= t.limit {
-			return enough
+		out = append(out, held{t: r.T, labels: ls, text: text})
+		if bytes += len(text); len(out) >= t.asked.limit || bytes > tailHeld {
+			return errEnough
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, enough) && !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	} // what was found in time is better than nothing
-	slices.Reverse(rows)
-	return t.send(rows)
+	if err != nil && !errors.Is(err, errEnough) {
+		return nil, err
+	}
+	slices.Reverse(out)
+	return out, nil
 }
 
-// news sends what was accepted since the last look.
-func (t *tail) news(ctx context.Context) error {
+// serve sends lines until the client goes, its session ends, or the node stops.
+func (t *tail) serve(first []held) {
+	var reading sync.WaitGroup
+	gone := make(chan struct{})
+	reading.Go(func() {
+		defer close(gone)
+		t.read()
+	})
+	defer reading.Wait()
+	defer t.ws.Close() //nolint:errcheck // it ends the reading
+	code, why := t.run(first, gone)
+	if code != 0 {
+		_ = t.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, why), time.Now().Add(time.Second))
+	}
+}
+
+// read takes what the client sends, which means nothing, until it goes.
+func (t *tail) read() {
+	t.ws.SetReadLimit(maxRead)
+	extend := func(string) error { return t.ws.SetReadDeadline(time.Now().Add(3 * tailPing)) }
+	_ = extend("")
+	t.ws.SetPongHandler(extend)
 	for {
-		look, cancel := context.WithTimeout(ctx, tailRead)
-		applied := t.h.opts.Store.Applied()
-		found, err := t.h.opts.Store.ReadAfter(look, t.pos, t.filter, t.h.opts.LogTime().Add(-tailBack).UnixNano(), tailRows)
-		cancel()
-		if err != nil {
-			return err
-		}
-		var rows []logql.Line
-		for i := range found.Rows {
-			r := &found.Rows[i]
-			l := logql.Line{T: r.T, Labels: r.Labels, Severity: r.Severity, Fields: r.Fields, Text: r.Text}
-			if labels, text, ok := t.m.Match(&l); ok {
-				rows = append(rows, logql.Line{T: r.T, Labels: labels, Text: []byte(text)})
-			}
-		}
-		if err := t.send(rows); err != nil {
-			return err
-		}
-		if n := len(found.Rows); n > 0 {
-			t.pos = found.Rows[n-1].Position
-		}
-		if !found.More {
-			if end := (logstore.Position{Index: applied, Ord: math.MaxUint32}); t.pos.Compare(end) < 0 {
-				t.pos = end
-			}
-			return nil
+		if _, _, err := t.ws.NextReader(); err != nil {
+			return
 		}
 	}
 }
 
-// send writes one message of lines, in their order within each stream.
-func (t *tail) send(rows []logql.Line) error {
-	if len(rows) == 0 {
-		return nil
+// run sends lines and returns how to close, 0 when there is nobody left to tell.
+func (t *tail) run(first []held, gone <-chan struct{}) (code int, why string) {
+	if err := t.send(first); err != nil {
+		return 0, ""
 	}
-	at := map[string]int{}
-	var streams []logql.Stream
-	var key []byte
-	for _, l := range rows {
-		key = l.Labels.AppendKey(key[:0])
-		i, ok := at[string(key)]
-		if !ok {
-			i = len(streams)
-			at[string(key)] = i
-			streams = append(streams, logql.Stream{Labels: l.Labels})
+	ping, recheck, wake := time.NewTicker(tailPing), time.NewTicker(tailRecheck), time.NewTimer(tailEvery)
+	defer ping.Stop()
+	defer recheck.Stop()
+	defer wake.Stop()
+	for {
+		select {
+		case <-gone:
+			return 0, ""
+		case <-t.api.ctx.Done():
+			return websocket.CloseGoingAway, "the node is stopping"
+		case <-recheck.C:
+			v, ok := t.api.opts.Gate.Recheck(t.viewer)
+			if !ok || !t.api.opts.Gate.May(v, tailKind) {
+				return websocket.ClosePolicyViolation, "the session has ended"
+			}
+			t.viewer = v
+		case <-ping.C:
+			if err := t.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(tailWrite)); err != nil {
+				return 0, ""
+			}
+		case <-wake.C:
+			began := time.Now()
+			t.take()
+			if err := t.send(t.due(time.Now())); err != nil {
+				return 0, ""
+			}
+			// A query that is slow to judge takes at most half of a processor; what it misses meanwhile it is told.
+			wake.Reset(max(tailEvery, time.Since(began)))
 		}
-		streams[i].Entries = append(streams[i].Entries, logql.Entry{T: l.T, Line: string(l.Text)})
 	}
-	_ = t.conn.SetWriteDeadline(time.Now().Add(tailWrite))
-	if err := t.conn.WriteMessage(websocket.TextMessage, append(logql.AppendStreams([]byte(`{"streams":`), streams), '}')); err != nil {
-		return errGone
+}
+
+// take judges the lines that came.
+func (t *tail) take() {
+	lines, lost, _ := t.follow.Read()
+	if lost < 0 || t.lost < 0 {
+		t.lost = -1
+	} else {
+		t.lost += lost
+	}
+	now := time.Now()
+	for i := range lines {
+		l := &lines[i]
+		if l.T < t.asked.start {
+			continue
+		}
+		if i%64 == 0 && t.api.ctx.Err() != nil {
+			return
+		}
+		ls, text, ok := t.asked.matcher.Match(&logql.Line{T: l.T, Labels: l.Labels, Severity: l.Severity, Fields: l.Fields, Text: l.Text})
+		if !ok {
+			continue
+		}
+		if t.heldBytes+len(text) > tailHeld {
+			if t.lost >= 0 {
+				t.lost++
+			}
+			continue
+		}
+		t.held = append(t.held, held{now, l.T, ls, text})
+		t.heldBytes += len(text)
+	}
+}
+
+// due takes out what has waited long enough, sorted by time.
+func (t *tail) due(now time.Time) []held {
+	n := 0
+	for n < len(t.held) && now.Sub(t.held[n].came) >= t.asked.delay {
+		t.heldBytes -= len(t.held[n].text)
+		n++
+	}
+	out := slices.Clone(t.held[:n])
+	t.held = slices.Delete(t.held, 0, n)
+	slices.SortStableFunc(out, func(a, b held) int { return cmp.Compare(a.t, b.t) })
+	return out
+}
+
+// send writes lines in messages of bounded size, and what was lost before them.
+func (t *tail) send(lines []held) error {
+	for len(lines) > 0 || t.lost != 0 {
+		n, bytes := 0, 0
+		for n < len(lines) && n < tailMessage && bytes < tailBytes {
+			bytes += len(lines[n].text)
+			n++
+		}
+		msg := t.message(lines[:n])
+		lines = lines[n:]
+		_ = t.ws.SetWriteDeadline(time.Now().Add(tailWrite))
+		if err := t.ws.WriteMessage(websocket.TextMessage, msg); err != nil {
+			return err
+		}
+		t.api.tails.lines.Add(float64(n))
 	}
 	return nil
+}
+
+// message makes a message of lines, those of one stream together, in the order in which streams come first.
+func (t *tail) message(lines []held) []byte {
+	var streams []logql.Stream
+	at := map[string]int{}
+	var key []byte
+	for i := range lines {
+		l := &lines[i]
+		key = l.labels.AppendKey(key[:0])
+		k, ok := at[string(key)]
+		if !ok {
+			k = len(streams)
+			at[string(key)] = k
+			streams = append(streams, logql.Stream{Labels: l.labels})
+		}
+		streams[k].Entries = append(streams[k].Entries, logql.Entry{T: l.t, Line: l.text})
+	}
+	w := &writer{}
+	w.text(`{"streams":[`)
+	w.streams(streams, false)
+	w.text(`]`)
+	if t.lost != 0 {
+		count := "unknown"
+		if t.lost > 0 {
+			count = strconv.Itoa(t.lost)
+			t.api.tails.dropped.Add(float64(t.lost))
+		} else {
+			t.api.tails.dropped.Add(1)
+		}
+		w.text(`,"dropped_entries":[{"labels":{"dropped":"` + count + `"},"timestamp":"`)
+		w.text(strconv.FormatInt(time.Now().UnixNano(), 10) + `"}]`)
+		t.lost = 0
+	}
+	w.text(`}`)
+	return w.buf
 }
