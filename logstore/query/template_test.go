@@ -85,6 +85,9 @@ func leafFor(rng *rand.Rand, lines []block.Line) *Filter {
 	if rng.IntN(8) == 0 {
 		part[rng.IntN(len(part))] = []string{"a1", "磁", "fed", "connection", "9"}[rng.IntN(5)]
 	}
+	if rng.IntN(3) == 0 {
+		return sequenceOf(rng, part)
+	}
 	return &Filter{op: opPhrase, words: part, prefix: prefix}
 }
 
@@ -160,6 +163,8 @@ func describe(f *Filter) string {
 		switch {
 		case l.re != nil:
 			out = append(out, "/"+l.re.String()+"/")
+		case l.op == opWords:
+			out = append(out, describeTests(l))
 		case l.op == opPhrase:
 			out = append(out, fmt.Sprintf("%q prefix %v", l.words, l.prefix))
 		default:
