@@ -49,6 +49,10 @@ var noRecord = map[string]string{
 	"POST /v1/cluster/nodes/{id}/demote":     "as transfer-leader",
 	"DELETE /v1/snapshots/runs/{id}":         "needs a backup under way: appliance/backup/schedule holds it",
 	"POST /v1/queue/consumers/{name}/commit": "how far a program has read is told by the consumer's record, many times a minute",
+	"POST /v1/logs/archive/run":              "needs a day that is over: appliance/archive writes it into the transaction of the claim",
+	"POST /v1/logs/archive/check":            "tries a place and leaves nothing",
+	"POST /v1/logs/archive/imports":          "a reading room is no state of the cluster: one node holds it for a while",
+	"DELETE /v1/logs/archive/imports/{id}":   "as POST",
 	"DELETE /v1/users/{name}/sessions":       "same transaction as DELETE /v1/sessions/{id}, asked below as well",
 }
 
@@ -117,7 +121,8 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	a.do("POST /v1/cluster/verify", "", "cluster.verify", map[string]any{}, nil)
 	for _, r := range api.Routes() {
 		name := r.Method + " " + r.Path
-		if r.Method == http.MethodGet || r.Permission == auth.Ingest || a.done[name] || noRecord[name] != "" {
+		loki := strings.HasPrefix(r.Path, "/loki/api/v1/") && r.Permission == auth.Read // a question may be a form
+		if r.Method == http.MethodGet || r.Permission == auth.Ingest || loki || a.done[name] || noRecord[name] != "" {
 			continue
 		}
 		t.Errorf("%s: no change is made by this test; add one, or the reason why it has no record to noRecord", name)
@@ -232,7 +237,11 @@ func (a *changes) settings() {
 	rule := map[string]any{"age_ms": 30 * 86_400_000, "share_pct": 60}
 	policy := map[string]any{"metrics": rule, "logs": rule, "events": rule, "limit_pct": 85, "warn_pct": 80, "keep_ms": 86_400_000}
 	a.do("PUT /v1/retention", "", "retention.set", policy, nil)
+	a.do("PUT /v1/retention/selectors", "", "retention.select", map[string]any{"kind": "logs", "select": `{unit="nginx"}`, "age_ms": 5 * 86_400_000}, nil)
+	a.do("DELETE /v1/retention/selectors", "/v1/retention/selectors?"+url.Values{"select": {`{unit="nginx"}`}}.Encode(), "retention.unselect", nil, nil)
 	a.do("DELETE /v1/retention", "", "retention.reset", nil, nil)
+	a.do("PUT /v1/logs/archive", "", "logs.archive.set", map[string]any{"enabled": true, "target": map[string]string{"kind": "folder"}, "node": a.n.Config.NodeID}, nil)
+	a.do("DELETE /v1/logs/archive", "", "logs.archive.remove", nil, nil)
 	const group = "/v1/agent/configs/groups/"
 	body := func(period string) string { return "metrics:\n  period: " + period + "\n" }
 	a.do("PUT "+group+"{group}", group+"web", "agents.config.set", map[string]any{"body": body("15s"), "version": 0}, nil)
