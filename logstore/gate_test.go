@@ -27,7 +27,7 @@ func TestGateAdmitsInOrderWithinItsBounds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		inner, _, err := s.Admit(ctx, 40)
+		inner, _, err := s.Admit(ctx, 30)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,8 +77,8 @@ func TestGateAdmitsInOrderWithinItsBounds(t *testing.T) {
 			t.Errorf("%+v, admitted %v", l, order)
 		}
 		// The whole of it is for one that is alone.
-		if l := &s.queries.lanes[LanePeople]; l.held != 40 {
-			t.Errorf("%d bytes are held, want 40", l.held)
+		if l := &s.queries.lanes[LanePeople]; l.held != 30 {
+			t.Errorf("%d bytes are held, want 30", l.held)
 		}
 	})
 }
