@@ -19,7 +19,7 @@ import (
 const maxSeconds = math.MaxInt64 / int64(time.Second)
 
 // parseTime reads a time as nanoseconds since 1970: a whole number of up to ten digits is seconds, of up to fourteen
-// milliseconds, a longer one nanoseconds; a number with a point is seconds; else RFC 3339.
+// milliseconds, of up to seventeen microseconds, a longer one nanoseconds; a number with a point is seconds; else RFC 3339.
 func parseTime(s string) (int64, error) {
 	bad := fmt.Errorf("%.40q is no time: seconds, milliseconds or nanoseconds since 1970, or RFC 3339, are wanted", s)
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
@@ -36,6 +36,11 @@ func parseTime(s string) (int64, error) {
 				return 0, fmt.Errorf("%d is after the year 2262", n)
 			}
 			return n * int64(time.Millisecond), nil
+		case digits <= 17:
+			if n > maxSeconds*1_000_000 {
+				return 0, fmt.Errorf("%d is after the year 2262", n)
+			}
+			return n * int64(time.Microsecond), nil
 		}
 		return n, nil
 	}
