@@ -102,7 +102,7 @@ func (x *loaded) resume() {
 
 // TestRollingUpgrade rolls three nodes from the program of format 1's commit to this one under load and with kills, back in
 // the middle and forth again. Nothing is lost, the mixed cluster's digests are equal, and a node can go back afterwards, as
-// the format was not raised.
+// the format was not raised; then it is.
 func TestRollingUpgrade(t *testing.T) {
 	t.Parallel()
 	oldBin, ok := formatOne(t)
@@ -139,6 +139,16 @@ func TestRollingUpgrade(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	x.swap(n(2), oldBin, true) // it was not finalized: the way back is open
+	x.progress(5)
+	x.quiet()
+	x.compare()
+	x.resume()
+	x.swap(n(2), newBin, true)
+	if out, err := x.command(t.Context(), n(0), "upgrade", "finalize", "--yes"); err != nil || !strings.Contains(out, "the cluster's format is 2") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	x.progress(5) // blocks of both versions from here on
+	x.swap(n(1), newBin, false)
 	x.progress(5)
 	x.quiet()
 	x.compare()
