@@ -13,7 +13,7 @@ GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X github.
 # Packages whose goroutines share state: the race detector runs over these.
 RACE  := ./agent/... ./raftstate/... ./logstore/... ./tsdb/... ./ui ./appliance ./appliance/auth/... ./appliance/gateway/... ./appliance/fleet/... ./appliance/api/... ./appliance/cli ./appliance/pki \
   ./appliance/alerting ./appliance/events ./appliance/agentconfig ./appliance/syslog ./appliance/selfmon ./appliance/retention ./appliance/intake ./appliance/backup/schedule ./appliance/backup/repository ./appliance/pipeline ./appliance/auditlog \
-  ./appliance/queue ./appliance/repair ./appliance/internal/simulation/...
+  ./appliance/queue ./appliance/repair ./appliance/archive ./appliance/internal/simulation/...
 
 web_sources := $(shell find $(WEB) -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/.svelte-kit/*' -not -path '*/e2e/*' 2>/dev/null)
 
