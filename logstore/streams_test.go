@@ -66,7 +66,7 @@ func TestQueryOverManyStreamsIsBounded(t *testing.T) {
 		if last := a.Rows[0]; want == n && string(last.Text) != fmt.Sprintf("request %d served in round 0", n-1) {
 			t.Errorf("%q: the newest line is %q", text, last.Text)
 		}
-		if grown > 32<<20 { // with 200,000 streams 19 MiB; it was 293 MiB
+		if grown > 64<<20 { // with 200,000 streams 19 MiB, 39 MiB under the race detector; it was 293 MiB
 			t.Errorf("%q took %d MiB", text, grown>>20)
 		}
 	}
