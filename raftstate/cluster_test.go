@@ -88,9 +88,9 @@ func testLogger(t *testing.T) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-func (c *testCluster) config(n *testNode) Config {
+func (c *testCluster) config(n *testNode, trans *Transport) Config {
 	cfg := Config{
-		NodeID: n.id, DataDir: n.dir, Bootstrap: c.addrs, LogSegment: 1 << 20, DiskReserve: -1,
+		NodeID: n.id, DataDir: n.dir, Transport: trans, Bootstrap: c.addrs, LogSegment: 1 << 20, DiskReserve: -1,
 		Logger: testLogger(c.t), InstallPause: time.Millisecond,
 		OnFatal: func(err error) { n.fatal <- err },
 	}
@@ -120,17 +120,17 @@ func (c *testCluster) open(id string) error {
 		}
 	}
 	n.metrics, n.logs, n.seen = &fakeMetrics{}, &fakeLogs{}, &recorder{}
-	cfg := c.config(n)
 	caller := c.loop.From(id)
 	if c.slow != nil {
 		caller = slowCaller{caller, func(to string) time.Duration { return c.slow(id, to) }}
 	}
-	cfg.Transport = &Transport{Raft: n.trans, Caller: caller, Serve: func(h forward.Handler) {
+	trans := &Transport{Raft: n.trans, Caller: caller, Serve: func(h forward.Handler) {
 		c.loop.Attach(id, h)
 		if h == nil {
 			n.pages.Store(nil)
 		}
 	}, Pages: pagesOf{c}, ServePages: func(h http.Handler) { n.pages.Store(&h) }}
+	cfg := c.config(n, trans)
 	ctx := c.ctx
 	if ctx == nil {
 		ctx = context.Background()

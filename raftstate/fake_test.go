@@ -237,9 +237,16 @@ type recorder struct {
 	samples   int
 	installed int
 	backwards bool
+	hold      chan struct{} // nil: nothing holds it up
 }
 
 func (r *recorder) Observe(a *Applied) {
+	r.mu.Lock()
+	hold := r.hold
+	r.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a.Installed {
@@ -249,6 +256,13 @@ func (r *recorder) Observe(a *Applied) {
 		r.samples += len(a.Samples.IDs)
 	}
 	r.last = a.Index
+}
+
+// holdUp lets what comes wait until the channel is closed.
+func (r *recorder) holdUp(until chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hold = until
 }
 
 func (r *recorder) outOfOrder() bool {

@@ -359,30 +359,46 @@ func (z *freeze) Persist(sink raft.SnapshotSink) error {
 // Release implements raft.FSMSnapshot. A frozen overlay that was not committed becomes part of the next one.
 func (z *freeze) Release() {}
 
-// waiters are those who wait for an index to be applied.
+// waiters are those who wait for an index to be applied and told of. What is applied counts a moment before observers are
+// told: who waits for it reads views that observers keep, and must not find them behind.
 type waiters struct {
+	told atomic.Uint64 // the last entry of which observers know, too
+
 	mu   sync.Mutex
 	list map[chan struct{}]uint64
 }
 
-func (w *waiters) wake(applied uint64) {
+// wake says that the entry told is applied and observers know of it.
+func (w *waiters) wake(told uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.told.Store(told)
 	for ch, index := range w.list {
-		if index <= applied {
+		if index <= told {
 			close(ch)
 			delete(w.list, ch)
 		}
 	}
 }
 
-// wait returns once applied (which wake follows) has reached index.
-func (w *waiters) wait(ctx context.Context, applied *atomic.Uint64, index uint64, closing <-chan struct{}) error {
-	if applied.Load() >= index {
+// back says that the state is that of the entry index, which may be before the last one that was told of.
+func (w *waiters) back(index uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told.Store(min(w.told.Load(), index))
+}
+
+// wait returns once wake was told of the entry index.
+func (w *waiters) wait(ctx context.Context, index uint64, closing <-chan struct{}) error {
+	if w.told.Load() >= index {
 		return nil
 	}
 	ch := make(chan struct{})
 	w.mu.Lock()
+	if w.told.Load() >= index { // it came between the look and the lock
+		w.mu.Unlock()
+		return nil
+	}
 	if w.list == nil {
 		w.list = make(map[chan struct{}]uint64)
 	}
@@ -393,15 +409,12 @@ func (w *waiters) wait(ctx context.Context, applied *atomic.Uint64, index uint64
 		delete(w.list, ch)
 		w.mu.Unlock()
 	}()
-	if applied.Load() >= index { // it came between the look and the entry
-		return nil
-	}
 	select {
 	case <-ch:
 		return nil
 	case <-closing:
 		return ErrStopped
 	case <-ctx.Done():
-		return fmt.Errorf("entry %d is not applied here yet (%d is): %w", index, applied.Load(), ctx.Err())
+		return fmt.Errorf("entry %d is not applied here yet (%d is): %w", index, w.told.Load(), ctx.Err())
 	}
 }

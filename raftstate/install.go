@@ -467,6 +467,7 @@ func (n *Node) swap(r io.Reader) error {
 // adopt sets what Apply remembers to a mark.
 func (f *fsm) adopt(m *meta.Mark) {
 	f.applied.Store(m.Index)
+	f.waiters.back(m.Index)
 	f.term = m.Term
 	f.configIndex = m.ConfigurationIndex
 	if len(m.Configuration) > 0 {

@@ -175,7 +175,7 @@ func TestAloneKeepsTheLog(t *testing.T) {
 		}
 		var first uint64
 		for range 2 { // it can be repeated
-			cfg := c.config(left)
+			cfg := c.config(left, nil)
 			cfg.Bootstrap, cfg.Advertise = nil, left.id
 			metrics, logs := &fakeMetrics{}, &fakeLogs{}
 			through, err := Alone(t.Context(), cfg, Sinks{Metrics: metrics, Logs: logs}, func(*meta.Store) {})

@@ -85,6 +85,7 @@ type Node struct {
 	staged       atomic.Pointer[stagedImage]
 	installing   atomic.Bool
 	probation    atomic.Bool // see probation.go
+	confirms     confirmations
 	acknowledged atomic.Pointer[acknowledged]
 	asking       atomic.Bool            // for that
 	queuePeer    atomic.Pointer[string] // the member that served entries last
@@ -165,6 +166,7 @@ func (n *Node) openState(context.Context) error {
 	if mark, ok := n.state.Mark(); ok {
 		n.mark.Store(&mark)
 		n.fsm.adopt(&mark)
+		n.fsm.waiters.wake(mark.Index) // observers begin with what is there
 	}
 	if err := n.fsm.tellStores(true); err != nil {
 		return err

@@ -55,7 +55,7 @@ func TestPipelineOfRefusedEntriesEnds(t *testing.T) {
 						}
 					}
 				}()
-				q := &quietTransport{Transport: trans, hangs: func() bool { return false }}
+				q := &quietTransport{Transport: trans, hangs: func() bool { return false }, confirms: &confirmations{}}
 				pipe, err := q.AppendEntriesPipeline("b", "b")
 				if err != nil {
 					t.Fatal(err)

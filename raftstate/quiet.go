@@ -14,14 +14,15 @@ var errHangs = errors.New("the disk of this node hangs: it does not lead")
 // leader that cannot store anything would keep its lease until the watchdog ends the node.
 func (n *Node) quiet(trans raft.Transport) raft.Transport {
 	limit := n.cfg.HungDisk / 2
-	return &quietTransport{Transport: trans, hangs: func() bool { return n.store.Writing() > limit }}
+	return &quietTransport{Transport: trans, hangs: func() bool { return n.store.Writing() > limit }, confirms: &n.confirms}
 }
 
 // quietTransport sends peers nothing as their leader while the disk hangs: after their time-out they elect another one,
-// and this node finds a later term when its disk answers again.
+// and this node finds a later term when its disk answers again. It notes who confirms that this node leads.
 type quietTransport struct {
 	raft.Transport
-	hangs func() bool
+	hangs    func() bool
+	confirms *confirmations
 }
 
 var (
@@ -34,7 +35,12 @@ func (t *quietTransport) AppendEntries(id raft.ServerID, target raft.ServerAddre
 	if t.hangs() {
 		return errHangs
 	}
-	return t.Transport.AppendEntries(id, target, args, resp)
+	number := t.confirms.send()
+	err := t.Transport.AppendEntries(id, target, args, resp)
+	if err == nil && resp.Success && resp.Term == args.Term {
+		t.confirms.answered(id, args.Term, number)
+	}
+	return err
 }
 
 // AppendEntriesPipeline implements raft.Transport.

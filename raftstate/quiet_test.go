@@ -27,7 +27,7 @@ func TestHungLeaderIsSilent(t *testing.T) {
 		}
 	}()
 	var hung atomic.Bool
-	q := &quietTransport{Transport: inner, hangs: hung.Load}
+	q := &quietTransport{Transport: inner, hangs: hung.Load, confirms: &confirmations{}}
 	send := func() error {
 		return q.AppendEntries("b", "b", &raft.AppendEntriesRequest{}, &raft.AppendEntriesResponse{})
 	}

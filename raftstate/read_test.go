@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
 	walfs "github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/types"
 
@@ -127,4 +128,120 @@ func TestStoppedProcessIsNoHungDisk(t *testing.T) {
 	if d := tick(2 * time.Second); d != 2*time.Second {
 		t.Errorf("another write: %s", d)
 	}
+}
+
+// lateAnswers keeps what peers have answered to this node until it is let go, as the sockets of a stopped process do.
+type lateAnswers struct {
+	raft.Transport
+	mu   sync.Mutex
+	held int
+	hold chan struct{} // nil: answers come at once
+}
+
+func (l *lateAnswers) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	l.mu.Lock()
+	hold := l.hold
+	l.mu.Unlock()
+	err := l.Transport.AppendEntries(id, target, args, resp)
+	if hold != nil && err == nil {
+		l.mu.Lock()
+		l.held++
+		l.mu.Unlock()
+		<-hold
+	}
+	return err
+}
+
+func (l *lateAnswers) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return l.Transport.(raft.WithPreVote).RequestPreVote(id, target, args, resp)
+}
+
+func (l *lateAnswers) keep(hold chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hold, l.held = hold, 0
+}
+
+func (l *lateAnswers) kept() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held
+}
+
+// A leader that was stopped finds answers from before in its sockets when it wakes: they must not confirm that it leads.
+func TestOldAnswersConfirmNoLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		late := map[string]*lateAnswers{}
+		c := newTestCluster(t, 3, func(cfg *Config) {
+			l := &lateAnswers{Transport: cfg.Transport.Raft}
+			late[cfg.NodeID], cfg.Transport.Raft = l, l
+		})
+		old := c.leader()
+		w := newWriter(t, old, "agent-1")
+		w.write(old)
+		c.settle()
+		hold := make(chan struct{})
+		late[old.id].keep(hold)
+		c.wait("answers on the way", func() bool { return late[old.id].kept() == 2 })
+		c.isolate(old.id, true) // nothing sent from here on arrives
+		var next, third *testNode
+		for _, id := range c.ids {
+			if n := c.nodes[id]; n != old && next == nil {
+				next = n
+			} else if n != old {
+				third = n
+			}
+		}
+		header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(third.id), Addr: []byte(third.id)}
+		if err := third.trans.TimeoutNow(raft.ServerID(next.id), raft.ServerAddress(next.id), &raft.TimeoutNowRequest{RPCHeader: header}, new(raft.TimeoutNowResponse)); err != nil {
+			t.Fatal(err)
+		}
+		c.wait("the other leader", func() bool { return next.raft.Load().State() == raft.Leader })
+		w.write(next)
+		acknowledged := next.Status().AppliedIndex
+		if _, self := old.Leader(); !self {
+			t.Fatal("the old leader gave up before it was asked")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		time.AfterFunc(time.Millisecond, func() { close(hold) })
+		if index, err := old.ReadIndex(ctx); err == nil && index < acknowledged {
+			t.Errorf("the old leader says that entry %d covers what was acknowledged, but that is entry %d", index, acknowledged)
+		}
+		late[old.id].keep(nil)
+		c.isolate(old.id, false)
+		c.settle()
+	})
+}
+
+// Who waits for an entry reads views that observers keep: they must know of it.
+func TestWaitAppliedWaitsForObservers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, nil)
+		w := newWriter(t, c.leader(), "agent-1")
+		w.write(c.leader())
+		c.settle()
+		f := c.follower()
+		hold := make(chan struct{})
+		f.seen.holdUp(hold)
+		before := f.AppliedIndex()
+		w.write(c.leader())
+		c.wait("the follower to apply", func() bool { return f.AppliedIndex() > before })
+		done := make(chan error, 1)
+		index := f.AppliedIndex()
+		go func() { done <- f.WaitApplied(t.Context(), index) }()
+		synctest.Wait()
+		select {
+		case err := <-done:
+			t.Errorf("the wait ended (%v) before observers knew of the entry", err)
+			done <- err
+		default:
+		}
+		f.seen.holdUp(nil)
+		close(hold)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		c.settle()
+	})
 }

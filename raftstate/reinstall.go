@@ -74,7 +74,7 @@ func (n *Node) swapTaken(ctx context.Context, t *taken, generation string, befor
 	f := n.fsm
 	n.cfg.Repairs.Doing("checking the own log", 0, 0)
 	// The other node may be ahead; raft brings the rest.
-	if err := f.waiters.wait(ctx, &f.applied, t.mark.Index, n.closing); err != nil {
+	if err := f.waiters.wait(ctx, t.mark.Index, n.closing); err != nil {
 		return err
 	}
 	if err := n.logReaches(ctx, &t.mark); err != nil {

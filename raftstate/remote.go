@@ -214,11 +214,12 @@ func (n *Node) leaderIndex(ctx context.Context) (uint64, error) {
 		}
 	}
 	index := n.committed(r)
-	if err := n.verify(ctx, r); err != nil {
+	asked := n.confirms.send()
+	if err := n.verify(ctx, r); err != nil { // it also makes raft ask them at once
 		return 0, err
 	}
-	if r.CurrentTerm() != term {
-		return 0, errNotLeader
+	if err := n.confirmed(ctx, r, term, asked); err != nil {
+		return 0, err
 	}
 	return index, nil
 }
@@ -281,9 +282,10 @@ func (q *questions) end() {
 	q.ended = true
 }
 
-// WaitApplied waits until this node's state and stores hold the entry index.
+// WaitApplied waits until this node's state and stores hold the entry index, and its observers, from which views are made,
+// were told of it.
 func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
-	return n.fsm.waiters.wait(ctx, &n.fsm.applied, index, n.closing)
+	return n.fsm.waiters.wait(ctx, index, n.closing)
 }
 
 // Barrier waits until this node has applied everything acknowledged before the call.

@@ -433,7 +433,7 @@ func (a *API) behind(q *request) bool {
 	ask, cancel := context.WithTimeout(q.ctx(), catchUpTimeout)
 	index, err := a.cfg.Reads.ReadIndex(ask)
 	cancel()
-	if q.unsure = err != nil; q.unsure || a.cfg.Reads.AppliedIndex() >= index {
+	if q.unsure = err != nil; q.unsure {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(q.ctx(), behindTimeout)
@@ -488,7 +488,7 @@ func (a *API) freshen(ctx context.Context, q *request) error {
 		}
 		want = max(want, index)
 	}
-	if want == 0 || a.cfg.Reads.AppliedIndex() >= want {
+	if want == 0 {
 		return nil
 	}
 	if err := a.cfg.Reads.WaitApplied(ctx, want); err != nil {
