@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"syscall"
@@ -302,21 +304,51 @@ func (tr *trial) metadata(ctx context.Context) error {
 	return tr.sameState(ctx)
 }
 
-// firstIllegal names the record whose history is illegal and how long a beginning of it is legal.
+// firstIllegal names the record whose history is illegal, how long a beginning of it is legal, and what happened around there.
+// A beginning is what was over before a time: of what was not, the outcome is taken as not known.
 func firstIllegal(ops []porcupine.Operation) string {
 	var out []string
 	for _, part := range metaModel.Partition(ops) {
-		if porcupine.CheckOperationsTimeout(metaModel, part, time.Minute) == porcupine.Illegal {
-			in, _ := part[0].Input.(metaOp)
-			slices.SortFunc(part, func(a, b porcupine.Operation) int { return int(a.Call - b.Call) })
-			last := len(part)
-			for last > 1 && porcupine.CheckOperationsTimeout(metaModel, part[:last-1], 10*time.Second) == porcupine.Illegal {
-				last--
+		if porcupine.CheckOperationsTimeout(metaModel, part, time.Minute) != porcupine.Illegal {
+			continue
+		}
+		in, _ := part[0].Input.(metaOp)
+		slices.SortFunc(part, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
+		last := sort.Search(len(part)-1, func(i int) bool {
+			return porcupine.CheckOperationsTimeout(metaModel, knownAt(part, part[i].Return), 10*time.Second) == porcupine.Illegal
+		})
+		out = append(out, fmt.Sprintf("%s, at the latest with %s", in.key, described(part[last])))
+		for _, o := range part {
+			if o.Return > part[last].Call-int64(2*time.Second) && o.Call < part[last].Return {
+				out = append(out, "  "+described(o))
 			}
-			out = append(out, fmt.Sprintf("%s, at the latest with %s", in.key, metaModel.DescribeOperation(part[last-1].Input, part[last-1].Output)))
 		}
 	}
-	return strings.Join(out, "; ")
+	return strings.Join(out, "\n")
+}
+
+// knownAt is what is known of a history at a time.
+func knownAt(part []porcupine.Operation, at int64) []porcupine.Operation {
+	var known []porcupine.Operation
+	for _, o := range part {
+		in, _ := o.Input.(metaOp)
+		switch {
+		case o.Call > at || o.Return > at && in.read:
+			continue
+		case o.Return > at:
+			o.Return, o.Output = math.MaxInt64, metaOutcome{}
+		}
+		known = append(known, o)
+	}
+	return known
+}
+
+func described(o porcupine.Operation) string {
+	end := "?"
+	if o.Return != math.MaxInt64 {
+		end = time.Duration(o.Return).String()
+	}
+	return fmt.Sprintf("client %d, %s to %s: %s", o.ClientId, time.Duration(o.Call), end, metaModel.DescribeOperation(o.Input, o.Output))
 }
 
 // foundRegisters makes the records that are changed later.
@@ -435,6 +467,25 @@ func (tr *trial) oneAgent(ctx context.Context, race string) error {
 		tr.violations.add(&tr.violations.doubled, "a token that is good once made %d agents", known)
 	}
 	return nil
+}
+
+// What is illegal is named by the operation that shows it first, not by one that saw what was asked for after it began.
+func TestIllegalIsNamed(t *testing.T) {
+	op := func(client int, call, end int64, in metaOp, version uint64, value string) porcupine.Operation {
+		in.key = "k"
+		return porcupine.Operation{ClientId: client, Input: in, Call: call, Output: metaOutcome{ok: true, register: register{version, value}}, Return: end}
+	}
+	read := metaOp{read: true}
+	said := firstIllegal([]porcupine.Operation{
+		op(1, 0, 1, metaOp{value: "a"}, 1, "a"),
+		op(2, 2, 9, read, 2, "b"), // slow: it saw what was written meanwhile
+		op(1, 3, 8, metaOp{cas: 1, value: "b"}, 2, "b"),
+		op(4, 2, 7, read, 1, "c"), // nobody wrote that
+		op(5, 12, 13, read, 2, "b"),
+	})
+	if !strings.HasPrefix(said, "k, at the latest with client 4") {
+		t.Error(said)
+	}
 }
 
 // The model refuses what no order of operations explains.
