@@ -97,6 +97,7 @@ type Node struct {
 	ctx       context.Context // ends with closing
 	cancel    context.CancelFunc
 	closing   chan struct{}
+	broken    chan struct{} // closed by the fatal error
 	closeOnce sync.Once
 	closeErr  error
 	wg        sync.WaitGroup
@@ -112,7 +113,7 @@ func Open(ctx context.Context, cfg Config, sinks Sinks) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeID), layout: snapshot.NewLayout(cfg.DataDir),
-		durably: make(chan struct{}, 1), closing: make(chan struct{}), startedAt: time.Now(),
+		durably: make(chan struct{}, 1), closing: make(chan struct{}), broken: make(chan struct{}), startedAt: time.Now(),
 		timers: make(map[*time.Timer]struct{}), metrics: newMetrics(),
 	}
 	n.clock = newLogClock(cfg.Now)
@@ -471,6 +472,7 @@ func (n *Node) fatal(err error) {
 		return
 	}
 	n.fsm.failed.Store(true)
+	close(n.broken)
 	n.log.Error("fatal", "err", err)
 	go n.cfg.OnFatal(err) // it may call Close, which waits for the caller of this
 }
@@ -524,14 +526,27 @@ func (n *Node) Close() error {
 // attempts.
 func (n *Node) resign(r *raft.Raft) {
 	if r.State() == raft.Leader && len(n.servers()) > 1 {
-		if err := r.LeadershipTransfer().Error(); err != nil {
+		if err := n.unlessBroken(r.LeadershipTransfer()); err != nil {
 			n.log.Info("leadership was not handed over", "err", err)
 		}
 	}
 	if n.fsm.held.Load() == nil && !n.replaying.Load() {
-		if err := r.Snapshot().Error(); err != nil && !quietMark(err) {
+		if err := n.unlessBroken(r.Snapshot()); err != nil && !quietMark(err) {
 			n.log.Info("no last mark", "err", err)
 		}
+	}
+}
+
+// unlessBroken waits for raft's answer, which does not come any more once the node has met a fatal error (guard.halt). After
+// shutdown it comes at the latest, so what waits for it ends then.
+func (n *Node) unlessBroken(f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-n.broken:
+		return ErrStopped
 	}
 }
 

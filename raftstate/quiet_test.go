@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -71,4 +72,38 @@ func TestNothingIsSyncedAfterAFailure(t *testing.T) {
 	if v, err := n.store.GetUint64([]byte("test")); err != nil || v != 0 {
 		t.Errorf("%d was stored after a failure: %v", v, err)
 	}
+}
+
+// answerless is a future of a raft that stopped for good.
+type answerless chan struct{}
+
+func (a answerless) Error() error { <-a; return nil }
+
+// A node that is being closed does not wait for the last mark of a raft that stops meanwhile, as after a failed disk
+// (guard.halt): it would wait for ever, as raft waits for the closing.
+func TestCloseDoesNotWaitForARaftThatStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 1, nil)
+		n := c.leader()
+		never := make(answerless)
+		done := make(chan error, 1)
+		go func() { done <- n.unlessBroken(never) }()
+		synctest.Wait()
+		select {
+		case err := <-done:
+			t.Fatalf("it did not wait: %v", err)
+		default:
+		}
+		n.Node.fatal(brokenDisk("log", errors.New("fsync failed")))
+		synctest.Wait()
+		select {
+		case err := <-done:
+			if !errors.Is(err, ErrStopped) {
+				t.Error(err)
+			}
+		default:
+			t.Error("it waits")
+		}
+		close(never)
+	})
 }
