@@ -10,10 +10,6 @@ CACHE := $(CURDIR)/.cache
 WEB   := ui/web
 VERSION ?= 0.1.0-dev
 GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X github.com/triward/triward/appliance/cli.release=$(VERSION)'
-# Packages whose goroutines share state: the race detector runs over these.
-RACE  := ./agent/... ./raftstate/... ./logstore/... ./tsdb/... ./ui ./appliance ./appliance/auth/... ./appliance/gateway/... ./appliance/fleet/... ./appliance/api/... ./appliance/cli ./appliance/pki \
-  ./appliance/alerting ./appliance/events ./appliance/agentconfig ./appliance/syslog ./appliance/selfmon ./appliance/retention ./appliance/intake ./appliance/backup/schedule ./appliance/backup/repository ./appliance/pipeline ./appliance/auditlog \
-  ./appliance/queue ./appliance/repair ./appliance/archive ./appliance/internal/simulation/...
 
 web_sources := $(shell find $(WEB) -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/.svelte-kit/*' -not -path '*/e2e/*' 2>/dev/null)
 
@@ -167,8 +163,8 @@ test-reproducible: web $(CACHE)/nfpm ## build the packages twice, in two folders
 	@NFPM=$(CACHE)/nfpm packaging/test-reproducible.sh $(VERSION) amd64 arm64
 
 .PHONY: race
-race: ## tests of the concurrent packages under the race detector
-	go test -race -short -timeout 30m $(RACE)
+race: ## tests of the packages that start goroutines, under the race detector
+	go test -race -short -timeout 30m $$(packaging/raced.sh)
 	@echo 'make race: passed'
 
 # Both run as root, or as a user who gets namespaces; what cannot be run is said, and fails where CI_STRICT is set.

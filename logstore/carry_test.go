@@ -26,7 +26,7 @@ func streamsOf(t testing.TB, s *Store, day int64) (all []string) {
 // TestCarriedLinesAreTheSame: what is read out of a store stream by stream and put into another one answers every question
 // in the same way, whatever of it is sealed where.
 func TestCarriedLinesAreTheSame(t *testing.T) {
-	for seed := range uint64(3) {
+	for seed := range rounds[uint64](3, 1) {
 		m := newModel(100 + seed)
 		dir := t.TempDir()
 		from := testStore(t, filepath.Join(dir, "from"), Options{})

@@ -142,11 +142,7 @@ func (c *cutting) check(t testing.TB, s *Store, m *model) {
 // What selectors cut is in no answer from then on, wherever the lines are: in the inbox, in small blocks, in merged ones,
 // in a copy that another node installed, on disk or not any more. What comes late stays until the next cut.
 func TestCutsHideWhereverLinesAre(t *testing.T) {
-	seeds := uint64(3)
-	if testing.Short() { // under the race detector
-		seeds = 1
-	}
-	for seed := range seeds {
+	for seed := range rounds[uint64](3, 1) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			m := newModel(100 + seed)
 			dir := t.TempDir()
@@ -154,7 +150,7 @@ func TestCutsHideWhereverLinesAre(t *testing.T) {
 			s.SetFormat(1 + uint32(seed%2))
 			var c cutting
 			pool := []string{`{host="web-0"}`, `{host=~"web-[12]", unit!="` + m.words[0] + `"}`, `{unit!~".*a.*"}`, `{rack=""}`, `{nothing="here"}`}
-			for round := range 8 {
+			for round := range rounds(8, 4) {
 				m.apply(t, s, 8)
 				if round%3 > 0 {
 					work(t, s, true)
@@ -296,7 +292,8 @@ func TestCutStreamsLeaveNothingOnDisk(t *testing.T) {
 	rng := rand.New(rand.NewPCG(29, 29))
 	index := uint64(0)
 	raw := map[string]int{}
-	for range 12 { // many blocks, in turn
+	batches := rounds(12, 6)
+	for range batches { // many blocks, in turn
 		b := &wire.LogBatch{}
 		for unit, n := range map[string]int{"gone": 150, "kept": 50} {
 			var lines []wire.LogLine
@@ -345,7 +342,7 @@ func TestCutStreamsLeaveNothingOnDisk(t *testing.T) {
 	s.Durable(c.at)
 	work(t, s, false)
 	page, err := s.Search(t.Context(), Request{Filter: query.Phrase("keptsecret", false), Start: minTime, End: maxTime, Limit: MaxRows})
-	if err != nil || len(page.Rows) != 600 {
+	if err != nil || len(page.Rows) != 50*batches {
 		t.Errorf("%d rows of the stream that is kept: %v", len(page.Rows), err)
 	}
 	after := onDisk()
@@ -376,7 +373,7 @@ func TestCutStreamsLeaveNothingOnDisk(t *testing.T) {
 // Whatever a power loss leaves of the removal of what was cut, and of the lines: with what the log brings again every
 // answer and every count is what it was, and what came back is removed again.
 func TestPowerLossWhileCutsAreCarriedOut(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range rounds[uint64](4, 2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			m := newModel(120 + seed)
 			mem := vfs.NewCrashableMem()

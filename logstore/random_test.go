@@ -311,7 +311,7 @@ func sameRow(a, b *Row) bool {
 // check compares the store with the model on n random questions.
 func (m *model) check(t *testing.T, s *Store, n int, floor int64) {
 	t.Helper()
-	for range n {
+	for range rounds(n, min(n, 3)) {
 		q := m.ask(2)
 		f, err := query.Parse(q.text)
 		if err != nil {

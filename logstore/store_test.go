@@ -63,8 +63,17 @@ func work(t testing.TB, s *Store, force bool) {
 	}
 }
 
+// rounds is how often a test does what one goroutine does by itself. The race detector, for which tests are run with -short,
+// has nothing to find in more of it and takes ten times as long.
+func rounds[N int | uint64](n, raced N) N {
+	if testing.Short() {
+		return raced
+	}
+	return n
+}
+
 func TestSearchIsExactWhereverLinesAre(t *testing.T) {
-	for seed := range uint64(3) {
+	for seed := range rounds[uint64](3, 1) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			m := newModel(seed)
 			dir := t.TempDir()
@@ -160,7 +169,7 @@ func TestReopenedStoreIsTheSame(t *testing.T) {
 
 // The power goes at any moment: Pebble comes back as of some moment before, the word index may be ahead.
 func TestPowerLossAtAnyMoment(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range rounds[uint64](6, 3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			m := newModel(100 + seed)
 			mem := vfs.NewCrashableMem()

@@ -437,3 +437,15 @@ func BenchmarkParse(b *testing.B) {
 		Severity(line)
 	}
 }
+
+// TestSeverityOfAWord: a sender's label and a word in a line are read alike.
+func TestSeverityOfAWord(t *testing.T) {
+	for word, want := range map[string]wire.Severity{
+		"Informational": wire.SeverityInfo, "inf": wire.SeverityInfo, "WRN": wire.SeverityWarning, "emergency": wire.SeverityCritical,
+		"trace": wire.SeverityDebug, "": wire.SeverityUnknown, "informationally": wire.SeverityUnknown, "err0r": wire.SeverityUnknown,
+	} {
+		if a, b := SeverityOf(word), SeverityOf([]byte(word)); a != want || b != want {
+			t.Errorf("%q: %v and %v, want %v", word, a, b, want)
+		}
+	}
+}

@@ -280,18 +280,19 @@ func SyslogSeverity(priority int) wire.Severity {
 	}[priority]
 }
 
-func severityOf(word []byte) wire.Severity {
-	if len(word) > 9 {
+// SeverityOf returns the severity that a word names, in capitals or not; SeverityUnknown when it names none.
+func SeverityOf[T string | []byte](word T) wire.Severity {
+	var low [13]byte
+	if len(word) > len(low) {
 		return wire.SeverityUnknown
 	}
-	var low [9]byte
-	for i, c := range word {
-		low[i] = c | 0x20
+	for i := range len(word) {
+		low[i] = word[i] | 0x20
 	}
 	switch string(low[:len(word)]) {
 	case "debug", "dbg", "trace", "verbose", "fine":
 		return wire.SeverityDebug
-	case "info", "inf", "information":
+	case "info", "inf", "information", "informational":
 		return wire.SeverityInfo
 	case "notice":
 		return wire.SeverityNotice
@@ -346,7 +347,7 @@ func Severity(line []byte) wire.Severity {
 		for j < len(b) && letter(b[j]) {
 			j++
 		}
-		if sev := severityOf(b[i:j]); sev != wire.SeverityUnknown && stated(b, i, j) {
+		if sev := SeverityOf(b[i:j]); sev != wire.SeverityUnknown && stated(b, i, j) {
 			return sev
 		}
 		i = j

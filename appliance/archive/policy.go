@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup/schedule"
+	"github.com/triward/triward/appliance/record"
 )
 
 // Bucket of the metadata that this package owns.
@@ -143,32 +145,14 @@ func LostOf(key string, data []byte) (l Lost, ok bool) {
 	return l, strings.HasPrefix(key, prefixLost) && json.Unmarshal(data, &l) == nil && l.Date != ""
 }
 
-func encode(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(fmt.Sprintf("archive: encode %T: %v", v, err)) // structs of plain fields
-	}
-	return b
-}
+func encode(v any) []byte { return record.Encode(v) }
 
 func get[T any](m auth.Meta, key string) (v T, mod uint64, ok bool) {
-	held, found := m.Get(Bucket, key)
-	if !found || json.Unmarshal(held.Data, &v) != nil {
-		var none T
-		return none, held.ModIndex, false
-	}
-	return v, held.ModIndex, true
+	return record.Get[T](m, Bucket, key)
 }
 
-func list[T any](m auth.Meta, prefix string) (out []T) {
-	m.Scan(Bucket, prefix, func(_ string, held auth.Value) bool {
-		var v T
-		if json.Unmarshal(held.Data, &v) == nil {
-			out = append(out, v)
-		}
-		return true
-	})
-	return out
+func list[T any](m auth.Meta, prefix string) []T {
+	return record.List[T](m, Bucket, prefix, math.MaxInt)
 }
 
 // trim adds to the transaction what keeps the records with the prefix, which are in the order of their keys, within a bound.
@@ -211,7 +195,7 @@ func (s *Service) Put(ctx context.Context, p Policy, by schedule.Actor) error {
 		txn := auth.Txn{
 			Compares: []auth.Compare{{Bucket: Bucket, Key: keyPolicy, ModIndex: mod}},
 			Ops:      []auth.Op{{Bucket: Bucket, Key: keyPolicy, Value: encode(p)}},
-			Audit:    []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: "logs.archive.set", Target: p.Target.String(), Detail: detail(shown)}},
+			Audit:    []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: "logs.archive.set", Target: p.Target.String(), Detail: record.Detail(shown)}},
 		}
 		s.askAgain(&txn)
 		_, err := s.cfg.Meta.Commit(ctx, txn)
@@ -232,16 +216,6 @@ func (s *Service) askAgain(txn *auth.Txn) {
 		}
 		return len(txn.Ops) < 64
 	})
-}
-
-// maxDetail is how long the detail of an audit record may be.
-const maxDetail = 8 << 10
-
-func detail(v any) []byte {
-	if b := encode(v); len(b) <= maxDetail {
-		return b
-	}
-	return nil
 }
 
 // Delete ends archiving. What is archived stays, and is known of.
@@ -344,7 +318,7 @@ func (s *Service) Overview(most int) Overview {
 		p.Target = p.Target.Shown()
 		out.Policy = &p
 	}
-	if c, _, ok := get[Claim](m, keyRunning); ok {
+	if c, _, ok := s.claims.Held(); ok {
 		out.Running = &c
 	}
 	newest := func(a, b string) int { return cmp.Compare(b, a) }

@@ -19,6 +19,8 @@ import (
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/backup/target"
+	"github.com/triward/triward/appliance/claim"
+	"github.com/triward/triward/appliance/record"
 )
 
 // Config of a Service.
@@ -43,12 +45,6 @@ type Config struct {
 }
 
 const (
-	renewEvery  = 5 * time.Second
-	claimLife   = 60 * time.Second // of log time, without a renewal
-	claimFear   = 40 * time.Second // without one a writer gives up, before the claim ends for the others
-	commitLimit = 10 * time.Second
-	recordFor   = 10 * time.Minute
-	recordAtEnd = 3 * time.Second
 	// lateRest is how long a day that is archived rests before what came late is added.
 	lateRest = 6 * time.Hour
 )
@@ -65,6 +61,7 @@ var (
 // Service archives days. Make it with New, run Run, and Close it.
 type Service struct {
 	cfg    Config
+	claims claim.Of[Claim]
 	tag    string
 	pace   *rate.Limiter
 	ctx    context.Context
@@ -87,7 +84,7 @@ func New(cfg Config) *Service {
 		cfg.Rate = 32 << 20
 	}
 	s := &Service{
-		cfg: cfg, tag: Tag(cfg.Cluster, cfg.Incarnation), pace: rate.NewLimiter(rate.Limit(cfg.Rate), 2*max(cfg.Rate, 4<<20)),
+		cfg: cfg, claims: claim.Of[Claim]{Meta: cfg.Meta, Bucket: Bucket, Key: keyRunning, ID: func(c *Claim) string { return c.ID }, Lost: errLost, Stopping: errStopping}, tag: Tag(cfg.Cluster, cfg.Incarnation), pace: rate.NewLimiter(rate.Limit(cfg.Rate), 2*max(cfg.Rate, 4<<20)),
 		born: time.Now(), busy: make(chan struct{}, 2),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -234,22 +231,16 @@ func (s *Service) day(ctx context.Context, p *Policy, day int64, by schedule.Act
 
 // hold is a claim that this node has.
 type hold struct {
-	s      *Service
 	day    int64
 	record DayRecord
-
-	mu      sync.Mutex
-	claim   Claim
-	renewed time.Time
-	cancel  context.CancelCauseFunc
+	claim  Claim // as it was made
+	held   *claim.Hold[Claim]
 }
-
-func (s *Service) claimEnd() int64 { return s.cfg.Meta.LogTime() + claimLife.Milliseconds() }
 
 // claim takes the right to archive, and writes down what the attempt is of: should this node go down, another one goes on
 // with the same entries and so with the same names.
 func (s *Service) claim(ctx context.Context, p *Policy, day int64, by schedule.Actor) (*hold, error) {
-	if c, _, ok := get[Claim](s.cfg.Meta, keyRunning); ok {
+	if c, _, ok := s.claims.Held(); ok {
 		return nil, fmt.Errorf("%w: on node %s", ErrRunning, c.Node)
 	}
 	date := DateOf(day)
@@ -270,96 +261,40 @@ func (s *Service) claim(ctx context.Context, p *Policy, day int64, by schedule.A
 	r.Retry = now + pause(r.Attempts) // should this node go down in the middle of it
 	c := Claim{ID: strings.ToLower(rand.Text()[:10]), Date: date, Node: s.cfg.Node, By: by.Name, Started: now, Total: r.Plan.Want.Lines() - r.Totals.Lines()}
 	txn := auth.Txn{
-		Compares: []auth.Compare{{Bucket: Bucket, Key: keyRunning}, {Bucket: Bucket, Key: prefixDay + date, ModIndex: mod}},
-		Ops: []auth.Op{
-			{Bucket: Bucket, Key: keyRunning, Value: encode(c), Expires: s.claimEnd()},
-			{Bucket: Bucket, Key: prefixDay + date, Value: encode(r)},
-		},
+		Compares: []auth.Compare{{Bucket: Bucket, Key: prefixDay + date, ModIndex: mod}},
+		Ops:      []auth.Op{{Bucket: Bucket, Key: prefixDay + date, Value: encode(r)}},
 	}
 	if mod == 0 {
 		trim(s.cfg.Meta, prefixDay, maxDays, &txn)
 	}
 	if by.Name != "" {
-		txn.Audit = []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: "logs.archive.run", Target: date, Detail: detail(p.Target.Shown())}}
+		txn.Audit = []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: "logs.archive.run", Target: date, Detail: record.Detail(p.Target.Shown())}}
 	}
-	ctx, cancel := context.WithTimeout(ctx, commitLimit)
-	defer cancel()
-	if _, err := s.cfg.Meta.Commit(ctx, txn); err != nil {
+	held, err := s.claims.Take(ctx, c, txn)
+	if err != nil {
 		if errors.Is(err, auth.ErrConflict) {
 			err = fmt.Errorf("%w: %w", ErrRunning, err)
 		}
 		return nil, err
 	}
-	return &hold{s: s, day: day, record: r, claim: c, renewed: time.Now()}, nil
+	return &hold{day: day, record: r, claim: c, held: held}, nil
 }
 
 func pause(attempt int) int64 {
 	return retryAfter[min(attempt, len(retryAfter))-1].Milliseconds()
 }
 
-// keep renews the claim until ctx ends, and ends the work when it cannot.
-func (h *hold) keep(ctx context.Context) {
-	tick := time.NewTicker(renewEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		switch err := h.renew(ctx); {
-		case err == nil, ctx.Err() != nil:
-		case errors.Is(err, errLost):
-			h.cancel(err)
-			return
-		case time.Since(h.renewed) > claimFear:
-			h.cancel(fmt.Errorf("%w: %w", errLost, err))
-			return
-		}
-	}
-}
-
-func (h *hold) renew(ctx context.Context) error {
-	held, mod, ok := get[Claim](h.s.cfg.Meta, keyRunning)
-	if !ok || held.ID != h.claim.ID {
-		return errLost
-	}
-	h.mu.Lock()
-	value := encode(h.claim)
-	h.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, renewEvery)
-	defer cancel()
-	_, err := h.s.cfg.Meta.Commit(ctx, auth.Txn{
-		Compares: []auth.Compare{{Bucket: Bucket, Key: keyRunning, ModIndex: mod}},
-		Ops:      []auth.Op{{Bucket: Bucket, Key: keyRunning, Value: value, Expires: h.s.claimEnd()}},
-	})
-	if err == nil {
-		h.renewed = time.Now()
-	}
-	return err
-}
-
 func (h *hold) progress(lines int64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.claim.Done = lines
+	h.held.Change(func(c *Claim) { c.Done = lines })
 }
 
 // make archives the day that was claimed and records what became of it.
 func (s *Service) make(ctx context.Context, h *hold, p *Policy) error {
-	work, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(s.ctx, func() { cancel(errStopping) })
-	defer stop()
-	h.cancel = cancel
-	var keeping sync.WaitGroup
-	keeping.Go(func() { h.keep(work) })
-	run, err := s.write(work, h, p)
-	if cause := context.Cause(work); err != nil && cause != nil {
-		err = cause
-	}
-	cancel(nil)
-	keeping.Wait()
+	var run Run
+	err := h.held.While(ctx, s.ctx, func(ctx context.Context) (err error) {
+		run, err = s.write(ctx, h, p)
+		return err
+	})
 	s.record(h, run, err)
 	return err
 }
@@ -446,30 +381,9 @@ func (s *Service) wait(ctx context.Context, n int) error {
 // record writes what became of an attempt and ends its claim, however often that takes; a claim that cannot be ended ends by
 // itself.
 func (s *Service) record(h *hold, run Run, failed error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), recordFor)
-	defer cancel()
-	defer context.AfterFunc(s.ctx, func() { // the node is stopping: not for long
-		hurry := time.NewTimer(recordAtEnd)
-		defer hurry.Stop()
-		select {
-		case <-ctx.Done():
-		case <-hurry.C:
-			cancel()
-		}
-	})()
-	for ctx.Err() == nil {
-		err := s.recordOnce(ctx, h, run, failed)
-		if err == nil {
-			return
-		}
+	claim.Record(s.ctx, func(ctx context.Context) error { return s.recordOnce(ctx, h, run, failed) }, func(err error) {
 		s.cfg.Log.Warn("what became of the archive of a day is not recorded yet", "day", run.Date, "err", err)
-		wait := time.NewTimer(time.Second)
-		select {
-		case <-ctx.Done():
-		case <-wait.C:
-		}
-		wait.Stop()
-	}
+	})
 }
 
 func (s *Service) recordOnce(ctx context.Context, h *hold, run Run, failed error) error {
@@ -494,10 +408,7 @@ func (s *Service) recordOnce(ctx context.Context, h *hold, run Run, failed error
 		txn.Compares = append(txn.Compares, auth.Compare{Bucket: Bucket, Key: prefixDay + run.Date, ModIndex: mod})
 		txn.Ops = append(txn.Ops, auth.Op{Bucket: Bucket, Key: prefixDay + run.Date, Value: encode(r)})
 	}
-	if c, cmod, ok := get[Claim](m, keyRunning); ok && c.ID == run.ID {
-		txn.Compares = append(txn.Compares, auth.Compare{Bucket: Bucket, Key: keyRunning, ModIndex: cmod})
-		txn.Ops = append(txn.Ops, auth.Op{Delete: true, Bucket: Bucket, Key: keyRunning})
-	}
+	s.claims.Release(&txn, run.ID)
 	trim(m, prefixRun, maxRuns, &txn)
 	_, err := m.Commit(ctx, txn)
 	return err
@@ -541,7 +452,7 @@ func (s *Service) Losing(ctx context.Context, from, to int64, why string) error 
 		return nil
 	}
 	trim(s.cfg.Meta, prefixLost, maxLost, &txn)
-	ctx, cancel := context.WithTimeout(ctx, commitLimit)
+	ctx, cancel := context.WithTimeout(ctx, claim.CommitLimit)
 	defer cancel()
 	_, err := s.cfg.Meta.Commit(ctx, txn)
 	return err

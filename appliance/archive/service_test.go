@@ -188,7 +188,7 @@ func TestLostClaimEndsTheWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.meta.Advance(61_000) // no renewal
-	if err := h.renew(t.Context()); !errors.Is(err, errLost) {
+	if err := h.held.Renew(t.Context()); !errors.Is(err, errLost) {
 		t.Fatal(err)
 	}
 	n2 := s.service("n2", "1")

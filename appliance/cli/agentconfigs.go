@@ -56,13 +56,6 @@ it on their disk and say what became of it. What agent.yaml of a host sets itsel
 func newConfigGroups(s streams, t *target) *cobra.Command {
 	c := &cobra.Command{Use: "groups", Short: "List the groups and how many of their agents have the newest version", Args: cobra.NoArgs}
 	return asking(s, t, c, func(c *cobra.Command, cl *client, form *outputForm, _ []string) error {
-		var raw json.RawMessage
-		if err := cl.get(c.Context(), configsPath, nil, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var answer struct {
 			Groups []struct {
 				configVersion
@@ -71,8 +64,8 @@ func newConfigGroups(s streams, t *target) *cobra.Command {
 				Drift  map[string]int `json:"drift"`
 			} `json:"groups"`
 		}
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return fmt.Errorf("answer of %s: %w", configsPath, err)
+		if shown, err := cl.show(c.Context(), s, form, configsPath, nil, &answer); err != nil || shown {
+			return err
 		}
 		tab := newTable(s.out, "group", "version", "agents", "current", "pending", "refused", "changed", "by", "note")
 		for _, g := range answer.Groups {
@@ -95,16 +88,9 @@ func newConfigGet(s streams, t *target) *cobra.Command {
 	c := &cobra.Command{Use: "get GROUP", Short: "Print the configuration of a group", Args: cobra.ExactArgs(1)}
 	c.Flags().Uint64Var(&version, "version", 0, "another version than the newest")
 	return asking(s, t, c, func(c *cobra.Command, cl *client, form *outputForm, args []string) error {
-		var raw json.RawMessage
-		if err := cl.get(c.Context(), groupPath(args[0]), versionQuery("version", version), &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var v configVersion
-		if err := json.Unmarshal(raw, &v); err != nil {
-			return fmt.Errorf("answer of %s: %w", groupPath(args[0]), err)
+		if shown, err := cl.show(c.Context(), s, form, groupPath(args[0]), versionQuery("version", version), &v); err != nil || shown {
+			return err
 		}
 		if v.Version == 0 {
 			return fmt.Errorf("group %s has no configuration of its own: its agents have that of the group default", args[0])
@@ -219,20 +205,13 @@ func newConfigDiff(s streams, t *target) *cobra.Command {
 	c.Flags().Uint64Var(&from, "from", 0, "the earlier version; the one before --to when left out")
 	c.Flags().Uint64Var(&to, "to", 0, "the later version; the newest when left out")
 	return asking(s, t, c, func(c *cobra.Command, cl *client, form *outputForm, args []string) error {
-		var raw json.RawMessage
 		q := versionQuery("from", from)
 		q.Set("to", strconv.FormatUint(to, 10))
-		if err := cl.get(c.Context(), groupPath(args[0])+"/diff", q, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var answer struct {
 			Diff []diffLine `json:"diff"`
 		}
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return fmt.Errorf("answer of %s/diff: %w", groupPath(args[0]), err)
+		if shown, err := cl.show(c.Context(), s, form, groupPath(args[0])+"/diff", q, &answer); err != nil || shown {
+			return err
 		}
 		return printDiff(s.out, answer.Diff)
 	})
@@ -241,18 +220,11 @@ func newConfigDiff(s streams, t *target) *cobra.Command {
 func newConfigHistory(s streams, t *target) *cobra.Command {
 	c := &cobra.Command{Use: "history GROUP", Short: "List the versions of a group's configuration", Args: cobra.ExactArgs(1)}
 	return asking(s, t, c, func(c *cobra.Command, cl *client, form *outputForm, args []string) error {
-		var raw json.RawMessage
-		if err := cl.get(c.Context(), groupPath(args[0])+"/history", nil, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var answer struct {
 			Versions []configVersion `json:"versions"`
 		}
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return fmt.Errorf("answer of %s/history: %w", groupPath(args[0]), err)
+		if shown, err := cl.show(c.Context(), s, form, groupPath(args[0])+"/history", nil, &answer); err != nil || shown {
+			return err
 		}
 		tab := newTable(s.out, "version", "changed", "by", "hash", "note")
 		for _, v := range answer.Versions {

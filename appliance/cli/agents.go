@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"strings"
@@ -66,18 +65,11 @@ func newAgentsList(s streams, t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var raw json.RawMessage
-			if err := cl.get(c.Context(), "/v1/agents", nil, &raw); err != nil {
-				return err
-			}
-			if form.json() {
-				return writeJSON(s.out, raw)
-			}
 			var answer struct {
 				Agents []agentAnswer `json:"agents"`
 			}
-			if err := json.Unmarshal(raw, &answer); err != nil {
-				return fmt.Errorf("answer of /v1/agents: %w", err)
+			if shown, err := cl.show(c.Context(), s, &form, "/v1/agents", nil, &answer); err != nil || shown {
+				return err
 			}
 			tab := newTable(s.out, "agent", "host", "state", "group", "version", "config", "clock", "spool", "lag", "last seen", "certificate until")
 			for _, a := range answer.Agents {
@@ -100,16 +92,9 @@ func newAgentsShow(s streams, t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var raw json.RawMessage
-			if err := cl.get(c.Context(), "/v1/agents/"+url.PathEscape(args[0]), nil, &raw); err != nil {
-				return err
-			}
-			if form.json() {
-				return writeJSON(s.out, raw)
-			}
 			var a agentAnswer
-			if err := json.Unmarshal(raw, &a); err != nil {
-				return fmt.Errorf("answer of /v1/agents/%s: %w", args[0], err)
+			if shown, err := cl.show(c.Context(), s, &form, "/v1/agents/"+url.PathEscape(args[0]), nil, &a); err != nil || shown {
+				return err
 			}
 			rows := [][2]string{
 				{"agent", a.ID},
@@ -212,7 +197,6 @@ func newTokenGroup(s streams, t *target, kind string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var raw json.RawMessage
 			body := map[string]any{"kind": kind, "uses": uses, "life_s": int64(life.Seconds()), "note": note}
 			if len(cidrs) > 0 {
 				body["cidrs"] = cidrs
@@ -220,15 +204,9 @@ func newTokenGroup(s streams, t *target, kind string) *cobra.Command {
 			if group != "" {
 				body["group"] = group
 			}
-			if err := cl.post(c.Context(), "/v1/tokens/join", body, &raw); err != nil {
-				return err
-			}
-			if form.json() {
-				return writeJSON(s.out, raw)
-			}
 			var tok tokenAnswer
-			if err := json.Unmarshal(raw, &tok); err != nil {
-				return fmt.Errorf("answer of /v1/tokens/join: %w", err)
+			if shown, err := cl.showPost(c.Context(), s, &form, "/v1/tokens/join", body, &tok); err != nil || shown {
+				return err
 			}
 			fmt.Fprintln(s.out, tok.Token)
 			fmt.Fprintf(s.err, "good for %d use(s) until %s; with it,\n  %s\n", uses,

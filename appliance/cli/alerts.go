@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -91,19 +90,12 @@ func newAlertList(s streams, t *target) *cobra.Command {
 		if match != "" {
 			q.Set("match", match)
 		}
-		var raw json.RawMessage
-		if err := cl.get(c.Context(), "/v1/alerts", q, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var answer struct {
 			Alerts []alertAnswer `json:"alerts"`
 			More   bool          `json:"more"`
 		}
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return fmt.Errorf("answer of /v1/alerts: %w", err)
+		if shown, err := cl.show(c.Context(), s, form, "/v1/alerts", q, &answer); err != nil || shown {
+			return err
 		}
 		tab := newTable(s.out, "id", "state", "severity", "alert", "since", "labels", "summary")
 		for i := range answer.Alerts {
@@ -168,13 +160,6 @@ func newAlertHistory(s streams, t *target) *cobra.Command {
 				q.Set(name, v)
 			}
 		}
-		var raw json.RawMessage
-		if err := cl.get(c.Context(), "/v1/alerts/history", q, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var answer struct {
 			Records []struct {
 				T        int64             `json:"t"`
@@ -188,8 +173,8 @@ func newAlertHistory(s streams, t *target) *cobra.Command {
 				Count    int               `json:"count"`
 			} `json:"records"`
 		}
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return fmt.Errorf("answer of /v1/alerts/history: %w", err)
+		if shown, err := cl.show(c.Context(), s, form, "/v1/alerts/history", q, &answer); err != nil || shown {
+			return err
 		}
 		tab := newTable(s.out, "time", "what", "alert", "labels", "by or to", "detail")
 		for _, r := range answer.Records {
@@ -229,20 +214,13 @@ func newSilenceAdd(s streams, t *target) *cobra.Command {
 	c.Flags().StringVar(&comment, "comment", "", "why")
 	c.Flags().DurationVar(&length, "duration", time.Hour, "for how long")
 	return asking(s, t, c, func(c *cobra.Command, cl *client, form *outputForm, args []string) error {
-		var raw json.RawMessage
 		body := map[string]any{"matchers": args, "duration_s": int64(length.Seconds()), "comment": comment}
-		if err := cl.post(c.Context(), "/v1/silences", body, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var made struct {
 			ID     string `json:"id"`
 			EndsAt int64  `json:"ends_at"`
 		}
-		if err := json.Unmarshal(raw, &made); err != nil {
-			return fmt.Errorf("answer of /v1/silences: %w", err)
+		if shown, err := cl.showPost(c.Context(), s, form, "/v1/silences", body, &made); err != nil || shown {
+			return err
 		}
 		fmt.Fprintln(s.out, made.ID)
 		fmt.Fprintln(s.err, "until", stamp(made.EndsAt))
@@ -255,18 +233,11 @@ func newSilenceQuery(s streams, t *target) *cobra.Command {
 	c := &cobra.Command{Use: "query", Short: "List silences", Args: cobra.NoArgs}
 	c.Flags().BoolVar(&all, "all", false, "also those that have ended")
 	return asking(s, t, c, func(c *cobra.Command, cl *client, form *outputForm, _ []string) error {
-		var raw json.RawMessage
-		if err := cl.get(c.Context(), "/v1/silences", nil, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var answer struct {
 			Silences []silenceAnswer `json:"silences"`
 		}
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return fmt.Errorf("answer of /v1/silences: %w", err)
+		if shown, err := cl.show(c.Context(), s, form, "/v1/silences", nil, &answer); err != nil || shown {
+			return err
 		}
 		tab := newTable(s.out, "id", "state", "matchers", "from", "until", "by", "alerts", "comment")
 		for _, x := range answer.Silences {

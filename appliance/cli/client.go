@@ -322,6 +322,34 @@ func (c *client) put(ctx context.Context, path string, body, v any) error {
 	return c.call(ctx, http.MethodPut, path, encoded, v)
 }
 
+// show is get that prints the answer as it came when JSON is wanted; shown is true then, and v as it was.
+func (c *client) show(ctx context.Context, s streams, form *outputForm, path string, q url.Values, v any) (shown bool, err error) {
+	var raw json.RawMessage
+	if err := c.get(ctx, path, q, &raw); err != nil {
+		return false, err
+	}
+	return form.show(s, path, raw, v)
+}
+
+// showPost is show for what post sends.
+func (c *client) showPost(ctx context.Context, s streams, form *outputForm, path string, body, v any) (shown bool, err error) {
+	var raw json.RawMessage
+	if err := c.post(ctx, path, body, &raw); err != nil {
+		return false, err
+	}
+	return form.show(s, path, raw, v)
+}
+
+func (f *outputForm) show(s streams, path string, raw json.RawMessage, v any) (shown bool, err error) {
+	if f.json() {
+		return true, writeJSON(s.out, raw)
+	}
+	if err := json.Unmarshal(raw, v); err != nil {
+		return false, fmt.Errorf("answer of %s: %w", path, err)
+	}
+	return false, nil
+}
+
 func (c *client) call(ctx context.Context, method, path string, body []byte, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()

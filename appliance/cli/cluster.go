@@ -2,12 +2,10 @@ package cli
 
 import (
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -358,16 +356,9 @@ func askCluster(c *cobra.Command, t *target, form *outputForm, s streams) (*clus
 	if err != nil {
 		return nil, err
 	}
-	var raw json.RawMessage
-	if err := cl.get(c.Context(), "/v1/cluster", url.Values{}, &raw); err != nil {
-		return nil, err
-	}
-	if form.json() {
-		return nil, writeJSON(s.out, raw)
-	}
 	var a clusterAnswer
-	if err := json.Unmarshal(raw, &a); err != nil {
-		return nil, fmt.Errorf("answer of /v1/cluster: %w", err)
+	if shown, err := cl.show(c.Context(), s, form, "/v1/cluster", nil, &a); err != nil || shown {
+		return nil, err
 	}
 	return &a, nil
 }

@@ -91,10 +91,6 @@ func newEventsQuery(s streams, t *target) *cobra.Command {
 			if limit < 1 {
 				return errors.New("--limit must be at least 1")
 			}
-			from, to, err := when.times()
-			if err != nil {
-				return err
-			}
 			cl, err := t.client()
 			if err != nil {
 				return err
@@ -102,7 +98,9 @@ func newEventsQuery(s streams, t *target) *cobra.Command {
 			q := url.Values{
 				"query": {strings.Join(args, "")}, "host": {strings.Join(filter.hosts, ",")}, "kind": {strings.Join(filter.kinds, ",")},
 				"source": {strings.Join(filter.sources, ",")}, "severity": {filter.severity},
-				"start": {strconv.FormatInt(from.UnixNano(), 10)}, "end": {strconv.FormatInt(to.UnixNano(), 10)},
+			}
+			if err := when.set(q); err != nil {
+				return err
 			}
 			return pages(c.Context(), cl, "/v1/events", q, limit, func(a *eventAnswer) (int, string, error) {
 				return len(a.Events), a.Next, printEvents(s.out, &form, a.Events)

@@ -50,21 +50,12 @@ func (l *logQuestion) flags(c *cobra.Command, start string) {
 }
 
 func (l *logQuestion) ask(text string) (url.Values, *client, error) {
-	from, to, err := l.when.times()
-	if err != nil {
+	q := url.Values{"query": {text}}
+	if err := l.when.set(q); err != nil {
 		return nil, nil, err
-	}
-	if !from.Before(to) {
-		return nil, nil, fmt.Errorf("want --start before --end")
 	}
 	cl, err := l.t.client()
-	if err != nil {
-		return nil, nil, err
-	}
-	q := url.Values{"query": {text}}
-	q.Set("start", strconv.FormatInt(max(from.UnixNano(), 0), 10))
-	q.Set("end", strconv.FormatInt(to.UnixNano(), 10))
-	return q, cl, nil
+	return q, cl, err
 }
 
 // tell prints what an answer cost, when asked for, and always what is missing in it.

@@ -50,13 +50,10 @@ func newLogsSuggest(s streams, t *target) *cobra.Command {
 }
 
 func suggestions(ctx context.Context, cl *client, when *span, text string, limit int) (raw json.RawMessage, err error) {
-	from, to, err := when.times()
-	if err != nil {
+	q := url.Values{"query": {text}, "limit": {strconv.Itoa(limit)}}
+	if err := when.set(q); err != nil {
 		return nil, err
 	}
-	q := url.Values{"query": {text}, "limit": {strconv.Itoa(limit)}}
-	q.Set("start", strconv.FormatInt(max(from.UnixNano(), 0), 10))
-	q.Set("end", strconv.FormatInt(to.UnixNano(), 10))
 	err = cl.get(ctx, "/v1/logs/suggest", q, &raw)
 	return raw, err
 }

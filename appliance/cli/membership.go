@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,16 +32,9 @@ func changeMembers(c *cobra.Command, t *target, form *outputForm, s streams, pat
 	if err != nil {
 		return err
 	}
-	var raw json.RawMessage
-	if err := cl.post(c.Context(), path, body, &raw); err != nil {
-		return err
-	}
-	if form.json() {
-		return writeJSON(s.out, raw)
-	}
 	var a memberChange
-	if err := json.Unmarshal(raw, &a); err != nil {
-		return fmt.Errorf("answer of %s: %w", path, err)
+	if shown, err := cl.showPost(c.Context(), s, form, path, body, &a); err != nil || shown {
+		return err
 	}
 	fmt.Fprintf(s.out, "%s; %d voter(s), %d of them may fail at once\n", done, a.Voters, a.Tolerates)
 	for _, more := range []string{a.Pending, a.Note} {

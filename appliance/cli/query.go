@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -111,21 +112,28 @@ func (s *span) times() (from, to time.Time, err error) {
 	return from, to, nil
 }
 
+// set puts the span into the values of a question about lines or events, in nanoseconds.
+func (s *span) set(q url.Values) error {
+	from, to, err := s.times()
+	if err != nil {
+		return err
+	}
+	if !from.Before(to) {
+		return errors.New("want --start before --end")
+	}
+	q.Set("start", strconv.FormatInt(max(from.UnixNano(), 0), 10))
+	q.Set("end", strconv.FormatInt(to.UnixNano(), 10))
+	return nil
+}
+
 func runQuery(c *cobra.Command, s streams, t *target, form *outputForm, path string, q url.Values) error {
 	cl, err := t.client()
 	if err != nil {
 		return err
 	}
-	var raw json.RawMessage
-	if err := cl.get(c.Context(), path, q, &raw); err != nil {
-		return err
-	}
-	if form.json() {
-		return writeJSON(s.out, raw)
-	}
 	var answer promAnswer
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		return fmt.Errorf("the answer is not Prometheus' form: %w", err)
+	if shown, err := cl.show(c.Context(), s, form, path, q, &answer); err != nil || shown {
+		return err
 	}
 	for _, w := range answer.Warnings {
 		fmt.Fprintf(s.err, "warning: %s\n", printable(w))

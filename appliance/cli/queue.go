@@ -90,16 +90,9 @@ func newQueueStatus(s streams, t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var raw json.RawMessage
-			if err := cl.get(c.Context(), "/v1/queue", nil, &raw); err != nil {
-				return err
-			}
-			if form.json() {
-				return writeJSON(s.out, raw)
-			}
 			var q queueAnswer
-			if err := json.Unmarshal(raw, &q); err != nil {
-				return fmt.Errorf("answer of /v1/queue: %w", err)
+			if shown, err := cl.show(c.Context(), s, &form, "/v1/queue", nil, &q); err != nil || shown {
+				return err
 			}
 			return q.print(s.out, names)
 		},

@@ -136,13 +136,6 @@ func newRulesApply(s streams, t *target) *cobra.Command {
 func newRulesList(s streams, t *target) *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List rules and how each stands", Args: cobra.NoArgs}
 	return asking(s, t, c, func(c *cobra.Command, cl *client, form *outputForm, _ []string) error {
-		var raw json.RawMessage
-		if err := cl.get(c.Context(), "/v1/rules", nil, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var answer struct {
 			Files []struct {
 				Name    string `json:"name"`
@@ -162,8 +155,8 @@ func newRulesList(s streams, t *target) *cobra.Command {
 				} `json:"rules"`
 			} `json:"files"`
 		}
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return fmt.Errorf("answer of /v1/rules: %w", err)
+		if shown, err := cl.show(c.Context(), s, form, "/v1/rules", nil, &answer); err != nil || shown {
+			return err
 		}
 		tab := newTable(s.out, "file", "rule", "severity", "state", "alerts", "kind", "for", "condition")
 		for _, f := range answer.Files {
@@ -368,18 +361,11 @@ func newRoutes(s streams) *cobra.Command {
 		},
 	}
 	c.AddCommand(asking(s, &t, show, func(c *cobra.Command, cl *client, form *outputForm, _ []string) error {
-		var raw json.RawMessage
-		if err := cl.get(c.Context(), "/v1/routes", nil, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var answer struct {
 			Body string `json:"body"`
 		}
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return fmt.Errorf("answer of /v1/routes: %w", err)
+		if shown, err := cl.show(c.Context(), s, form, "/v1/routes", nil, &answer); err != nil || shown {
+			return err
 		}
 		_, err := fmt.Fprint(s.out, answer.Body)
 		return err
@@ -398,13 +384,6 @@ func testRoute(s streams) func(c *cobra.Command, cl *client, form *outputForm, a
 			}
 			labels[name] = v
 		}
-		var raw json.RawMessage
-		if err := cl.post(c.Context(), "/v1/routes/test", map[string]any{"labels": labels}, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var answer struct {
 			Routes []struct {
 				Route      string            `json:"route"`
@@ -414,8 +393,8 @@ func testRoute(s streams) func(c *cobra.Command, cl *client, form *outputForm, a
 				EscalateMs int64             `json:"escalate_after_ms"`
 			} `json:"routes"`
 		}
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return fmt.Errorf("answer of /v1/routes/test: %w", err)
+		if shown, err := cl.showPost(c.Context(), s, form, "/v1/routes/test", map[string]any{"labels": labels}, &answer); err != nil || shown {
+			return err
 		}
 		tab := newTable(s.out, "receiver", "group", "escalation", "route")
 		for _, r := range answer.Routes {

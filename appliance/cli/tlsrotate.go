@@ -1,9 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
-	"fmt"
-
 	"github.com/spf13/cobra"
 )
 
@@ -18,13 +15,6 @@ has to be enrolled anew after it. To shut out one agent now, revoke it.`,
 	}
 	t.flags(c)
 	return asking(s, &t, c, func(c *cobra.Command, cl *client, form *outputForm, _ []string) error {
-		var raw json.RawMessage
-		if err := cl.post(c.Context(), "/v1/tls/agents/rotate", struct{}{}, &raw); err != nil {
-			return err
-		}
-		if form.json() {
-			return writeJSON(s.out, raw)
-		}
 		var answer struct {
 			CAs []struct {
 				KeySHA256 string `json:"key_sha256"`
@@ -33,8 +23,8 @@ has to be enrolled anew after it. To shut out one agent now, revoke it.`,
 				Signs     bool   `json:"signs"`
 			} `json:"cas"`
 		}
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return fmt.Errorf("answer of /v1/tls/agents/rotate: %w", err)
+		if shown, err := cl.showPost(c.Context(), s, form, "/v1/tls/agents/rotate", struct{}{}, &answer); err != nil || shown {
+			return err
 		}
 		tab := newTable(s.out, "CA of agents", "made", "good until", "")
 		for _, ca := range answer.CAs {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -77,16 +76,9 @@ the JSON lists of /monitor.`,
 				return err
 			}
 			body := map[string]any{"name": args[0], "role": role, "life_s": int64(life.Seconds())}
-			var raw json.RawMessage
-			if err := cl.post(c.Context(), "/v1/tokens/api", body, &raw); err != nil {
-				return err
-			}
-			if form.json() {
-				return writeJSON(s.out, raw)
-			}
 			var a apiTokenAnswer
-			if err := json.Unmarshal(raw, &a); err != nil {
-				return fmt.Errorf("answer of /v1/tokens/api: %w", err)
+			if shown, err := cl.showPost(c.Context(), s, &form, "/v1/tokens/api", body, &a); err != nil || shown {
+				return err
 			}
 			fmt.Fprintln(s.out, a.Token)
 			until := "for ever"

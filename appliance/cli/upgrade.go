@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"strconv"
 
@@ -41,16 +40,9 @@ func newUpgradeStatus(s streams, t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var raw json.RawMessage
-			if err := cl.get(c.Context(), "/v1/upgrade", nil, &raw); err != nil {
-				return err
-			}
-			if form.json() {
-				return writeJSON(s.out, raw)
-			}
 			var a upgradeAnswer
-			if err := json.Unmarshal(raw, &a); err != nil {
-				return fmt.Errorf("answer of /v1/upgrade: %w", err)
+			if shown, err := cl.show(c.Context(), s, &form, "/v1/upgrade", nil, &a); err != nil || shown {
+				return err
 			}
 			fmt.Fprintf(s.out, "format of the cluster: %d\n", a.Format)
 			switch {

@@ -63,17 +63,7 @@ func ask(c *cobra.Command, s streams, t *target, form *outputForm, path string, 
 	if err != nil {
 		return false, err
 	}
-	var raw json.RawMessage
-	if err := cl.get(c.Context(), path, q, &raw); err != nil {
-		return false, err
-	}
-	if form.json() {
-		return true, writeJSON(s.out, raw)
-	}
-	if err := json.Unmarshal(raw, v); err != nil {
-		return false, fmt.Errorf("answer of %s: %w", path, err)
-	}
-	return false, nil
+	return cl.show(c.Context(), s, form, path, q, v)
 }
 
 func newUserList(s streams, t *target) *cobra.Command {
@@ -161,16 +151,9 @@ Whoever has the link first has the account: send it over a channel that you trus
 				return err
 			}
 			body := map[string]any{"role": role, "life_s": int64(life.Seconds())}
-			var raw json.RawMessage
-			if err := cl.post(c.Context(), "/v1/users/"+url.PathEscape(args[0])+"/invite", body, &raw); err != nil {
-				return err
-			}
-			if form.json() {
-				return writeJSON(s.out, raw)
-			}
 			var a inviteAnswer
-			if err := json.Unmarshal(raw, &a); err != nil {
-				return fmt.Errorf("answer to the invitation: %w", err)
+			if shown, err := cl.showPost(c.Context(), s, &form, "/v1/users/"+url.PathEscape(args[0])+"/invite", body, &a); err != nil || shown {
+				return err
 			}
 			fmt.Fprintln(s.out, a.Link)
 			_, err = fmt.Fprintf(s.err, "good once, until %s, for %s (%s)\n", timeText(a.Expires), a.User, a.Role)

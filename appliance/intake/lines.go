@@ -66,7 +66,7 @@ func (p *linePush) newStream(kind wire.StreamKind, ls wire.Labels, source string
 	}
 	s := &stream{kind: kind, labels: ls, key: string(ls.AppendKey([]byte{byte(kind)}))}
 	for _, name := range levelNames {
-		if s.level = levelOf(ls.Get(name)); s.level != wire.SeverityUnknown {
+		if s.level = lines.SeverityOf(ls.Get(name)); s.level != wire.SeverityUnknown {
 			break
 		}
 	}
@@ -75,24 +75,6 @@ func (p *linePush) newStream(kind wire.StreamKind, ls wire.Labels, source string
 
 // levelNames are the labels and fields that say how severe a line is.
 var levelNames = [...]string{"level", "severity", "detected_level", "lvl"}
-
-func levelOf(s string) wire.Severity {
-	switch strings.ToLower(s) {
-	case "trace", "debug", "dbg":
-		return wire.SeverityDebug
-	case "info", "information", "informational":
-		return wire.SeverityInfo
-	case "notice":
-		return wire.SeverityNotice
-	case "warn", "warning":
-		return wire.SeverityWarning
-	case "error", "err", "severe":
-		return wire.SeverityError
-	case "critical", "crit", "fatal", "panic", "emerg", "emergency", "alert":
-		return wire.SeverityCritical
-	}
-	return wire.SeverityUnknown
-}
 
 // add puts a line into the body that its stream belongs to. Text must stay as it is until push returns.
 func (p *linePush) add(s *stream, l wire.LogLine, flags command.DeliverFlags) {
@@ -197,7 +179,7 @@ func hashLine(l *wire.LogLine) uint64 {
 // severity is what the fields, the labels or the text of a line say, in this order.
 func severity(s *stream, l *wire.LogLine) wire.Severity {
 	for _, name := range levelNames {
-		if v := levelOf(wire.Labels(l.Fields).Get(name)); v != wire.SeverityUnknown {
+		if v := lines.SeverityOf(wire.Labels(l.Fields).Get(name)); v != wire.SeverityUnknown {
 			return v
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup/repository"
+	"github.com/triward/triward/appliance/claim"
 )
 
 // EntrySource reads committed entries of the log from the index from on, at most so many bytes but at least one entry
@@ -383,7 +384,7 @@ func (r *Runner) noteArchive(ctx context.Context, a *archiving, now Archive) {
 			txn.Ops = append(append(txn.Ops, r.forgetGaps()...), auth.Op{Bucket: Bucket, Key: key, Value: encode(g)})
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, commitLimit)
+	ctx, cancel := context.WithTimeout(ctx, claim.CommitLimit)
 	defer cancel()
 	if _, err := r.cfg.Meta.Commit(ctx, txn); err != nil {
 		r.cfg.Log.Warn("how far the archive of the log is could not be written down", "schedule", now.Schedule, "err", err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/backup/target"
+	"github.com/triward/triward/appliance/claim"
 )
 
 // pruneAtOnce bounds what one look removes.
@@ -21,7 +22,7 @@ func (r *Runner) prune(ctx context.Context) {
 			schedules[s.Name] = s
 		}
 	}
-	running, _, _ := get[Claim](r.cfg.Meta, keyRunning)
+	running, _, _ := r.claims.Held()
 	all := list[Run](r.cfg.Meta, prefixRun, maxRecords)
 	for _, run := range r.spare(all, schedules, running.ID) {
 		if ctx.Err() != nil {
@@ -54,7 +55,7 @@ func (r *Runner) spare(all []Run, schedules map[string]Schedule, running string)
 		switch {
 		case !run.OK:
 			// Nothing should be there; what an interruption left is removed once nobody can be writing it any more.
-			if now-max(run.Started, run.Ended) > 2*claimLife.Milliseconds() {
+			if now-max(run.Started, run.Ended) > 2*claim.Life.Milliseconds() {
 				out = append(out, run)
 			}
 		case known && s.keeps(newer[run.Schedule], now-run.Started):
@@ -113,7 +114,7 @@ func (r *Runner) drop(ctx context.Context, run *Run) error {
 		return nil
 	}
 	held.Removed = true
-	ctx, cancel := context.WithTimeout(ctx, commitLimit)
+	ctx, cancel := context.WithTimeout(ctx, claim.CommitLimit)
 	defer cancel()
 	_, err = r.cfg.Meta.Commit(ctx, auth.Txn{
 		Compares: []auth.Compare{{Bucket: Bucket, Key: runKey(run), ModIndex: mod}},

@@ -164,7 +164,7 @@ func (r *Runner) storeInRepository(ctx context.Context, h *hold, j *Job, run Run
 	}
 	if err == nil {
 		// A claim that was lost meanwhile is another's: this backup counts only while it is ours.
-		if held, _, ok := get[Claim](r.cfg.Meta, keyRunning); !ok || held.ID != run.ID {
+		if held, _, ok := r.claims.Held(); !ok || held.ID != run.ID {
 			err = errLost
 		}
 	}
@@ -255,7 +255,7 @@ func (r *Runner) sweepAll(ctx context.Context) {
 }
 
 func (r *Runner) sweep(ctx context.Context, run *Run) (done bool, again time.Duration, err error) {
-	if c, _, ok := get[Claim](r.cfg.Meta, keyRunning); ok && c.Repository == run.Repository {
+	if c, _, ok := r.claims.Held(); ok && c.Repository == run.Repository {
 		return false, 0, nil
 	}
 	to, err := r.target(&run.Target)
@@ -278,7 +278,5 @@ func (r *Runner) sweep(ctx context.Context, run *Run) (done bool, again time.Dur
 
 // atRepository makes the claim say where its backup goes.
 func (h *hold) atRepository(folder string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.claim.Repository = folder
+	h.held.Change(func(c *Claim) { c.Repository = folder })
 }

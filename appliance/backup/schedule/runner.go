@@ -16,6 +16,8 @@ import (
 	"github.com/triward/triward/appliance/backup"
 	"github.com/triward/triward/appliance/backup/repository"
 	"github.com/triward/triward/appliance/backup/target"
+	"github.com/triward/triward/appliance/claim"
+	"github.com/triward/triward/appliance/record"
 )
 
 // Prepared is a state that was cut and waits to be written as a backup.
@@ -68,20 +70,14 @@ type Config struct {
 }
 
 const (
-	renewEvery = 5 * time.Second  // of the claim
-	claimLife  = 60 * time.Second // of log time, without a renewal
-	// claimFear is when a maker that could not renew its claim gives up: before it ends for the others.
-	claimFear   = 40 * time.Second
-	lostAfter   = 2 * claimLife
-	recordFor   = 10 * time.Minute // trying to record what became of a run
-	recordAtEnd = 3 * time.Second  // when the node is stopping
-	commitLimit = 10 * time.Second
+	lostAfter   = 2 * claim.Life
 	keepAtLeast = 1
 )
 
 // Runner makes the backups of this node. Make it with New, run Run, and Close it.
 type Runner struct {
 	cfg    Config
+	claims claim.Of[Claim]
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -106,6 +102,9 @@ func New(cfg Config) *Runner {
 		cfg: cfg, born: time.Now(), sweeps: make(map[string]*sweeping),
 		caches: make(map[string]*repository.Cache), archive: make(map[string]*archiving),
 		wants: make(map[string]*wanted),
+		claims: claim.Of[Claim]{
+			Meta: cfg.Meta, Bucket: Bucket, Key: keyRunning, ID: func(c *Claim) string { return c.ID }, Cancelled: cancelled, Lost: errLost, Stopping: errStopping,
+		},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
@@ -181,9 +180,6 @@ func (r *Runner) look(ctx context.Context) error {
 
 func (r *Runner) mine(node string) bool { return node == r.cfg.Node || node == "" && r.cfg.Leading() }
 
-// claimEnd is when a claim made now ends.
-func (r *Runner) claimEnd() int64 { return r.cfg.Meta.LogTime() + claimLife.Milliseconds() }
-
 // Start makes a backup now, here, for an operator, and returns its run once it has begun.
 func (r *Runner) Start(ctx context.Context, j Job, by Actor) (Run, error) {
 	if j.Node != "" && j.Node != r.cfg.Node {
@@ -251,12 +247,8 @@ func (r *Runner) run(ctx context.Context, j *Job, schedule string, by Actor, als
 
 // hold is a claim that this node has.
 type hold struct {
-	r      *Runner
-	cancel context.CancelCauseFunc
-
-	mu      sync.Mutex
-	claim   Claim
-	renewed time.Time
+	claim Claim // as it was made
+	held  *claim.Hold[Claim]
 }
 
 var (
@@ -265,36 +257,39 @@ var (
 	errStopping  = errors.New("the node was stopped")
 )
 
+// cancelled is why a run is to end whose claim is held as it is.
+func cancelled(held *Claim) error {
+	if held.Cancel {
+		return errCancelled
+	}
+	return nil
+}
+
 func (r *Runner) claim(ctx context.Context, j *Job, schedule string, by Actor, also []auth.Compare, st *state) (*hold, error) {
-	if c, _, ok := get[Claim](r.cfg.Meta, keyRunning); ok {
+	if c, _, ok := r.claims.Held(); ok {
 		return nil, fmt.Errorf("%w: on node %s", ErrRunning, c.Node)
 	}
 	c := Claim{Phase: "waiting", Run: Run{
 		ID: strings.ToLower(rand.Text()[:10]), Schedule: schedule, By: by.Name, Node: r.cfg.Node, Started: r.cfg.Meta.LogTime(),
 		Target: j.Target, Incarnation: r.cfg.Incarnation, Kind: j.kind,
 	}}
-	txn := auth.Txn{
-		Compares: append([]auth.Compare{{Bucket: Bucket, Key: keyRunning}}, also...),
-		Ops:      []auth.Op{{Bucket: Bucket, Key: keyRunning, Value: encode(c), Expires: r.claimEnd()}},
-	}
+	txn := auth.Txn{Compares: also}
 	if st != nil {
 		txn.Ops = append(txn.Ops, auth.Op{Bucket: Bucket, Key: prefixState + schedule, Value: encode(st)})
 	}
 	if by.Name != "" {
 		shown := *j
 		shown.Target = j.Target.shown()
-		txn.Audit = []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: startAction(j), Target: cmp.Or(schedule, j.Target.String()), Detail: bounded(shown)}}
+		txn.Audit = []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: startAction(j), Target: cmp.Or(schedule, j.Target.String()), Detail: record.Detail(shown)}}
 	}
-	ctx, cancel := context.WithTimeout(ctx, commitLimit)
-	defer cancel()
-	_, err := r.cfg.Meta.Commit(ctx, txn)
+	held, err := r.claims.Take(ctx, c, txn)
 	if errors.Is(err, auth.ErrConflict) && also == nil {
 		return nil, ErrRunning
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &hold{r: r, claim: c, renewed: time.Now()}, nil
+	return &hold{claim: c, held: held}, nil
 }
 
 func startAction(j *Job) string {
@@ -304,81 +299,25 @@ func startAction(j *Job) string {
 	return "snapshot.start"
 }
 
-// keep renews the claim until ctx ends, and ends the work when it cannot.
-func (h *hold) keep(ctx context.Context) {
-	tick := time.NewTicker(renewEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		switch err := h.renew(ctx); {
-		case err == nil, ctx.Err() != nil:
-		case errors.Is(err, errCancelled), errors.Is(err, errLost):
-			h.cancel(err)
-			return
-		case time.Since(h.renewed) > claimFear:
-			h.cancel(fmt.Errorf("%w: %w", errLost, err))
-			return
-		}
-	}
-}
-
-func (h *hold) renew(ctx context.Context) error {
-	held, mod, ok := get[Claim](h.r.cfg.Meta, keyRunning)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case !ok || held.ID != h.claim.ID:
-		return errLost
-	case held.Cancel:
-		return errCancelled
-	}
-	ctx, cancel := context.WithTimeout(ctx, renewEvery)
-	defer cancel()
-	_, err := h.r.cfg.Meta.Commit(ctx, auth.Txn{
-		Compares: []auth.Compare{{Bucket: Bucket, Key: keyRunning, ModIndex: mod}},
-		Ops:      []auth.Op{{Bucket: Bucket, Key: keyRunning, Value: encode(h.claim), Expires: h.r.claimEnd()}},
-	})
-	if err == nil {
-		h.renewed = time.Now()
-	}
-	return err
-}
-
 func (h *hold) enter(phase string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.claim.Phase = phase
+	h.held.Change(func(c *Claim) { c.Phase = phase })
 }
 
 func (h *hold) progress(done, total int64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.claim.Done, h.claim.Total = done, total
+	h.held.Change(func(c *Claim) { c.Done, c.Total = done, total })
 }
 
 // make makes the backup that was claimed and records what became of it. The error is of the backup.
 func (r *Runner) make(ctx context.Context, h *hold, j *Job, st *state) error {
-	work, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(r.ctx, func() { cancel(errStopping) })
-	defer stop()
-	h.cancel = cancel
-	var keeping sync.WaitGroup
-	keeping.Go(func() { h.keep(work) })
-	run, err := r.store(work, h, j)
-	if cause := context.Cause(work); err != nil && cause != nil {
-		err = cause
-	}
-	cancel(nil)
-	keeping.Wait()
+	var run Run
+	err := h.held.While(ctx, r.ctx, func(ctx context.Context) (err error) {
+		run, err = r.store(ctx, h, j)
+		return err
+	})
 	if err != nil {
 		run.OK, run.Error = false, clip(err.Error())
 	}
-	r.record(h, run, st)
+	r.record(run, st)
 	return err
 }
 
@@ -494,7 +433,7 @@ func (r *Runner) Check(ctx context.Context, w Where, schedule string) error {
 
 // note writes the record of a run whose backup is about to be stored.
 func (r *Runner) note(ctx context.Context, run *Run) error {
-	ctx, cancel := context.WithTimeout(ctx, commitLimit)
+	ctx, cancel := context.WithTimeout(ctx, claim.CommitLimit)
 	defer cancel()
 	_, err := r.cfg.Meta.Commit(ctx, auth.Txn{Ops: []auth.Op{{Bucket: Bucket, Key: runKey(run), Value: encode(run)}}})
 	return err
@@ -502,40 +441,18 @@ func (r *Runner) note(ctx context.Context, run *Run) error {
 
 // record writes what became of a run and ends its claim, however often that takes; a claim that cannot be ended ends by
 // itself.
-func (r *Runner) record(h *hold, run Run, st *state) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), recordFor)
-	defer cancel()
-	defer context.AfterFunc(r.ctx, func() { // the node is stopping: not for long
-		hurry := time.NewTimer(recordAtEnd)
-		defer hurry.Stop()
-		select {
-		case <-ctx.Done():
-		case <-hurry.C:
-			cancel()
-		}
-	})()
-	for ctx.Err() == nil {
+func (r *Runner) record(run Run, st *state) {
+	claim.Record(r.ctx, func(ctx context.Context) error {
 		run.Ended = r.cfg.Meta.LogTime()
 		txn := auth.Txn{Ops: []auth.Op{{Bucket: Bucket, Key: runKey(&run), Value: encode(run)}}}
-		held, mod, ok := get[Claim](r.cfg.Meta, keyRunning)
-		if ok && held.ID == run.ID {
-			txn.Compares = append(txn.Compares, auth.Compare{Bucket: Bucket, Key: keyRunning, ModIndex: mod})
-			txn.Ops = append(txn.Ops, auth.Op{Delete: true, Bucket: Bucket, Key: keyRunning})
-		}
+		r.claims.Release(&txn, run.ID)
 		r.recordState(&txn, &run, st)
 		r.trim(&txn)
 		_, err := r.cfg.Meta.Commit(ctx, txn)
-		if err == nil {
-			return
-		}
+		return err
+	}, func(err error) {
 		r.cfg.Log.Warn("what became of a backup is not recorded yet", "run", run.ID, "err", err)
-		wait := time.NewTimer(time.Second)
-		select {
-		case <-ctx.Done():
-		case <-wait.C:
-		}
-		wait.Stop()
-	}
+	})
 }
 
 // recordState notes when a schedule whose run failed is tried again.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/triward/triward/appliance/auth"
+	"github.com/triward/triward/appliance/record"
 )
 
 // Bucket of the metadata that this package owns.
@@ -39,31 +40,14 @@ type Sealer interface {
 // purpose binds a sealed secret to its place.
 const purpose = "backup target"
 
-func encode(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(fmt.Sprintf("schedule: encode %T: %v", v, err)) // structs of plain fields
-	}
-	return b
-}
+func encode(v any) []byte { return record.Encode(v) }
 
 func get[T any](m auth.Meta, key string) (v T, mod uint64, ok bool) {
-	held, found := m.Get(Bucket, key)
-	if !found || json.Unmarshal(held.Data, &v) != nil {
-		return v, held.ModIndex, false
-	}
-	return v, held.ModIndex, true
+	return record.Get[T](m, Bucket, key)
 }
 
-func list[T any](m auth.Meta, prefix string, most int) (out []T) {
-	m.Scan(Bucket, prefix, func(_ string, held auth.Value) bool {
-		var v T
-		if json.Unmarshal(held.Data, &v) == nil {
-			out = append(out, v)
-		}
-		return len(out) < most
-	})
-	return out
+func list[T any](m auth.Meta, prefix string, most int) []T {
+	return record.List[T](m, Bucket, prefix, most)
 }
 
 func runKey(r *Run) string { return fmt.Sprintf("%s%013d-%s", prefixRun, r.Started, r.ID) }
@@ -100,7 +84,7 @@ type ScheduleStatus struct {
 func (r *Runner) Overview(runs int) Overview {
 	m := r.cfg.Meta
 	out := Overview{Schedules: []ScheduleStatus{}, Runs: []Run{}, LogTime: m.LogTime()}
-	if c, _, ok := get[Claim](m, keyRunning); ok {
+	if c, _, ok := r.claims.Held(); ok {
 		c.Target = Where{Kind: c.Target.Kind, URL: c.Target.URL}
 		out.Running = &c
 	}
@@ -194,24 +178,13 @@ func (r *Runner) Put(ctx context.Context, s Schedule, by Actor) error {
 				{Bucket: Bucket, Key: prefixSchedule + s.Name, Value: encode(s)},
 				{Bucket: Bucket, Key: prefixState + s.Name, Value: encode(st)},
 			},
-			Audit: []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: "snapshot.schedule.set", Target: s.Name, Detail: bounded(shown)}},
+			Audit: []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: "snapshot.schedule.set", Target: s.Name, Detail: record.Detail(shown)}},
 		})
 		if !errors.Is(err, auth.ErrConflict) {
 			return err
 		}
 	}
 	return auth.ErrConflict
-}
-
-// maxDetail is how long the detail of an audit record may be.
-const maxDetail = 8 << 10
-
-// bounded encodes v for an audit record, or nothing when it is too long.
-func bounded(v any) []byte {
-	if b := encode(v); len(b) <= maxDetail {
-		return b
-	}
-	return nil
 }
 
 // Delete removes a schedule. Its backups stay.
@@ -234,14 +207,14 @@ func (r *Runner) Delete(ctx context.Context, name string, by Actor) error {
 // Cancel asks the run under way to end.
 func (r *Runner) Cancel(ctx context.Context, id string, by Actor) error {
 	for range casRetries {
-		c, mod, ok := get[Claim](r.cfg.Meta, keyRunning)
+		c, mod, ok := r.claims.Held()
 		if !ok || c.ID != id {
 			return fmt.Errorf("run %.40q: %w", id, ErrNotFound)
 		}
 		c.Cancel = true
 		_, err := r.cfg.Meta.Commit(ctx, auth.Txn{
 			Compares: []auth.Compare{{Bucket: Bucket, Key: keyRunning, ModIndex: mod}},
-			Ops:      []auth.Op{{Bucket: Bucket, Key: keyRunning, Value: encode(c), Expires: r.claimEnd()}},
+			Ops:      []auth.Op{r.claims.Op(&c)},
 			Audit:    []auth.AuditRecord{{Actor: by.Name, Address: by.Address, Action: "snapshot.cancel", Target: id}},
 		})
 		if !errors.Is(err, auth.ErrConflict) {

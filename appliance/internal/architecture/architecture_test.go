@@ -93,6 +93,8 @@ var importRules = []importRule{
 	{from: "appliance/gateway", not: []string{"tsdb", "logstore", "ui", "appliance/api"}, why: "a gateway has no stores"},
 	{from: "appliance/intake", not: []string{"tsdb", "logstore", "ui", "appliance/api"}, why: "what senders push reaches the stores through the log alone"},
 	{from: "appliance/auth", not: []string{"raftstate", "tsdb", "logstore", "ui", "appliance/api"}, why: "access works over any metadata"},
+	{from: "appliance/record", not: []string{""}, except: []string{"appliance/record", "appliance/auth"}, why: "records work over any metadata"},
+	{from: "appliance/claim", not: []string{""}, except: []string{"appliance/claim", "appliance/record", "appliance/auth"}, why: "claims work over any metadata"},
 	{from: "appliance/fleet", not: []string{"raftstate", "tsdb", "logstore", "ui", "appliance/api"}, why: "the view is fed through its own interfaces"},
 	{from: "appliance/alerting", not: []string{""}, except: []string{"appliance/alerting"}, why: "alerting works over any metadata and stores"},
 	{from: "appliance/retention", not: []string{""}, except: []string{"appliance/retention", "raftstate/command", "agent/wire"}, why: "the plan is a pure function"},

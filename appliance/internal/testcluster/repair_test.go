@@ -74,9 +74,12 @@ func TestDamagedNodesMendThemselves(t *testing.T) {
 		for range k {
 			sent++
 			now := time.Now()
+			batches := []wire.Batch{ // the same ones each time: what had no answer may be there
+				a.Lines(now.UnixNano(), fmt.Sprintf("the walrus said %d", sent)),
+				a.Metrics(wire.Scrape{T: now.UnixMilli(), IDs: a.Series, Values: []float64{float64(sent)}}),
+			}
 			Until(t, "acknowledged", func() error {
-				_, err := a.Send(n, a.Lines(now.UnixNano(), fmt.Sprintf("the walrus said %d", sent)),
-					a.Metrics(wire.Scrape{T: now.UnixMilli(), IDs: a.Series, Values: []float64{float64(sent)}}))
+				_, err := a.Send(n, batches...)
 				return err
 			})
 		}
