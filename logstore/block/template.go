@@ -1,7 +1,6 @@
 package block
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,8 +17,9 @@ type encoder struct {
 	data []byte
 	ends []uint32
 
-	check     Text
+	check     View
 	checkCols Columns
+	labels    []wire.Label
 }
 
 // maxKept bounds the memory that an encoder keeps for the next block.
@@ -33,7 +33,7 @@ func (c *Codec) encoder() *encoder {
 }
 
 func (c *Codec) release(e *encoder) {
-	if cap(e.cut.spans) < maxKept/8 && cap(e.data) < maxKept && cap(e.check.Bytes) < 2*maxKept {
+	if cap(e.cut.spans) < maxKept/8 && cap(e.data) < maxKept && cap(e.cols.all) < maxKept && e.check.Decompressed() < 2*maxKept {
 		c.encoders.Put(e)
 	}
 }
@@ -112,18 +112,24 @@ func (e *encoder) column(lines []Line, rows []int32, s int, voc *Vocabulary) Cla
 		e.ends = append(e.ends, uint32(len(e.data)))
 	}
 	distinct := e.cols.put(e.data, e.ends)
-	switch {
-	case voc == nil:
-	case distinct != nil:
-		for _, k := range distinct {
-			voc.addSpan(valueAt(e.data, e.ends, k), e.slot(rows[k], s))
+	if distinct == nil {
+		at := uint32(0)
+		for _, end := range e.ends {
+			if voc != nil {
+				voc.addWord(e.data[at:end])
+			}
+			at = end
 		}
-	default:
-		for k, i := range rows {
-			voc.addSpan(valueAt(e.data, e.ends, k), e.slot(i, s))
+		return classesOf(e.data)
+	}
+	classes := Classes(0)
+	for _, k := range distinct {
+		word := valueAt(e.data, e.ends, k)
+		if classes |= classesOf(word); voc != nil {
+			voc.addWord(word)
 		}
 	}
-	return classesOf(e.data)
+	return classes
 }
 
 // fieldColumns writes the fields by name. ok is false when the fields of a line are not sorted by name, each once, or when
@@ -176,28 +182,36 @@ var errDifferent = errors.New("what was encoded decodes to something else")
 
 // verify decodes a block and compares it with the lines it was made of.
 func (e *encoder) verify(c *Codec, lines []Line, columns, text []byte) error {
-	if err := c.DecodeColumns(&e.checkCols, columns, len(lines), What{Positions: true, Fields: true}); err != nil {
+	cols := &e.checkCols
+	if err := c.DecodeColumns(cols, columns, len(lines), What{Positions: true, Fields: true, ByName: true}); err != nil {
 		return fmt.Errorf("columns: %w", err)
 	}
-	if err := c.DecodeText(&e.check, text, len(lines)); err != nil {
-		return fmt.Errorf("text: %w", err)
-	}
-	cols := &e.checkCols
 	for i := range lines {
 		l := &lines[i]
-		if !bytes.Equal(e.check.At(i), l.Text) {
-			return fmt.Errorf("%w: text of line %d", errDifferent, i)
-		}
 		if cols.Times[i] != l.T || cols.Indexes[i] != l.Index || cols.Ords[i] != l.Ord || cols.Severities[i] != byte(l.Severity) {
 			return fmt.Errorf("%w: columns of line %d", errDifferent, i)
 		}
-		var fields []wire.Label
-		if cols.Fields != nil {
-			fields = cols.Fields[i]
+		var err error
+		if e.labels, err = cols.AppendFields(e.labels[:0], i); err != nil {
+			return fmt.Errorf("fields: %w", err)
 		}
-		if !slices.Equal(fields, l.Fields) {
+		if !slices.Equal(e.labels, l.Fields) {
 			return fmt.Errorf("%w: fields of line %d", errDifferent, i)
 		}
+	}
+	clear(e.labels[:cap(e.labels)])
+	ok, err := c.View(&e.check, text, len(lines))
+	if err == nil && ok {
+		err = e.check.loadAll()
+	}
+	if err != nil {
+		return fmt.Errorf("text: %w", err)
+	}
+	if !ok {
+		return fmt.Errorf("%w: version of the text", errDifferent)
+	}
+	if i := e.check.differs(lines); i >= 0 {
+		return fmt.Errorf("%w: text of line %d", errDifferent, i)
 	}
 	return nil
 }
