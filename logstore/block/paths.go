@@ -1,6 +1,7 @@
 package block
 
 import (
+	"encoding/binary"
 	"slices"
 	"unicode/utf8"
 
@@ -19,6 +20,7 @@ type paths struct {
 // edge leads from a node over a piece, and over the word behind it, to another node.
 type edge struct {
 	piece []byte // of the text of a line
+	head  head   // of piece
 	cand  int32  // that ends behind the piece, -1 when a word follows
 	node  int32
 }
@@ -64,10 +66,10 @@ func (k *cutter) addPath(text []byte, spans []span, c int32) {
 			continue
 		}
 		p.nodes = append(p.nodes, p.next())
-		p.add(node, edge{piece: piece, cand: -1, node: int32(len(p.nodes) - 1)})
+		p.add(node, edge{piece: piece, head: headOf(piece), cand: -1, node: int32(len(p.nodes) - 1)})
 		node = int32(len(p.nodes) - 1)
 	}
-	p.add(node, edge{piece: text[at:], cand: c})
+	p.add(node, edge{piece: text[at:], head: headOf(text[at:]), cand: c})
 }
 
 func (p *paths) add(node int32, e edge) {
@@ -84,10 +86,10 @@ next:
 		out := p.nodes[node]
 		for i, n := range out[:min(len(out), maxTried)] {
 			e := &p.edges[n]
-			start := at + len(e.piece)
-			if start > len(text) || string(text[at:start]) != string(e.piece) {
+			if !begins(text[at:], e.piece, e.head) {
 				continue
 			}
+			start := at + len(e.piece)
 			end, slot := start, e.cand >= 0
 			if slot {
 				slot = start == len(text)
@@ -116,4 +118,23 @@ next:
 func slotAt(text []byte, at int) (end int, ok bool) {
 	end, digits := words.ASCIIRun(text, at)
 	return end, end > at && (digits || at > 0 && text[at-1] == '=' || hexLetters(text[at:end]))
+}
+
+// head is the first eight bytes of a text, so that most comparisons take a single one.
+type head struct{ word, mask uint64 }
+
+func headOf(b []byte) (h head) {
+	for i := range min(len(b), 8) {
+		h.word |= uint64(b[i]) << (8 * i)
+		h.mask |= 0xff << (8 * i)
+	}
+	return h
+}
+
+// begins reports whether text begins with piece, whose head is h.
+func begins(text, piece []byte, h head) bool {
+	if len(text) < 8 || len(text) < len(piece) {
+		return len(text) >= len(piece) && string(text[:len(piece)]) == string(piece)
+	}
+	return binary.LittleEndian.Uint64(text)&h.mask == h.word && (len(piece) <= 8 || string(text[8:len(piece)]) == string(piece[8:]))
 }

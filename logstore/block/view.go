@@ -2,6 +2,7 @@ package block
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/zeebo/xxh3"
@@ -28,6 +29,7 @@ type View struct {
 	colRows   []uint32
 	size      int
 	err       error
+	heads     []head // of differs
 }
 
 // Template is what lines have in common: pieces of text, with a slot between each two. A slot is a whole word (package words)
@@ -337,8 +339,12 @@ func (v *View) differs(lines []Line) int {
 	for i := range v.templates {
 		t := &v.templates[i]
 		_ = t.loadValues()
+		v.heads = v.heads[:0]
+		for s := range t.ends {
+			v.heads = append(v.heads, headOf(t.Piece(s)))
+		}
 		for k, i := range t.rows {
-			if !t.is(k, lines[i].Text) {
+			if !t.is(k, lines[i].Text, v.heads) {
 				return int(i)
 			}
 		}
@@ -346,23 +352,25 @@ func (v *View) differs(lines []Line) int {
 	return -1
 }
 
-// is reports whether row k has a text. The values are loaded.
-func (t *Template) is(k int, text []byte) bool {
+// is reports whether row k has a text. The values are loaded; heads are those of the pieces.
+func (t *Template) is(k int, text []byte, heads []head) bool {
 	at := uint32(0)
-	for s, end := range t.ends {
-		n := int(end - at)
-		if len(text) < n || string(text[:n]) != string(t.pieces[at:end]) {
+	for s, c := range t.values {
+		end := t.ends[s]
+		if !begins(text, t.pieces[at:end], heads[s]) {
 			return false
 		}
-		text, at = text[n:], end
-		if s == len(t.values) {
-			return len(text) == 0 && s == t.Slots()
-		}
-		v := t.values[s].At(k)
-		if len(text) < len(v) || string(text[:len(v)]) != string(v) {
+		text, at = text[end-at:], end
+		from, to := c.place(c.Entry(k))
+		n := to - from
+		if n <= 8 && len(text) >= 8 && from+8 <= len(c.data) {
+			if (binary.LittleEndian.Uint64(text)^binary.LittleEndian.Uint64(c.data[from:]))<<(64-8*n) != 0 {
+				return false
+			}
+		} else if len(text) < n || string(text[:n]) != string(c.data[from:to]) {
 			return false
 		}
-		text = text[len(v):]
+		text = text[n:]
 	}
-	return false
+	return len(t.values) == t.Slots() && string(text) == string(t.pieces[at:])
 }
