@@ -144,16 +144,25 @@ func formats(b *testing.B, run func(b *testing.B, format uint32)) {
 }
 
 func BenchmarkIntake(b *testing.B) {
+	benchmarkIntake(b, benchLines, Options{templateLines: templateLines})
+}
+
+// BenchmarkIntakeOfFew seals some 70 lines of each stream at once, so that every line is merged twice.
+func BenchmarkIntakeOfFew(b *testing.B) {
+	benchmarkIntake(b, benchLines/5, Options{templateLines: templateLines, SealBytes: 1 << 20})
+}
+
+func benchmarkIntake(b *testing.B, count int, opt Options) {
 	lines := corpus(b)
 	formats(b, func(b *testing.B, format uint32) {
 		var spent time.Duration
 		var disk, live int64
 		n := 0
 		for b.Loop() {
-			s := testStore(b, b.TempDir(), Options{})
+			s := testStore(b, b.TempDir(), opt)
 			s.SetFormat(format)
-			spent += load(b, s, benchLines, lines)
-			n += benchLines
+			spent += load(b, s, count, lines)
+			n += count
 			d, err := s.DiskBytes()
 			if err != nil {
 				b.Fatal(err)

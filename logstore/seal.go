@@ -27,6 +27,10 @@ const (
 	mergeLines  = 4096    // or as many lines
 )
 
+// templateLines is how many lines a block has at least that is written in version 2. With fewer, templates and what they need
+// beside them take more bytes than they save, and twice the processor time.
+const templateLines = 128
+
 // groupBytes is about what a block of one line takes in the batch: many streams with few lines each must not make
 // it large.
 const groupBytes = 512
@@ -223,7 +227,11 @@ func byTime(a, b block.Line) int {
 func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 	id := w.e.nextBlock.Add(1)
 	w.voc.Reset()
-	out, err := w.e.store.codec.Encode(lines, w.e.blockVersion(), &w.voc)
+	version := w.e.blockVersion()
+	if len(lines) < w.e.store.opt.templateLines {
+		version = block.Version1
+	}
+	out, err := w.e.store.codec.Encode(lines, version, &w.voc)
 	if err != nil {
 		return err
 	}
@@ -234,7 +242,7 @@ func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 	mark := appendMark(nil, k.id, h.Lines, h.Bytes)
 	mark = w.e.store.codec.Compress(mark, w.voc.Terms())
 	for _, kv := range [...]struct{ key, value []byte }{
-		{headerKey(k.day, k.id, id), h.Append(nil, out.Version)},
+		{headerKey(k.day, k.id, id), h.Append(nil, w.e.blockVersion())},
 		{blockKey(prefixColumns, k.day, id), out.Columns},
 		{blockKey(prefixText, k.day, id), out.Text},
 		{blockKey(prefixFilter, k.day, id), w.voc.Filter()},
@@ -248,7 +256,7 @@ func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 	return nil
 }
 
-// blockVersion is the version in which blocks are written: one that every node of the cluster can read.
+// blockVersion is the newest version in which blocks and headers are written: one that every node of the cluster can read.
 func (e *engine) blockVersion() int {
 	if e.store.format.Load() >= 2 {
 		return block.Version2

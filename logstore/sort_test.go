@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/triward/triward/agent/wire"
@@ -48,5 +49,64 @@ func TestSortInKeepsPositions(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("round %d: %v, want %v", round, got, want)
 		}
+	}
+}
+
+// Small blocks have no templates, what is merged of them has; both know the names of their fields.
+func TestSmallBlocksHaveNoTemplates(t *testing.T) {
+	s := testStore(t, t.TempDir(), Options{templateLines: templateLines})
+	next := uint64(0)
+	versions := func(lines int) (versions []byte) {
+		t.Helper()
+		next++
+		b := wire.LogBatch{Streams: []wire.LogStream{{Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{"host": "a"})}}}
+		for i := range lines {
+			b.Streams[0].Lines = append(b.Streams[0].Lines, wire.LogLine{
+				T: (testDay+2)*DayNs + int64(i), Text: fmt.Appendf(nil, "line %d of %d", i, next), Fields: []wire.Label{{Name: "code", Value: "7"}},
+			})
+		}
+		if err := s.ApplyLogs(next, []wire.LogEntry{{Index: next, Batches: []wire.AcceptedLogs{{Batch: &b}}}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Work(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+		e, release, err := s.acquire()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		if err := e.rows(e.db, []byte{prefixText}, func(_, v []byte) error {
+			versions = append(versions, v[0])
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.rows(e.db, []byte{prefixHeader}, func(_, v []byte) error {
+			h, err := block.ParseHeader(v)
+			if err == nil && (h.MayHaveField("other") || !h.MayHaveField("code")) {
+				t.Error("a header does not know the names of fields")
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(versions)
+		return versions
+	}
+	if v := versions(templateLines); !slices.Equal(v, []byte{2}) {
+		t.Errorf("%d lines are in blocks of versions %v", templateLines, v)
+	}
+	for k := 1; k < mergeBlocks-1; k++ {
+		if v := versions(templateLines - 1); len(v) != 1+k || v[k-1] != 1 {
+			t.Errorf("blocks of versions %v", v)
+		}
+	}
+	if v := versions(templateLines - 1); !slices.Equal(v, []byte{2}) {
+		t.Errorf("merged blocks are of versions %v", v)
+	}
+	a, err := s.Search(t.Context(), Request{Limit: 2 * mergeBlocks * templateLines})
+	if want := templateLines + (mergeBlocks-1)*(templateLines-1); err != nil || len(a.Rows) != want {
+		t.Errorf("%d lines are found, want %d: %v", len(a.Rows), want, err)
 	}
 }
