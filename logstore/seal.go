@@ -23,8 +23,8 @@ import (
 const (
 	smallLines  = 2048    // blocks below wait to be merged ...
 	smallBytes  = 1 << 20 // ... unless they are this large
-	mergeBlocks = 8       // as many small blocks of a stream and day are merged,
-	mergeLines  = 4096    // or as many lines
+	mergeBlocks = 8       // as many small blocks of a stream and day, of about the same size, are merged,
+	mergeLines  = 4096    // or all that have as many lines, or are twice as many blocks
 )
 
 // templateLines is how many lines a block has at least that is written in version 2. With fewer, templates and what they need

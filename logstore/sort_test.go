@@ -110,3 +110,30 @@ func TestSmallBlocksHaveNoTemplates(t *testing.T) {
 		t.Errorf("%d lines are found, want %d: %v", len(a.Rows), want, err)
 	}
 }
+
+// However few lines a stream gets at once, they are not merged with all that was merged before each time: that was 144, 48, 8 and 3 times
+// for 1, 3, 20 and 65 lines.
+func TestFewLinesAreNotMergedAgainAndAgain(t *testing.T) {
+	for each, most := range map[uint16]int{1: 20, 3: 8, 20: 3, 65: 2, 300: 1, 1000: 1} {
+		var p pile
+		sealed, merged, waiting := 0, 0, 0
+		for sealed < 20000 {
+			p.add(smallBlock{lines: each})
+			sealed += int(each)
+			for n := p.due(false); n > 0; n = p.due(false) {
+				sum := 0
+				for _, b := range p.blocks[:n] {
+					sum += int(b.lines)
+				}
+				p.blocks, p.lines, merged = slices.Clone(p.blocks[n:]), p.lines-int32(sum), merged+sum
+				if isSmall(sum, 0) {
+					p.add(smallBlock{lines: uint16(sum)})
+				}
+			}
+			waiting = max(waiting, len(p.blocks))
+		}
+		if merged > most*sealed || waiting >= 2*mergeBlocks {
+			t.Errorf("%d lines at once are merged %.1f times, at most %d are expected; %d blocks wait", each, float64(merged)/float64(sealed), most, waiting)
+		}
+	}
+}
