@@ -3,15 +3,14 @@ package block
 import (
 	"encoding/binary"
 	"slices"
-	"unicode/utf8"
 
 	"github.com/triward/triward/logstore/words"
 )
 
 // paths is the tree of the templates that several lines of a block have, by their pieces. A line that has one of them is cut by
 // comparing its text with the pieces, which takes a fraction of what going over all its words takes. It says what the words would say:
-// a piece of text holds the same words wherever a word in ASCII, which neither reaches into it nor completes a character of it,
-// stands before and behind it.
+// a piece of text holds the same words wherever a word, which neither reaches into it nor completes a character of it, stands
+// before and behind it.
 type paths struct {
 	nodes [][]int32 // edges that leave a node, those that were taken last before the others
 	edges []edge
@@ -49,13 +48,6 @@ func (p *paths) next() []int32 {
 // addPath adds the template of a line.
 func (k *cutter) addPath(text []byte, spans []span, c int32) {
 	p := &k.paths
-	for _, s := range spans {
-		for _, b := range text[s.start:s.end] {
-			if b >= utf8.RuneSelf {
-				return
-			}
-		}
-	}
 	node, at := int32(0), uint32(0)
 	for _, s := range spans {
 		piece := text[at:s.start]

@@ -409,7 +409,12 @@ func TestFaultyCodecFallsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, change := range map[string]func(l *Line){
-		"text":     func(l *Line) { l.Text = append(bytes.Clone(l.Text), 'x') },
+		"text": func(l *Line) { l.Text = append(bytes.Clone(l.Text), 'x') },
+		"value": func(l *Line) {
+			l.Text = bytes.Clone(l.Text)
+			l.Text[bytes.IndexByte(l.Text, '.')-1] ^= 1
+		},
+		"piece":    func(l *Line) { l.Text = bytes.Replace(l.Text, []byte("connection"), []byte("connectiom"), 1) },
 		"time":     func(l *Line) { l.T++ },
 		"index":    func(l *Line) { l.Index++ },
 		"ordinal":  func(l *Line) { l.Ord++ },

@@ -2,7 +2,6 @@ package block
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/zeebo/xxh3"
@@ -29,7 +28,6 @@ type View struct {
 	colRows   []uint32
 	size      int
 	err       error
-	heads     []head // of differs
 }
 
 // Template is what lines have in common: pieces of text, with a slot between each two. A slot is a whole word (package words)
@@ -339,12 +337,8 @@ func (v *View) differs(lines []Line) int {
 	for i := range v.templates {
 		t := &v.templates[i]
 		_ = t.loadValues()
-		v.heads = v.heads[:0]
-		for s := range t.ends {
-			v.heads = append(v.heads, headOf(t.Piece(s)))
-		}
 		for k, i := range t.rows {
-			if !t.is(k, lines[i].Text, v.heads) {
+			if !t.is(k, lines[i].Text) {
 				return int(i)
 			}
 		}
@@ -352,22 +346,18 @@ func (v *View) differs(lines []Line) int {
 	return -1
 }
 
-// is reports whether row k has a text. The values are loaded; heads are those of the pieces.
-func (t *Template) is(k int, text []byte, heads []head) bool {
+// is reports whether row k has a text. The values are loaded. It shares nothing with what cuts lines.
+func (t *Template) is(k int, text []byte) bool {
 	at := uint32(0)
 	for s, c := range t.values {
-		end := t.ends[s]
-		if !begins(text, t.pieces[at:end], heads[s]) {
+		n := int(t.ends[s] - at)
+		if len(text) < n || string(text[:n]) != string(t.pieces[at:t.ends[s]]) {
 			return false
 		}
-		text, at = text[end-at:], end
+		text, at = text[n:], t.ends[s]
 		from, to := c.place(c.Entry(k))
-		n := to - from
-		if n <= 8 && len(text) >= 8 && from+8 <= len(c.data) {
-			if (binary.LittleEndian.Uint64(text)^binary.LittleEndian.Uint64(c.data[from:]))<<(64-8*n) != 0 {
-				return false
-			}
-		} else if len(text) < n || string(text[:n]) != string(c.data[from:to]) {
+		n = to - from
+		if len(text) < n || string(text[:n]) != string(c.data[from:to]) {
 			return false
 		}
 		text = text[n:]
