@@ -144,50 +144,66 @@ func formats(b *testing.B, run func(b *testing.B, format uint32)) {
 }
 
 func BenchmarkIntake(b *testing.B) {
+	benchmarkIntake(b, benchLines, Options{templateLines: templateLines})
+}
+
+// BenchmarkIntakeOfFew seals some 70 lines of each stream at once, so that every line is merged twice.
+func BenchmarkIntakeOfFew(b *testing.B) {
+	benchmarkIntake(b, benchLines/5, Options{templateLines: templateLines, SealBytes: 1 << 20})
+}
+
+func benchmarkIntake(b *testing.B, count int, opt Options) {
 	lines := corpus(b)
 	formats(b, func(b *testing.B, format uint32) {
 		var spent time.Duration
-		var disk, live int64
+		var disk int64
+		parts := map[string]int64{}
 		n := 0
 		for b.Loop() {
-			s := testStore(b, b.TempDir(), Options{})
+			s := testStore(b, b.TempDir(), opt)
 			s.SetFormat(format)
-			spent += load(b, s, benchLines, lines)
-			n += benchLines
+			spent += load(b, s, count, lines)
+			n += count
 			d, err := s.DiskBytes()
 			if err != nil {
 				b.Fatal(err)
 			}
 			disk += d
-			live += liveBytes(b, s)
+			addParts(b, s, parts)
 			if err := s.Close(); err != nil {
 				b.Fatal(err)
 			}
 		}
 		b.ReportMetric(spent.Seconds()*1e6/float64(n), "cpu-s/Mline")
 		b.ReportMetric(float64(disk)/float64(n), "B/line")
-		b.ReportMetric(float64(live)/float64(n), "live-B/line")
+		for part, bytes := range parts {
+			b.ReportMetric(float64(bytes)/float64(n), part+"-B/line")
+		}
 	})
 }
 
-// liveBytes are the bytes of all rows; what is on disk has besides what was merged since and is not swept yet, and the word index.
-func liveBytes(tb testing.TB, s *Store) (n int64) {
+// addParts adds the bytes of the rows of each kind, of all rows together ("live") and of the word index to parts. What is on disk has
+// besides what was merged since and is not swept yet.
+func addParts(tb testing.TB, s *Store, parts map[string]int64) {
 	tb.Helper()
 	e, release, err := s.acquire()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	defer release()
-	for _, prefix := range []byte("hcxfms") {
+	for prefix, part := range map[byte]string{
+		prefixHeader: "headers", prefixColumns: "columns", prefixText: "text", prefixFilter: "filter", prefixMark: "marks", prefixStream: "streams",
+	} {
 		err = errors.Join(err, e.rows(e.db, []byte{prefix}, func(key, value []byte) error {
-			n += int64(len(key) + len(value))
+			parts[part] += int64(len(key) + len(value))
+			parts["live"] += int64(len(key) + len(value))
 			return nil
 		}))
 	}
-	if err != nil {
-		tb.Fatal(err)
+	n, ierr := e.indexBytes()
+	if parts["index"] += n; errors.Join(err, ierr) != nil {
+		tb.Fatal(err, ierr)
 	}
-	return n
 }
 
 // timed calls fn as often as the benchmark wants and reports the processor time and the median of a call.

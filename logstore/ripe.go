@@ -3,6 +3,8 @@ package logstore
 import (
 	"errors"
 	"fmt"
+	"math/bits"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/triward/triward/logstore/block"
@@ -22,10 +24,10 @@ type ripeness struct {
 	noIndex  bool
 }
 
-// maxPiles is about 25 MB.
+// maxPiles is about 25 MB, and twice that at most.
 const maxPiles = 1 << 17
 
-// pile are the small blocks of one stream and day.
+// pile are the small blocks of one stream and day, those of fewer lines first.
 type pile struct {
 	blocks []smallBlock
 	lines  int32
@@ -50,13 +52,33 @@ func newRipeness(noIndex bool) ripeness {
 
 func isSmall(lines, bytes int) bool { return lines < smallLines && bytes < smallBytes }
 
-// due reports whether the pile should be merged. A day is over when nothing much is expected for it any more.
-func (p *pile) due(over bool) bool {
-	return len(p.blocks) >= mergeBlocks || p.lines >= mergeLines || over && len(p.blocks) > 1
+// due returns how many blocks, the smallest, should be merged now; 0 is none. A day is over when nothing much is expected for it any
+// more. Blocks are merged with others of about their size: were the smallest merged with what was merged before, each line of a
+// stream that gets few would be written again and again.
+func (p *pile) due(over bool) int {
+	all := len(p.blocks)
+	if p.lines >= mergeLines || all >= 2*mergeBlocks || over && all > 1 {
+		return all
+	}
+	for i := 0; i < all; {
+		n := i
+		for n < all && p.blocks[n].tier() == p.blocks[i].tier() {
+			n++
+		}
+		if n-i >= mergeBlocks {
+			return n
+		}
+		i = n
+	}
+	return 0
 }
 
+// tier is the order of magnitude of a block's lines, to the base of mergeBlocks.
+func (b smallBlock) tier() int { return bits.Len16(b.lines) / 3 }
+
 func (p *pile) add(b smallBlock) {
-	p.blocks = append(p.blocks, b)
+	at, _ := slices.BinarySearchFunc(p.blocks, b.lines, func(have smallBlock, lines uint16) int { return int(have.lines) - int(lines) })
+	p.blocks = slices.Insert(p.blocks, at, b)
 	p.lines += int32(b.lines)
 }
 
@@ -93,7 +115,7 @@ func (r *ripeness) put(k dayStream, p pile) {
 		r.piles++
 	}
 	piles[k.id] = p
-	if p.due(false) {
+	if p.due(false) > 0 {
 		r.due = append(r.due, k)
 	}
 }
@@ -127,9 +149,9 @@ func (e *engine) merge() (bool, error) {
 	for len(r.due) > 0 {
 		k := r.due[len(r.due)-1]
 		r.due = r.due[:len(r.due)-1]
-		if p := r.small[k.day][k.id]; p.due(false) { // not merged meanwhile
+		if p := r.small[k.day][k.id]; p.due(false) > 0 { // not merged meanwhile
 			_, _ = r.take(k)
-			return true, e.mergePile(k, p)
+			return true, e.mergePile(k, p, p.due(false))
 		}
 	}
 	r.due = nil
@@ -141,8 +163,8 @@ func (e *engine) merge() (bool, error) {
 		for id := range piles {
 			k := dayStream{d, id}
 			p, _ := r.take(k)
-			if p.due(true) {
-				return true, e.mergePile(k, p)
+			if n := p.due(true); n > 0 {
+				return true, e.mergePile(k, p, n)
 			}
 			for _, b := range p.blocks { // one, which will not grow
 				r.index(b.of(k))
@@ -204,8 +226,8 @@ func (e *engine) sweepOn(over int64) (again bool, err error) {
 		}
 		_, _ = r.take(k) // p has its blocks
 		switch {
-		case p.due(d < over):
-			return true, e.mergePile(k, p)
+		case p.due(d < over) > 0:
+			return true, e.mergePile(k, p, p.due(d < over))
 		case d < over:
 			for _, b := range p.blocks {
 				r.index(b.of(k))
@@ -258,14 +280,15 @@ func (e *engine) nextPile(it *pebble.Iterator) (k dayStream, p pile, err error) 
 	return k, p, nil
 }
 
-func (e *engine) mergePile(k dayStream, p pile) error {
+// mergePile merges the first count blocks of a pile that was taken, as far as they fit into one block, and puts the others back.
+func (e *engine) mergePile(k dayStream, p pile, count int) error {
 	pass := e.begin(PassMerge)
 	defer pass.failed()
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
 	var lines []block.Line
 	n, bytes := 0, 0
-	for _, b := range p.blocks {
+	for _, b := range p.blocks[:count] {
 		if n > 0 && (len(lines)+int(b.lines) > block.MaxLines || bytes+int(b.bytes) > block.MaxBytes) {
 			break
 		}

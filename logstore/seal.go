@@ -1,6 +1,7 @@
 package logstore
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -22,16 +23,42 @@ import (
 const (
 	smallLines  = 2048    // blocks below wait to be merged ...
 	smallBytes  = 1 << 20 // ... unless they are this large
-	mergeBlocks = 8       // as many small blocks of a stream and day are merged,
-	mergeLines  = 4096    // or as many lines
+	mergeBlocks = 8       // as many small blocks of a stream and day, of about the same size, are merged,
+	mergeLines  = 4096    // or all that have as many lines, or are twice as many blocks
 )
+
+// templateLines is how many lines a block has at least that is written in version 2. With fewer, templates and what they need
+// beside them take more bytes than they save, and twice the processor time.
+const templateLines = 128
 
 // groupBytes is about what a block of one line takes in the batch: many streams with few lines each must not make
 // it large.
 const groupBytes = 512
 
+// group are the lines of a stream and a day as they lie in their batches.
 type group struct {
-	lines []block.Line
+	parts []stretch
+	lines int
+}
+
+// stretch are lines of one batch that follow each other; the first has the ordinal ord.
+type stretch struct {
+	lines []wire.LogLine
+	index uint64
+	ord   uint32
+}
+
+// appendTo appends the lines of the group.
+func (g *group) appendTo(dst []block.Line) []block.Line {
+	dst = slices.Grow(dst, g.lines)
+	for i := range g.parts {
+		p := &g.parts[i]
+		for j := range p.lines {
+			l := &p.lines[j]
+			dst = append(dst, block.Line{T: l.T, Index: p.index, Ord: p.ord + uint32(j), Severity: l.Severity, Fields: l.Fields, Text: l.Text})
+		}
+	}
+	return dst
 }
 
 // seal turns a prefix of the inbox into blocks and reports whether there was any.
@@ -72,11 +99,14 @@ func (e *engine) seal() (bool, error) {
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
 	w := blockWriter{e: e, batch: batch}
+	var lines []block.Line
 	for _, k := range sortedKeys(groups) {
-		if err := w.write(k, groups[k].lines); err != nil {
+		lines = groups[k].appendTo(lines[:0])
+		delete(groups, k)
+		if err := w.write(k, lines); err != nil {
 			return false, fmt.Errorf("seal: %w", err)
 		}
-		delete(groups, k)
+		clear(lines)
 	}
 	if err := batch.DeleteRange([]byte{prefixInbox}, append(last, 0), nil); err != nil {
 		return false, fmt.Errorf("seal: %w", err)
@@ -103,22 +133,32 @@ func sortIn(groups map[dayStream]*group, b *wire.LogBatch, index uint64, ord uin
 		id := streamIDOf(st.Kind, st.Labels)
 		floor := Day(low.of(st.Kind))
 		var g *group
-		have := dayStream{id: id}
+		have, from := dayStream{id: id}, 0
 		for j := range st.Lines {
-			l := &st.Lines[j]
-			if d := Day(l.T); d < floor {
-				ord++
+			d := Day(st.Lines[j].T)
+			if g != nil && d == have.day {
 				continue
-			} else if g == nil || d != have.day {
-				have.day = d
-				if g = groups[have]; g == nil {
-					g = &group{}
-					groups[have] = g
-				}
 			}
-			g.lines = append(g.lines, block.Line{T: l.T, Index: index, Ord: ord, Severity: l.Severity, Fields: l.Fields, Text: l.Text})
-			ord++
+			g.add(st.Lines[from:j], index, ord+uint32(from))
+			if g, from = nil, j; d < floor {
+				continue
+			}
+			have.day = d
+			if g = groups[have]; g == nil {
+				g = &group{}
+				groups[have] = g
+			}
 		}
+		g.add(st.Lines[from:], index, ord+uint32(from))
+		ord += uint32(len(st.Lines))
+	}
+}
+
+// add adds lines; to no group it adds none.
+func (g *group) add(lines []wire.LogLine, index uint64, ord uint32) {
+	if g != nil && len(lines) > 0 {
+		g.parts = append(g.parts, stretch{lines, index, ord})
+		g.lines += len(lines)
 	}
 }
 
@@ -153,21 +193,9 @@ type madeBlock struct {
 
 // write sorts lines and writes them as blocks.
 func (w *blockWriter) write(k dayStream, lines []block.Line) error {
-	slices.SortStableFunc(lines, func(a, b block.Line) int {
-		switch {
-		case a.T != b.T:
-			if a.T < b.T {
-				return -1
-			}
-			return 1
-		case a.Index != b.Index:
-			if a.Index < b.Index {
-				return -1
-			}
-			return 1
-		}
-		return int(a.Ord) - int(b.Ord)
-	})
+	if !slices.IsSortedFunc(lines, byTime) { // mostly they are
+		slices.SortFunc(lines, byTime)
+	}
 	for len(lines) > 0 {
 		parts := (len(lines) + block.MaxLines - 1) / block.MaxLines
 		n, size := (len(lines)+parts-1)/parts, 0
@@ -185,10 +213,25 @@ func (w *blockWriter) write(k dayStream, lines []block.Line) error {
 	return nil
 }
 
+// byTime orders lines by time and position. No two lines have the same position.
+func byTime(a, b block.Line) int {
+	switch {
+	case a.T != b.T:
+		return cmp.Compare(a.T, b.T)
+	case a.Index != b.Index:
+		return cmp.Compare(a.Index, b.Index)
+	}
+	return cmp.Compare(a.Ord, b.Ord)
+}
+
 func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 	id := w.e.nextBlock.Add(1)
 	w.voc.Reset()
-	out, err := w.e.store.codec.Encode(lines, w.e.blockVersion(), &w.voc)
+	version := w.e.blockVersion()
+	if len(lines) < w.e.store.opt.templateLines {
+		version = block.Version1
+	}
+	out, err := w.e.store.codec.Encode(lines, version, &w.voc)
 	if err != nil {
 		return err
 	}
@@ -199,7 +242,7 @@ func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 	mark := appendMark(nil, k.id, h.Lines, h.Bytes)
 	mark = w.e.store.codec.Compress(mark, w.voc.Terms())
 	for _, kv := range [...]struct{ key, value []byte }{
-		{headerKey(k.day, k.id, id), h.Append(nil, out.Version)},
+		{headerKey(k.day, k.id, id), h.Append(nil, w.e.blockVersion())},
 		{blockKey(prefixColumns, k.day, id), out.Columns},
 		{blockKey(prefixText, k.day, id), out.Text},
 		{blockKey(prefixFilter, k.day, id), w.voc.Filter()},
@@ -213,7 +256,7 @@ func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 	return nil
 }
 
-// blockVersion is the version in which blocks are written: one that every node of the cluster can read.
+// blockVersion is the newest version in which blocks and headers are written: one that every node of the cluster can read.
 func (e *engine) blockVersion() int {
 	if e.store.format.Load() >= 2 {
 		return block.Version2

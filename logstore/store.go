@@ -47,6 +47,8 @@ type Options struct {
 	Now func() time.Time
 	// Manual leaves background work to Store.Work.
 	Manual bool
+
+	templateLines int // blocks of fewer lines are of version 1
 }
 
 func (o *Options) defaults() {
@@ -67,6 +69,9 @@ func (o *Options) defaults() {
 	}
 	if o.SealAge == 0 {
 		o.SealAge = time.Minute
+	}
+	if o.templateLines == 0 {
+		o.templateLines = templateLines
 	}
 	if o.OpenIndexes == 0 {
 		o.OpenIndexes = 8

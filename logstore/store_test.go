@@ -22,6 +22,9 @@ func testStore(t testing.TB, dir string, opt Options) *Store {
 	opt.Manual = true
 	opt.Now = func() time.Time { return time.Unix(0, (testDay+2)*DayNs+DayNs/2) }
 	opt.OnFallback = func(err error) { t.Error(err) }
+	if opt.templateLines == 0 {
+		opt.templateLines = 2 // blocks of a few lines are as those of thousands
+	}
 	s, err := New(opt)
 	if err == nil {
 		s.SetFormat(2)

@@ -102,22 +102,26 @@ func BenchmarkEncode(b *testing.B) {
 	all := corpora(b, 4096)
 	for _, name := range sortedNames(all) {
 		for _, version := range []int{Version1, Version2} {
-			b.Run(fmt.Sprintf("%s/v%d", name, version), func(b *testing.B) {
-				var voc Vocabulary
-				size, filter, before := 0, 0, cpu()
-				for b.Loop() {
-					voc.Reset()
-					out, err := c.Encode(all[name], version, &voc)
-					if err != nil || out.Fallback != nil {
-						b.Fatal(err, out.Fallback)
+			for _, n := range []int{4096, 256, 128, 64, 16} { // 256 lines are a small block, which is merged later
+				b.Run(fmt.Sprintf("%s/v%d/%d", name, version, n), func(b *testing.B) {
+					var voc Vocabulary
+					size, filter, before := 0, 0, cpu()
+					for b.Loop() {
+						for lines := range slices.Chunk(all[name], n) {
+							voc.Reset()
+							out, err := c.Encode(lines, version, &voc)
+							if err != nil || out.Fallback != nil {
+								b.Fatal(err, out.Fallback)
+							}
+							size, filter = size+len(out.Columns)+len(out.Text), filter+len(voc.Filter())
+						}
 					}
-					size, filter = len(out.Columns)+len(out.Text), len(voc.Filter())
-				}
-				n := float64(len(all[name]))
-				b.ReportMetric(float64(size)/n, "B/line")
-				b.ReportMetric(float64(filter)/n, "filter-B/line")
-				b.ReportMetric(float64(cpu()-before)/n/float64(b.N)/1e3, "cpu-s/Mline")
-			})
+					n := float64(len(all[name]) * b.N)
+					b.ReportMetric(float64(size)/n, "B/line")
+					b.ReportMetric(float64(filter)/n, "filter-B/line")
+					b.ReportMetric(float64(cpu()-before)/n/1e3, "cpu-s/Mline")
+				})
+			}
 		}
 	}
 }

@@ -115,6 +115,7 @@ type Codec struct {
 	crc *crc32.Table
 
 	encoders sync.Pool // of *encoder
+	frames   sync.Pool // of *[]byte
 }
 
 // NewCodec makes a Codec whose memory is bounded by the number of processors.
@@ -128,7 +129,9 @@ func NewCodec() (*Codec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make zstd decoder: %w", err)
 	}
-	return &Codec{enc: enc, dec: dec, crc: crc32.MakeTable(crc32.Castagnoli)}, nil
+	return &Codec{
+		enc: enc, dec: dec, crc: crc32.MakeTable(crc32.Castagnoli), frames: sync.Pool{New: func() any { return new([]byte) }},
+	}, nil
 }
 
 // Close frees the decoder and encoder.
@@ -191,8 +194,7 @@ func (c *Codec) encodeV2(lines []Line, size int, voc *Vocabulary) (Encoded, erro
 	if err != nil {
 		return Encoded{}, err
 	}
-	secs := basicColumns(lines)
-	secs[0].raw = appendTimes(secs[0].raw[:0], lines)
+	secs := basicColumns(lines, appendTimes(make([]byte, 0, 5*len(lines)), lines))
 	if anyFields(lines) {
 		fields, ok := e.fieldColumns(lines)
 		if !ok {
@@ -219,7 +221,12 @@ func (c *Codec) encodeV1(lines []Line, size int, voc *Vocabulary) (Encoded, erro
 			voc.Add(lines[i].Text)
 		}
 	}
-	secs := basicColumns(lines)
+	times, t := make([]byte, 0, 5*len(lines)), int64(0)
+	for i := range lines {
+		times = binary.AppendVarint(times, lines[i].T-t)
+		t = lines[i].T
+	}
+	secs := basicColumns(lines, times)
 	if anyFields(lines) {
 		secs = append(secs, section{secFields, fieldRows(lines)})
 	}
@@ -232,20 +239,17 @@ func (c *Codec) encodeV1(lines []Line, size int, voc *Vocabulary) (Encoded, erro
 }
 
 // basicColumns are the columns that every line has.
-func basicColumns(lines []Line) []section {
+func basicColumns(lines []Line, times []byte) []section {
 	n := len(lines)
-	times := make([]byte, 0, 4*n)
 	sev := make([]byte, n)
 	indexes, ords := make([]byte, 0, n), make([]byte, 0, n)
-	var t int64
 	var index uint64
 	var ord uint32
 	for i := range lines {
 		l := &lines[i]
-		times = binary.AppendVarint(times, l.T-t)
 		indexes = binary.AppendVarint(indexes, int64(l.Index-index))
 		ords = binary.AppendVarint(ords, int64(l.Ord)-int64(ord))
-		t, index, ord = l.T, l.Index, l.Ord
+		index, ord = l.Index, l.Ord
 		sev[i] = byte(l.Severity)
 	}
 	return []section{{secTimes, times}, {secSeverities, sev}, {secIndexes, indexes}, {secOrdinals, ords}}

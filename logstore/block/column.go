@@ -34,13 +34,15 @@ const (
 
 // columnWriter collects columns into sections.
 type columnWriter struct {
-	groups []section
-	counts []int // columns of each group
-	cur    []byte
-	n      int // columns in cur
+	groups []section // of the memory of all
+	counts []int     // columns of each group
+	all    []byte
+	from   int // of all, where the current group begins
+	n      int // columns in it
 
 	table  [1024]uint8 // of dictionary, entry + 1
 	first  []int       // the row where each entry comes first
+	keys   [maxDictionary]uint64
 	ids    []byte
 	deltas []byte
 }
@@ -51,32 +53,32 @@ func (w *columnWriter) put(data []byte, ends []uint32) (distinct []int) {
 	w.n++
 	switch width, same := shape(data, ends); {
 	case same:
-		w.cur = appendBytes(append(w.cur, columnConstant), data[:ends[0]])
+		w.all = appendBytes(append(w.all, columnConstant), data[:ends[0]])
 		distinct = append(w.first[:0], 0)
 		w.first = distinct
 	case w.dictionary(data, ends):
-		w.cur = binary.AppendUvarint(append(w.cur, columnDictionary), uint64(len(w.first)))
+		w.all = binary.AppendUvarint(append(w.all, columnDictionary), uint64(len(w.first)))
 		for _, k := range w.first {
-			w.cur = appendBytes(w.cur, valueAt(data, ends, k))
+			w.all = appendBytes(w.all, valueAt(data, ends, k))
 		}
-		w.cur = append(w.cur, w.ids...)
+		w.all = append(w.all, w.ids...)
 		distinct = w.first
 	case width >= 0 && w.counting(data, width):
-		w.cur = binary.AppendUvarint(append(w.cur, columnCounting), uint64(width))
-		w.cur = append(w.cur, w.deltas...)
+		w.all = binary.AppendUvarint(append(w.all, columnCounting), uint64(width))
+		w.all = append(w.all, w.deltas...)
 	case width >= 0:
-		w.cur = binary.AppendUvarint(append(w.cur, columnFixed), uint64(width))
-		w.cur = append(w.cur, data...)
+		w.all = binary.AppendUvarint(append(w.all, columnFixed), uint64(width))
+		w.all = append(w.all, data...)
 	default:
-		w.cur = append(w.cur, columnAny)
+		w.all = append(w.all, columnAny)
 		at := uint32(0)
 		for _, end := range ends {
-			w.cur = binary.AppendUvarint(w.cur, uint64(end-at))
+			w.all = binary.AppendUvarint(w.all, uint64(end-at))
 			at = end
 		}
-		w.cur = append(w.cur, data...)
+		w.all = append(w.all, data...)
 	}
-	if len(w.cur) >= groupBytes {
+	if len(w.all)-w.from >= groupBytes {
 		w.flush()
 	}
 	return distinct
@@ -84,14 +86,14 @@ func (w *columnWriter) put(data []byte, ends []uint32) (distinct []int) {
 
 func (w *columnWriter) flush() {
 	if w.n > 0 {
-		w.groups = append(w.groups, section{secColumns + uint32(len(w.groups)), bytes.Clone(w.cur)})
+		w.groups = append(w.groups, section{secColumns + uint32(len(w.groups)), w.all[w.from:len(w.all):len(w.all)]})
 		w.counts = append(w.counts, w.n)
-		w.cur, w.n = w.cur[:0], 0
+		w.from, w.n = len(w.all), 0
 	}
 }
 
 func (w *columnWriter) reset() {
-	w.groups, w.counts, w.cur, w.n = w.groups[:0], w.counts[:0], w.cur[:0], 0
+	w.groups, w.counts, w.all, w.from, w.n = w.groups[:0], w.counts[:0], w.all[:0], 0, 0
 }
 
 // appendCounts appends how many groups there are and how many columns each has.
@@ -130,28 +132,44 @@ func (w *columnWriter) dictionary(data []byte, ends []uint32) bool {
 	clear(w.table[:])
 	at := uint32(0)
 	for k, end := range ends {
-		v := data[at:end]
-		at = end
-		i := xxh3.Hash(v) % uint64(len(w.table))
+		key := keyOf(data, at, end)
+		i := key * 0x9e3779b97f4a7c15 >> 54 // of the table
 		for {
 			e := int(w.table[i]) - 1
 			if e < 0 {
 				if len(w.first) >= maxDictionary || len(w.first) > 16+k/4 {
 					return false
 				}
+				w.keys[len(w.first)] = key
 				w.first = append(w.first, k)
 				w.table[i] = uint8(len(w.first))
 				w.ids = append(w.ids, byte(len(w.first)-1))
 				break
 			}
-			if bytes.Equal(valueAt(data, ends, w.first[e]), v) {
+			if w.keys[e] == key && bytes.Equal(valueAt(data, ends, w.first[e]), data[at:end]) {
 				w.ids = append(w.ids, byte(e))
 				break
 			}
 			i = (i + 1) % uint64(len(w.table))
 		}
+		at = end
 	}
 	return true
+}
+
+// keyOf returns a hash of data[at:end].
+func keyOf(data []byte, at, end uint32) (key uint64) {
+	n := end - at
+	switch {
+	case n > 8:
+		return xxh3.Hash(data[at:end])
+	case int(at)+8 <= len(data):
+		return binary.LittleEndian.Uint64(data[at:]) << (64 - 8*n) // of no byte it is 0
+	}
+	for _, b := range data[at:end] {
+		key = key>>8 | uint64(b)<<56
+	}
+	return key
 }
 
 // counting fills deltas when the values are decimal numbers of so many digits that hardly change from one to the next.

@@ -19,8 +19,9 @@ const (
 var ErrNewer = errors.New("block of a newer version")
 
 const (
-	maxSections = 8192
-	optional    = 1 << 16 // readers pass over sections from this id on that they do not know
+	maxSections   = 8192
+	minCompressed = 11      // bytes: what is shorter never gets shorter as a frame
+	optional      = 1 << 16 // readers pass over sections from this id on that they do not know
 )
 
 // section is a piece of a container before it is written.
@@ -70,15 +71,25 @@ func (c *Codec) pack(version byte, secs []section) ([]byte, error) {
 	}
 	stored := make([]stored, len(secs))
 	total := 0
+	frames := c.frames.Get().(*[]byte)
+	defer c.frames.Put(frames)
+	all := (*frames)[:0]
 	for i, s := range secs {
 		e := &stored[i]
-		e.codec = 1
-		if e.b = c.enc.EncodeAll(s.raw, nil); len(e.b) >= len(s.raw) {
-			e.codec, e.b = 0, s.raw
+		e.codec, e.b, e.rawLen, e.id = 0, s.raw, len(s.raw), s.id
+		if len(s.raw) >= minCompressed {
+			from := len(all)
+			all = c.enc.EncodeAll(s.raw, all)
+			if frame := all[from:len(all):len(all)]; len(frame) < len(s.raw) {
+				e.codec, e.b = 1, frame
+			} else {
+				all = all[:from]
+			}
 		}
-		e.rawLen = len(s.raw)
-		e.id = s.id
 		total += len(e.b)
+	}
+	if *frames = all; cap(all) > maxKept {
+		*frames = nil
 	}
 	if version == Version1 {
 		return c.packV1(stored, total), nil

@@ -22,10 +22,7 @@ const (
 	hopeless         = 1024 // so many lines with hardly a template in common are not followed by others
 )
 
-type span struct {
-	start, end uint32
-	hash       uint64 // words.Hash of it
-}
+type span struct{ start, end uint32 }
 
 // cutter cuts the lines of a block.
 type cutter struct {
@@ -34,6 +31,7 @@ type cutter struct {
 	of     []int32  // candidate of each line, -1 when it stays flat
 	cands  []cand
 	byHash map[uint64]int32
+	paths  paths
 }
 
 // cand is a template that may be kept.
@@ -50,6 +48,7 @@ func (k *cutter) reset() {
 		k.byHash = map[uint64]int32{}
 	}
 	clear(k.byHash)
+	k.paths.reset()
 }
 
 // variable reports whether the current word is a slot.
@@ -59,15 +58,18 @@ func variable(s *words.Scanner) bool {
 		return false
 	case s.Lead < s.End, s.Start > 0 && s.Text[s.Start-1] == '=':
 		return true
-	case !s.ASCII || s.End-s.Start < 2:
-		return false
 	}
-	for _, b := range s.Text[s.Start:s.End] {
-		if b|0x20 > 'f' { // letters only
+	return s.ASCII && hexLetters(s.Text[s.Start:s.End])
+}
+
+// hexLetters reports whether a word that is ASCII letters only is two and more of a to f.
+func hexLetters(word []byte) bool {
+	for _, b := range word {
+		if b|0x20 > 'f' {
 			return false
 		}
 	}
-	return true
+	return len(word) >= 2
 }
 
 // Classes are the kinds of characters that the values of a slot have, any of them.
@@ -148,6 +150,11 @@ func (k *cutter) cut(lines []Line) (kept int) {
 // line cuts one line and returns its candidate.
 func (k *cutter) line(lines []Line, i int) int32 {
 	text, from := lines[i].Text, len(k.spans)
+	if c := k.walk(text); c >= 0 {
+		k.cands[c].lines++
+		return c
+	}
+	k.spans = k.spans[:from]
 	at, hash := 0, uint64(0)
 	for s := (words.Scanner{Text: text}); s.Next(); {
 		if !variable(&s) {
@@ -158,7 +165,7 @@ func (k *cutter) line(lines []Line, i int) int32 {
 			return -1
 		}
 		hash = xxh3.HashSeed(text[at:s.Start], hash)
-		k.spans = append(k.spans, span{uint32(s.Start), uint32(s.End), s.Hash()})
+		k.spans = append(k.spans, span{uint32(s.Start), uint32(s.End)})
 		at = s.End
 	}
 	hash = xxh3.HashSeed(text[at:], hash)
@@ -173,7 +180,9 @@ func (k *cutter) line(lines []Line, i int) int32 {
 		k.spans = k.spans[:from]
 		return -1 // two templates with one hash
 	}
-	k.cands[c].lines++
+	if k.cands[c].lines++; k.cands[c].lines == 2 { // there may be more
+		k.addPath(text, k.spans[from:], c)
+	}
 	return c
 }
 

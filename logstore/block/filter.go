@@ -1,6 +1,8 @@
 package block
 
 import (
+	"math/bits"
+
 	"github.com/triward/triward/logstore/words"
 	"github.com/zeebo/xxh3"
 )
@@ -71,9 +73,9 @@ func (v *Vocabulary) Add(text []byte) {
 	}
 }
 
-// addSpan takes the word of a slot.
-func (v *Vocabulary) addSpan(word []byte, s *span) {
-	if v.words.add(s.hash) {
+// addWord takes the word of a slot.
+func (v *Vocabulary) addWord(word []byte) {
+	if v.words.add(words.HashOf(word)) && (word[0] < '0' || word[0] > '9') {
 		v.index(word)
 	}
 }
@@ -122,12 +124,13 @@ func (v *Vocabulary) Filter() []byte {
 	}
 	out := make([]byte, 2+n/8)
 	out[0], out[1] = Version1, filterProbes
-	bits := out[2:]
+	set := out[2:]
+	inverse := ^uint64(0)/uint64(n) + 1
 	v.words.each(func(hash uint64) {
 		at, step := uint32(hash>>32), uint32(hash)|1
 		for range filterProbes {
-			b := at % n
-			bits[b/8] |= 1 << (b % 8)
+			b, _ := bits.Mul64(inverse*uint64(at), uint64(n)) // at % n, as Lemire, Kaser and Kurz have it ("Faster remainder by direct computation")
+			set[b/8] |= 1 << (b % 8)
 			at += step
 		}
 	})

@@ -1,7 +1,6 @@
 package block
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,14 +11,16 @@ import (
 
 // encoder is the memory of one Encode.
 type encoder struct {
-	cut  cutter
-	cols columnWriter
-	rows [][]int32 // lines of each template
-	data []byte
-	ends []uint32
+	cut   cutter
+	cols  columnWriter
+	rows  [][]int32 // lines of each template
+	slots []values  // of one template
+	data  []byte
+	ends  []uint32
 
-	check     Text
+	check     View
 	checkCols Columns
+	labels    []wire.Label
 }
 
 // maxKept bounds the memory that an encoder keeps for the next block.
@@ -33,7 +34,11 @@ func (c *Codec) encoder() *encoder {
 }
 
 func (c *Codec) release(e *encoder) {
-	if cap(e.cut.spans) < maxKept/8 && cap(e.data) < maxKept && cap(e.check.Bytes) < 2*maxKept {
+	kept := cap(e.data)
+	for i := range e.slots {
+		kept += cap(e.slots[i].data)
+	}
+	if cap(e.cut.spans) < maxKept/8 && kept < maxKept && cap(e.cols.all) < maxKept && e.check.Decompressed() < 2*maxKept {
 		c.encoders.Put(e)
 	}
 }
@@ -86,8 +91,9 @@ func (e *encoder) text(c *Codec, lines []Line, size int, voc *Vocabulary) ([]byt
 			}
 		})
 		classes = classes[:0]
+		e.gather(lines, rows, slots)
 		for s := range slots {
-			classes = append(classes, byte(e.column(lines, rows, s, voc)))
+			classes = append(classes, byte(e.column(&e.slots[s], voc)))
 		}
 		dict = append(dict, classes...)
 	}
@@ -101,29 +107,62 @@ func (e *encoder) text(c *Codec, lines []Line, size int, voc *Vocabulary) ([]byt
 	return c.pack(Version2, append(secs, e.cols.groups...))
 }
 
-func (e *encoder) slot(line int32, s int) *span { return &e.cut.spans[int(e.cut.first[line])+s] }
+// values are those of a column: value k ends at ends[k] of data.
+type values struct {
+	data []byte
+	ends []uint32
+}
 
-// column writes the values of slot s of lines with one template and returns what characters they have.
-func (e *encoder) column(lines []Line, rows []int32, s int, voc *Vocabulary) Classes {
-	e.data, e.ends = e.data[:0], e.ends[:0]
+func (v *values) add(text []byte, s span) {
+	const most = 16 // bytes that are copied faster at once
+	n := len(v.data)
+	if s.end-s.start <= most && int(s.start)+most <= len(text) && n+most <= cap(v.data) {
+		*(*[most]byte)(v.data[n : n+most]) = *(*[most]byte)(text[s.start:])
+		v.data = v.data[:n+int(s.end-s.start)]
+	} else {
+		v.data = append(v.data, text[s.start:s.end]...)
+	}
+	v.ends = append(v.ends, uint32(len(v.data)))
+}
+
+// gather puts the values of the lines of a template into slots.
+func (e *encoder) gather(lines []Line, rows []int32, slots int) {
+	for len(e.slots) < slots {
+		e.slots = append(e.slots, values{})
+	}
+	for s := range slots {
+		e.slots[s].data, e.slots[s].ends = e.slots[s].data[:0], e.slots[s].ends[:0]
+	}
+	into := e.slots[:slots]
 	for _, i := range rows {
-		sp := e.slot(i, s)
-		e.data = append(e.data, lines[i].Text[sp.start:sp.end]...)
-		e.ends = append(e.ends, uint32(len(e.data)))
-	}
-	distinct := e.cols.put(e.data, e.ends)
-	switch {
-	case voc == nil:
-	case distinct != nil:
-		for _, k := range distinct {
-			voc.addSpan(valueAt(e.data, e.ends, k), e.slot(rows[k], s))
-		}
-	default:
-		for k, i := range rows {
-			voc.addSpan(valueAt(e.data, e.ends, k), e.slot(i, s))
+		text, spans := lines[i].Text, e.cut.spans[e.cut.first[i]:]
+		for s := range into {
+			into[s].add(text, spans[s])
 		}
 	}
-	return classesOf(e.data)
+}
+
+// column writes the values of a slot and returns what characters they have.
+func (e *encoder) column(v *values, voc *Vocabulary) Classes {
+	distinct := e.cols.put(v.data, v.ends)
+	if distinct == nil {
+		at := uint32(0)
+		for _, end := range v.ends {
+			if voc != nil {
+				voc.addWord(v.data[at:end])
+			}
+			at = end
+		}
+		return classesOf(v.data)
+	}
+	classes := Classes(0)
+	for _, k := range distinct {
+		word := valueAt(v.data, v.ends, k)
+		if classes |= classesOf(word); voc != nil {
+			voc.addWord(word)
+		}
+	}
+	return classes
 }
 
 // fieldColumns writes the fields by name. ok is false when the fields of a line are not sorted by name, each once, or when
@@ -176,28 +215,36 @@ var errDifferent = errors.New("what was encoded decodes to something else")
 
 // verify decodes a block and compares it with the lines it was made of.
 func (e *encoder) verify(c *Codec, lines []Line, columns, text []byte) error {
-	if err := c.DecodeColumns(&e.checkCols, columns, len(lines), What{Positions: true, Fields: true}); err != nil {
+	cols := &e.checkCols
+	if err := c.DecodeColumns(cols, columns, len(lines), What{Positions: true, Fields: true, ByName: true}); err != nil {
 		return fmt.Errorf("columns: %w", err)
 	}
-	if err := c.DecodeText(&e.check, text, len(lines)); err != nil {
-		return fmt.Errorf("text: %w", err)
-	}
-	cols := &e.checkCols
 	for i := range lines {
 		l := &lines[i]
-		if !bytes.Equal(e.check.At(i), l.Text) {
-			return fmt.Errorf("%w: text of line %d", errDifferent, i)
-		}
 		if cols.Times[i] != l.T || cols.Indexes[i] != l.Index || cols.Ords[i] != l.Ord || cols.Severities[i] != byte(l.Severity) {
 			return fmt.Errorf("%w: columns of line %d", errDifferent, i)
 		}
-		var fields []wire.Label
-		if cols.Fields != nil {
-			fields = cols.Fields[i]
+		var err error
+		if e.labels, err = cols.AppendFields(e.labels[:0], i); err != nil {
+			return fmt.Errorf("fields: %w", err)
 		}
-		if !slices.Equal(fields, l.Fields) {
+		if !slices.Equal(e.labels, l.Fields) {
 			return fmt.Errorf("%w: fields of line %d", errDifferent, i)
 		}
+	}
+	clear(e.labels[:cap(e.labels)])
+	ok, err := c.View(&e.check, text, len(lines))
+	if err == nil && ok {
+		err = e.check.loadAll()
+	}
+	if err != nil {
+		return fmt.Errorf("text: %w", err)
+	}
+	if !ok {
+		return fmt.Errorf("%w: version of the text", errDifferent)
+	}
+	if i := e.check.differs(lines); i >= 0 {
+		return fmt.Errorf("%w: text of line %d", errDifferent, i)
 	}
 	return nil
 }

@@ -39,18 +39,7 @@ func TestTemplatesKeepEveryByte(t *testing.T) {
 	all["odd"] = oddLines()
 	rng := rand.New(rand.NewPCG(2, 2))
 	for round := range 30 { // lines of few forms, torn
-		var lines []Line
-		for i := range 200 {
-			text := bytes.Clone(all["service"][rng.IntN(40)].Text)
-			if len(text) > 0 && rng.IntN(2) == 0 {
-				text[rng.IntN(len(text))] = []byte{0xff, '9', ' ', '=', 'f', 0xe4, '\n'}[rng.IntN(7)]
-			}
-			if rng.IntN(9) == 0 {
-				text = text[:rng.IntN(len(text)+1)]
-			}
-			lines = append(lines, Line{T: int64(i), Text: text})
-		}
-		all[fmt.Sprint("torn", round)] = lines
+		all[fmt.Sprint("torn", round)] = tornLines(rng, all["service"][:40], 200)
 	}
 	var v View
 	for _, name := range sortedNames(all) {
@@ -141,6 +130,79 @@ func TestTemplatesHaveOneNameEverywhere(t *testing.T) {
 	}
 	if a, b := hash("x %d", "alice", 0), hash("other %d things", "bob", 17); a != b {
 		t.Errorf("%x and %x", a, b)
+	}
+}
+
+// tornLines are lines of few forms with a byte changed or cut short.
+func tornLines(rng *rand.Rand, from []Line, n int) (lines []Line) {
+	for i := range n {
+		text := bytes.Clone(from[rng.IntN(len(from))].Text)
+		if len(text) > 0 && rng.IntN(2) == 0 {
+			text[rng.IntN(len(text))] = []byte{0xff, '9', ' ', '=', 'f', 0xe4, '\n'}[rng.IntN(7)]
+		}
+		if rng.IntN(9) == 0 {
+			text = text[:rng.IntN(len(text)+1)]
+		}
+		lines = append(lines, Line{T: int64(i), Text: text})
+	}
+	return lines
+}
+
+// A line that has the path of a template is cut as its words say.
+func TestPathsCutAsWordsDo(t *testing.T) {
+	all := corpora(t, 3000)
+	all["odd"] = oddLines()
+	var cjk []Line
+	for i := range 600 {
+		cjk = append(cjk, Line{Text: fmt.Appendf(nil, []string{"用户%d登录", "用户%dé登录", "用户%d登录 id=%x", "é%d 用户=ab", "\xe4\xb8%d\xe4\xb8", "用户ab%d磁ab盘"}[i%6], i, i*i)})
+	}
+	all["cjk"] = cjk
+	rng := rand.New(rand.NewPCG(6, 2))
+	for round := range 60 {
+		all[fmt.Sprint("torn", round)] = tornLines(rng, [][]Line{all["service"][:40], oddLines()[:20], cjk[:40]}[round%3], 400)
+	}
+	walked := 0
+	for _, name := range sortedNames(all) {
+		lines := all[name]
+		var k cutter
+		k.cut(lines)
+		checkCut(t, name, &k, lines)
+		for i := range lines {
+			if c := k.walk(lines[i].Text); c >= 0 {
+				if walked++; k.of[i] != c && k.of[i] >= 0 {
+					t.Fatalf("%s: %q has the path of another template", name, lines[i].Text)
+				}
+			}
+		}
+	}
+	if walked < 10000 {
+		t.Errorf("only %d lines have a path", walked)
+	}
+}
+
+// checkCut holds the cuts to what the words say.
+func checkCut(t *testing.T, name string, k *cutter, lines []Line) {
+	t.Helper()
+	for i := range lines {
+		if k.of[i] < 0 {
+			continue
+		}
+		var want []span
+		for s := (words.Scanner{Text: lines[i].Text}); s.Next(); {
+			if variable(&s) {
+				want = append(want, span{uint32(s.Start), uint32(s.End)})
+			}
+		}
+		if got := k.spans[k.first[i]:k.first[i+1]]; !slices.Equal(got, want) {
+			t.Fatalf("%s: %q is cut at %v, want %v", name, lines[i].Text, got, want)
+		}
+		var mine, other [][]byte
+		exemplar := k.cands[k.of[i]].line
+		k.pieces(lines[i].Text, i, func(p []byte) { mine = append(mine, p) })
+		k.pieces(lines[exemplar].Text, exemplar, func(p []byte) { other = append(other, p) })
+		if !slices.EqualFunc(mine, other, bytes.Equal) {
+			t.Fatalf("%s: %q is not of the template of %q", name, lines[i].Text, lines[exemplar].Text)
+		}
 	}
 }
 
@@ -270,6 +332,9 @@ func FuzzEncode(f *testing.F) {
 		if !bytes.Equal(voc.Filter(), plain.Filter()) || !slices.Equal(termsOf(&voc), termsOf(&plain)) {
 			t.Fatal("other words")
 		}
+		var k cutter
+		k.cut(lines)
+		checkCut(t, "fuzz", &k, lines)
 	})
 }
 
@@ -344,7 +409,12 @@ func TestFaultyCodecFallsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, change := range map[string]func(l *Line){
-		"text":     func(l *Line) { l.Text = append(bytes.Clone(l.Text), 'x') },
+		"text": func(l *Line) { l.Text = append(bytes.Clone(l.Text), 'x') },
+		"value": func(l *Line) {
+			l.Text = bytes.Clone(l.Text)
+			l.Text[bytes.IndexByte(l.Text, '.')-1] ^= 1
+		},
+		"piece":    func(l *Line) { l.Text = bytes.Replace(l.Text, []byte("connection"), []byte("connectiom"), 1) },
 		"time":     func(l *Line) { l.T++ },
 		"index":    func(l *Line) { l.Index++ },
 		"ordinal":  func(l *Line) { l.Ord++ },

@@ -1,6 +1,7 @@
 package block
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/zeebo/xxh3"
@@ -323,4 +324,43 @@ func (v *View) decode(out *Text) error {
 		out.Ends[i] = uint32(len(out.Bytes))
 	}
 	return v.err
+}
+
+// differs returns a line whose text is not that of lines, -1 when all are the same. Everything is loaded. It costs less than to put the
+// texts together.
+func (v *View) differs(lines []Line) int {
+	for k, i := range v.flatRows {
+		if !bytes.Equal(v.flat.At(k), lines[i].Text) {
+			return int(i)
+		}
+	}
+	for i := range v.templates {
+		t := &v.templates[i]
+		_ = t.loadValues()
+		for k, i := range t.rows {
+			if !t.is(k, lines[i].Text) {
+				return int(i)
+			}
+		}
+	}
+	return -1
+}
+
+// is reports whether row k has a text. The values are loaded. It shares nothing with what cuts lines.
+func (t *Template) is(k int, text []byte) bool {
+	at := uint32(0)
+	for s, c := range t.values {
+		n := int(t.ends[s] - at)
+		if len(text) < n || string(text[:n]) != string(t.pieces[at:t.ends[s]]) {
+			return false
+		}
+		text, at = text[n:], t.ends[s]
+		from, to := c.place(c.Entry(k))
+		n = to - from
+		if len(text) < n || string(text[:n]) != string(c.data[from:to]) {
+			return false
+		}
+		text = text[n:]
+	}
+	return len(t.values) == t.Slots() && string(text) == string(t.pieces[at:])
 }

@@ -138,10 +138,16 @@ func (d *Days) Create(dayNo int64) (name Name, err error) {
 	return name, errors.Join(syncTree(path), syncPath(d.dir))
 }
 
+// floorDocs is how many documents are at least expected in a segment.
+const floorDocs = 64
+
 func config() map[string]any {
 	return map[string]any{
 		"unsafe_batch": false, "numSnapshotsToKeep": 1, "bolt_timeout": "1s", "eventCallbackName": mergeGuard,
 		"scorchPersisterOptions": map[string]any{"PersisterNapTimeMSec": 0, "NumPersisterWorkers": 1},
+		// Sizes are in documents. What Bleve does by itself counts on documents that are small: below 2,000 of them it merges all
+		// segments into one after each Add.
+		"scorchMergePlanOptions": map[string]any{"FloorSegmentSize": floorDocs, "MaxSegmentsPerTier": 4, "SegmentsPerMergeTask": 4, "TierGrowth": 4},
 	}
 }
 

@@ -128,6 +128,32 @@ func Hash(folded []byte) uint64 {
 	return mix(h)
 }
 
+// HashOf returns Hash of the folded form of a word.
+func HashOf(word []byte) uint64 {
+	h := uint64(hashStart)
+	for _, b := range word {
+		if b >= utf8.RuneSelf {
+			return Hash(AppendFold(nil, word))
+		}
+		h = (h ^ uint64(lower[b])) * hashPrime
+	}
+	return mix(h)
+}
+
+// ASCIIRun returns where the ASCII letters and digits end that stand at text[at:], and whether there is a digit among them. It is
+// the end of a word when a word begins at `at` and what follows does not belong to one.
+func ASCIIRun(text []byte, at int) (end int, digits bool) {
+	seen := uint8(0)
+	for end = at; end < len(text); end++ {
+		c := class[text[end]]
+		if c-letter > digit-letter { // a separator or not ASCII
+			break
+		}
+		seen |= c
+	}
+	return end, seen&digit != 0
+}
+
 // Hash returns Hash of the folded current word.
 func (s *Scanner) Hash() uint64 {
 	if s.ASCII {
