@@ -179,12 +179,19 @@ func (f *File) strayLogQL(doc *document, promql parser.Parser, queries Queries, 
 	}
 	for i := range doc.Groups {
 		g := &doc.Groups[i]
-		for _, r := range g.Rules {
+		for n, r := range g.Rules {
 			if _, err := promql.ParseExpr(r.Expr); err == nil || r.Expr == "" {
 				continue
 			}
-			if _, err := queries.CheckLogQL(r.Expr); err == nil {
-				bad.add(nil, "group %q: rule %q: its expr is LogQL: write the group below logql instead of groups", g.Name, r.Alert+r.Record)
+			if _, err := queries.CheckLogQL(r.Expr); err != nil {
+				continue
+			}
+			rule := fmt.Sprintf("group %q, rule %d, %q: ", g.Name, n+1, r.Alert+r.Record)
+			for k := range bad.Problems {
+				if p := &bad.Problems[k]; strings.HasPrefix(p.Message, rule) {
+					p.Message += "; it is LogQL: write the group below logql instead of groups"
+					break
+				}
 			}
 		}
 	}

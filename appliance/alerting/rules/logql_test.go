@@ -77,7 +77,7 @@ func TestProblemsOfRulesInLogQL(t *testing.T) {
 		"logql: [{rules: []}]\n":                                                        "has no name",
 		"logql: [{name: g, limit: -1}]\n":                                               "limit -1",
 		"groups: [{name: g}]\nlogql: [{name: g}]\n":                                     "twice",
-		"groups:\n  - name: g\n    rules:\n      - {alert: A, expr: 'count[5m] > 3'}\n": "its expr is LogQL: write the group below logql",
+		"groups:\n  - name: g\n    rules:\n      - {alert: A, expr: 'count[5m] > 3'}\n": `line 4: group "g", rule 1, "A": could not parse expression: 1:1: parse error: binary expression must contain only scalar and instant vector types; it is LogQL: write the group below logql`,
 	} {
 		if _, err := parse(body); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q:\n got %v\nwant %s", body, err, want)
