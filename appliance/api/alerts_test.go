@@ -63,6 +63,7 @@ func (alertParts) Instant(context.Context, string, int64) ([]alerting.Sample, er
 func (alertParts) Range(context.Context, string, int64, int64, int64) ([]alerting.Series, error) {
 	return nil, nil
 }
+
 func (alertParts) Parser() parser.Parser                       { return parser.NewParser(parser.Options{}) }
 func (alertParts) Agents() []alerting.Agent                    { return nil }
 func (alertParts) Applied() uint64                             { return 1 }
