@@ -25,6 +25,9 @@ import (
 	"github.com/triward/triward/tsdb"
 )
 
+// logqlRules is the format of the cluster from which on every node reads rules in LogQL.
+const logqlRules = 2
+
 // newAlerts puts the alerting of this node together. It works once the node is open and Start was called.
 func (a *App) newAlerts() *alerting.Service {
 	sender := notify.NewSender(notify.Policy{
@@ -33,7 +36,7 @@ func (a *App) newAlerts() *alerting.Service {
 	return alerting.New(alerting.Config{
 		Node: a.cfg.NodeID, Meta: &alertMeta{a}, Leadership: &leadership{a}, Metrics: &alertMetrics{a.query},
 		Logs: &alertLogs{app: a}, Fleet: &alertFleet{a}, Send: sender.Send, Sealer: a.keys,
-		Recorder: &recorder{a},
+		Recorder: &recorder{a}, LogQL: func() bool { return a.state.format() >= logqlRules },
 		Interval: time.Duration(a.cfg.Alerting.Interval), ExternalURL: func() string { return a.cfg.Listen.HTTP.URL }, Log: a.part("alerting"), Registerer: a.registry,
 	})
 }

@@ -60,7 +60,7 @@ func newQueryGate(opt *Options) *queryGate {
 	half := max(1, runtime.GOMAXPROCS(0)/2)
 	g := &queryGate{}
 	g.lanes[LanePeople] = lane{atOnce: opt.Queries, bytes: opt.QueryBytes, waiting: opt.QueriesWaiting, turns: make(chan struct{}, half)}
-	g.lanes[LaneWatch] = lane{atOnce: 2, bytes: 2 * queryBytes, waiting: 256, turns: make(chan struct{}, 1)}
+	g.lanes[LaneWatch] = lane{atOnce: 2, bytes: 3 * queryBytes, waiting: 256, turns: make(chan struct{}, 1)}
 	g.lanes[LaneExport] = lane{atOnce: 2, bytes: 2 * queryBytes, waiting: 4, turns: make(chan struct{}, 1)}
 	return g
 }

@@ -18,6 +18,8 @@ import (
 	"errors"
 
 	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/triward/triward/appliance/alerting/rules"
 )
 
 // Buckets of the metadata that this package owns.
@@ -147,6 +149,12 @@ type Line struct {
 type Logs interface {
 	// CheckQuery says what is wrong with a query, and where.
 	CheckQuery(text string) error
+	// CheckLogQL reads an expression in LogQL whose answer is numbers, or says what is wrong with it and where.
+	CheckLogQL(text string) (rules.Shape, error)
+	// LogQL answers an expression in LogQL at a time (ms). It fails when lines may be missing: an answer is whole.
+	LogQL(ctx context.Context, expr string, t int64) ([]Sample, error)
+	// LogQLRange answers it over time, for somebody who looks. It fails when lines may be missing.
+	LogQLRange(ctx context.Context, expr string, start, end, step int64) ([]Series, error)
 	// Count counts matching lines of [start, end) (ms) by the values of a label or field, or all as one when by is "".
 	// At most limit values are returned, the most frequent ones; more says that there were others.
 	Count(ctx context.Context, query string, start, end int64, by string, limit int) (counts []Count, more bool, err error)
@@ -187,6 +195,8 @@ var (
 	ErrLimit = errors.New("limit reached")
 	// ErrNoSealer says that a secret cannot be stored because the cluster has no key ring.
 	ErrNoSealer = errors.New("this cluster has no key ring yet, so secrets of receivers cannot be stored")
+	// ErrOldNodes says that there may be nodes which cannot read a rule.
+	ErrOldNodes = errors.New("nodes of an older release may lead, and cannot read rules in LogQL")
 	// ErrState says that an alert is not in the state for what was asked.
 	ErrState = errors.New("not possible in this state")
 )

@@ -1,6 +1,7 @@
 package alerting
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,14 +107,10 @@ func (l *leader) evaluate(ctx context.Context) error {
 			delete(l.schedules, key)
 		}
 	}
-	for key, g := range groups {
-		sc := l.schedules[key]
-		if sc == nil {
-			sc = &schedule{}
-			l.schedules[key] = sc
-		}
-		if sc.running || sc.next > l.now || l.running >= evaluators {
-			continue
+	for _, key := range l.due(groups) {
+		sc, g := l.schedules[key], groups[key]
+		if l.running >= evaluators {
+			break
 		}
 		step := l.s.interval(g)
 		sc.running, sc.next = true, l.now-l.now%step+step
@@ -132,6 +129,25 @@ func (l *leader) evaluate(ctx context.Context) error {
 	return nil
 }
 
+// due returns the groups to evaluate now, those that wait the longest first, so that slow groups keep none from its turn.
+func (l *leader) due(groups map[string]*rules.Group) []string {
+	var keys []string
+	for key := range groups {
+		sc := l.schedules[key]
+		if sc == nil {
+			sc = &schedule{}
+			l.schedules[key] = sc
+		}
+		if !sc.running && sc.next <= l.now {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, func(a, b string) int {
+		return cmp.Or(cmp.Compare(l.schedules[a].next, l.schedules[b].next), cmp.Compare(a, b))
+	})
+	return keys
+}
+
 // evaluateGroup asks for the condition of each rule of a group.
 func (s *Service) evaluateGroup(ctx context.Context, e *evaluation, resumed int64, recovering bool) {
 	start := time.Now()
@@ -143,7 +159,7 @@ func (s *Service) evaluateGroup(ctx context.Context, e *evaluation, resumed int6
 		res := ruleResult{rule: r}
 		var found []Sample
 		switch {
-		case recovering && (r.Kind == rules.SilentAgent || r.Kind == rules.SilentStream):
+		case recovering && (r.Kind == rules.SilentAgent || r.Kind == rules.SilentStream || r.Shape.Absent):
 			res.err = errRecovering
 		case r.Kind == rules.Record:
 			limited, cancel := context.WithTimeout(ctx, ruleTime)
@@ -181,6 +197,8 @@ func (s *Service) condition(ctx context.Context, g *rules.Group, r *rules.Rule, 
 	switch r.Kind {
 	case rules.Metrics:
 		return s.cfg.Metrics.Instant(ctx, r.Expr, at-g.Offset.Milliseconds())
+	case rules.LogQL:
+		return s.askLogQL(ctx, r.Expr, at-g.Offset.Milliseconds())
 	case rules.Logs:
 		return s.countLines(ctx, r, at, s.interval(g))
 	case rules.SilentAgent:
@@ -189,6 +207,15 @@ func (s *Service) condition(ctx context.Context, g *rules.Group, r *rules.Rule, 
 		return s.silentStreams(ctx, r, at, resumed)
 	}
 	return nil, fmt.Errorf("rules of kind %s are not evaluated", r.Kind)
+}
+
+// askLogQL answers an expression in LogQL at a time, and says what helps when that takes too long.
+func (s *Service) askLogQL(ctx context.Context, expr string, t int64) ([]Sample, error) {
+	found, err := s.cfg.Logs.LogQL(ctx, expr, t)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("it was not answered within %s; make its range shorter or its selector and line filters narrower: %w", ruleTime, err)
+	}
+	return found, err
 }
 
 // results makes the alerts of what a condition gave: their labels from templates, and the annotations of those that
@@ -274,7 +301,7 @@ func (l *leader) takeResults(ctx context.Context, r *rules.Rule, results []state
 	b.mu.RUnlock()
 	rule := state.Rule{
 		ID: r.ID, For: r.For.Milliseconds(), KeepFiringFor: r.KeepFiringFor.Milliseconds(),
-		Lenient: l.recovering() && (r.Kind == rules.Metrics || r.Kind == rules.SilentAgent || r.Kind == rules.SilentStream),
+		Lenient: l.recovering() && (r.Kind == rules.Metrics || r.Kind == rules.LogQL || r.Kind == rules.SilentAgent || r.Kind == rules.SilentStream),
 	}
 	changes, refused := state.Evaluate(rule, l.now, active, results)
 	for i := 0; i < len(changes); i++ { // new alerts beyond the bound of the whole cluster

@@ -14,6 +14,7 @@ import (
 
 	"github.com/triward/triward/appliance/alerting/notify"
 	"github.com/triward/triward/appliance/alerting/route"
+	"github.com/triward/triward/appliance/alerting/rules"
 )
 
 // fakeMeta is the replicated metadata of a whole cluster: one state that all nodes see at once.
@@ -143,6 +144,8 @@ func (m nodeMeta) Commit(ctx context.Context, t Txn) (uint64, error) {
 type fakeWorld struct {
 	mu      sync.Mutex
 	samples map[string][]Sample // by expression
+	logql   map[string][]Sample // by expression
+	asked   map[string]int64    // the last time that one in LogQL was asked for
 	counts  map[string][]Count
 	lines   map[string][]fakeLine // instead of counts, by query
 	clock   func() int64
@@ -189,7 +192,40 @@ func (w *fakeWorld) Range(context.Context, string, int64, int64, int64) ([]Serie
 }
 func (w *fakeWorld) Parser() parser.Parser   { return parser.NewParser(parser.Options{}) }
 func (w *fakeWorld) CheckQuery(string) error { return nil }
-func (w *fakeWorld) Agents() []Agent         { w.mu.Lock(); defer w.mu.Unlock(); return slices.Clone(w.agents) }
+
+func (w *fakeWorld) CheckLogQL(expr string) (rules.Shape, error) {
+	if !strings.Contains(expr, "{") {
+		return rules.Shape{}, errors.New("no selector")
+	}
+	return rules.Shape{
+		Window: time.Minute, Reach: time.Minute, Lines: `{app="a"}`, Keeps: true, Absent: strings.Contains(expr, "absent"), Compared: "side",
+	}, nil
+}
+
+func (w *fakeWorld) LogQL(_ context.Context, expr string, t int64) ([]Sample, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked[expr] = t
+	if w.err != nil {
+		return nil, w.err
+	}
+	return slices.Clone(w.logql[expr]), nil
+}
+
+func (w *fakeWorld) LogQLRange(_ context.Context, expr string, start, end, step int64) ([]Series, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return nil, w.err
+	}
+	s := Series{Labels: map[string]string{"host": "h1"}}
+	for t := start; t <= end; t += step {
+		s.T, s.V = append(s.T, t), append(s.V, 7)
+	}
+	return []Series{s}, nil
+}
+
+func (w *fakeWorld) Agents() []Agent { w.mu.Lock(); defer w.mu.Unlock(); return slices.Clone(w.agents) }
 
 func (w *fakeWorld) Count(_ context.Context, q string, start, end int64, by string, limit int) ([]Count, bool, error) {
 	w.mu.Lock()
@@ -297,11 +333,12 @@ type fakeCluster struct {
 	term  uint64
 	got   []delivered
 	// answer says how a receiver takes a message: before is what happens before it is written, after what is told.
+	old    bool // nodes of an older release may lead
 	answer func(node string, in *route.Integration, m *notify.Message) (taken bool, err error)
 }
 
 func newFakeCluster(t testing.TB, n int) *fakeCluster {
-	c := &fakeCluster{t: t, meta: newFakeMeta(), world: &fakeWorld{samples: make(map[string][]Sample), counts: make(map[string][]Count), lines: make(map[string][]fakeLine), stored: make(map[string]float64)}}
+	c := &fakeCluster{t: t, meta: newFakeMeta(), world: &fakeWorld{samples: make(map[string][]Sample), logql: make(map[string][]Sample), asked: make(map[string]int64), counts: make(map[string][]Count), lines: make(map[string][]fakeLine), stored: make(map[string]float64)}}
 	c.world.clock = func() int64 { return nodeMeta{c.meta, ""}.LogTime() }
 	for i := range n {
 		node := &fakeNode{name: fmt.Sprintf("n%d", i+1), cluster: c}
@@ -324,6 +361,7 @@ func newFakeCluster(t testing.TB, n int) *fakeCluster {
 func (c *fakeCluster) boot(node *fakeNode) {
 	node.service = New(Config{
 		Node: node.name, Meta: nodeMeta{c.meta, node.name}, Leadership: node, Metrics: c.world, Logs: c.world, Fleet: c.world, Recorder: c.world,
+		LogQL: func() bool { return !c.old },
 		Send: func(ctx context.Context, in *route.Integration, m *notify.Message, gate notify.Gate) error {
 			return c.take(ctx, node.name, in, m, gate)
 		},

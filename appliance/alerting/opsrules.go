@@ -44,6 +44,9 @@ func (s *Service) PutFile(ctx context.Context, name string, ch FileChange, by By
 		if parsed, err = s.parse(name, []byte(*ch.Body)); err != nil {
 			return rec, nil, err
 		}
+		if parsed.LogQL && !s.cfg.LogQL() {
+			return rec, nil, fmt.Errorf("rule file %.64q: %w", name, ErrOldNodes)
+		}
 		warnings = parsed.Warnings
 	}
 	err = retrying(func() error {

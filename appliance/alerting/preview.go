@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/triward/triward/appliance/alerting/rules"
 	"github.com/triward/triward/appliance/alerting/state"
@@ -31,8 +32,8 @@ type AlertSeries struct {
 	Query     string     `json:"query"`
 }
 
-// Series returns the line of an alert of a rule on metrics: the side of its comparison that has labels, for the labels of
-// the alert.
+// Series returns the line of an alert of a rule on metrics or in LogQL: the side of its comparison that has labels, for the
+// labels of the alert.
 func (s *Service) Series(ctx context.Context, id string, start, end int64) (AlertSeries, error) {
 	b := s.board
 	b.refresh()
@@ -46,7 +47,7 @@ func (s *Service) Series(ctx context.Context, id string, start, end int64) (Aler
 	if !ok || r == nil {
 		return AlertSeries{}, fmt.Errorf("alert %.64q: %w", id, ErrNotFound)
 	}
-	if r.Kind != rules.Metrics {
+	if r.Kind != rules.Metrics && r.Kind != rules.LogQL {
 		return AlertSeries{}, fmt.Errorf("alert %s is of a rule of kind %s, which has no line: %w", id, r.Kind, ErrState)
 	}
 	if end <= start {
@@ -54,9 +55,13 @@ func (s *Service) Series(ctx context.Context, id string, start, end int64) (Aler
 	}
 	step := max((end-start)/seriesPoints/1000*1000, 1000)
 	start -= start % step
-	query, threshold := compared(s.cfg.Metrics.Parser(), r.Expr)
+	query, threshold, ask := r.Shape.Compared, r.Shape.Threshold, s.cfg.Logs.LogQLRange
+	if r.Kind == rules.Metrics {
+		query, threshold = compared(s.cfg.Metrics.Parser(), r.Expr)
+		ask = s.cfg.Metrics.Range
+	}
 	out := AlertSeries{Start: start, Step: step, Query: query, Threshold: threshold, Values: []*float64{}}
-	found, err := s.cfg.Metrics.Range(ctx, query, start, end, step)
+	found, err := ask(ctx, query, start, end, step)
 	if err != nil {
 		return out, err
 	}
@@ -138,7 +143,7 @@ func likest(found []Series, ls map[string]string) int {
 	return at
 }
 
-// PreviewRequest asks when rules on metrics would have fired.
+// PreviewRequest asks when rules on metrics and in LogQL would have fired.
 type PreviewRequest struct {
 	Name      string `json:"name"`
 	Body      string `json:"body"`
@@ -181,10 +186,12 @@ const (
 	MaxPreview      = 20
 	maxPreviewRules = 50
 	maxPreviewHours = 168
+	// previewTime is how long the preview of one rule in LogQL may read lines.
+	previewTime = 8 * time.Second
 )
 
-// Preview evaluates the rules on metrics of a file over the past, in steps of at least the group's interval, and says when
-// each would have fired.
+// Preview evaluates the rules on metrics and in LogQL of a file over the past, in steps of at least the group's interval,
+// and says when each would have fired.
 func (s *Service) Preview(ctx context.Context, req PreviewRequest) (Preview, error) {
 	if req.HoursBack == 0 {
 		req.HoursBack = maxPreviewHours
@@ -208,12 +215,12 @@ func (s *Service) Preview(ctx context.Context, req PreviewRequest) (Preview, err
 		for ri := range g.Rules {
 			r := &g.Rules[ri]
 			p := RulePreview{Name: r.Name, Group: g.Name, Kind: string(r.Kind), Alerts: []Firings{}}
-			if r.Kind != rules.Metrics {
-				p.Note = "there is a preview for rules on metrics only"
+			if r.Kind != rules.Metrics && r.Kind != rules.LogQL {
+				p.Note = "there is a preview for alerts on metrics and in LogQL only"
 				out.Rules = append(out.Rules, p)
 				continue
 			}
-			found, err := s.cfg.Metrics.Range(ctx, r.Expr, out.Start, end, step)
+			found, err := s.past(ctx, r, out.Start, end, step)
 			if err != nil {
 				if ctx.Err() != nil {
 					return out, err
@@ -227,6 +234,20 @@ func (s *Service) Preview(ctx context.Context, req PreviewRequest) (Preview, err
 		}
 	}
 	return out, nil
+}
+
+// past is when the condition of a rule held.
+func (s *Service) past(ctx context.Context, r *rules.Rule, start, end, step int64) ([]Series, error) {
+	if r.Kind == rules.Metrics {
+		return s.cfg.Metrics.Range(ctx, r.Expr, start, end, step)
+	}
+	limited, cancel := context.WithTimeout(ctx, previewTime)
+	defer cancel()
+	found, err := s.cfg.Logs.LogQLRange(limited, r.Expr, start, end, step)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("%d hours of lines were not read within %s; ask for fewer hours", (end-start)/3600_000, previewTime)
+	}
+	return found, err
 }
 
 // take finds the spans in which the state machine would have had the alerts fire.

@@ -54,7 +54,11 @@ func (s *Service) record(ctx context.Context, e *evaluation, r *rules.Rule) erro
 		return errNoRecorder
 	}
 	t := recordTime(e.group, e.at, s.interval(e.group))
-	found, err := s.cfg.Metrics.Instant(ctx, r.Expr, t)
+	ask := s.cfg.Metrics.Instant
+	if r.Language == rules.LanguageLogQL {
+		ask = s.askLogQL
+	}
+	found, err := ask(ctx, r.Expr, t)
 	if err != nil {
 		return err
 	}
@@ -67,7 +71,7 @@ func (s *Service) record(ctx context.Context, e *evaluation, r *rules.Rule) erro
 	values := make([]Sample, 0, len(found))
 	now := make(map[string]map[string]string, len(found))
 	for i := range found {
-		ls := recordLabels(r, found[i].Labels)
+		ls := RecordLabels(r, found[i].Labels)
 		if ls["agent"] != "" && !strings.Contains(r.Name, ":") {
 			return fmt.Errorf("%s has the label agent and would look as if the agent had sent it; give the rule a name with a colon, such as level:metric:operation", r.Name)
 		}
@@ -95,9 +99,9 @@ func (s *Service) record(ctx context.Context, e *evaluation, r *rules.Rule) erro
 	return err
 }
 
-// recordLabels are those of a recorded series: the rule's beside, or instead of, the element's. An empty one takes a
+// RecordLabels are those of a recorded series: the rule's beside, or instead of, the element's. An empty one takes a
 // label away.
-func recordLabels(r *rules.Rule, found map[string]string) map[string]string {
+func RecordLabels(r *rules.Rule, found map[string]string) map[string]string {
 	ls := maps.Clone(found)
 	if ls == nil {
 		ls = make(map[string]string)

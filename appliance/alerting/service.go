@@ -31,9 +31,11 @@ type Config struct {
 	Send func(ctx context.Context, in *route.Integration, m *notify.Message, gate notify.Gate) error
 	// ExternalURL is the address of the cluster for people, "" for none.
 	ExternalURL func() string
-	Interval    time.Duration // between evaluations of groups that name none: 15 s
-	Log         *slog.Logger  // default: discards
-	Registerer  prometheus.Registerer
+	// LogQL says whether all nodes can read rules in LogQL; nil: they can. Where it says no, none is taken.
+	LogQL      func() bool
+	Interval   time.Duration // between evaluations of groups that name none: 15 s
+	Log        *slog.Logger  // default: discards
+	Registerer prometheus.Registerer
 }
 
 // Service is the alerting of one node. Its methods may be called from any goroutine.
@@ -65,6 +67,9 @@ func New(cfg Config) *Service {
 	}
 	if cfg.ExternalURL == nil {
 		cfg.ExternalURL = func() string { return "" }
+	}
+	if cfg.LogQL == nil {
+		cfg.LogQL = func() bool { return true }
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), leading: make(chan bool, 1), stop: func() {},

@@ -528,7 +528,7 @@ func TestShippedRulesStayAsTheOperatorWantsThem(t *testing.T) {
 	c.run(2 * time.Second)
 	c.restart(0)
 	files := c.nodes[1].service.Files()
-	files = slices.DeleteFunc(files, func(f FileView) bool { return f.Name == "events" })
+	files = slices.DeleteFunc(files, func(f FileView) bool { return f.Name == "events" || f.Name == "logs" })
 	if len(files) != 1 || files[0].Origin != OriginOperator || len(files[0].Rules) != 0 {
 		t.Fatalf("%+v", files)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // shippedVersion counts the releases of the shipped rules. A file that nobody changed is replaced by a newer one.
-const shippedVersion = 5
+const shippedVersion = 6
 
 //go:embed shipped/*.yaml
 var shippedFiles embed.FS
@@ -67,7 +67,7 @@ func (l *leader) installShipped(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b := l.s.board
+	b, whole := l.s.board, true
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		b.mu.RLock()
 		have := b.files[name]
@@ -81,10 +81,15 @@ func (l *leader) installShipped(ctx context.Context) error {
 			mod = have.mod
 			rec.Version, rec.Disabled, rec.Off, rec.Removed = have.rec.Version+1, have.rec.Disabled, have.rec.Off, have.rec.Removed
 		}
-		if _, err := l.s.parse(name, []byte(rec.Body)); err != nil {
+		parsed, err := l.s.parse(name, []byte(rec.Body))
+		if err != nil {
 			return err
 		}
-		err := l.commit(ctx, Txn{
+		if parsed.LogQL && !l.s.cfg.LogQL() {
+			whole = false // it comes when all nodes can read it
+			continue
+		}
+		err = l.commit(ctx, Txn{
 			Compares: []Compare{{BucketRules, name, mod}}, Ops: []Op{{Bucket: BucketRules, Key: name, Value: encode(rec)}},
 		})
 		if err != nil {
@@ -106,6 +111,6 @@ func (l *leader) installShipped(ctx context.Context) error {
 			return fmt.Errorf("routes: %w", err)
 		}
 	}
-	l.shipped = true
+	l.shipped = whole
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/prometheus/common/model"
+
 	"github.com/triward/triward/appliance/alerting/route"
 	"github.com/triward/triward/appliance/alerting/rules"
 	"github.com/triward/triward/appliance/alerting/state"
@@ -21,6 +23,7 @@ type AlertView struct {
 	State       state.Shown       `json:"state"`
 	Kind        rules.Kind        `json:"kind,omitempty"`
 	Expr        string            `json:"expr,omitempty"`
+	LogQuery    string            `json:"log_query,omitempty"` // for the lines that the rule looks at, narrowed to the alert where that can be
 	Labels      map[string]string `json:"labels"`
 	Annotations map[string]string `json:"annotations"`
 	Value       *float64          `json:"value"` // when the state last changed; null when it is no number
@@ -160,7 +163,7 @@ func (b *board) view(a *state.Alert, index map[string]*rules.Rule) AlertView {
 		v.Assigned = &AssignView{To: a.Assigned.To, By: a.Assigned.By, At: a.Assigned.At}
 	}
 	if r := index[a.Rule]; r != nil {
-		v.Kind, v.Expr = r.Kind, r.Text()
+		v.Kind, v.Expr, v.LogQuery = r.Kind, r.Text(), linesOf(r, a.Labels)
 	}
 	if b.routes.cfg != nil {
 		for _, r := range b.routes.cfg.For(a.Labels) {
@@ -173,6 +176,20 @@ func (b *board) view(a *state.Alert, index map[string]*rules.Rule) AlertView {
 		}
 	}
 	return v
+}
+
+// linesOf is a query for the lines of an alert: those that its rule looks at, of its labels where these are labels of lines.
+func linesOf(r *rules.Rule, ls map[string]string) string {
+	q := r.LogQuery()
+	if q == "" || r.Language != rules.LanguageLogQL || !r.Shape.Keeps {
+		return q
+	}
+	for _, name := range slices.Sorted(maps.Keys(ls)) {
+		if _, own := r.Labels[name]; !own && name != model.AlertNameLabel && model.LegacyValidation.IsValidLabelName(name) {
+			q += fmt.Sprintf(" | %s=%q", name, ls[name])
+		}
+	}
+	return q
 }
 
 // HistoryFilter chooses history records.
@@ -242,7 +259,9 @@ type RuleView struct {
 	ID           string            `json:"id"`
 	Kind         rules.Kind        `json:"kind"`
 	Name         string            `json:"name"`
+	Language     rules.Language    `json:"language,omitempty"` // of expr: promql or logql; absent for other kinds
 	Expr         string            `json:"expr"`
+	LogQuery     string            `json:"log_query,omitempty"` // for the lines that the rule looks at
 	ForMs        int64             `json:"for_ms,omitempty"`
 	KeepFiringMs int64             `json:"keep_firing_for_ms,omitempty"`
 	Labels       map[string]string `json:"labels"`
@@ -306,7 +325,7 @@ func (s *Service) Files() []FileView {
 // ruleView makes the shown form of a rule. mu is held.
 func (b *board) ruleView(f *heldFile, g *rules.Group, r *rules.Rule, interval int64) RuleView {
 	v := RuleView{
-		ID: r.ID, Kind: r.Kind, Name: r.Name, Expr: r.Text(), ForMs: r.For.Milliseconds(), KeepFiringMs: r.KeepFiringFor.Milliseconds(),
+		ID: r.ID, Kind: r.Kind, Name: r.Name, Language: r.Language, Expr: r.Text(), LogQuery: r.LogQuery(), ForMs: r.For.Milliseconds(), KeepFiringMs: r.KeepFiringFor.Milliseconds(),
 		Labels: orEmpty(r.Labels), Annotations: orEmpty(r.Annotations), Enabled: f.active(r), State: "inactive", IntervalMs: interval, Group: g.Name,
 	}
 	for _, a := range b.byRule[r.ID] {

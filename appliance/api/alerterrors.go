@@ -28,6 +28,7 @@ func alertErrorRules() []problem.Rule {
 	return []problem.Rule{
 		{Is: alerting.ErrNotFound, Status: http.StatusNotFound},
 		{Is: alerting.ErrInvalid, Status: http.StatusBadRequest},
+		{Is: alerting.ErrOldNodes, Status: http.StatusConflict, Hint: "upgrade every node, then run `triward upgrade finalize`"},
 		{Is: alerting.ErrState, Status: http.StatusConflict},
 		{Is: alerting.ErrConflictNow, Status: http.StatusConflict, Hint: "read it again and repeat the change"},
 		{Is: alerting.ErrConflict, Status: http.StatusConflict, Hint: "read it again and repeat the change"},

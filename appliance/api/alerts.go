@@ -75,6 +75,7 @@ type checkBody struct {
 type checkAnswer struct {
 	OK       bool            `json:"ok"`
 	Rules    int             `json:"rules"`
+	Kinds    map[string]int  `json:"kinds,omitempty"` // rules by kind
 	Problems []rules.Problem `json:"problems"`
 	Warnings []string        `json:"warnings"`
 }
@@ -433,7 +434,7 @@ func (a *API) checkRules(q *request) error {
 	if err != nil {
 		return err
 	}
-	out.OK, out.Rules = true, f.Count()
+	out.OK, out.Rules, out.Kinds = true, f.Count(), f.Kinds()
 	out.Warnings = append(out.Warnings, f.Warnings...)
 	return q.answer(http.StatusOK, out)
 }

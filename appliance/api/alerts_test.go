@@ -15,8 +15,10 @@ import (
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/alerting/notify"
 	"github.com/triward/triward/appliance/alerting/route"
+	"github.com/triward/triward/appliance/alerting/rules"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/auth/authtest"
+	"github.com/triward/triward/appliance/logrules"
 )
 
 // alertMeta is the metadata of a test as alerting reaches it.
@@ -61,9 +63,18 @@ func (alertParts) Instant(context.Context, string, int64) ([]alerting.Sample, er
 func (alertParts) Range(context.Context, string, int64, int64, int64) ([]alerting.Series, error) {
 	return nil, nil
 }
-func (alertParts) Parser() parser.Parser    { return parser.NewParser(parser.Options{}) }
-func (alertParts) Agents() []alerting.Agent { return nil }
-func (alertParts) Applied() uint64          { return 1 }
+
+func (alertParts) Parser() parser.Parser                       { return parser.NewParser(parser.Options{}) }
+func (alertParts) Agents() []alerting.Agent                    { return nil }
+func (alertParts) Applied() uint64                             { return 1 }
+func (alertParts) CheckLogQL(text string) (rules.Shape, error) { return logrules.Check(text) }
+
+func (alertParts) LogQL(context.Context, string, int64) ([]alerting.Sample, error) { return nil, nil }
+
+func (alertParts) LogQLRange(context.Context, string, int64, int64, int64) ([]alerting.Series, error) {
+	return nil, nil
+}
+
 func (alertParts) CheckQuery(q string) error {
 	if strings.Contains(q, "(") {
 		return errors.New("a bracket is not closed at byte 0")
@@ -134,6 +145,13 @@ func TestAlertingByTheAPI(t *testing.T) {
 	ask("GET", "/v1/rules/files/own", operator, nil, 200, `"earlier":[{"version":1`)
 	ask("POST", "/v1/rules/check", operator, checkBody{"x", "groups: [{name: g, rules: [{alert: A, expr: 'up =='}]}]"}, 200, `"ok":false`)
 	ask("POST", "/v1/rules/check", operator, checkBody{"x", "triward: [{name: g, rules: [{alert: A, event: {query: '('}}]}]"}, 200, "bracket")
+	const inLogQL = `logql: [{name: l, rules: [{alert: M, expr: 'sum by (host) (count_over_time({app="a"} |= "x" [5m])) > 3'}, {record: r, expr: 'rate({app="a"}[1m])'}]}]`
+	ask("POST", "/v1/rules/check", operator, checkBody{"x", inLogQL}, 200, `"kinds":{"logql":1,"record_logql":1}`)
+	ask("POST", "/v1/rules/check", operator, checkBody{"x", "logql: [{name: l, rules: [{alert: M, expr: '{app=\"a\"}'}]}]"}, 200, `"line":1,"column":44,"message":"rule \"M\": expr: it gives lines`)
+	logql := inLogQL
+	ask("PUT", "/v1/rules/files/lines", admin, fileBody{Body: &logql}, 200, `query_offset: 30s`)
+	ask("GET", "/v1/rules", operator, nil, 200, `"kind":"logql","name":"M","language":"logql"`)
+	ask("GET", "/v1/rules", operator, nil, 200, `"log_query":"{app=\"a\"} |= \"x\""`)
 	ask("PUT", "/v1/rules/files/Bad%20Name", admin, fileBody{Body: &rule}, 400, "name")
 	ask("POST", "/v1/rules/preview", operator, map[string]any{"name": "own", "body": rule, "hours": 1}, 200, `"rules":[`)
 
@@ -190,7 +208,7 @@ func TestAlertingByTheAPI(t *testing.T) {
 			audited += a.Action + " "
 		}
 	}
-	want := "rules.apply rules.apply routes.apply receivers.test silence.add silence.update silence.expire rules.delete "
+	want := "rules.apply rules.apply rules.apply routes.apply receivers.test silence.add silence.update silence.expire rules.delete "
 	if audited != want {
 		t.Errorf("audit: %s", audited)
 	}

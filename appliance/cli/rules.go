@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -52,8 +53,9 @@ func newRulesCheck(s streams, t *target) *cobra.Command {
 				}
 			}
 			var answer struct {
-				OK       bool `json:"ok"`
-				Rules    int  `json:"rules"`
+				OK       bool           `json:"ok"`
+				Rules    int            `json:"rules"`
+				Kinds    map[string]int `json:"kinds"`
 				Problems []struct {
 					Line    int    `json:"line"`
 					Message string `json:"message"`
@@ -77,7 +79,7 @@ func newRulesCheck(s streams, t *target) *cobra.Command {
 				fmt.Fprintf(s.out, "%s: warning: %s\n", path, printable(w))
 			}
 			if answer.OK {
-				fmt.Fprintf(s.out, "%s: %d rules, ok\n", path, answer.Rules)
+				fmt.Fprintf(s.out, "%s: %d rules%s, ok\n", path, answer.Rules, kindsText(answer.Kinds))
 			}
 		}
 		if bad > 0 {
@@ -88,6 +90,18 @@ func newRulesCheck(s streams, t *target) *cobra.Command {
 		}
 		return nil
 	})
+}
+
+// kindsText says how many rules are of which kind.
+func kindsText(kinds map[string]int) string {
+	var parts []string
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		parts = append(parts, fmt.Sprintf("%d %s", kinds[kind], kind))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(parts, ", ") + ")"
 }
 
 func newRulesApply(s streams, t *target) *cobra.Command {
@@ -144,6 +158,7 @@ func newRulesList(s streams, t *target) *cobra.Command {
 				Error   string `json:"error"`
 				Rules   []struct {
 					Kind    string            `json:"kind"`
+					Lang    string            `json:"language"`
 					Name    string            `json:"name"`
 					Expr    string            `json:"expr"`
 					ForMs   int64             `json:"for_ms"`
@@ -171,10 +186,14 @@ func newRulesList(s streams, t *target) *cobra.Command {
 				case r.Error != "":
 					state, text = "error", r.Error
 				}
+				kind := r.Kind
+				if kind == "record" && r.Lang == "logql" {
+					kind = "record_logql"
+				}
 				if len(text) > 100 {
 					text = text[:97] + "..."
 				}
-				tab.row(f.Name, r.Name, r.Labels["severity"], state, strconv.Itoa(r.Alerts), r.Kind, (time.Duration(r.ForMs) * time.Millisecond).String(), text)
+				tab.row(f.Name, r.Name, r.Labels["severity"], state, strconv.Itoa(r.Alerts), kind, (time.Duration(r.ForMs) * time.Millisecond).String(), text)
 			}
 		}
 		return tab.flush()

@@ -1,6 +1,6 @@
-// Package rules reads and checks files of alerting rules: Prometheus' groups as they are, and beside them groups of
-// Triward's own kinds (counts of log lines, events, agents and streams that fall silent). It owns the form of the file
-// and the expansion of templates in labels and annotations.
+// Package rules reads and checks files of alerting rules: Prometheus' groups as they are, and beside them groups of rules in
+// LogQL (logql) and of Triward's own kinds (counts of log lines, events, agents and streams that fall silent). It owns
+// the form of the file and the expansion of templates in labels and annotations.
 //
 // It evaluates nothing and knows no state. It must not import anything of Triward.
 package rules
@@ -30,11 +30,21 @@ type Kind string
 // The kinds.
 const (
 	Metrics      Kind = "metrics"
-	Record       Kind = "record" // a recording rule
+	Record       Kind = "record" // a recording rule, in either language
+	LogQL        Kind = "logql"  // a query in LogQL
 	Logs         Kind = "logs"
 	Event        Kind = "event"
 	SilentAgent  Kind = "silent_agent"
 	SilentStream Kind = "silent_stream"
+)
+
+// Language is that of a rule's expression.
+type Language string
+
+// The languages. Rules of other kinds than Metrics, LogQL and Record have none.
+const (
+	LanguagePromQL Language = "promql"
+	LanguageLogQL  Language = "logql"
 )
 
 // Bounds of what is taken.
@@ -52,6 +62,7 @@ type File struct {
 	Name     string
 	Groups   []Group
 	Warnings []string // what an operator should know and that is no error
+	LogQL    bool     // it has groups in LogQL, which older releases cannot read
 }
 
 // Group is a group of rules evaluated together.
@@ -68,7 +79,8 @@ type Rule struct {
 	ID            string // file/group/name, and #n for the n-th of the name in its group
 	Kind          Kind
 	Name          string
-	Expr          string // of Metrics and Record
+	Language      Language
+	Expr          string // of Metrics, LogQL and Record
 	For           time.Duration
 	KeepFiringFor time.Duration
 	Labels        map[string]string
@@ -81,6 +93,8 @@ type Rule struct {
 	Above  *float64      // of Logs: it fires with more lines than this
 	Below  *float64      // of Logs: it fires with fewer
 	Match  map[string]string
+
+	Shape Shape // of what is in LogQL
 }
 
 // Severity returns the rule's level: its label severity.
@@ -90,6 +104,8 @@ func (r *Rule) Severity() string { return r.Labels["severity"] }
 type Queries interface {
 	// CheckQuery returns an error that says what is wrong and where.
 	CheckQuery(text string) error
+	// CheckLogQL reads an expression in LogQL whose answer is numbers; its error says what is wrong and where.
+	CheckLogQL(text string) (Shape, error)
 }
 
 // Problem is one thing that is wrong with a file.
@@ -134,9 +150,10 @@ func (e *Error) add(node *yaml.Node, format string, args ...any) {
 	e.Problems = append(e.Problems, p)
 }
 
-// document is a file. The groups of Triward's own kinds stand beside those of Prometheus, which stay as they are.
+// document is a file. Groups in LogQL and of Triward's own kinds stand beside those of Prometheus, which stay as they are.
 type document struct {
 	Groups  []rulefmt.RuleGroup `yaml:"groups"`
+	LogQL   []logqlGroup        `yaml:"logql"`
 	Triward []ownGroup          `yaml:"triward"`
 }
 
@@ -178,9 +195,15 @@ func Parse(name string, body []byte, promql parser.Parser, queries Queries) (*Fi
 			bad.Problems = append(bad.Problems, promProblem(err))
 		}
 	}
-	f := &File{Name: name}
+	f := &File{Name: name, LogQL: doc.LogQL != nil}
 	for i := range doc.Groups {
 		f.addProm(&doc.Groups[i], bad)
+	}
+	if len(bad.Problems) > 0 {
+		f.strayLogQL(&doc, promql, queries, bad)
+	}
+	for i := range doc.LogQL {
+		f.addLogQL(&doc.LogQL[i], promql, queries, bad)
 	}
 	for i := range doc.Triward {
 		f.addOwn(&doc.Triward[i], queries, bad)
@@ -248,7 +271,7 @@ func (f *File) addProm(g *rulefmt.RuleGroup, bad *Error) {
 		}
 		maps.Copy(labels, r.Labels)
 		rule := Rule{
-			Kind: Metrics, Name: r.Alert, Expr: r.Expr, For: time.Duration(r.For), KeepFiringFor: time.Duration(r.KeepFiringFor),
+			Kind: Metrics, Language: LanguagePromQL, Name: r.Alert, Expr: r.Expr, For: time.Duration(r.For), KeepFiringFor: time.Duration(r.KeepFiringFor),
 			Labels: labels, Annotations: r.Annotations,
 		}
 		if r.Record != "" {
@@ -304,6 +327,21 @@ func (f *File) check(bad *Error) {
 	}
 }
 
+// Kinds counts the rules of the file by their kind; recording rules in LogQL are counted as record_logql.
+func (f *File) Kinds() map[string]int {
+	out := make(map[string]int)
+	for i := range f.Groups {
+		for j := range f.Groups[i].Rules {
+			kind := string(f.Groups[i].Rules[j].Kind)
+			if r := &f.Groups[i].Rules[j]; r.Kind == Record && r.Language == LanguageLogQL {
+				kind = "record_logql"
+			}
+			out[kind]++
+		}
+	}
+	return out
+}
+
 // Count returns the rules of the file.
 func (f *File) Count() int {
 	n := 0
@@ -311,6 +349,18 @@ func (f *File) Count() int {
 		n += len(f.Groups[i].Rules)
 	}
 	return n
+}
+
+// LogQuery is a query for the lines that the rule looks at, in the language of the search box or LogQL; "" for rules that
+// look at none.
+func (r *Rule) LogQuery() string {
+	switch {
+	case r.Language == LanguageLogQL:
+		return r.Shape.Lines
+	case r.Kind == Logs || r.Kind == SilentStream:
+		return r.Query
+	}
+	return ""
 }
 
 // Text says in one line what the rule looks at.

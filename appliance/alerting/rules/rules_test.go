@@ -20,6 +20,16 @@ func (queries) CheckQuery(q string) error {
 	return nil
 }
 
+func (queries) CheckLogQL(q string) (Shape, error) {
+	window, ok := map[string]time.Duration{
+		"count[5m] > 3": 5 * time.Minute, "count[1m]": time.Minute, "count[6h]": 6 * time.Hour, "count[2d]": 48 * time.Hour,
+	}[q]
+	if !ok {
+		return Shape{}, errors.New("at byte 3: a selector is expected")
+	}
+	return Shape{Window: window, Reach: window, Lines: "{a=\"b\"}"}, nil
+}
+
 func parse(body string) (*File, error) {
 	return Parse("file", []byte(body), parser.NewParser(parser.Options{}), queries{})
 }

@@ -1,8 +1,9 @@
-// Package ruletest runs unit tests of Prometheus rule files: the files that `promtool test rules` takes, with the same
-// verdict. It evaluates with Prometheus' own engine over series that the test makes up, and asks no cluster.
+// Package ruletest runs unit tests of rule files: the files that `promtool test rules` takes, with the same verdict, and beside
+// that rules in LogQL over lines that the test makes up. Groups of Prometheus are evaluated with Prometheus' own engine,
+// those in LogQL as a leader evaluates them; no cluster is asked.
 //
-// Groups of Triward's own kinds in a rule file are passed over: they look at lines, events and agents, which such a test
-// does not have. The package must not import anything of Triward.
+// Groups of Triward's own kinds in a rule file are passed over: they look at events and agents, which such a test does not
+// have. Of Triward the package imports package alerting and what is below it; LogQL it reaches by the interface LogQL.
 package ruletest
 
 import (
@@ -28,8 +29,10 @@ type group struct {
 	Interval       model.Duration    `yaml:"interval"`
 	Start          instant           `yaml:"start_timestamp"`
 	Series         []series          `yaml:"input_series"`
+	Logs           []stream          `yaml:"input_logs"`
 	Alerts         []alertCase       `yaml:"alert_rule_test"`
 	Exprs          []exprCase        `yaml:"promql_expr_test"`
+	LogExprs       []exprCase        `yaml:"logql_expr_test"`
 	ExternalLabels map[string]string `yaml:"external_labels"`
 	ExternalURL    string            `yaml:"external_url"`
 }

@@ -32,8 +32,9 @@ const (
 )
 
 // Run runs the tests of a file and returns how many there were and what did not come as expected. The error says why
-// they could not be run. Paths of rule files are relative to the file of tests; they may have wildcards.
-func Run(ctx context.Context, path string) (tests int, failures []Failure, err error) {
+// they could not be run. Paths of rule files are relative to the file of tests; they may have wildcards. logql answers rules
+// in LogQL over the lines of a test.
+func Run(ctx context.Context, path string, logql Over) (tests int, failures []Failure, err error) {
 	f, err := read(path)
 	if err != nil {
 		return 0, nil, err
@@ -53,7 +54,7 @@ func Run(ctx context.Context, path string) (tests int, failures []Failure, err e
 		if g.Interval == 0 {
 			g.Interval = f.Interval
 		}
-		r := &run{file: f, test: g, order: order}
+		r := &run{file: f, test: g, order: order, over: logql}
 		if err := r.run(ctx); err != nil {
 			return i, failures, fmt.Errorf("%s: %s: %w", path, g.Name, err)
 		}
@@ -110,8 +111,10 @@ type run struct {
 	file     *file
 	test     *group
 	order    map[string]int
+	over     Over
 	suite    *promqltest.LazyLoader
-	groups   []*rules.Group
+	groups   []evaluated
+	logs     *logRun
 	failures []Failure
 }
 
@@ -141,19 +144,22 @@ func (r *run) run(ctx context.Context) (err error) {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
+	start := time.Unix(0, 0).UTC()
+	if !t.Start.IsZero() {
+		start = t.Start.Time
+	}
+	if err := r.openLogs(p, start); err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
-		r.groups = append(r.groups, byName[name])
+		r.groups = append(r.groups, promGroup{byName[name]})
 		for _, rule := range byName[name].Rules() {
 			if a, ok := rule.(*rules.AlertingRule); ok {
 				a.SetRestored(true) // so that the series ALERTS is written
 			}
 		}
 	}
-	slices.SortStableFunc(r.groups, func(a, b *rules.Group) int { return cmp.Compare(r.order[a.Name()], r.order[b.Name()]) })
-	start := time.Unix(0, 0).UTC()
-	if !t.Start.IsZero() {
-		start = t.Start.Time
-	}
+	slices.SortStableFunc(r.groups, func(a, b evaluated) int { return cmp.Compare(r.order[a.Name()], r.order[b.Name()]) })
 	if err := r.evaluate(ctx, start, every); err != nil {
 		return err
 	}
@@ -162,7 +168,49 @@ func (r *run) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	for i := range t.LogExprs {
+		if err := r.logExpr(ctx, p, &t.LogExprs[i], start); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// evaluated is a group of rules.
+type evaluated interface {
+	Name() string
+	// eval evaluates its rules at a time; its error names rules that cannot be evaluated.
+	eval(ctx context.Context, at time.Time) error
+	// firing returns labels and annotations of the alerts of a name that fire.
+	firing(alertname string) []string
+}
+
+// promGroup is a group of Prometheus.
+type promGroup struct{ *rules.Group }
+
+func (g promGroup) eval(ctx context.Context, at time.Time) (err error) {
+	g.Eval(ctx, at)
+	for _, rule := range g.Rules() {
+		if e := rule.LastError(); e != nil {
+			err = errors.Join(err, fmt.Errorf("rule %s: %w", rule.Name(), e))
+		}
+	}
+	return err
+}
+
+func (g promGroup) firing(alertname string) (out []string) {
+	for _, rule := range g.Rules() {
+		a, ok := rule.(*rules.AlertingRule)
+		if !ok || a.Name() != alertname {
+			continue
+		}
+		for _, one := range a.ActiveAlerts() {
+			if one.State == rules.StateFiring {
+				out = append(out, one.Labels.String()+" "+one.Annotations.String())
+			}
+		}
+	}
+	return out
 }
 
 // evaluate evaluates all groups from the start on and looks at alerts when their time has come.
@@ -174,8 +222,10 @@ func (r *run) evaluate(ctx context.Context, start time.Time, every time.Duration
 		}
 		last = max(last, time.Duration(r.test.Alerts[i].EvalTime))
 	}
-	for i := range r.test.Exprs {
-		last = max(last, time.Duration(r.test.Exprs[i].EvalTime))
+	for _, cases := range [][]exprCase{r.test.Exprs, r.test.LogExprs} {
+		for i := range cases {
+			last = max(last, time.Duration(cases[i].EvalTime))
+		}
 	}
 	if last/every > maxSteps {
 		return fmt.Errorf("%d evaluations; at most %d: take a longer evaluation_interval", last/every, maxSteps)
@@ -190,11 +240,8 @@ func (r *run) evaluate(ctx context.Context, start time.Time, every time.Duration
 				return
 			}
 			for _, g := range r.groups {
-				g.Eval(ctx, start.Add(at))
-				for _, rule := range g.Rules() {
-					if err := rule.LastError(); err != nil {
-						failed = errors.Join(failed, fmt.Errorf("rule %s at %s: %w", rule.Name(), model.Duration(at), err))
-					}
+				if err := g.eval(ctx, start.Add(at)); err != nil {
+					failed = errors.Join(failed, fmt.Errorf("at %s: %w", model.Duration(at), err))
 				}
 			}
 		})
@@ -214,17 +261,7 @@ func (r *run) evaluate(ctx context.Context, start time.Time, every time.Duration
 func (r *run) alerts(c *alertCase) {
 	var got, want []string
 	for _, g := range r.groups {
-		for _, rule := range g.Rules() {
-			a, ok := rule.(*rules.AlertingRule)
-			if !ok || a.Name() != c.Alertname {
-				continue
-			}
-			for _, one := range a.ActiveAlerts() {
-				if one.State == rules.StateFiring {
-					got = append(got, one.Labels.String()+" "+one.Annotations.String())
-				}
-			}
-		}
+		got = append(got, g.firing(c.Alertname)...)
 	}
 	for _, e := range c.ExpAlerts {
 		ls := maps.Clone(e.Labels)
@@ -270,7 +307,7 @@ func (r *run) equal(a, b sample) bool {
 	return same && a.histogram == b.histogram && labels.Equal(a.labels, b.labels)
 }
 
-// expr compares the answer to a query with the one expected.
+// expr asks a query in PromQL and compares its answer with the one expected.
 func (r *run) expr(ctx context.Context, p parser.Parser, c *exprCase, start time.Time) error {
 	q, err := r.suite.QueryEngine().NewInstantQuery(ctx, r.suite.Queryable(), nil, c.Expr, start.Add(time.Duration(c.EvalTime)))
 	if err != nil {
@@ -307,6 +344,12 @@ func (r *run) expr(ctx context.Context, p parser.Parser, c *exprCase, start time
 		}
 		want = append(want, one)
 	}
+	r.compare(c, got, want)
+	return nil
+}
+
+// compare compares the answer to a query with the one expected.
+func (r *run) compare(c *exprCase, got, want []sample) {
 	byLabels := func(a, b sample) int { return labels.Compare(a.labels, b.labels) }
 	slices.SortFunc(got, byLabels)
 	slices.SortFunc(want, byLabels)
@@ -319,5 +362,4 @@ func (r *run) expr(ctx context.Context, p parser.Parser, c *exprCase, start time
 		}
 		r.fail("expr %q at %s:\n  want %s\n  got  %s", c.Expr, c.EvalTime, list(texts(want)), list(texts(got)))
 	}
-	return nil
 }

@@ -1,10 +1,13 @@
-package ruletest
+package ruletest_test
 
 import (
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	. "github.com/triward/triward/appliance/alerting/ruletest"
+	"github.com/triward/triward/appliance/logrules"
 )
 
 const ruleFile = `
@@ -55,7 +58,7 @@ func try(t *testing.T, tests string) (int, []Failure, error) {
 			t.Fatal(err)
 		}
 	}
-	return Run(t.Context(), filepath.Join(dir, "tests.yaml"))
+	return Run(t.Context(), filepath.Join(dir, "tests.yaml"), logrules.Over)
 }
 
 func TestUnitTestsOfRules(t *testing.T) {

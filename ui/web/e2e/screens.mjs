@@ -117,6 +117,13 @@ const PAGES = {
       await p.waitForSelector('[data-testid=silence-form]');
     },
   },
+  'alerts-logql': {
+    path: '/alerts/rules?new=1',
+    ready: async (p) => {
+      await p.waitForSelector('[data-rules=logs]');
+      await p.click('[data-testid=rule-editor] button');
+    },
+  },
   'alerts-rules': { path: '/alerts/rules', ready: (p) => p.waitForSelector('[data-rules=hosts]') },
   'alerts-rules-edit': {
     path: '/alerts/rules?file=triward',

@@ -90,6 +90,7 @@ export const alerts = {
   silence: 'Silence',
   openMetrics: 'Open in Metrics',
   openLogs: 'Logs of the host',
+  openLines: 'Lines of the rule',
   openHost: 'Open the host',
   copyLink: 'Copy link',
   done: {
@@ -143,6 +144,8 @@ export const alerts = {
   kind: {
     metrics: 'Metrics',
     record: 'Recording',
+    record_logql: 'Recording (LogQL)',
+    logql: 'Logs (LogQL)',
     logs: 'Log lines',
     event: 'Event',
     silent_agent: 'Silent agent',

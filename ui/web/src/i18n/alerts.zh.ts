@@ -90,6 +90,7 @@ export const alerts: Dictionary['alerts'] = {
   silence: '静默',
   openMetrics: '在指标页打开',
   openLogs: '该主机的日志',
+  openLines: '规则涉及的日志',
   openHost: '打开主机',
   copyLink: '复制链接',
   done: {
@@ -139,6 +140,8 @@ export const alerts: Dictionary['alerts'] = {
   kind: {
     metrics: '指标',
     record: '记录规则',
+    record_logql: '记录规则（LogQL）',
+    logql: '日志（LogQL）',
     logs: '日志计数',
     event: '事件',
     silent_agent: '代理失联',

@@ -10,6 +10,8 @@ export interface Alert {
   state: AlertState;
   kind?: string;
   expr?: string;
+  /** For the lines that the rule looks at, of the alert's labels where that can be. */
+  log_query?: string;
   labels: Record<string, string>;
   annotations: Record<string, string>;
   value: number | null;
@@ -72,7 +74,11 @@ export interface Rule {
   id: string;
   kind: string;
   name: string;
+  /** Of expr: promql or logql; absent for other kinds. */
+  language?: string;
   expr: string;
+  /** For the lines that the rule looks at. */
+  log_query?: string;
   for_ms?: number;
   labels: Record<string, string>;
   annotations: Record<string, string>;
@@ -98,6 +104,10 @@ export interface Problem {
   line?: number;
   message: string;
 }
+
+/** The kind of a rule as it is named: recordings of lines and of metrics are told apart. */
+export const kindOf = (r: Rule): string =>
+  r.kind === 'record' && r.language === 'logql' ? 'record_logql' : r.kind;
 
 /** The level that a rule's label severity stands for. */
 export function levelOfSeverity(severity: string): Level | 'info' {
