@@ -6,6 +6,7 @@ import { archive } from './archive.en';
 import { backups } from './backups.en';
 import { events } from './events.en';
 import { integrity } from './integrity.en';
+import { logtools } from './logtools.en';
 import { members } from './members.en';
 import { queue } from './queue.en';
 import { retention } from './retention.en';
@@ -383,6 +384,7 @@ export const en = {
   members,
   queue,
   integrity,
+  logtools,
   retention,
   notFound: {
     title: 'There is no such page',

@@ -7,6 +7,7 @@ import { backups } from './backups.zh';
 import type { Dictionary } from './en';
 import { events } from './events.zh';
 import { integrity } from './integrity.zh';
+import { logtools } from './logtools.zh';
 import { members } from './members.zh';
 import { queue } from './queue.zh';
 import { retention } from './retention.zh';
@@ -376,6 +377,7 @@ export const zh: Dictionary = {
   members,
   queue,
   integrity,
+  logtools,
   retention,
   notFound: {
     title: '没有这个页面',
