@@ -89,7 +89,7 @@ export const logtools = {
     wordsHint: 'Conditions beside each other must all hold. Upper and lower case do not count.',
     keys: 'Ctrl+Space suggests what may follow. / goes to the search box.',
     logqlHint:
-      'What begins with { is LogQL, the language of Grafana Loki. Stages go from left to right: write filters on text before those that parse.',
+      'What begins with { is LogQL, the language of Grafana Loki. Stages go from left to right: write filters on text before those that parse. Lines that a stage cannot read stay, with the label __error__; | __error__="" leaves them out.',
     lines: 'Lines',
     numbers: 'Numbers over time',
     auto: 'A query that begins with a function shows a chart. $__auto is the step of the chart, so that every line is counted once.',

@@ -85,7 +85,7 @@ export const logtools: Dictionary['logtools'] = {
     wordsHint: '并列的条件必须全部满足。不区分大小写。',
     keys: '按 Ctrl+空格 显示建议，按 / 跳到搜索框。',
     logqlHint:
-      '以 { 开头的是 LogQL，即 Grafana Loki 的查询语言。各阶段从左到右执行：请把对文本的过滤写在解析之前。',
+      '以 { 开头的是 LogQL，即 Grafana Loki 的查询语言。各阶段从左到右执行：请把对文本的过滤写在解析之前。某个阶段无法读取的行会保留，并带有标签 __error__；| __error__="" 将其排除。',
     lines: '日志行',
     numbers: '随时间变化的数值',
     auto: '以函数开头的查询显示为图表。$__auto 是图表的步长，使每一行只计一次。',

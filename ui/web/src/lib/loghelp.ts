@@ -23,9 +23,10 @@ export const LINE_EXAMPLES = {
   regex: '{host=~".+"} |~ "(?i)timeout|refused"',
   label: '{host=~".+"} | unit="sshd.service"',
   level: '{host=~".+"} | detected_level=~"error|critical"',
-  json: '{host=~".+"} | json | status >= 500',
-  logfmt: '{host=~".+"} | logfmt | took > 250ms',
-  pattern: '{host=~".+"} | pattern "<ip> - <_> [<_>] \\"<method> <path> <_>\\" <status> <_>" | status >= 500',
+  json: '{host=~".+"} | json | status >= 500 | __error__=""',
+  logfmt: '{host=~".+"} | logfmt | took > 250ms | __error__=""',
+  pattern:
+    '{host=~".+"} | pattern "<ip> - <_> [<_>] \\"<method> <path> <_>\\" <status> <_>" | status >= 500 | __error__=""',
   format: '{host=~".+"} | json | line_format "{{.method}} {{.path}} {{.status}}"',
 } as const;
 

@@ -65,8 +65,9 @@ function rank(s: LogSeverity | undefined): number {
   return SEVERITIES.indexOf(s ?? 'unknown');
 }
 
+// Lines that a stage could not work on are shown, so they count too: numbers refuse lines with a mistake.
 const countOver = (query: string, by: string[], range: string) =>
-  `sum by (${by.join(', ')}) (count_over_time(${query}\n[${range}]))`;
+  `sum by (${by.join(', ')}) (count_over_time(${query}\n| drop __error__, __error_details__ [${range}]))`;
 
 /** Lines over time by a label that the stages of a query may have made. */
 export async function hitsByLabel(
