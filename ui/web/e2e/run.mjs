@@ -190,6 +190,18 @@ await steps.step('logs: LogQL lists lines, draws numbers, and marks the place of
     await page.keyboard.press('Enter');
   };
   await page.goto(`${env.url}/logs?range=1d`);
+  const options = page.locator('[data-testid=suggestions] [role=option]');
+  await page.click('[data-search][name=q]');
+  await page.keyboard.type('{sou');
+  await options
+    .filter({ hasText: /^source/ })
+    .first()
+    .click({ timeout: 15_000 });
+  await options.first().waitFor({ timeout: 15_000 }); // its values
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  const typed = await page.inputValue('[data-search][name=q]');
+  assert(/^\{source="[^"]+"$/.test(typed), `the field has ${typed}`);
   await search('{source=~".+"}');
   await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 15_000 });
   await page.locator('[data-testid=log-list] button[data-pos]').first().click();

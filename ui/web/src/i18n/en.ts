@@ -285,11 +285,11 @@ export const en = {
   logs: {
     title: 'Logs',
     query: 'Log query',
-    placeholder: 'Words, "a phrase", wor*, like~, field:value, -not',
+    placeholder: 'Words, "a phrase", wor*, like~, field:value, -not, or LogQL: {host="…"}',
     suggest: {
       title: 'Suggestions',
       count: (n: number) => plural(n, 'suggestion', 'suggestions'),
-      kind: { word: 'word', name: 'field', value: 'value' },
+      kind: { word: 'word', name: 'field', value: 'value', stage: 'stage' },
       lines: (n: string) => `${n}+ lines`,
       lead: 'perhaps',
     },

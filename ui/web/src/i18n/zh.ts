@@ -282,11 +282,11 @@ export const zh: Dictionary = {
   logs: {
     title: '日志',
     query: '日志查询',
-    placeholder: '词语、"短语"、wor*、like~、字段:值、-排除',
+    placeholder: '词语、"短语"、wor*、like~、字段:值、-排除，或 LogQL：{host="…"}',
     suggest: {
       title: '建议',
       count: (n) => `${n} 条建议`,
-      kind: { word: '词语', name: '字段', value: '值' },
+      kind: { word: '词语', name: '字段', value: '值', stage: '阶段' },
       lines: (n) => `至少 ${n} 行`,
       lead: '可能有',
     },
