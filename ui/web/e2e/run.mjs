@@ -224,6 +224,9 @@ await steps.step('logs: LogQL lists lines, draws numbers, and marks the place of
   await page.waitForSelector('.grid-table tbody tr');
 
   context.expected = [/400/];
+  const more = [];
+  const note = (r) => r.url().includes('/v1/logs/facets') && more.push(r.url());
+  page.on('request', note);
   for (const [text, at] of [
     ['sum(rate({source="错误"} |= [5m]))', '['],
     ['{source="错误"} | nothing', 'n'],
@@ -234,6 +237,8 @@ await steps.step('logs: LogQL lists lines, draws numbers, and marks the place of
     const marked = await wrong.locator('.bg-crit').textContent();
     assert(marked === at, `${text}: ${marked} is marked`);
   }
+  page.off('request', note);
+  assert(more.length === 0, `more is asked about a query that is wrong: ${more.join(' ')}`);
   context.expected = [];
 });
 
@@ -281,6 +286,19 @@ await steps.step('logs: lines are counted by a field, and a value of it becomes 
   await page.locator('[data-facet=agent] li').first().waitFor({ timeout: 15_000 });
   await page.click('[data-testid=cost]');
   await page.getByTestId('cost-detail').waitFor();
+});
+
+await steps.step('logs: on a phone the list scrolls by itself and loads older lines', async () => {
+  await page.setViewportSize({ width: 390, height: 844 });
+  await page.goto(`${env.url}/logs?range=1d`);
+  await page.waitForSelector('[data-testid=log-list] [data-text]');
+  const rows = () => page.$$eval('[data-testid=log-list] button[data-pos]', (all) => all.length);
+  const height = () => page.$eval('[data-testid=log-list]', (l) => [l.clientHeight, l.scrollHeight]);
+  const [shown, all] = await height();
+  assert(all > shown && (await rows()) < 100, `${await rows()} rows in ${shown} of ${all}`);
+  await page.$eval('[data-testid=log-list]', (l) => l.scrollTo(0, l.scrollHeight));
+  await until('older lines', async () => (await height())[1] > all);
+  await page.setViewportSize({ width: 1280, height: 800 });
 });
 
 await steps.step('logs: an export is the query and the range as shown, and whole', async () => {

@@ -1,5 +1,5 @@
-import { describe, expect, it } from 'vitest';
-import { facetsOf, hitsOf, layersOf } from './loghits';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { facetsByLabel, facetsOf, hitsByLabel, hitsOf, layersOf } from './loghits';
 import type { LogSeverity } from './types';
 
 const names = {
@@ -100,5 +100,36 @@ describe('counts of queries that parse or change lines', () => {
       { value: 'a', count: 2 },
     ]);
     expect(f[2]).toEqual({ field: 'user.name', lines: 0, values: [] });
+  });
+});
+
+describe('what is asked to count such a query', () => {
+  afterEach(() => vi.unstubAllGlobals());
+  const asked = async (what: (signal: AbortSignal) => Promise<unknown>) => {
+    let url = '';
+    vi.stubGlobal('fetch', async (u: string) => {
+      url = u;
+      return new Response('{}');
+    });
+    await what(new AbortController().signal);
+    const u = new URL(url, 'https://n');
+    return { path: u.pathname, ...Object.fromEntries(u.searchParams) };
+  };
+  it('counts each line once, also those with a mistake, also behind a comment', async () => {
+    const q = '{a="b"} | json # all';
+    expect(await asked((s) => hitsByLabel(q, 'severity', 60_000, 180_000, 30_000, s))).toEqual({
+      path: '/loki/api/v1/query_range',
+      query: `sum by (detected_level) (count_over_time(${q}\n| drop __error__, __error_details__ [30s]))`,
+      start: '90000',
+      end: '210000',
+      step: '30',
+    });
+    expect(
+      await asked((s) => facetsByLabel(q, ['host', 'user.name', 'level', 'severity'], 60_000, 180_500, s)),
+    ).toEqual({
+      path: '/loki/api/v1/query',
+      query: `sum by (host, user_name, detected_level) (count_over_time(${q}\n| drop __error__, __error_details__ [121s]))`,
+      time: '180500',
+    });
   });
 });
