@@ -216,6 +216,18 @@ await steps.step('logs: LogQL lists lines, draws numbers, and marks the place of
     .click();
   await until('the stage is gone', () => new URL(page.url()).searchParams.get('q') === '{source=~".+"}');
 
+  // The tab of a host puts its own condition into every selector.
+  const selector = page.waitForRequest((r) => r.url().includes('/v1/logs/query'));
+  await page.goto(
+    `${env.url}/hosts/${encodeURIComponent(host)}/logs?range=1d&q=${encodeURIComponent('{source=~".+"}')}`,
+  );
+  assert(
+    new URL((await selector).url()).searchParams.get('query') === `{agent="${host}", source=~".+"}`,
+    (await selector).url(),
+  );
+  await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 15_000 });
+  await page.goto(`${env.url}/logs?range=1d`);
+
   await search('sum by (source) (count_over_time({source=~".+"}[1h]))');
   await page.waitForSelector('[data-testid=log-numbers]');
   await page.waitForSelector('[data-plot] canvas', { timeout: 15_000 });
