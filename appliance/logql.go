@@ -114,6 +114,28 @@ func (l *logQueries) queryStaged(ctx context.Context, x *syntax.Log, q *api.LogQ
 	return page, err
 }
 
+// exportStaged gives the lines of an export that pass a pipeline, with the labels and the text that it makes. It calls begin
+// once the pipeline is known to be right.
+func (l *logQueries) exportStaged(ctx context.Context, x *syntax.Log, req logstore.Request, begin func() func(*api.LogRow) error) (logstore.Stats, error) {
+	limit := req.Limit
+	req.Limit = 0 // of lines that pass
+	if _, err := logql.Tail(x, true); err != nil {
+		return logstore.Stats{}, problem.Wrap(http.StatusBadRequest, err)
+	}
+	line, n := begin(), 0
+	return l.walkStaged(ctx, x, req, func(r *logstore.Row, labels wire.Labels, text string) error {
+		if limit > 0 && n == limit {
+			return errEnough
+		}
+		n++
+		row := apiRow(r.T, r.Position.String(), r.Severity, []byte(text), labels, nil)
+		if r.Kind == wire.StreamEvent {
+			row.Kind = kindOf(r.Kind)
+		}
+		return line(&row)
+	})
+}
+
 // hitsStaged is Hits with a pipeline.
 func (l *logQueries) hitsStaged(ctx context.Context, x *syntax.Log, start, end int64, step time.Duration) (api.LogHits, error) {
 	if step <= 0 || end <= start || (end-start)/int64(step) >= logstore.MaxBuckets {

@@ -3,6 +3,7 @@ package appliance
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,5 +91,39 @@ func TestLogQLInTheSearchBox(t *testing.T) {
 	}
 	if f, err := l.Facets(t.Context(), `{host="h1"} |= "n=1"`, 0, 100e9, "host", 10); err != nil || f.Lines != 6 {
 		t.Errorf("top values: %+v, %v", f, err)
+	}
+}
+
+// An export gives what the query gives, also the lines that a pipeline makes; it stops at its limit and goes on behind a cursor.
+func TestExportOfLogQL(t *testing.T) {
+	l := linesForLogQL(t)
+	export := func(q api.LogQuery) (texts, cursors []string, begun bool, err error) {
+		_, err = l.Export(t.Context(), q, func() func(*api.LogRow) error {
+			begun = true
+			return func(r *api.LogRow) error {
+				texts, cursors = append(texts, r.Text+"|"+r.Labels["kind"]), append(cursors, r.Cursor())
+				return nil
+			}
+		})
+		return texts, cursors, begun, err
+	}
+	q := api.LogQuery{Query: "{source=\"journal\"} | logfmt | n >= 30 | line_format `{{.kind}} {{.n}}`", End: 100e9, Oldest: true}
+	all, cursors, _, err := export(q)
+	if err != nil || len(all) != 10 || all[0] != "even 30|even" || all[9] != "odd 39|odd" {
+		t.Fatalf("%q, %v", all, err)
+	}
+	q.Limit, q.Cursor = 3, cursors[3]
+	if some, _, _, err := export(q); err != nil || !slices.Equal(some, all[4:7]) {
+		t.Errorf("three lines behind the fourth: %q, %v", some, err)
+	}
+	plain, _, _, err := export(api.LogQuery{Query: `{host="h1"} |= "n=1"`, End: 100e9, Oldest: true})
+	if err != nil || len(plain) != 6 {
+		t.Errorf("a query that a filter answers: %q, %v", plain, err)
+	}
+	for _, text := range []string{`{source="journal"} | nothing`, `{source="journal"`} {
+		var bad *api.QueryError
+		if _, _, begun, err := export(api.LogQuery{Query: text, End: 100e9}); !errors.As(err, &bad) || begun {
+			t.Errorf("%s: begun %v, %v", text, begun, err)
+		}
 	}
 }

@@ -234,9 +234,15 @@ func (l *logQueries) Context(ctx context.Context, pos string, t int64, before, a
 
 // Export implements api.Logs.
 func (l *logQueries) Export(ctx context.Context, q api.LogQuery, begin func() func(*api.LogRow) error) (api.LogStats, error) {
-	f, err := compile(q.Query)
+	x, err := staged(q.Query)
 	if err != nil {
 		return api.LogStats{}, err
+	}
+	var f *query.Filter
+	if x == nil {
+		if f, err = compile(q.Query); err != nil {
+			return api.LogStats{}, err
+		}
 	}
 	req := request(f, &q)
 	if err := req.Check(); err != nil {
@@ -247,9 +253,14 @@ func (l *logQueries) Export(ctx context.Context, q api.LogQuery, begin func() fu
 		return api.LogStats{}, err
 	}
 	defer leave()
-	line := begin()
-	rows := rowMaker{maps: map[*wire.Label]map[string]string{}}
-	st, err := l.store.Walk(ctx, req, func(r *logstore.Row) error { return line(rows.row(r)) })
+	var st logstore.Stats
+	if x != nil {
+		st, err = l.exportStaged(ctx, x, req, begin)
+	} else {
+		line := begin()
+		rows := rowMaker{maps: map[*wire.Label]map[string]string{}}
+		st, err = l.store.Walk(ctx, req, func(r *logstore.Row) error { return line(rows.row(r)) })
+	}
 	return apiStats(&st), logError(err)
 }
 

@@ -687,7 +687,8 @@ func TestLogsAreAskedAsWanted(t *testing.T) {
 		t.Fatal(got)
 	}
 	w = s.do(call{method: "GET", path: "/v1/logs/hits?start=1700000000001&end=1700003600001", token: viewer})
-	if w.Code != 200 || s.parts.step != 30*time.Second || !strings.Contains(w.Body.String(), `"t0":1699999980000`) && !strings.Contains(w.Body.String(), `"t0":1700000000000`) {
+	// The start is passed on as it is: lines before it do not count, however wide the bars are.
+	if w.Code != 200 || s.parts.step != 30*time.Second || !strings.Contains(w.Body.String(), `"t0":1700000000001`) {
 		t.Fatal(s.parts.step, w.Body)
 	}
 	for _, path := range []string{"/v1/logs/labels", "/v1/logs/labels/host/values", "/v1/logs/series", "/v1/logs/hits?field=host", "/v1/logs/context?pos=1.2&t=1", "/v1/logs/facets?field=host"} {

@@ -141,7 +141,6 @@ func (a *API) eventsHits(q *request) error {
 	if step == 0 {
 		step = barStep(time.Duration(e.End - e.Start))
 	}
-	e.Start = e.Start / int64(step) * int64(step)
 	if (e.End-e.Start)/int64(step) > maxBars {
 		return badParam("step", "%s gives more than %d bars", step, maxBars).WithHint("choose a greater step")
 	}

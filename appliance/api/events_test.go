@@ -45,8 +45,8 @@ func TestEventsAreAskedAsWanted(t *testing.T) {
 	if w.Code != 200 || !reflect.DeepEqual(p.last, want) || !strings.HasPrefix(w.Body.String(), `{"events":[],"next":""`) {
 		t.Fatalf("%d %+v %s", w.Code, p.last, w.Body)
 	}
-	if w := s.do(call{method: "GET", path: "/v1/events/hits?start=1700000000001&end=1700003600001", token: viewer}); w.Code != 200 || p.step != 30*time.Second {
-		t.Fatal(w.Code, p.step)
+	if w := s.do(call{method: "GET", path: "/v1/events/hits?start=1700000000001&end=1700003600001", token: viewer}); w.Code != 200 || p.step != 30*time.Second || p.last.Start != 1700000000_001_000_000 {
+		t.Fatal(w.Code, p.step, p.last.Start)
 	}
 	if w := s.do(call{method: "GET", path: "/v1/events/facets?field=kind", token: viewer}); w.Code != 200 || p.field != "kind" {
 		t.Fatal(w.Code, w.Body)

@@ -144,7 +144,6 @@ func (a *API) logsHits(q *request) error {
 	if step == 0 {
 		step = barStep(time.Duration(end - start))
 	}
-	start = start / int64(step) * int64(step)
 	if (end-start)/int64(step) > maxBars {
 		return badParam("step", "%s gives more than %d bars", step, maxBars).WithHint("choose a greater step")
 	}

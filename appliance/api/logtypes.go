@@ -134,7 +134,7 @@ type Logs interface {
 	// Export gives all lines of q (Limit 0: without a limit) to what begin returns, one by one. It calls begin once it is
 	// clear that it can; a row is valid only during the call.
 	Export(ctx context.Context, q LogQuery, begin func() func(*LogRow) error) (LogStats, error)
-	// Hits counts in steps of step from start, which is a multiple of it.
+	// Hits counts the lines of [start, end) in steps that begin at multiples of step, so the first one may begin before start.
 	Hits(ctx context.Context, query string, start, end int64, step time.Duration) (LogHits, error)
 	// HitsBy does so for the `top` most frequent values of a field.
 	HitsBy(ctx context.Context, query string, start, end int64, step time.Duration, field string, top int) (LogHits, error)

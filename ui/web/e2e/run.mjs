@@ -184,6 +184,170 @@ await steps.step(
   },
 );
 
+await steps.step('logs: LogQL lists lines, draws numbers, and marks the place of a mistake', async () => {
+  const search = async (text) => {
+    await page.fill('[data-search][name=q]', text);
+    await page.keyboard.press('Enter');
+  };
+  await page.goto(`${env.url}/logs?range=1d`);
+  const options = page.locator('[data-testid=suggestions] [role=option]');
+  await page.click('[data-search][name=q]');
+  await page.keyboard.type('{sou');
+  await options
+    .filter({ hasText: /^source/ })
+    .first()
+    .click({ timeout: 15_000 });
+  await options.first().waitFor({ timeout: 15_000 }); // its values
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  const typed = await page.inputValue('[data-search][name=q]');
+  assert(/^\{source="[^"]+"$/.test(typed), `the field has ${typed}`);
+  await search('{source=~".+"}');
+  await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 15_000 });
+  await page.locator('[data-testid=log-list] button[data-pos]').first().click();
+  await page.getByRole('button', { name: /^Only with this: source=/ }).click();
+  await until('a stage more', () =>
+    /^\{source=~"\.\+"\} \| source="/.test(new URL(page.url()).searchParams.get('q') ?? ''),
+  );
+  await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 15_000 });
+  await page
+    .getByRole('button', { name: /^Drop \| source=/ })
+    .first()
+    .click();
+  await until('the stage is gone', () => new URL(page.url()).searchParams.get('q') === '{source=~".+"}');
+
+  // The tab of a host puts its own condition into every selector.
+  await page.goto(`${env.url}/`);
+  const path = (await page.locator('tr[data-host] a').first().getAttribute('href')).split('?')[0];
+  const agent = decodeURIComponent(path.split('/').at(-1));
+  const selector = page.waitForRequest((r) => r.url().includes('/v1/logs/query'));
+  await page.goto(`${env.url}${path}/logs?range=1d&q=${encodeURIComponent('{source=~".+"}')}`);
+  const own = new URL((await selector).url()).searchParams.get('query');
+  assert(own === `{agent="${agent}", source=~".+"}`, own);
+  await page.waitForSelector('[data-testid=log-list] [data-text]', { timeout: 15_000 });
+  await page.goto(`${env.url}/logs?range=1d`);
+
+  await search('sum by (source) (count_over_time({source=~".+"}[1h]))');
+  await page.waitForSelector('[data-testid=log-numbers]');
+  await page.waitForSelector('[data-plot] canvas', { timeout: 15_000 });
+  assert((await page.getByTestId('log-list').count()) === 0, 'there is a list beside the chart');
+  await page.click('[data-testid=numbers-table]');
+  await page.waitForSelector('.grid-table tbody tr');
+
+  context.expected = [/400/];
+  const more = [];
+  const note = (r) => r.url().includes('/v1/logs/facets') && more.push(r.url());
+  page.on('request', note);
+  for (const [text, at] of [
+    ['sum(rate({source="错误"} |= [5m]))', '['],
+    ['{source="错误"} | nothing', 'n'],
+  ]) {
+    await search(text);
+    const wrong = page.getByTestId('query-error');
+    await wrong.filter({ hasText: text }).waitFor({ timeout: 15_000 });
+    const marked = await wrong.locator('.bg-crit').textContent();
+    assert(marked === at, `${text}: ${marked} is marked`);
+  }
+  page.off('request', note);
+  assert(more.length === 0, `more is asked about a query that is wrong: ${more.join(' ')}`);
+  context.expected = [];
+});
+
+await steps.step('logs: every example of the help can be asked', async () => {
+  await page.goto(`${env.url}/logs?range=1d`);
+  await page.click('[data-testid=help-open]');
+  const shown = () =>
+    page.$$eval('[data-testid=log-help] code', (all) =>
+      all.filter((c) => c.checkVisibility()).map((c) => c.textContent),
+    );
+  const words = await shown();
+  await page.click('[data-testid=help-logql]');
+  await until('LogQL', async () => (await shown())[0].startsWith('{'));
+  const logql = await shown();
+  assert(words.length > 10 && logql.length > 10, `${words.length} and ${logql.length} examples`);
+  const refused = await page.evaluate(
+    async ([boxed, others]) => {
+      const q = encodeURIComponent;
+      const asks = [
+        ...boxed.map((x) => [x, `/v1/logs/query?limit=1&query=${q(x)}`]),
+        ...others.map((x) => [x, `/loki/api/v1/query_range?limit=1&query=${q(x.replace('$__auto', '1m'))}`]),
+      ];
+      const out = [];
+      for (const [x, url] of asks) {
+        const res = await fetch(url);
+        if (!res.ok) out.push(`${x}: ${await res.text()}`);
+      }
+      return out;
+    },
+    [words, logql],
+  );
+  assert(refused.length === 0, refused.join('\n'));
+  await page.locator('[data-testid=log-help] button:has(code):visible').first().click();
+  assert((await page.inputValue('[data-search][name=q]')) === logql[0], 'the example is not in the field');
+});
+
+await steps.step('logs: lines are counted by a field, and a value of it becomes a filter', async () => {
+  await page.goto(`${env.url}/logs?range=1d`);
+  await page.selectOption('[data-testid=by]', 'source');
+  await until('the choice is in the URL', () => new URL(page.url()).searchParams.get('by') === 'source');
+  await page.locator('[data-testid=by-legend] button').first().click();
+  await until('the filter', () => /^source:/.test(new URL(page.url()).searchParams.get('q') ?? ''));
+  await page.fill('[data-testid=top-name]', 'agent');
+  await page.keyboard.press('Enter');
+  await page.locator('[data-facet=agent] li').first().waitFor({ timeout: 15_000 });
+  await page.click('[data-testid=cost]');
+  await page.getByTestId('cost-detail').waitFor();
+});
+
+await steps.step('logs: on a phone the list scrolls by itself and loads older lines', async () => {
+  await page.setViewportSize({ width: 390, height: 844 });
+  await page.goto(`${env.url}/logs?range=1d`);
+  await page.waitForSelector('[data-testid=log-list] [data-text]');
+  const rows = () => page.$$eval('[data-testid=log-list] button[data-pos]', (all) => all.length);
+  const height = () => page.$eval('[data-testid=log-list]', (l) => [l.clientHeight, l.scrollHeight]);
+  const [shown, all] = await height();
+  assert(all > shown && (await rows()) < 100, `${await rows()} rows in ${shown} of ${all}`);
+  await page.$eval('[data-testid=log-list]', (l) => l.scrollTo(0, l.scrollHeight));
+  await until('older lines', async () => (await height())[1] > all);
+  await page.setViewportSize({ width: 1280, height: 800 });
+});
+
+await steps.step('logs: an export is the query and the range as shown, and whole', async () => {
+  const at = Date.now();
+  await page.goto(
+    `${env.url}/logs?from=${at - 86_400_000}&to=${at}&q=${encodeURIComponent('{source=~".+"}')}`,
+  );
+  await page.click('[data-testid=export-open]');
+  await until('a count', async () =>
+    /^[1-9]/.test((await page.getByTestId('export-lines').textContent()) ?? ''),
+  );
+  const said = Number((await page.getByTestId('export-lines').textContent()).replace(/\D/g, ''));
+  const [download] = await Promise.all([
+    page.waitForEvent('download'),
+    page.click('[data-testid=export-go]'),
+  ]);
+  const lines = (await readFile(await download.path(), 'utf8')).trimEnd().split('\n');
+  const end = JSON.parse(lines.at(-1)).end;
+  assert(
+    end?.lines === lines.length - 1 && end.lines === said,
+    `${lines.length} lines, ${said} said, ${lines.at(-1)}`,
+  );
+  assert(download.suggestedFilename().endsWith('.jsonl'), download.suggestedFilename());
+
+  await page.click('[data-testid=export-csv]');
+  await page.fill('[data-testid=export-columns]', 'time,text');
+  await page.fill('[data-testid=export-limit]', '2');
+  const [csv] = await Promise.all([page.waitForEvent('download'), page.click('[data-testid=export-go]')]);
+  const table = await readFile(await csv.path(), 'utf8');
+  assert(table.startsWith('time,text\r\n') || table.startsWith('time,text\n'), table.slice(0, 100));
+
+  context.expected = [/400/];
+  await page.fill('[data-testid=export-columns]', 'time,');
+  await page.click('[data-testid=export-go]');
+  await page.locator('[data-testid=export] [role=alert]').waitFor();
+  context.expected = [];
+});
+
 await steps.step(
   'logs: live tail pins to the bottom, freezes on scroll, tells how many are new',
   async () => {

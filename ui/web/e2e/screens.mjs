@@ -61,6 +61,50 @@ const PAGES = {
       await p.keyboard.press('ArrowDown');
     },
   },
+  'logs-logql': {
+    path: `/logs?q=${q('{host=~".+"} | json | status >= 500')}&by=status`,
+    ready: settled,
+  },
+  'logs-numbers': {
+    path: `/logs?q=${q('sum by (host) (count_over_time({host=~".+"}[$__auto]))')}`,
+    ready: plotted,
+  },
+  'logs-numbers-table': {
+    path: `/logs?view=table&q=${q('topk(5, sum by (host) (rate({host=~".+"}[5m])))')}`,
+    ready: (p) => p.waitForSelector('.grid-table tbody tr'),
+  },
+  'logs-error': {
+    path: `/logs?q=${q('sum by (host) (rate({host=~".+"} |= [5m]))')}`,
+    ready: (p) => p.waitForSelector('[data-testid=query-error]'),
+  },
+  'logs-by': {
+    path: '/logs?by=host&top=unit',
+    ready: async (p) => {
+      await p.waitForSelector('[data-testid=by-legend]');
+      await p.click('[data-testid=cost]', { timeout: 10_000 });
+    },
+  },
+  'logs-help': {
+    path: '/logs',
+    ready: async (p) => {
+      await p.click('[data-testid=help-open]');
+      await p.waitForSelector('[data-testid=log-help]');
+    },
+  },
+  'logs-help-logql': {
+    path: '/logs',
+    ready: async (p) => {
+      await p.click('[data-testid=help-open]');
+      await p.click('[data-testid=help-logql]');
+    },
+  },
+  'logs-export': {
+    path: '/logs?q=error',
+    ready: async (p) => {
+      await p.click('[data-testid=export-open]');
+      await p.click('[data-testid=export-csv]');
+    },
+  },
   'logs-tail': { path: '/logs?tail=1', ready: (p) => p.waitForTimeout(1500) },
   events: { path: '/events', ready: (p) => p.waitForSelector('[data-testid=event-list]') },
   'events-detail': {
@@ -298,7 +342,8 @@ for (const lang of pick('SCREENS_LANG', ['en', 'zh'])) {
         const context = await newContext(browser, { lang, theme, width, height });
         // These the browser writes itself for answers the page provokes on purpose.
         if (spec.anonymous) context.expected = [/401/];
-        if (name === 'metrics-error') context.expected = [/400/];
+        if (name === 'metrics-error' || name === 'logs-error' || name === 'logs-logql')
+          context.expected = [/400/];
         if (!spec.anonymous) await logIn(context);
         const page = await newPage(context);
         const where = `${name}-${lang}-${theme}-${size}`;

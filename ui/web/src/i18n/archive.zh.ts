@@ -21,7 +21,7 @@ export const archive: typeof en = {
   run: '立即归档',
   place: '位置',
   by: '由谁归档',
-  leader: '当前领导者',
+  leader: '当时的主节点',
   after: '一天结束后几小时',
   afterText: (h) => `一天结束 ${h} 小时后`,
   hold: '保留策略等待归档',

@@ -6,6 +6,7 @@ import { archive } from './archive.en';
 import { backups } from './backups.en';
 import { events } from './events.en';
 import { integrity } from './integrity.en';
+import { logtools } from './logtools.en';
 import { members } from './members.en';
 import { queue } from './queue.en';
 import { retention } from './retention.en';
@@ -284,11 +285,11 @@ export const en = {
   logs: {
     title: 'Logs',
     query: 'Log query',
-    placeholder: 'Words, "a phrase", wor*, like~, field:value, -not',
+    placeholder: 'Words, "a phrase", wor*, like~, field:value, -not, or LogQL: {host="…"}',
     suggest: {
       title: 'Suggestions',
       count: (n: number) => plural(n, 'suggestion', 'suggestions'),
-      kind: { word: 'word', name: 'field', value: 'value' },
+      kind: { word: 'word', name: 'field', value: 'value', stage: 'stage' },
       lines: (n: string) => `${n}+ lines`,
       lead: 'perhaps',
     },
@@ -383,6 +384,7 @@ export const en = {
   members,
   queue,
   integrity,
+  logtools,
   retention,
   notFound: {
     title: 'There is no such page',

@@ -63,7 +63,7 @@ export const events: Dictionary['events'] = {
     data_set_aside: '数据被搁置',
     spool_damaged: '缓冲区损坏',
     spool_epoch: '缓冲区重建',
-    leader_changed: '领导者变更',
+    leader_changed: '主节点变更',
     node_lost: '节点失联',
     node_back: '节点恢复',
     node_joined: '节点加入',

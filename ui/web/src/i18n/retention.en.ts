@@ -88,7 +88,7 @@ export const retention = {
     removeAsk: (sel: string) => `Take the rule for ${sel} away? What it has removed does not come back.`,
     example: 'for example {unit="nginx", env!="prod"}',
     check: 'What would go?',
-    nothing: (before: string) => `Nothing before ${before} yet.`,
+    nothing: (before: string) => `Nothing would go now: these streams have no lines before ${before}.`,
     goes: (
       lines: string,
       total: string,

@@ -86,7 +86,7 @@ export const retention: typeof en = {
     removeAsk: (sel) => `移除 ${sel} 的规则？已删除的数据不会恢复。`,
     example: '例如 {unit="nginx", env!="prod"}',
     check: '会删除什么？',
-    nothing: (before) => `${before} 之前尚无可删除的数据。`,
+    nothing: (before) => `现在不会删除任何数据：这些日志流在 ${before} 之前没有日志行。`,
     goes: (lines, total, before, n, from, streams, size) =>
       `将立即永久删除 ${before} 之前 ${total} 行中的 ${lines} 行：自 ${from} 起共 ${n} 天，至多 ${streams} 个日志流${size ? `，文本至少 ${size}` : ''}。`,
     everything: '此选择器选中该类的全部数据。',

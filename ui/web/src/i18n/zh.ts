@@ -7,6 +7,7 @@ import { backups } from './backups.zh';
 import type { Dictionary } from './en';
 import { events } from './events.zh';
 import { integrity } from './integrity.zh';
+import { logtools } from './logtools.zh';
 import { members } from './members.zh';
 import { queue } from './queue.zh';
 import { retention } from './retention.zh';
@@ -281,11 +282,11 @@ export const zh: Dictionary = {
   logs: {
     title: '日志',
     query: '日志查询',
-    placeholder: '词语、"短语"、wor*、like~、字段:值、-排除',
+    placeholder: '词语、"短语"、wor*、like~、字段:值、-排除，或 LogQL：{host="…"}',
     suggest: {
       title: '建议',
       count: (n) => `${n} 条建议`,
-      kind: { word: '词语', name: '字段', value: '值' },
+      kind: { word: '词语', name: '字段', value: '值', stage: '阶段' },
       lines: (n) => `至少 ${n} 行`,
       lead: '可能有',
     },
@@ -376,6 +377,7 @@ export const zh: Dictionary = {
   members,
   queue,
   integrity,
+  logtools,
   retention,
   notFound: {
     title: '没有这个页面',

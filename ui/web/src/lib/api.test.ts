@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { ApiError, call, position } from './api';
+import { ApiError, call, messageOf, position } from './api';
 
 describe('position in the log', () => {
   let asked: string[] = [];
@@ -25,7 +25,13 @@ describe('position in the log', () => {
     await call('/v1/logs/query', { query: { query: 'x' } });
     index = null;
     await call('/v1/agents/a1');
-    expect(asked).toEqual(['/v1/hosts', '/v1/logs/query?query=x&min_index=40', '/v1/agents/a1?min_index=40']);
+    await call('/loki/api/v1/query_range');
+    expect(asked).toEqual([
+      '/v1/hosts',
+      '/v1/logs/query?query=x&min_index=40',
+      '/v1/agents/a1?min_index=40',
+      '/loki/api/v1/query_range?min_index=40',
+    ]);
   });
   it('puts it into the URL of a form for the API of Prometheus', async () => {
     position.atLeast(7);
@@ -50,5 +56,25 @@ describe('position in the log', () => {
     index = 'x';
     await expect(call('/v1/hosts')).rejects.toBeInstanceOf(ApiError);
     expect(position.get()).toBe(11);
+  });
+});
+
+describe('errors', () => {
+  afterEach(() => vi.unstubAllGlobals());
+  const answer = async (body: string, type: string) => {
+    vi.stubGlobal(
+      'fetch',
+      async () =>
+        new Response(body, { status: 400, statusText: 'Bad Request', headers: { 'Content-Type': type } }),
+    );
+    return call('/loki/api/v1/query_range').catch(messageOf);
+  };
+  it('are problem documents, or plain text as from the API of Loki', async () => {
+    expect(await answer('{"detail":"no such host"}', 'application/problem+json')).toBe('no such host');
+    expect(await answer('parse error at line 1, col 2: no\n', 'text/plain; charset=utf-8')).toBe(
+      'parse error at line 1, col 2: no',
+    );
+    expect(await answer('<html>502</html>', 'text/html')).toBe('400 Bad Request');
+    expect(await answer('', 'text/plain')).toBe('400 Bad Request');
   });
 });

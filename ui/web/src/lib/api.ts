@@ -29,7 +29,7 @@ export const position = {
 };
 /** Routes that take min_index. The state of the cluster and of the session does not wait: it is asked when nodes lag. */
 const FRESH =
-  /^\/(api\/v1\/|v1\/(hosts|agents?|logs|events|tokens|users|alerts?|silences|rules|routes|snapshots|sessions|audit|retention)(\/|$))/;
+  /^\/(api\/v1\/|loki\/api\/v1\/|v1\/(hosts|agents?|logs|events|tokens|users|alerts?|silences|rules|routes|snapshots|sessions|audit|retention)(\/|$))/;
 
 export const onUnauthorized: { handler: (() => void) | null } = { handler: null };
 
@@ -68,15 +68,18 @@ export async function call<T>(path: string, o: CallOptions = {}): Promise<T> {
   position.atLeast(Number(res.headers.get('X-Triward-Index') ?? 0));
   if (res.ok) return (res.status === 204 ? undefined : await res.json()) as T;
   if (res.status === 401 && !o.anonymous) onUnauthorized.handler?.();
-  throw await problem(res);
+  throw await problemOf(res);
 }
 
-async function problem(res: Response): Promise<ApiError> {
+/** What an answer that is no success says. */
+export async function problemOf(res: Response): Promise<ApiError> {
   let p: Record<string, unknown> = {};
+  const body = await res.text().catch(() => '');
   try {
-    p = (await res.json()) as Record<string, unknown>;
+    p = (JSON.parse(body) as Record<string, unknown> | null) ?? {};
   } catch {
-    // Not a problem document: the status line has to do.
+    // Loki's API says it in plain text. What is neither is some proxy's page: the status line has to do.
+    if (res.headers.get('Content-Type')?.startsWith('text/plain')) p.detail = body.trim().slice(0, 2000);
   }
   const text = [p.detail, p.error, p.title].find((s) => typeof s === 'string' && s !== '');
   return new ApiError(

@@ -1,12 +1,13 @@
 // Suggestions of the log search box: the server reads the query and says what goes where, in bytes.
 
 export interface LogSuggestion {
-  kind: 'word' | 'name' | 'value';
+  kind: 'word' | 'name' | 'value' | 'stage';
   text: string;
   insert: string;
   from: number;
   to: number;
-  lines: number;
+  /** In how many lines it was seen; absent when nobody counted. */
+  lines?: number;
   open?: boolean;
   lead?: boolean;
 }

@@ -53,13 +53,24 @@ export interface LogRow {
   labels: Record<string, string>;
   fields?: Record<string, string> | null;
 }
+/** What an answer cost; each of the blocks considered was skipped, counted or opened. */
 export interface LogStats {
-  blocks?: number;
+  considered?: number;
   skipped?: number;
+  skipped_header?: number;
+  skipped_index?: number;
+  skipped_filter?: number;
+  /** Answered by their header alone. */
+  counted?: number;
+  /** Opened. */
+  blocks?: number;
+  pending_index?: number;
   scanned_lines?: number;
   bytes?: number;
   ms?: number;
   partial?: boolean;
+  damaged?: string[] | null;
+  expired?: boolean;
 }
 export interface LogPage {
   rows: LogRow[] | null;
@@ -70,11 +81,23 @@ export interface LogHits {
   t0: number;
   step: number;
   total: number;
-  series: { severity: LogSeverity; counts: number[] }[] | null;
+  /** That was counted by; severities when absent. */
+  field?: string;
+  series: { severity?: LogSeverity; value?: string; counts: number[] }[] | null;
+  /** Lines with other values than those of series, and without the field. */
+  other?: number[] | null;
+  without?: number[] | null;
+  capped?: boolean;
+  partial?: boolean;
+  stats?: LogStats;
 }
 export interface Facet {
   field: string;
+  /** That have the field. */
+  lines?: number;
   values: { value: string; count: number }[] | null;
+  capped?: boolean;
+  partial?: boolean;
 }
 
 export interface ClusterNode {
