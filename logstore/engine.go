@@ -45,6 +45,7 @@ type engine struct {
 	ripe    ripeness
 	swept   floors                 // that dropKinds has dealt with
 	dropped atomic.Pointer[floors] // the same, for Pending
+	lows    floors                 // below which lines may be gone, as noteFloors wrote down; of background work
 	sparse  map[int64]bool         // days that streams were removed from, of background work
 	trim    trimming
 	trims   atomic.Bool // what cuts hide is being removed
@@ -102,6 +103,13 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	if err := e.load(); err != nil {
 		e.cancel()
 		return nil, errors.Join(err, db.Close())
+	}
+	if e.lows, err = e.readFloors(); err != nil {
+		e.cancel()
+		return nil, errors.Join(err, db.Close())
+	}
+	for kind, ns := range e.lows {
+		s.raise(wire.StreamKind(kind), ns)
 	}
 	e.keepReserve()
 	if !s.opt.Manual {

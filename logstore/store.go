@@ -297,13 +297,17 @@ func (s *Store) SetFloor(ns int64) {
 
 // SetKindFloor does the same for the streams of one kind, whose retention is cut apart from the other's.
 func (s *Store) SetKindFloor(kind wire.StreamKind, ns int64) {
-	f := &s.floors[kind%kinds]
-	for old := f.Load(); ns > old && !f.CompareAndSwap(old, ns); old = f.Load() {
-	}
+	s.raise(kind, ns)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.engine != nil {
 		s.engine.poke()
+	}
+}
+
+func (s *Store) raise(kind wire.StreamKind, ns int64) {
+	f := &s.floors[kind%kinds]
+	for old := f.Load(); ns > old && !f.CompareAndSwap(old, ns); old = f.Load() {
 	}
 }
 
