@@ -97,6 +97,9 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	db, err := pebble.Open(filepath.Join(dir, "pebble"), e.pebbleOptions(cache))
 	if err != nil {
 		e.cancel()
+		if pebbleIsNewer(fs, filepath.Join(dir, "pebble")) {
+			return nil, &VersionError{Dir: dir, Place: "pebble", Err: err}
+		}
 		return nil, e.wrap("pebble", err)
 	}
 	e.db = db
@@ -274,6 +277,12 @@ func (e *engine) beforeTable() {
 func (e *engine) wrap(place string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, block.ErrNewer) {
+		if _, is := errors.AsType[*VersionError](err); is {
+			return err
+		}
+		return &VersionError{Dir: e.dir, Place: place, Err: err}
 	}
 	if pebble.IsCorruptionError(err) || errors.Is(err, block.ErrDamaged) || errors.Is(err, wire.ErrMalformed) {
 		return e.damaged(place, err)

@@ -248,8 +248,11 @@ func appendMark(dst []byte, id streamID, lines, bytes int) []byte {
 
 // parseMark returns what a mark says; terms is the frame.
 func parseMark(key, v []byte) (m madeBlock, terms []byte, err error) {
-	bad := fmt.Errorf("%w: mark of an unknown version", block.ErrDamaged)
-	if len(key) != 13 || len(v) < 19 || v[0] != formatVersion {
+	if err := whole(v, 19, "mark"); err != nil {
+		return m, nil, err
+	}
+	bad := fmt.Errorf("%w: mark", block.ErrDamaged)
+	if len(key) != 13 {
 		return m, nil, bad
 	}
 	m.k, m.id = dayStream{dayOf(key), streamID(v[1:17])}, blockID(key)

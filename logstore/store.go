@@ -118,6 +118,23 @@ func (e *DamageError) DamagedPlace() (place string, from, to int64) {
 // Unwrap makes errors.Is find ErrDamaged and the cause.
 func (e *DamageError) Unwrap() []error { return []error{ErrDamaged, e.Err} }
 
+// VersionError names what is whole but of a version that this program does not know. It is no damage.
+type VersionError struct {
+	Dir   string
+	Place string // a file or a key
+	Err   error
+}
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("log store %s: %s was written by a newer version: %v", e.Dir, e.Place, e.Err)
+}
+
+// OtherVersion tells the error from damage, for those who know it by this only.
+func (e *VersionError) OtherVersion() {}
+
+// Unwrap returns the cause.
+func (e *VersionError) Unwrap() error { return e.Err }
+
 // Store is the log store of one node: a LogSink of raftstate and the source of all log queries. All methods are
 // safe for concurrent use; ApplyLogs, Open, Cut and Close are called by one goroutine at a time.
 type Store struct {
