@@ -25,6 +25,7 @@ import (
 
 	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
+	"github.com/triward/triward/appliance/api/lokiapi"
 	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
@@ -480,6 +481,7 @@ func (a *API) freshen(ctx context.Context, q *request) error {
 	want := uint64(q.v.int("min_index"))
 	switch q.v.str("consistency") {
 	case "stale":
+		q.r = q.r.WithContext(lokiapi.Alone(q.r.Context()))
 		return nil
 	case "linearizable":
 		index, err := a.cfg.Reads.ReadIndex(ctx)

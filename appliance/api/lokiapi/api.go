@@ -63,6 +63,9 @@ type Options struct {
 	Gate  Gate
 	// Timeout bounds a query: 30 s.
 	Timeout time.Duration
+	// Elsewhere is asked to answer a query that this node's store answers in part: it has another node do it, and reports
+	// whether it did. The context of the request has the time that is left. nil: nobody is asked.
+	Elsewhere func(w http.ResponseWriter, r *http.Request) bool
 	// Tails bounds the live tails at once: 100, of one user a fifth.
 	Tails int
 	// Version is Triward's, shown as the revision.

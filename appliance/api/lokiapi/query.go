@@ -1,6 +1,7 @@
 package lokiapi
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ func (a *API) instant(q *request) error {
 	if err != nil {
 		return err
 	}
-	return q.result(r)
+	return a.whole(q, r)
 }
 
 // ranged answers query_range: lines, or numbers step by step.
@@ -58,6 +59,31 @@ func (a *API) ranged(q *request) error {
 	r, err := a.engine.Range(q.ctx(), expr, p)
 	if err != nil {
 		return err
+	}
+	return a.whole(q, r)
+}
+
+// PartialHeader is set in the answer to a query that lacks what is damaged on the node.
+const PartialHeader = "X-Triward-Partial"
+
+type aloneKey struct{}
+
+// Alone returns a context of requests that are answered as this node can, without asking another one.
+func Alone(ctx context.Context) context.Context { return context.WithValue(ctx, aloneKey{}, true) }
+
+// IsAlone reports whether the context is of a request that Alone is of.
+func IsAlone(ctx context.Context) bool {
+	alone, _ := ctx.Value(aloneKey{}).(bool)
+	return alone
+}
+
+// whole writes a result, or has another node answer when this one's lacks something.
+func (a *API) whole(q *request, r *logql.Result) error {
+	if r.Stats.Partial {
+		if !IsAlone(q.ctx()) && a.opts.Elsewhere != nil && a.opts.Elsewhere(q.w, q.r) {
+			return nil
+		}
+		q.w.Header().Set(PartialHeader, "true")
 	}
 	return q.result(r)
 }
