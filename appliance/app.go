@@ -21,6 +21,7 @@ import (
 	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/appliance/api/answers"
 	"github.com/triward/triward/appliance/api/live"
 	"github.com/triward/triward/appliance/api/lokiapi"
 	"github.com/triward/triward/appliance/api/promapi"
@@ -92,6 +93,7 @@ type App struct {
 	intake    atomic.Pointer[intake.Intake]   // nil until it is made
 	loki      atomic.Pointer[lokiapi.API]     // nil until it is made
 	others    *others
+	answers   *answers.Room
 	hub       *ui.Hub
 	api       *api.API
 	// eventMark says whether events came.
@@ -202,7 +204,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	})
 	a.lines = ui.NewLineFeed()
 	a.cluster = &clusterView{app: a}
-	a.others = newOthers(a)
+	a.others, a.answers = newOthers(a), answers.NewRoom(0)
 	a.disk = &diskGauge{app: a}
 	a.retention = &retentionKeeper{app: a}
 	a.selectors = newSelectorKeeper(a)
@@ -403,7 +405,7 @@ func (a *App) openServices() error {
 			Retention: a.retention.metricsAge, Rules: a.promRules,
 		}),
 		Loki: a.openLoki(), Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
-		Unusable: a.checkReplay, Repairs: a,
+		Unusable: a.checkReplay, Repairs: a, Answers: a.answers,
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
 	})
 	if err != nil {
