@@ -21,7 +21,9 @@ import (
 	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/appliance/api/answers"
 	"github.com/triward/triward/appliance/api/live"
+	"github.com/triward/triward/appliance/api/lokiapi"
 	"github.com/triward/triward/appliance/api/promapi"
 	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
@@ -89,6 +91,9 @@ type App struct {
 	disk      *diskGauge
 	gateway   atomic.Pointer[gateway.Gateway] // nil until it is made
 	intake    atomic.Pointer[intake.Intake]   // nil until it is made
+	loki      atomic.Pointer[lokiapi.API]     // nil until it is made
+	others    *others
+	answers   *answers.Room
 	hub       *ui.Hub
 	api       *api.API
 	// eventMark says whether events came.
@@ -199,6 +204,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	})
 	a.lines = ui.NewLineFeed()
 	a.cluster = &clusterView{app: a}
+	a.others, a.answers = newOthers(a), answers.NewRoom(0)
 	a.disk = &diskGauge{app: a}
 	a.retention = &retentionKeeper{app: a}
 	a.selectors = newSelectorKeeper(a)
@@ -392,14 +398,14 @@ func (a *App) openServices() error {
 		return fmt.Errorf("register metrics of disk and retention: %w", err)
 	}
 	a.api, err = api.New(api.Config{
-		Auth: a.auth, Reads: &reads{a.node}, Logs: &logQueries{a.logs}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
+		Auth: a.auth, Reads: &reads{a.node}, Logs: &wholeLogs{&logQueries{a.logs}, a.others}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
 		Snapshots: a.snapshots, LogArchive: a.archive, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Queue: a.queue, Keys: a.keys, Membership: a, Upgrades: a, Integrity: a.integrity,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,
 			Retention: a.retention.metricsAge, Rules: a.promRules,
 		}),
 		Loki: a.openLoki(), Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
-		Unusable: a.checkReplay, Repairs: a,
+		Unusable: a.checkReplay, Repairs: a, Answers: a.answers,
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
 	})
 	if err != nil {

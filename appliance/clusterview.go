@@ -425,6 +425,7 @@ func (c *clusterView) peerHandler() http.Handler {
 		_ = json.NewEncoder(w).Encode(c.own()) // the other node is gone: it will ask again
 	})
 	c.app.integrity.peers(mux)
+	c.app.serveOthers(mux)
 	mux.HandleFunc("GET "+peerDiskPath, func(w http.ResponseWriter, r *http.Request) {
 		if !c.app.isOpen(r.Context()) {
 			return

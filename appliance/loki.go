@@ -13,8 +13,9 @@ import (
 func (a *App) openLoki() http.Handler {
 	h := lokiapi.New(lokiapi.Options{
 		Store: a.logs, Feed: a.lines, Gate: live.NewGate(a.auth, a.origins), Timeout: time.Duration(a.cfg.Limits.QueryTimeout),
-		Version: a.version, Log: a.part("lokiapi"), Registerer: a.registry,
+		Elsewhere: a.others.elsewhere, Answers: a.answers, Version: a.version, Log: a.part("lokiapi"), Registerer: a.registry,
 	})
+	a.loki.Store(h)
 	a.onStop("loki", func(context.Context) error { return h.Close() })
 	return h
 }

@@ -195,7 +195,7 @@ func TestSearchGoesOnBesideADamagedDay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer release()
-	if err := e.db.Set(dayPrefix(prefixIndex, testDay+1), []byte("no name of an index"), pebble.NoSync); err != nil {
+	if err := e.db.Set(dayPrefix(prefixIndex, testDay+1), []byte("\x01no name of an index"), pebble.NoSync); err != nil {
 		t.Fatal(err)
 	}
 	f, err := query.Parse("timeout") // the day's index is asked

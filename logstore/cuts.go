@@ -50,6 +50,16 @@ func (c *cuts) hidden(day int64, st *stream) uint64 {
 	return c.days[KindDay{st.kind, day}].through(st.label)
 }
 
+// hides reports whether retention hides some lines of a day of which the day's word index may know.
+func (c *cuts) hides(day int64, low *floors) bool {
+	for _, kind := range []wire.StreamKind{wire.StreamLog, wire.StreamEvent} {
+		if c.days[KindDay{kind, day}] != nil || low.of(kind) > day*DayNs {
+			return true
+		}
+	}
+	return false
+}
+
 // hider answers hidden for the lines of one stream of the inbox, whose days are mostly the same.
 type hider struct {
 	cuts    *cuts

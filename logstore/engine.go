@@ -45,6 +45,7 @@ type engine struct {
 	ripe    ripeness
 	swept   floors                 // that dropKinds has dealt with
 	dropped atomic.Pointer[floors] // the same, for Pending
+	lows    floors                 // below which lines may be gone, as noteFloors wrote down; of background work
 	sparse  map[int64]bool         // days that streams were removed from, of background work
 	trim    trimming
 	trims   atomic.Bool // what cuts hide is being removed
@@ -96,12 +97,22 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	db, err := pebble.Open(filepath.Join(dir, "pebble"), e.pebbleOptions(cache))
 	if err != nil {
 		e.cancel()
+		if pebbleIsNewer(fs, filepath.Join(dir, "pebble")) {
+			return nil, &VersionError{Dir: dir, Place: "pebble", Err: err}
+		}
 		return nil, e.wrap("pebble", err)
 	}
 	e.db = db
 	if err := e.load(); err != nil {
 		e.cancel()
 		return nil, errors.Join(err, db.Close())
+	}
+	if e.lows, err = e.readFloors(); err != nil {
+		e.cancel()
+		return nil, errors.Join(err, db.Close())
+	}
+	for kind, ns := range e.lows {
+		s.raise(wire.StreamKind(kind), ns)
 	}
 	e.keepReserve()
 	if !s.opt.Manual {
@@ -266,6 +277,12 @@ func (e *engine) beforeTable() {
 func (e *engine) wrap(place string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, block.ErrNewer) {
+		if _, is := errors.AsType[*VersionError](err); is {
+			return err
+		}
+		return &VersionError{Dir: e.dir, Place: place, Err: err}
 	}
 	if pebble.IsCorruptionError(err) || errors.Is(err, block.ErrDamaged) || errors.Is(err, wire.ErrMalformed) {
 		return e.damaged(place, err)

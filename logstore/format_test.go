@@ -3,13 +3,19 @@ package logstore
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
 	"github.com/triward/triward/logstore/index"
 )
 
@@ -102,8 +108,8 @@ func TestRowsOfANewerVersionAreRefused(t *testing.T) {
 		if err := parse(golden[what]); err != nil {
 			t.Errorf("%s of version 1: %v", what, err)
 		}
-		if err := parse(newer(what)); err == nil {
-			t.Errorf("%s of version 2 is taken", what)
+		if err := parse(newer(what)); !errors.Is(err, block.ErrNewer) || errors.Is(err, block.ErrDamaged) {
+			t.Errorf("%s of version 2: %v", what, err)
 		}
 	}
 }
@@ -132,4 +138,60 @@ func readGolden(t *testing.T, file string, now map[string][]byte) map[string][]b
 		}
 	}
 	return golden
+}
+
+// A store that a newer program wrote is not damaged: whoever opens it learns that the program is too old, and installs nothing.
+func TestStoreOfANewerProgramIsNotDamaged(t *testing.T) {
+	golden := readGolden(t, "testdata/rows_v1.hex", nil)
+	row := func(key []byte, what string) func(*engine) error {
+		return func(e *engine) error {
+			v := bytes.Clone(golden[what])
+			v[0]++
+			return e.db.Set(key, v, pebble.NoSync)
+		}
+	}
+	for name, plant := range map[string]func(*engine) error{
+		"inbox":   row(golden["inbox.key"], "inbox.value"),
+		"mark":    row(golden["mark.key"], "mark.value"),
+		"index":   row(dayPrefix(prefixIndex, testDay), "index.value"),
+		"applied": row(keyApplied, "applied.value"),
+		"floors": func(e *engine) error {
+			return e.writeDurably(floorsFile, []byte(`{"version": 2, "floors": []}`))
+		},
+		"pebble": func(e *engine) error {
+			files := e.store.opt.FS
+			m, _, err := atomicfs.LocateMarker(files, filepath.Join(e.dir, "pebble"), "format-version")
+			if err != nil {
+				return err
+			}
+			return errors.Join(m.Move(fmt.Sprint(uint64(pebble.FormatNewest)+50)), m.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			told := false
+			s := testStore(t, dir, Options{OnDamage: func(*DamageError) { told = true }})
+			e, release, err := s.acquire()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := plant(e); err != nil {
+				t.Fatal(err)
+			}
+			release()
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			again, err := New(Options{Manual: true, OnDamage: func(*DamageError) { told = true }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = again.Close() }()
+			err = again.Open(dir)
+			var other interface{ OtherVersion() }
+			if !errors.As(err, &other) || errors.Is(err, ErrDamaged) || told {
+				t.Errorf("damage told: %v, %v", told, err)
+			}
+		})
+	}
 }

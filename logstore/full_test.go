@@ -19,12 +19,13 @@ import (
 	"github.com/triward/triward/logstore/query"
 )
 
-// fullDisk is a file system whose disk takes no new data while full is set. What Pebble notes in its manifest is so
-// little that it goes in nevertheless.
+// fullDisk is a file system whose disk takes no new data while full is set. What is noted in Pebble's manifest and of floors is
+// so little that it goes in nevertheless.
 func fullDisk() (fs vfs.FS, full *atomic.Bool) {
 	full = new(atomic.Bool)
 	fs = errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if full.Load() && (op.Kind == errorfs.OpCreate || op.Kind == errorfs.OpFileWrite) && !strings.HasPrefix(filepath.Base(op.Path), "MANIFEST") {
+		if full.Load() && (op.Kind == errorfs.OpCreate || op.Kind == errorfs.OpFileWrite) &&
+			!strings.HasPrefix(filepath.Base(op.Path), "MANIFEST") && !strings.HasPrefix(filepath.Base(op.Path), floorsFile) {
 			return syscall.ENOSPC
 		}
 		return nil
@@ -427,7 +428,7 @@ func TestDamagedDayIsDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer release()
-	if err := e.db.Set(dayPrefix(prefixIndex, testDay), []byte("no name of an index"), pebble.NoSync); err != nil {
+	if err := e.db.Set(dayPrefix(prefixIndex, testDay), []byte("\x01no name of an index"), pebble.NoSync); err != nil {
 		t.Fatal(err)
 	}
 	floor := (testDay + 1) * DayNs

@@ -35,8 +35,11 @@ func (r *inboxRow) append(dst []byte) []byte {
 
 // parseInboxRow reads the head of a row; the body points into v.
 func parseInboxRow(key, v []byte) (r inboxRow, err error) {
-	if len(key) != 13 || len(v) < 2 || v[0] != formatVersion {
-		return r, fmt.Errorf("%w: inbox row of an unknown version", block.ErrDamaged)
+	if err := whole(v, 2, "inbox row"); err != nil {
+		return r, err
+	}
+	if len(key) != 13 {
+		return r, fmt.Errorf("%w: key of an inbox row", block.ErrDamaged)
 	}
 	r.index, r.ord = parseInboxKey(key)
 	r.codec = wire.Codec(v[1])

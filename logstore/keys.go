@@ -34,6 +34,17 @@ const (
 
 const formatVersion = 1
 
+// whole checks the version and the least length of a row.
+func whole(v []byte, least int, what string) error {
+	if len(v) > 0 && v[0] > formatVersion {
+		return fmt.Errorf("%w: %s of version %d, this program knows up to %d", block.ErrNewer, what, v[0], formatVersion)
+	}
+	if len(v) < least || v[0] != formatVersion {
+		return fmt.Errorf("%w: %s of %d bytes", block.ErrDamaged, what, len(v))
+	}
+	return nil
+}
+
 // DayNs is the length of a day, the unit of retention and of the word index.
 const DayNs = 86400 * int64(1e9)
 
@@ -139,8 +150,8 @@ func appendStream(dst []byte, kind wire.StreamKind, labels wire.Labels) []byte {
 
 // parseStream reads a row of the dictionary into st, which points into v afterwards.
 func parseStream(st *stream, id streamID, v []byte) error {
-	if len(v) < 2 || v[0] != formatVersion {
-		return fmt.Errorf("%w: stream of an unknown version", block.ErrDamaged)
+	if err := whole(v, 2, "stream"); err != nil {
+		return err
 	}
 	*st = stream{id: id, kind: wire.StreamKind(v[1]), row: v[2:]}
 	return walkLabels(st.row, func(_, _ []byte) bool { return true })
@@ -183,8 +194,11 @@ func appendIndexName(dst []byte, name index.Name) []byte {
 }
 
 func parseIndexName(v []byte) (name index.Name, err error) {
-	if len(v) != 1+len(name) || v[0] != formatVersion {
-		return name, fmt.Errorf("%w: name of an index of an unknown version", block.ErrDamaged)
+	if err := whole(v, 1+len(name), "name of an index"); err != nil {
+		return name, err
+	}
+	if len(v) > 1+len(name) {
+		return name, fmt.Errorf("%w: name of an index of %d bytes", block.ErrDamaged, len(v))
 	}
 	return index.Name(v[1:]), nil
 }
@@ -194,8 +208,11 @@ func appendApplied(dst []byte, index uint64) []byte {
 }
 
 func parseApplied(v []byte) (uint64, error) {
-	if len(v) != 9 || v[0] != formatVersion {
-		return 0, fmt.Errorf("%w: applied index of an unknown version", block.ErrDamaged)
+	if err := whole(v, 9, "applied index"); err != nil {
+		return 0, err
+	}
+	if len(v) > 9 {
+		return 0, fmt.Errorf("%w: applied index of %d bytes", block.ErrDamaged, len(v))
 	}
 	return binary.BigEndian.Uint64(v[1:]), nil
 }

@@ -9,7 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strconv"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 )
@@ -69,6 +71,17 @@ func readManifest(files vfs.FS, dir string) (name string, size int64, err error)
 		err = fmt.Errorf("%w: %s is broken at byte %d, and goes on behind it", errNotWritten, name, good)
 	}
 	return name, int64(len(b)), err
+}
+
+// pebbleIsNewer reports whether the tables in dir are of a form that this program's Pebble does not know: its own error does
+// not tell that from others.
+func pebbleIsNewer(files vfs.FS, dir string) bool {
+	marker, version, err := atomicfs.LocateMarker(files, dir, "format-version")
+	if err != nil || marker.Close() != nil {
+		return false
+	}
+	v, err := strconv.ParseUint(version, 10, 64)
+	return err == nil && v > uint64(pebble.FormatNewest)
 }
 
 func readAll(files vfs.FS, path string) ([]byte, error) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/block"
 )
 
 // dropDays removes the days that lie below the query floor as a whole. That a day cannot be dropped, damaged as it
@@ -47,7 +48,7 @@ func (e *engine) dropDays() (bool, error) {
 	}
 	var errs []error
 	for _, d := range due {
-		if err := e.dropDay(d, full); err != nil {
+		if err := e.dropDay(d, full, low); err != nil {
 			errs = append(errs, fmt.Errorf("drop day %d: %w", d, err))
 		}
 	}
@@ -75,9 +76,9 @@ func (e *engine) daysBefore(floor int64) ([]int64, error) {
 	return slices.Compact(due), nil
 }
 
-func (e *engine) dropDay(d int64, full bool) error {
+func (e *engine) dropDay(d int64, full bool, low floors) error {
 	name, ok, err := e.indexName(e.db, d)
-	if err != nil && !errors.Is(err, ErrDamaged) { // an index whose name is lost goes at the next start
+	if err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, block.ErrNewer) { // an index whose name is lost goes at the next start
 		return err
 	}
 	dropIndex := func() error {
@@ -94,6 +95,9 @@ func (e *engine) dropDay(d int64, full bool) error {
 			return fmt.Errorf("%d bytes are free, too few to note it: %w", free, syscall.ENOSPC)
 		}
 	}
+	if err := e.noteFloors(low); err != nil {
+		return err
+	}
 	for _, p := range []byte{prefixHeader, prefixColumns, prefixText, prefixFilter, prefixMark, prefixStream, prefixIndex} {
 		if err := e.db.Excise(e.ctx, pebble.KeyRange{Start: dayPrefix(p, d), End: dayPrefix(p, d+1)}); err != nil {
 			return e.wrap("excise", err)
@@ -109,6 +113,9 @@ func (e *engine) dropKinds() (bool, error) {
 	low := e.store.floorsNow()
 	if low == e.swept {
 		return false, nil
+	}
+	if err := e.noteFloors(low); err != nil {
+		return false, err
 	}
 	days, err := e.days(e.db, prefixStream, false)
 	if err != nil {
@@ -238,8 +245,8 @@ func (e *engine) dropStreams(d int64, kind wire.StreamKind) (bool, error) {
 			return err
 		}
 		return e.rows(e.db, append(dayPrefix(prefixHeader, d), id[:]...), func(key, _ []byte) error {
-			_, _, block := parseHeaderKey(key)
-			m := madeBlock{k: dayStream{d, id}, id: block}
+			_, _, one := parseHeaderKey(key)
+			m := madeBlock{k: dayStream{d, id}, id: one}
 			for _, k := range m.keys() {
 				if err := batch.Delete(k, nil); err != nil {
 					return err

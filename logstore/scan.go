@@ -283,8 +283,11 @@ func (c *scan) inboxStream(ws *wire.LogStream, id streamID, f *query.Filter, ind
 		}
 		c.stats.Lines++
 		c.stats.Bytes += int64(len(l.Text))
-		if !f.Match(&query.Line{T: l.T, Kind: ws.Kind, Severity: l.Severity, Labels: ws.Labels, Fields: l.Fields, Text: l.Text}) {
+		if !f.Match(&query.Line{T: l.T, Kind: ws.Kind, Severity: l.Severity, Labels: ws.Labels, Fields: l.Fields, Text: l.Text, Stop: c.stop}) {
 			continue
+		}
+		if c.ctx.Err() != nil { // it may not match at all
+			return
 		}
 		line := block.Line{T: l.T, Index: index, Ord: first + uint32(i), Severity: l.Severity, Fields: l.Fields, Text: l.Text}
 		if !c.sink.add(st, &line) {

@@ -123,6 +123,23 @@ func (e *DamageError) DamagedPlace() (place string, from, to int64) {
 // Unwrap makes errors.Is find ErrDamaged and the cause.
 func (e *DamageError) Unwrap() []error { return []error{ErrDamaged, e.Err} }
 
+// VersionError names what is whole but of a version that this program does not know. It is no damage.
+type VersionError struct {
+	Dir   string
+	Place string // a file or a key
+	Err   error
+}
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("log store %s: %s was written by a newer version: %v", e.Dir, e.Place, e.Err)
+}
+
+// OtherVersion tells the error from damage, for those who know it by this only.
+func (e *VersionError) OtherVersion() {}
+
+// Unwrap returns the cause.
+func (e *VersionError) Unwrap() error { return e.Err }
+
 // Store is the log store of one node: a LogSink of raftstate and the source of all log queries. All methods are
 // safe for concurrent use; ApplyLogs, Open, Cut and Close are called by one goroutine at a time.
 type Store struct {
@@ -302,13 +319,17 @@ func (s *Store) SetFloor(ns int64) {
 
 // SetKindFloor does the same for the streams of one kind, whose retention is cut apart from the other's.
 func (s *Store) SetKindFloor(kind wire.StreamKind, ns int64) {
-	f := &s.floors[kind%kinds]
-	for old := f.Load(); ns > old && !f.CompareAndSwap(old, ns); old = f.Load() {
-	}
+	s.raise(kind, ns)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.engine != nil {
 		s.engine.poke()
+	}
+}
+
+func (s *Store) raise(kind wire.StreamKind, ns int64) {
+	f := &s.floors[kind%kinds]
+	for old := f.Load(); ns > old && !f.CompareAndSwap(old, ns); old = f.Load() {
 	}
 }
 

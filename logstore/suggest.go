@@ -68,7 +68,7 @@ type Suggestions struct {
 
 // Suggest returns what goes on from a prefix. It reads the newest lines and counts, for half of its time; what is rarer it
 // takes from the word index and the streams, and looks for a line of each. So every suggestion leads to a line that a search
-// would find now, or is marked as a lead. It fails with ErrRequest, ErrBusy, the context's error, ErrClosed or ErrDamaged.
+// would find now, or is marked as a lead. A word that lines which retention hides may have is no lead. It fails with ErrRequest, ErrBusy, the context's error, ErrClosed or ErrDamaged.
 func (s *Store) Suggest(ctx context.Context, req SuggestRequest) (*Suggestions, error) {
 	if req.Limit == 0 {
 		req.Limit = 10
@@ -123,6 +123,7 @@ type suggester struct {
 	prefix string   // folded
 	chars  []string // of a CJK prefix
 	seen   map[string]int64
+	hidden map[string]bool // of rarer: only lines that retention hides may have it
 	out    Suggestions
 }
 
@@ -449,9 +450,10 @@ func (g *suggester) terms() (texts []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	low := g.store.floorsNow()
+	low, cut := g.store.floorsNow(), g.store.cuts.Load()
 	first, end := Day(max(g.req.Start, low.all())), Day(g.end()-1)
 	blocks := map[string]uint64{}
+	g.hidden = map[string]bool{}
 	for _, d := range days {
 		if d < first || d > end || e.distrusted(d) || len(blocks) >= suggestTexts {
 			continue
@@ -460,10 +462,18 @@ func (g *suggester) terms() (texts []string, err error) {
 		if err != nil {
 			return nil, g.over(g.ctx, err)
 		}
+		hides := cut.hides(d, &low)
 		for _, t := range found {
-			if text := strings.Join(g.chars[:max(0, len(g.chars)-1)], "") + t.Term; g.seen[text] == 0 {
-				blocks[text] += t.Blocks
+			text := strings.Join(g.chars[:max(0, len(g.chars)-1)], "") + t.Term
+			if g.seen[text] > 0 {
+				continue
 			}
+			if _, known := blocks[text]; !hides {
+				delete(g.hidden, text)
+			} else if !known {
+				g.hidden[text] = true
+			}
+			blocks[text] += t.Blocks
 		}
 	}
 	texts = slices.Collect(maps.Keys(blocks))
@@ -516,7 +526,7 @@ func (g *suggester) confirm(texts []string) error {
 		switch c := &v.all[i]; {
 		case c.lines > 0:
 			g.out.Items = append(g.out.Items, Suggestion{Kind: g.req.Kind, Text: c.text, Lines: c.lines, Open: !c.isWhole})
-		case !ended:
+		case !ended && !g.hidden[c.text]:
 			g.out.Items = append(g.out.Items, Suggestion{Kind: g.req.Kind, Text: c.text, Open: v.text, Lead: true})
 		}
 	}

@@ -208,12 +208,51 @@ func TestHiddenWordsAreNotSuggested(t *testing.T) {
 	if got := suggest(t, s, req, 1).Items; len(got) != 1 || got[0].Text != "passage" {
 		t.Fatalf("after retention: %+v", got)
 	}
-	// Without the time to look it is a lead.
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	g := &suggester{store: s, req: req, caller: t.Context(), ctx: ctx, began: time.Now()}
-	if err := g.confirm([]string{"password"}); err != nil || len(g.out.Items) != 1 || !g.out.Items[0].Lead || !g.out.Items[0].Open || !g.out.Cut {
-		t.Fatalf("%v %+v", err, g.out)
+}
+
+// Without the time to look for a line a word is a lead, unless lines that retention hides may be all that have it.
+func TestHiddenWordsAreNoLeads(t *testing.T) {
+	for name, c := range map[string]struct {
+		hide func(s *Store)
+		lead bool
+	}{
+		"nothing hidden":         {func(*Store) {}, true},
+		"another day's selector": {func(s *Store) { (&cutting{}).cut(t, s, wire.StreamLog, testDay+1, 1, `{host="a"}`) }, true},
+		"floor within the day":   {func(s *Store) { s.SetKindFloor(wire.StreamLog, testDay*DayNs+DayNs/2) }, false},
+		"floor behind the day":   {func(s *Store) { s.SetKindFloor(wire.StreamLog, (testDay+1)*DayNs) }, false},
+		"selector":               {func(s *Store) { (&cutting{}).cut(t, s, wire.StreamLog, testDay, 1, `{host="a"}`) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := testStore(t, t.TempDir(), Options{})
+			b := &wire.LogBatch{Streams: []wire.LogStream{{
+				Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{"host": "a"}),
+				Lines: []wire.LogLine{{T: testDay * DayNs, Text: []byte("password hunter2")}},
+			}}}
+			e := wire.LogEntry{Index: 1, Batches: []wire.AcceptedLogs{{Agent: "a", Body: wire.AppendLogs(nil, b), Batch: b}}}
+			if err := s.ApplyLogs(1, []wire.LogEntry{e}); err != nil {
+				t.Fatal(err)
+			}
+			work(t, s, true)
+			c.hide(s)
+			g := &suggester{
+				store: s, req: SuggestRequest{Prefix: "pass", Start: minTime, Limit: 10}, caller: t.Context(), ctx: t.Context(), began: time.Now(),
+				seen: map[string]int64{}, lines: suggestLines,
+			}
+			g.begin()
+			texts, err := g.rarer()
+			if err != nil || len(texts) != 1 || texts[0] != "password" {
+				t.Fatalf("the index has %q: %v", texts, err)
+			}
+			var cancel context.CancelFunc
+			g.ctx, cancel = context.WithCancel(t.Context())
+			cancel()
+			if err := g.confirm(texts); err != nil || !g.out.Cut {
+				t.Fatalf("%v %+v", err, g.out)
+			}
+			if c.lead && (len(g.out.Items) != 1 || !g.out.Items[0].Lead || !g.out.Items[0].Open) || !c.lead && len(g.out.Items) != 0 {
+				t.Errorf("%+v", g.out.Items)
+			}
+		})
 	}
 }
 

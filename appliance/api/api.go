@@ -25,6 +25,8 @@ import (
 
 	"github.com/triward/triward/appliance/agentconfig"
 	"github.com/triward/triward/appliance/alerting"
+	"github.com/triward/triward/appliance/api/answers"
+	"github.com/triward/triward/appliance/api/lokiapi"
 	"github.com/triward/triward/appliance/auditlog"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
@@ -81,6 +83,8 @@ type Config struct {
 	Origins []string
 
 	BodyBytes int64 // bodies held at once over all requests, decoded; 64 MiB when 0
+	// Answers bounds large answers that are being sent; nil makes room for 256 MiB.
+	Answers *answers.Room
 
 	Log        *slog.Logger          // default: discards
 	Registerer prometheus.Registerer // nil for no metrics
@@ -141,6 +145,9 @@ func New(cfg Config) (*API, error) {
 	}
 	if cfg.BodyBytes == 0 {
 		cfg.BodyBytes = defaultBodies
+	}
+	if cfg.Answers == nil {
+		cfg.Answers = answers.NewRoom(0)
 	}
 	a := &API{cfg: cfg, log: cfg.Log, mux: http.NewServeMux(), methods: make(map[string][]string)}
 	a.bodies, a.strangers = newBodyRoom(cfg.BodyBytes), newBodyRoom(cfg.BodyBytes/strangersShare)
@@ -267,6 +274,7 @@ type request struct {
 	// unsure says that it is not known whether this node holds all that was committed before the request.
 	unsure bool
 	logs   Logs // that a question about lines is for: the store, or a day that was brought back
+	room   *answers.Room
 }
 
 func (q *request) ctx() context.Context { return q.r.Context() }
@@ -291,7 +299,7 @@ func (a *API) handler(route *Route) http.Handler {
 			}
 			a.took.WithLabelValues(name, strconv.Itoa(rec.code())).Observe(time.Since(start).Seconds())
 		}()
-		q := &request{w: rec, r: r, id: w.Header().Get(RequestIDHeader), now: start}
+		q := &request{w: rec, r: r, id: w.Header().Get(RequestIDHeader), now: start, room: a.cfg.Answers}
 		if err := a.serve(route, params, maxBody, q); err != nil {
 			if route.Never429 {
 				err = a.unavailable(err)
@@ -480,6 +488,7 @@ func (a *API) freshen(ctx context.Context, q *request) error {
 	want := uint64(q.v.int("min_index"))
 	switch q.v.str("consistency") {
 	case "stale":
+		q.r = q.r.WithContext(lokiapi.Alone(q.r.Context()))
 		return nil
 	case "linearizable":
 		index, err := a.cfg.Reads.ReadIndex(ctx)
@@ -553,12 +562,21 @@ func (q *request) answer(status int, v any) error {
 	return q.raw(status, data)
 }
 
+// raw sends JSON that was made, once there is room for as much as it is while its client takes it.
 func (q *request) raw(status int, data []byte) error {
+	release, err := q.room.Hold(q.ctx(), int64(len(data)))
+	if errors.Is(err, answers.ErrFull) {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	if err != nil {
+		return fmt.Errorf("send the answer: %w", err)
+	}
+	defer release()
 	h := q.w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(data)))
 	q.w.WriteHeader(status)
-	_, err := q.w.Write(data)
+	_, err = answers.NewWriter(q.w).Write(data)
 	return err
 }
 

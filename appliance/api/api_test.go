@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/triward/triward/appliance/agentconfig"
+	"github.com/triward/triward/appliance/api/answers"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/auth/authtest"
 	"github.com/triward/triward/appliance/fleet"
@@ -32,6 +34,7 @@ type parts struct {
 	index       uint64 // of the cluster, when this node is behind it
 	waiting     func() // called when somebody waits for it
 	logErr      error
+	text        string // of the line that Query finds; "x" when empty
 	joinErr     error
 	exported    []LogRow
 	exportErr   error
@@ -59,7 +62,7 @@ func (p *parts) ReadIndex(context.Context) (uint64, error) {
 
 func (p *parts) Query(_ context.Context, q LogQuery) (LogPage, error) {
 	p.lastLogs = q
-	return LogPage{Rows: []LogRow{{T: "1700000000000000000", Pos: "5.1", Severity: "error", Text: "x", Labels: map[string]string{"host": "a"}}}, Next: "n"}, p.logErr
+	return LogPage{Rows: []LogRow{{T: "1700000000000000000", Pos: "5.1", Severity: "error", Text: cmp.Or(p.text, "x"), Labels: map[string]string{"host": "a"}}}, Next: "n"}, p.logErr
 }
 
 func (p *parts) Hits(_ context.Context, _ string, start, _ int64, step time.Duration) (LogHits, error) {
@@ -763,5 +766,33 @@ func TestOriginOfMembers(t *testing.T) {
 		if got := originOf(in); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
+	}
+}
+
+// Large answers that clients have not taken yet have room together; beyond it they are refused, and small ones are not.
+func TestLargeAnswersAreBounded(t *testing.T) {
+	room := answers.NewRoom(1 << 20)
+	s := newStand(t, func(c *Config) { c.Answers = room })
+	viewer := s.tokens[auth.RoleViewer]
+	large := call{method: "GET", path: "/v1/logs/query?limit=1000", token: viewer}
+	s.parts.text = strings.Repeat("x", 400<<10)
+	if w := s.do(large); w.Code != 200 || w.Body.Len() < 400<<10 {
+		t.Fatal(w.Code, w.Body.Len())
+	}
+	release, err := room.Hold(t.Context(), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := s.do(large); w.Code != 429 || w.Header().Get("Retry-After") == "" {
+		t.Errorf("beyond the room: %d %.200s", w.Code, w.Body)
+	}
+	s.parts.text = "x"
+	if w := s.do(large); w.Code != 200 {
+		t.Errorf("a small one: %d %.200s", w.Code, w.Body)
+	}
+	release()
+	s.parts.text = strings.Repeat("x", 400<<10)
+	if w := s.do(large); w.Code != 200 {
+		t.Errorf("with room again: %d %.200s", w.Code, w.Body)
 	}
 }

@@ -54,7 +54,8 @@ type LogStats struct {
 	Lines         int64    `json:"scanned_lines"`
 	Bytes         int64    `json:"bytes"`
 	Ms            float64  `json:"ms"`
-	Partial       bool     `json:"partial"`           // something damaged on this node was left out: ask another one
+	Partial       bool     `json:"partial"`           // something damaged on this node was left out, and no other node had it either
+	Node          string   `json:"node,omitempty"`    // that answered, where the one that was asked would have left something out
 	Damaged       []string `json:"damaged,omitempty"` // what, at most ten places
 	Expired       bool     `json:"expired,omitempty"` // retention took lines away while the answer was on its way
 }

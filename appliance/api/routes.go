@@ -48,7 +48,7 @@ func SocketKinds() map[string]auth.Permission {
 var freshParams = []Param{
 	{
 		Name: "consistency", Kind: paramChoice, Choices: []string{"stale", "session", "linearizable"},
-		Doc: "how fresh the answer must be: whatever this node has, at least min_index (the default), or all that was committed before",
+		Doc: "how fresh the answer must be: whatever this node has, without asking others for what is damaged here, at least min_index (the default), or all that was committed before",
 	},
 	{Name: "min_index", Kind: paramInt, Min: 0, Max: 1<<63 - 1, Doc: "wait until this node has applied this index of the log"},
 	{Name: "timeout", Kind: paramDuration, Min: 10, Max: 300_000, Doc: "longest time for the whole answer (30s)"},

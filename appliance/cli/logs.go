@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,6 +89,7 @@ func addStats(all, st *api.LogStats) {
 	all.Bytes += st.Bytes
 	all.Ms += st.Ms
 	all.Partial = all.Partial || st.Partial
+	all.Node = cmp.Or(st.Node, all.Node)
 	all.Expired = all.Expired || st.Expired
 	for _, place := range st.Damaged {
 		if !slices.Contains(all.Damaged, place) {

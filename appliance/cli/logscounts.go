@@ -70,12 +70,15 @@ func tellStats(w io.Writer, st *api.LogStats, all bool) {
 		}
 		fmt.Fprintln(w)
 	}
+	if st.Node != "" {
+		fmt.Fprintf(w, "note: node %s answered, as lines are damaged on the node that was asked\n", printable(st.Node))
+	}
 	if st.Partial {
 		places := strings.Join(st.Damaged, ", ")
 		if places != "" {
 			places = ": " + places
 		}
-		fmt.Fprintf(w, "warning: lines are missing, because parts are damaged on the node that was asked%s; ask another one with --node\n", printable(places))
+		fmt.Fprintf(w, "warning: lines are missing, because parts are damaged on the node that was asked%s, and no other node had the answer; try again, or ask one with --node\n", printable(places))
 	}
 	if st.Expired {
 		fmt.Fprintln(w, "warning: retention took the oldest lines of the span away while it was read")

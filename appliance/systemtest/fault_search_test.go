@@ -459,11 +459,12 @@ func (c *cuts) countOf(ctx context.Context, n *devNode, s *sender, text string, 
 		Total   int64
 		Series  []struct{ Counts []int64 }
 		Partial bool
+		Stats   struct{ Node string }
 	}
 	if err := c.c.get(ctx, n, "/v1/logs/hits", q, &hits); err != nil {
 		return 0, err
 	}
-	if hits.Partial {
+	if hits.Partial || hits.Stats.Node != "" {
 		return 0, errors.New("the answer is partial")
 	}
 	var sum int64

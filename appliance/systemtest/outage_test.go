@@ -292,12 +292,15 @@ func (c *cluster) findLines(ctx context.Context, n *devNode, begin time.Time, co
 		var page struct {
 			Rows  []struct{ Text string }
 			Next  string
-			Stats struct{ Partial bool }
+			Stats struct {
+				Partial bool
+				Node    string
+			}
 		}
 		if err := c.get(ctx, n, "/v1/logs/query", q, &page); err != nil {
 			return err
 		}
-		if page.Stats.Partial {
+		if page.Stats.Partial || page.Stats.Node != "" {
 			return errors.New("the answer is partial")
 		}
 		for _, r := range page.Rows {

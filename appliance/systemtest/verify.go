@@ -117,13 +117,14 @@ func (c *cluster) verifyLines(ctx context.Context, n *devNode, l *ledger, s *sen
 			} `json:"rows"`
 			Next  string `json:"next"`
 			Stats struct {
-				Partial bool `json:"partial"`
+				Partial bool   `json:"partial"`
+				Node    string `json:"node"`
 			} `json:"stats"`
 		}
 		if err := c.get(ctx, n, "/v1/logs/query", q, &page); err != nil {
 			return err
 		}
-		if page.Stats.Partial {
+		if page.Stats.Partial || page.Stats.Node != "" {
 			return fmt.Errorf("the answer is partial")
 		}
 		for _, r := range page.Rows {

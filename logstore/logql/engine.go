@@ -101,8 +101,8 @@ func (e *Engine) now() time.Time {
 	return time.Now()
 }
 
-func (e *Engine) options() pipeline.Options {
-	return pipeline.Options{Levels: e.Levels, Now: e.now()}
+func (e *Engine) options(ctx context.Context) pipeline.Options {
+	return pipeline.Options{Levels: e.Levels, Now: e.now(), Stop: func() bool { return ctx.Err() != nil }}
 }
 
 func badf(format string, args ...any) error {

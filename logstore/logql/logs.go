@@ -20,7 +20,7 @@ func (e *Engine) logs(ctx context.Context, x *syntax.Log, p Params) (*Result, er
 	if p.Limit == 0 {
 		p.Limit = min(100, limits.Entries)
 	}
-	pipe, err := pipeline.New(x.Stages, e.options())
+	pipe, err := pipeline.New(x.Stages, e.options(ctx))
 	if err != nil {
 		return nil, badf("%v", err)
 	}

@@ -78,7 +78,7 @@ func (ev *evaluation) overRange(r *syntax.Range, g *syntax.Grouping, out emit) e
 		o.names = slices.Sorted(slices.Values(o.group.Names))
 	}
 	var err error
-	if o.pipe, err = pipeline.New(r.Log.Stages, ev.e.options()); err != nil {
+	if o.pipe, err = pipeline.New(r.Log.Stages, ev.e.options(ev.ctx)); err != nil {
 		return badf("%v", err)
 	}
 	if r.Unwrap != nil {
@@ -104,10 +104,10 @@ func (ev *evaluation) overRange(r *syntax.Range, g *syntax.Grouping, out emit) e
 	st, err := ev.e.Source.Lines(ev.ctx, q, o.line)
 	ev.stats.add(st)
 	if err == nil {
-		err = o.err
+		err = ev.err() // first: what the pipeline made of lines means nothing then
 	}
 	if err == nil {
-		err = ev.err()
+		err = o.err
 	}
 	if err == nil {
 		err = o.until(ev.grid.n)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/regex"
 	"github.com/triward/triward/logstore/words"
 )
 
@@ -60,7 +61,8 @@ type Filter struct {
 	prefix  bool     // the last word of the phrase may be the beginning of one
 	literal string   // of opLiteral; for a regular expression a piece that every match contains, or ""
 	re      *regexp.Regexp
-	mask    uint16 // severities that match; for opKind the kind
+	slow    *regex.Regexp // re of opRegex
+	mask    uint16        // severities that match; for opKind the kind
 	field   string
 	cmp     Compare
 	value   string // folded
@@ -80,6 +82,9 @@ type Line struct {
 	Labels   wire.Labels
 	Fields   []wire.Label
 	Text     []byte
+	// Stop is asked now and then while a regular expression is at a long text; once it returns true what Match says means nothing.
+	// nil goes on to the end.
+	Stop func() bool
 }
 
 // All matches every line.
@@ -167,7 +172,7 @@ func Literal(text string) *Filter {
 
 // Regex matches lines whose text re matches somewhere.
 func Regex(re *regexp.Regexp) *Filter {
-	return &Filter{op: opRegex, re: re, literal: required(re.String())}
+	return &Filter{op: opRegex, re: re, slow: regex.New(re), literal: required(re.String())}
 }
 
 // SeverityIn matches lines whose severity is one of those whose bit 1<<severity is set in mask.

@@ -35,7 +35,7 @@ func (f *Filter) Match(l *Line) bool {
 	case opNot:
 		return !f.kids[0].Match(l)
 	case opPhrase, opLiteral, opRegex, opWords:
-		return f.matchText(l.Text)
+		return f.matchText(l.Text, l.Stop)
 	case opTime:
 		return f.from <= l.T && l.T <= f.to
 	case opSeverity:
@@ -60,7 +60,7 @@ func (f *Filter) Match(l *Line) bool {
 	return false
 }
 
-func (f *Filter) matchText(text []byte) bool {
+func (f *Filter) matchText(text []byte, stop func() bool) bool {
 	switch f.op {
 	case opPhrase:
 		return f.matchPhrase(text)
@@ -72,7 +72,7 @@ func (f *Filter) matchText(text []byte) bool {
 	if f.literal != "" && !bytes.Contains(text, []byte(f.literal)) {
 		return false
 	}
-	return f.re.Match(text)
+	return f.slow.Match(text, stop)
 }
 
 func (f *Filter) matchPhrase(text []byte) bool {
@@ -350,7 +350,7 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 	}
 	if piece == "" || in.Count()*8 < b.N {
 		in.Each(func(i int) {
-			if !b.gone() && f.matchText(b.Line(i)) {
+			if !b.gone() && f.matchText(b.Line(i), b.Stop) {
 				out.set(i)
 			}
 		})
@@ -376,7 +376,7 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 		case which >= 0 && (at+len(piece) > end || !f.hit(text[start:end], at-start, which)):
 			at++
 		default:
-			if len(f.words) == 1 && which == 0 || f.matchText(b.Line(line)) {
+			if len(f.words) == 1 && which == 0 || f.matchText(b.Line(line), b.Stop) {
 				out.set(line)
 			}
 			at = end

@@ -1,6 +1,10 @@
 package query
 
-import "github.com/triward/triward/logstore/words"
+import (
+	"unicode/utf8"
+
+	"github.com/triward/triward/logstore/words"
+)
 
 // NeedOp is the operator of a Need.
 type NeedOp uint8
@@ -79,11 +83,24 @@ func phraseNeed(ws []string, prefix bool) Need {
 	return n.simple()
 }
 
-// inner returns the words of a piece of text that are whole words wherever the piece occurs.
+// inner returns the words of a piece of text that are whole words wherever the piece occurs. A piece may begin or end within
+// a character: what those bytes are is known only where it occurs, and it may be a letter.
 func inner(piece string) []string {
 	var out []string
+	start, end := 0, len(piece)
+	for start < end && !utf8.RuneStart(piece[start]) {
+		start++
+	}
+	for n := 1; n < utf8.UTFMax && n <= len(piece); n++ {
+		if last := piece[len(piece)-n:]; utf8.RuneStart(last[0]) {
+			if !utf8.FullRuneInString(last) {
+				end -= n
+			}
+			break
+		}
+	}
 	for s := (words.Scanner{Text: []byte(piece)}); s.Next(); {
-		if s.CJK || (s.Start > 0 && s.End < len(piece)) {
+		if s.CJK || (s.Start > start && s.End < end) {
 			out = append(out, string(words.AppendFold(nil, s.Text[s.Start:s.End])))
 		}
 	}

@@ -58,13 +58,13 @@ func (p *Plans) leaf(f *Filter) *leafPlan {
 	return l
 }
 
-// of returns the verdict of a template.
-func (p *Plans) of(f *Filter, t *block.Template) verdict {
+// of returns the verdict of a template. Once stop has said to stop, no verdict means anything any more.
+func (p *Plans) of(f *Filter, t *block.Template, stop func() bool) verdict {
 	l, key := p.leaf(f), t.Case()
 	if v, ok := l.verdicts[string(key)]; ok {
 		return v
 	}
-	v := f.judge(t, l.machine)
+	v := f.judge(t, l.machine, stop)
 	if len(key) <= maxPlanKey {
 		if p.bytes += len(key) + 128; p.bytes > maxPlanBytes {
 			for _, other := range p.leaves {
@@ -77,9 +77,9 @@ func (p *Plans) of(f *Filter, t *block.Template) verdict {
 	return v
 }
 
-func (f *Filter) judge(t *block.Template, m *machine) verdict {
+func (f *Filter) judge(t *block.Template, m *machine, stop func() bool) verdict {
 	if t.Slots() == 0 { // it is the line
-		if f.matchText(t.Piece(0)) {
+		if f.matchText(t.Piece(0), stop) {
 			return verdict{how: allLines}
 		}
 		return verdict{}
@@ -88,7 +88,7 @@ func (f *Filter) judge(t *block.Template, m *machine) verdict {
 		return f.judgePhrase(t)
 	}
 	for i := range t.Slots() + 1 {
-		if f.inPiece(t.Piece(i), m) {
+		if f.inPiece(t.Piece(i), m, stop) {
 			return verdict{how: allLines}
 		}
 	}
@@ -99,11 +99,11 @@ func (f *Filter) judge(t *block.Template, m *machine) verdict {
 }
 
 // inPiece reports whether a piece makes every line match that it is in.
-func (f *Filter) inPiece(piece []byte, m *machine) bool {
+func (f *Filter) inPiece(piece []byte, m *machine, stop func() bool) bool {
 	if f.op == opLiteral {
 		return bytes.Contains(piece, []byte(f.literal))
 	}
-	return m != nil && m.free && f.matchText(piece)
+	return m != nil && m.free && f.matchText(piece, stop)
 }
 
 // unit is a word of a template or a slot.
@@ -164,7 +164,7 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 			return
 		}
 		t := v.Template(i)
-		switch d := b.Plans.of(f, t); d.how {
+		switch d := b.Plans.of(f, t, b.Stop); d.how {
 		case allLines:
 			for _, line := range t.Lines() {
 				if in.Has(int(line)) {
@@ -184,7 +184,7 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 				if b.text = v.Append(b.text[:0], int(line)); v.Err() != nil {
 					return
 				}
-				if f.matchText(b.text) {
+				if f.matchText(b.text, b.Stop) {
 					out.set(int(line))
 				}
 			}

@@ -198,7 +198,7 @@ func TestTemplatesSettleExpressions(t *testing.T) {
 		`size \d+ from`: byText, `from$`: noLine, `\d$`: byText, `(?i)RECEIVED`: allLines, `segfault`: noLine, `block \d`: noLine, `7\d`: byText, `-99 of size 9801`: byText, ``: allLines,
 	} {
 		var plans Plans
-		if d := plans.of(Regex(regexp.MustCompile(expr)), v.Template(0)); d.how != want {
+		if d := plans.of(Regex(regexp.MustCompile(expr)), v.Template(0), nil); d.how != want {
 			t.Errorf("/%s/ is decided %d, want %d", expr, d.how, want)
 		}
 	}
@@ -207,11 +207,11 @@ func TestTemplatesSettleExpressions(t *testing.T) {
 		"block": allLines, "received block": allLines, "block size": noLine, "blk 7": byValue, "size 49 from": byValue, "of size": allLines, "10.0.0": byValue,
 		"from of": noLine,
 	} {
-		if d := plans.of(Phrase(text, false), v.Template(0)); d.how != want {
+		if d := plans.of(Phrase(text, false), v.Template(0), nil); d.how != want {
 			t.Errorf("%q is decided %d, want %d", text, d.how, want)
 		}
 	}
-	if d := plans.of(Literal("ck blk_-"), v.Template(0)); d.how != allLines {
+	if d := plans.of(Literal("ck blk_-"), v.Template(0), nil); d.how != allLines {
 		t.Errorf("a literal in the template is decided %d", d.how)
 	}
 }
@@ -249,7 +249,7 @@ func TestPlansAreBounded(t *testing.T) {
 	for i := range 200 {
 		f := Literal(fmt.Sprint(i))
 		for k := range v.Templates() {
-			plans.of(f, v.Template(k))
+			plans.of(f, v.Template(k), nil)
 		}
 	}
 	if plans.bytes > maxPlanBytes {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/triward/triward/appliance/api/answers"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/logstore/logql"
 	"github.com/triward/triward/logstore/logql/storesource"
@@ -63,6 +64,11 @@ type Options struct {
 	Gate  Gate
 	// Timeout bounds a query: 30 s.
 	Timeout time.Duration
+	// Elsewhere is asked to answer a query that this node's store answers in part: it has another node do it, and reports
+	// whether it did. The context of the request has the time that is left. nil: nobody is asked.
+	Elsewhere func(w http.ResponseWriter, r *http.Request) bool
+	// Answers bounds large answers that are being sent; nil makes room for 256 MiB.
+	Answers *answers.Room
 	// Tails bounds the live tails at once: 100, of one user a fifth.
 	Tails int
 	// Version is Triward's, shown as the revision.
@@ -90,6 +96,9 @@ func New(opts Options) *API {
 	if opts.Tails <= 0 {
 		opts.Tails = 100
 	}
+	if opts.Answers == nil {
+		opts.Answers = answers.NewRoom(0)
+	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
@@ -116,6 +125,9 @@ type request struct {
 	form url.Values
 	name string // of the label or field in the path
 	now  time.Time
+	// leave gives the request's place at the store back, once: from then on the store is not asked any more.
+	leave func()
+	room  *answers.Room
 }
 
 func (q *request) ctx() context.Context { return q.r.Context() }
@@ -166,7 +178,7 @@ func find(path string) (r route, name string, ok bool) {
 // ServeHTTP answers a request below Prefix.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, below := strings.CutPrefix(r.URL.Path, Prefix)
-	q := &request{w: w, r: r, now: time.Now()}
+	q := &request{w: w, r: r, now: time.Now(), leave: func() {}, room: a.opts.Answers}
 	w.Header().Set("Cache-Control", "no-store")
 	rt, name, ok := find(path)
 	if !below || !ok && path != "tail" {
@@ -199,7 +211,7 @@ func (a *API) admitted(ctx context.Context, q *request, rt route) error {
 			return err
 		}
 		defer leave()
-		ctx = in
+		ctx, q.leave = in, leave
 	}
 	q.r = q.r.WithContext(ctx)
 	return rt.serve(a, q)
@@ -255,6 +267,8 @@ func answerOf(err error) *httpError {
 	switch {
 	case errors.Is(err, logql.ErrQuery), errors.Is(err, logstore.ErrRequest):
 		return &httpError{code: http.StatusBadRequest, text: err.Error()}
+	case errors.Is(err, answers.ErrFull):
+		return &httpError{code: http.StatusTooManyRequests, text: err.Error() + ": repeat it in a moment, or ask for less", retry: "2"}
 	case errors.Is(err, logstore.ErrBusy):
 		return &httpError{code: http.StatusTooManyRequests, text: err.Error() + ": repeat it in a moment, or ask for less; limits.log_queries says how many run", retry: "2"}
 	case errors.Is(err, context.DeadlineExceeded):

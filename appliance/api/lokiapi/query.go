@@ -1,6 +1,7 @@
 package lokiapi
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ func (a *API) instant(q *request) error {
 	if err != nil {
 		return err
 	}
-	return q.result(r)
+	return a.whole(q, r)
 }
 
 // ranged answers query_range: lines, or numbers step by step.
@@ -59,7 +60,58 @@ func (a *API) ranged(q *request) error {
 	if err != nil {
 		return err
 	}
+	return a.whole(q, r)
+}
+
+// PartialHeader is set in the answer to a query that lacks what is damaged on the node.
+const PartialHeader = "X-Triward-Partial"
+
+type aloneKey struct{}
+
+// Alone returns a context of requests that are answered as this node can, without asking another one.
+func Alone(ctx context.Context) context.Context { return context.WithValue(ctx, aloneKey{}, true) }
+
+// IsAlone reports whether the context is of a request that Alone is of.
+func IsAlone(ctx context.Context) bool {
+	alone, _ := ctx.Value(aloneKey{}).(bool)
+	return alone
+}
+
+// whole writes a result, or has another node answer when this one's lacks something.
+func (a *API) whole(q *request, r *logql.Result) error {
+	q.leave()
+	if r.Stats.Partial {
+		if !IsAlone(q.ctx()) && a.opts.Elsewhere != nil && a.opts.Elsewhere(q.w, q.r) {
+			return nil
+		}
+		q.w.Header().Set(PartialHeader, "true")
+	}
+	release, err := a.opts.Answers.Hold(q.ctx(), sizeOf(r))
+	if err != nil {
+		return err
+	}
+	defer release()
 	return q.result(r)
+}
+
+// sizeOf is about what a result takes.
+func sizeOf(r *logql.Result) (n int64) {
+	const label, entry, point, series = 64, 96, 32, 128
+	for i := range r.Streams {
+		s := &r.Streams[i]
+		n += series + int64(len(s.Labels))*label
+		for k := range s.Entries {
+			e := &s.Entries[k]
+			n += entry + int64(len(e.Line)) + int64(len(e.Fields)+len(e.Parsed))*label
+		}
+	}
+	for i := range r.Vector {
+		n += series + int64(len(r.Vector[i].Labels))*label
+	}
+	for i := range r.Matrix {
+		n += series + int64(len(r.Matrix[i].Labels))*label + int64(len(r.Matrix[i].Points))*point
+	}
+	return n
 }
 
 // oldest reads the direction.

@@ -2,9 +2,11 @@ package lokiapi
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"runtime"
 
+	"github.com/triward/triward/appliance/api/answers"
 	"github.com/triward/triward/logstore"
 )
 
@@ -13,16 +15,17 @@ const pieceBytes = 64 << 10
 
 // writer makes the JSON of an answer piece by piece. When the client is gone it writes nothing more.
 type writer struct {
-	w    http.ResponseWriter // nil: all of it is kept
+	w    io.Writer // nil: all of it is kept
 	buf  []byte
 	gone bool
 }
 
 // begin starts a successful answer.
 func (q *request) begin() *writer {
+	q.leave() // a client that is slow keeps nobody from the store
 	q.w.Header().Set("Content-Type", "application/json; charset=UTF-8")
 	q.w.WriteHeader(http.StatusOK)
-	return &writer{w: q.w, buf: make([]byte, 0, 8<<10)}
+	return &writer{w: answers.NewWriter(q.w), buf: make([]byte, 0, 8<<10)}
 }
 
 func (w *writer) text(s string) { w.buf = append(w.buf, s...) }
@@ -64,9 +67,15 @@ func (q *request) answer(code int, v any) error {
 	if err != nil {
 		return err
 	}
+	q.leave()
+	release, err := q.room.Hold(q.ctx(), int64(len(b)))
+	if err != nil {
+		return err
+	}
+	defer release()
 	q.w.Header().Set("Content-Type", "application/json; charset=UTF-8")
 	q.w.WriteHeader(code)
-	_, _ = q.w.Write(append(b, '\n')) // the client is gone when this fails
+	_, _ = answers.NewWriter(q.w).Write(append(b, '\n')) // the client is gone when this fails
 	return nil
 }
 

@@ -11,12 +11,13 @@ import (
 	"strings"
 
 	"github.com/triward/triward/logstore/logql/syntax"
+	"github.com/triward/triward/logstore/regex"
 )
 
 // lineFilter keeps lines that hold one of its alternatives, or none.
 type lineFilter struct {
 	not  bool
-	alts []func(raw []byte) bool
+	alts []func(raw []byte, stop func() bool) bool
 }
 
 func newLineFilter(s *syntax.LineFilter) (stage, error) {
@@ -31,13 +32,13 @@ func newLineFilter(s *syntax.LineFilter) (stage, error) {
 	return f, nil
 }
 
-func lineMatch(op syntax.LineOp, a syntax.LineAlt) (func([]byte) bool, error) {
+func lineMatch(op syntax.LineOp, a syntax.LineAlt) (func(raw []byte, stop func() bool) bool, error) {
 	if a.IP {
 		spec, err := syntax.ParseIPSpec(a.Text)
 		if err != nil {
 			return nil, err
 		}
-		return func(raw []byte) bool { return holdsIP(raw, spec) }, nil
+		return func(raw []byte, _ func() bool) bool { return holdsIP(raw, spec) }, nil
 	}
 	switch op {
 	case syntax.LineRegex, syntax.LineNotRegex:
@@ -45,16 +46,16 @@ func lineMatch(op syntax.LineOp, a syntax.LineAlt) (func([]byte) bool, error) {
 		if err != nil {
 			return nil, err
 		}
-		return re.Match, nil
+		return regex.New(re).Match, nil
 	case syntax.LinePattern, syntax.LineNotPattern:
 		parts, err := syntax.SplitPattern(a.Text)
 		if err != nil {
 			return nil, err
 		}
-		return func(raw []byte) bool { return fits(raw, parts) }, nil
+		return func(raw []byte, _ func() bool) bool { return fits(raw, parts) }, nil
 	}
 	needle := []byte(a.Text)
-	return func(raw []byte) bool { return bytes.Contains(raw, needle) }, nil
+	return func(raw []byte, _ func() bool) bool { return bytes.Contains(raw, needle) }, nil
 }
 
 func (f *lineFilter) run(p *Pipeline) bool {
@@ -63,7 +64,7 @@ func (f *lineFilter) run(p *Pipeline) bool {
 		raw = []byte(p.text)
 	}
 	for _, m := range f.alts {
-		if m(raw) {
+		if m(raw, p.opts.Stop) {
 			return !f.not
 		}
 	}

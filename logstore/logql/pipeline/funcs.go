@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"text/template"
@@ -16,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/triward/triward/logstore/logql/syntax"
+	"github.com/triward/triward/logstore/regex"
 )
 
 // funcs are the functions of templates. Each counts what it makes.
@@ -121,7 +121,11 @@ func (t *lineTemplate) textFuncs(m template.FuncMap) {
 		if err != nil {
 			return 0, err
 		}
-		return len(re.FindAllStringIndex(s, maxMatches)), t.room(len(s))
+		if err := t.room(len(s)); err != nil {
+			return 0, err
+		}
+		found, err := re.FindAllStringSubmatchIndex(s, maxMatches, t.p.opts.Stop)
+		return len(found), err
 	}
 }
 
@@ -199,21 +203,22 @@ func (t *lineTemplate) replace(s, old, new string, n int) (string, error) {
 }
 
 // regexes keeps compiled expressions of templates; those may come from the line.
-type regexes map[string]*regexp.Regexp
+type regexes map[string]*regex.Regexp
 
 const (
 	maxRegexes = 64
 	maxMatches = 10_000
 )
 
-func (c *regexes) get(expr string) (*regexp.Regexp, error) {
+func (c *regexes) get(expr string) (*regex.Regexp, error) {
 	if re, ok := (*c)[expr]; ok {
 		return re, nil
 	}
-	re, err := syntax.CompileRegex(expr)
+	compiled, err := syntax.CompileRegex(expr)
 	if err != nil {
 		return nil, err
 	}
+	re := regex.New(compiled)
 	if *c == nil || len(*c) >= maxRegexes {
 		*c = make(regexes)
 	}
@@ -229,7 +234,10 @@ func (t *lineTemplate) regexReplace(expr, s, repl string, expand bool) (string, 
 	if err := t.room(len(s)); err != nil {
 		return "", err
 	}
-	found := re.FindAllStringSubmatchIndex(s, maxMatches+1)
+	found, err := re.FindAllStringSubmatchIndex(s, maxMatches+1, t.p.opts.Stop)
+	if err != nil {
+		return "", err
+	}
 	if len(found) > maxMatches {
 		return "", errSteps
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/triward/triward/logstore/logql/syntax"
+	"github.com/triward/triward/logstore/regex"
 )
 
 // logfmt makes labels of key=value pairs.
@@ -126,7 +127,7 @@ func (sc *pairs) skip(why string) bool {
 
 // regexpParser makes labels of named groups.
 type regexpParser struct {
-	re    *regexp.Regexp
+	re    *regex.Regexp
 	names []string
 }
 
@@ -135,12 +136,12 @@ func newRegexp(s *syntax.Regexp) (stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &regexpParser{re, re.SubexpNames()}, nil
+	return &regexpParser{regex.New(re), re.SubexpNames()}, nil
 }
 
 func (s *regexpParser) run(p *Pipeline) bool {
 	line := p.str()
-	m := s.re.FindStringSubmatchIndex(line)
+	m := s.re.FindStringSubmatchIndex(line, p.opts.Stop)
 	if m == nil {
 		return true
 	}

@@ -28,6 +28,9 @@ type Line struct {
 type Options struct {
 	Levels bool // show the severity of a line as its label detected_level
 	Now    time.Time
+	// Stop is asked now and then while a regular expression of a stage is at a long line; once it returns true what Process makes of
+	// lines means nothing. nil goes on to the end.
+	Stop func() bool
 }
 
 // Pipeline is the stages of one query. It holds one line at a time and is not safe for concurrent use.
