@@ -279,6 +279,8 @@ func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
 		FieldRegex("code", regexp.MustCompile("7$")), matcher(MatchRegex, "a.*|"), matcher(MatchNotRegex, "a.+"), matcher(MatchNotRegex, ""))
 	rng := rand.New(rand.NewPCG(6, 6))
 	var cols block.Columns
+	var texts block.Text
+	var view block.View
 	var b Lines
 	for round := range 60 {
 		lines := make([]block.Line, 1+rng.IntN(200))
@@ -287,29 +289,75 @@ func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
 			if rng.IntN(3) > 0 || round%3 == 0 {
 				lines[i].Fields = append(lines[i].Fields, wire.Label{Name: "code", Value: fmt.Sprint(rng.IntN(500))})
 			}
-			if rng.IntN(3) > 0 {
+			lines[i].Text = memberText(rng)
+			if rng.IntN(3) > 0 && round%4 > 0 {
 				lines[i].Fields = append(lines[i].Fields, wire.Label{Name: "user", Value: []string{"ann", "Ann", "", "bob", "磁盘", "7"}[rng.IntN(6)]})
 			}
 		}
-		out, err := c.Encode(lines, block.Version2, nil)
+		voc := new(block.Vocabulary)
+		out, err := c.Encode(lines, block.Version2, voc)
 		if err == nil {
 			err = c.DecodeColumns(&cols, out.Columns, len(lines), block.What{Fields: true, ByName: true})
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		head, words := block.HeaderOf(lines), voc.Filter()
 		for k, f := range filters {
 			f := And(f, Not(Field("code", Equal, fmt.Sprint(k))))
-			b.Reset()
-			if b.N = len(lines); cols.ByName() {
-				b.Columns = &cols
-			}
-			got := f.Select(&b, Range(len(lines), 0, len(lines)))
-			for i := range lines {
-				if want := f.Match(&Line{Fields: lines[i].Fields}); got.Has(i) != want || b.Err() != nil {
-					t.Fatalf("filter %d: line with %v is selected: %v, want %v: %v", k, lines[i].Fields, got.Has(i), want, b.Err())
+			var plans Plans
+			for _, f := range []*Filter{f, f.Reducer().Block(f, &head)} {
+				b.Reset()
+				if b.N = len(lines); cols.ByName() {
+					b.Columns = &cols
+				}
+				opened := 0
+				b.Open = func() error {
+					opened++
+					b.Plans = &plans
+					if ok, err := c.View(&view, out.Text, len(lines)); ok || err != nil {
+						b.View = &view
+						return err
+					}
+					err := c.DecodeText(&texts, out.Text, len(lines))
+					b.Text, b.Ends = texts.Bytes, texts.Ends
+					return err
+				}
+				got := f.Select(&b, Range(len(lines), 0, len(lines)))
+				need := f.Need()
+				may := need.May(func(w string) bool { return block.MayHold(words, block.WordHash(w)) })
+				for i := range lines {
+					if want := f.Match(&Line{Fields: lines[i].Fields, Text: lines[i].Text}); got.Has(i) != want || b.Err() != nil || want && !may {
+						t.Fatalf("filter %d: line %q with %v is selected: %v, want %v; the block may: %v: %v", k, lines[i].Text, lines[i].Fields, got.Has(i), want, may, b.Err())
+					}
+				}
+				if opened > 1 || opened == 1 && !f.MayNeedText() {
+					t.Fatalf("filter %d: texts were opened %d times", k, opened)
 				}
 			}
 		}
 	}
+}
+
+// memberText makes a text that may hold the fields user and code.
+func memberText(rng *rand.Rand) []byte {
+	user := []string{"ann", "Ann", "bob", "磁盘", `\u78c1\u76d8`, "7", "an", `a\u006en`, "ann smith", ""}[rng.IntN(10)]
+	code := rng.IntN(500)
+	switch rng.IntN(8) {
+	case 0:
+		return fmt.Appendf(nil, `{"user":"%s","code":%d}`, user, code)
+	case 1:
+		return fmt.Appendf(nil, `{"code":%d,"in":{"user":"%s"},"user":"%s","user":"x"}`, code, user, user)
+	case 2:
+		return fmt.Appendf(nil, `{"user":"%s","code":%d`, user, code)
+	case 3:
+		return fmt.Appendf(nil, `user="%s" code=%d`, user, code)
+	case 4:
+		return fmt.Appendf(nil, "failed: user=%s, code=%d; user=never", user, code)
+	case 5:
+		return fmt.Appendf(nil, "user %s code %d user:%s", user, code, user)
+	case 6:
+		return nil
+	}
+	return fmt.Appendf(nil, "it is %d", code)
 }
