@@ -115,7 +115,7 @@ func (m *model) memberText() []byte {
 		}
 		return strconv.QuoteToASCII(s)
 	}
-	names := []string{"user", "code", "level", "host", "状态", "path", "nope"}
+	names := []string{"user", "code", "level", "host", "状态", "path", "face"}
 	name := func() string { return names[m.rng.IntN(len(names))] }
 	var b []byte
 	switch m.rng.IntN(4) {
@@ -163,7 +163,7 @@ func (m *model) memberText() []byte {
 
 // memberQuestion asks for a field that texts hold.
 func (m *model) memberQuestion() question {
-	name := []string{"user", "code", "path", "code.user", "user.x", "状态", "状态.code", "host"}[m.rng.IntN(8)]
+	name := []string{"user", "code", "path", "code.user", "user.x", "状态", "face", "host"}[m.rng.IntN(8)]
 	field := name
 	if strings.Contains(name, "状") {
 		field = `"` + name + `"`

@@ -15,6 +15,7 @@ type Document struct {
 	S string
 	I int // where it stands
 
+	from  int    // where the last string (behind its quote) or scalar begins
 	bad   string // what was wrong first
 	badAt int
 }
@@ -67,6 +68,7 @@ func (d *Document) Str() (raw string, escaped, ok bool) {
 		return "", false, d.Fail("a string is expected")
 	}
 	start := d.I + 1
+	d.from = start
 	for i := start; i < len(d.S); i++ {
 		switch d.S[i] {
 		case '"':
@@ -175,11 +177,12 @@ func hex4(s string) (r rune, ok bool) {
 // Scalar reads a number, true, false or null and returns it as written.
 func (d *Document) Scalar() (string, bool) {
 	start := d.I
+	d.from = start
 	for d.I < len(d.S) && ofScalar[d.S[d.I]] {
 		d.I++
 	}
 	s := d.S[start:d.I]
-	if s == "true" || s == "false" || s == "null" || isNumber(s) {
+	if IsScalar(s) {
 		return s, true
 	}
 	d.I = start

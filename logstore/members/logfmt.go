@@ -13,7 +13,8 @@ type Pairs struct {
 	Paired     bool   // there is a =
 	Escaped    bool   // only with Loose: Value holds escapes as they are written
 
-	i int
+	i    int
+	from int // where Value begins
 }
 
 // Next goes to the next pair and reports whether there is one.
@@ -46,6 +47,7 @@ func (sc *Pairs) Next() bool {
 		return sc.quoted()
 	}
 	start = sc.i
+	sc.from = start
 	for sc.i < len(s) && s[sc.i] > ' ' {
 		if s[sc.i] == '=' && !sc.Loose || s[sc.i] == '"' {
 			return sc.skip("a value with = or a quote in it that is not quoted")
@@ -62,6 +64,7 @@ func (sc *Pairs) Next() bool {
 func (sc *Pairs) quoted() bool {
 	sc.i++
 	start, escaped := sc.i, false
+	sc.from = start
 	for sc.i < len(sc.S) && sc.S[sc.i] != '"' {
 		if sc.S[sc.i] == '\\' {
 			escaped = true

@@ -11,6 +11,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/members"
 	"github.com/triward/triward/logstore/words"
 )
 
@@ -27,6 +28,15 @@ func someLines(rng *rand.Rand, n int) []block.Line {
 			return fmt.Sprintf("磁盘%d号 错误%d次 code9=%d", rng.IntN(5), i, rng.IntN(5))
 		},
 		func(i int) string { return fmt.Sprintf("%d", i%5) },
+		func(i int) string {
+			return fmt.Sprintf(`{"user":"%s %d","n":%d.%d,"ad":{"state":"磁%x","x":[%d,null]},"k%d":"%s"}`, verbs[i%7], i%9, i%3-1, i%7, rng.IntN(1<<12), rng.IntN(9), i%2, verbs[rng.IntN(7)])
+		},
+		func(i int) string { // with numbers that are none, and escapes
+			return fmt.Sprintf(` {"n":%s,"state":"\\u00e%d","user":"\\\\%d"} `, []string{"1", "01", "ab", "2e7", "-3"}[rng.IntN(5)], rng.IntN(9), i)
+		},
+		func(i int) string {
+			return fmt.Sprintf(`n=%d, user="%s %d", ad=%d x %s=5; state=x,`, i, verbs[i%7], rng.IntN(3), i%5, []string{"ad", "fa", "bad"}[i%3])
+		},
 		func(i int) string { return fmt.Sprintf("lvl:%s n:%d", verbs[rng.IntN(7)], i) },
 		func(i int) string { return fmt.Sprintf("blk_-%d\xff%d\xe4\xb8%d", rng.IntN(50), i%3, i%4) },
 		func(i int) string { return "no slot at all, CONSTANT text" },
@@ -61,6 +71,9 @@ func upTo(rng *rand.Rand, b []byte) []byte {
 func leafFor(rng *rand.Rand, lines []block.Line) *Filter {
 	text := lines[rng.IntN(len(lines))].Text
 	ws := words.Split(string(text))
+	if rng.IntN(4) == 0 {
+		return memberLeaf(rng, text)
+	}
 	switch rng.IntN(6) {
 	case 0:
 		return Literal(string(upTo(rng, text)))
@@ -89,6 +102,28 @@ func leafFor(rng *rand.Rand, lines []block.Line) *Filter {
 		return sequenceOf(rng, part)
 	}
 	return &Filter{op: opPhrase, words: part, prefix: prefix}
+}
+
+// memberLeaf asks for a field that texts hold, also of a name that slots may have.
+func memberLeaf(rng *rand.Rand, text []byte) *Filter {
+	name := []string{"user", "n", "state", "ad", "ad.state", "k1", "fa", "id"}[rng.IntN(8)]
+	var r members.Reader
+	value := "x"
+	for _, f := range r.All(text) {
+		if value = string(f.Value); rng.IntN(2) == 0 {
+			name = string(f.Name)
+			break
+		}
+	}
+	switch rng.IntN(4) {
+	case 0:
+		return FieldNumber(name, Greater, float64(rng.IntN(9))).text
+	case 1:
+		return Field(name, Exists, "").text
+	case 2:
+		return Field(name, HasPrefix, value[:rng.IntN(len(value)+1)]).text
+	}
+	return Field(name, Equal, value).text
 }
 
 func filterFor(rng *rand.Rand, lines []block.Line, depth int) *Filter {
@@ -150,7 +185,7 @@ func TestTemplatesSelectWhatLinesMatch(t *testing.T) {
 			}
 		}
 	}
-	for h := noLine; h <= byText; h++ {
+	for h := noLine; h <= byMember; h++ {
 		if by[h] < 100 {
 			t.Errorf("verdict %d only %d times: the lines are of too few kinds", h, by[h])
 		}
@@ -163,6 +198,8 @@ func describe(f *Filter) string {
 		switch {
 		case l.re != nil:
 			out = append(out, "/"+l.re.String()+"/")
+		case l.op == opMember:
+			out = append(out, fmt.Sprintf("field %q %d %q %v", l.field, l.cmp, l.value, l.num))
 		case l.op == opWords:
 			out = append(out, describeTests(l))
 		case l.op == opPhrase:
