@@ -31,6 +31,9 @@ func someLines(rng *rand.Rand, n int) []block.Line {
 		func(i int) string {
 			return fmt.Sprintf(`{"user":"%s %d","n":%d.%d,"ad":{"state":"磁%x","x":[%d,null]},"k%d":"%s"}`, verbs[i%7], i%9, i%3-1, i%7, rng.IntN(1<<12), rng.IntN(9), i%2, verbs[rng.IntN(7)])
 		},
+		func(i int) string { // with numbers that are none
+			return fmt.Sprintf(`{"n":%s,"state":"s %d"}`, []string{"1", "01", "ab", "2e7", "7"}[rng.IntN(5)], rng.IntN(9))
+		},
 		func(i int) string { // with numbers that are none, and escapes
 			return fmt.Sprintf(` {"n":%s,"state":"\\u00e%d","user":"\\\\%d"} `, []string{"1", "01", "ab", "2e7", "-3"}[rng.IntN(5)], rng.IntN(9), i)
 		},
