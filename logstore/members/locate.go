@@ -11,7 +11,7 @@ import (
 type Span struct{ From, To int }
 
 // Form is where a text has a field, so far as that is the same for all texts of its form: those in which other words stand in
-// the places of some of its words, of which none follows a backslash. Such words hold a digit, or follow a =, or are two
+// the places of some of its words. Such words hold a digit, or follow a =, or are two
 // and more of the letters a to f.
 type Form struct {
 	Value   Span

@@ -66,9 +66,6 @@ func (f *Filter) judgeMember(t *block.Template) verdict {
 	var slots []int // where they are, each as a digit
 	for i := range t.Slots() + 1 {
 		piece := t.Piece(i)
-		if i < t.Slots() && len(piece) > 0 && piece[len(piece)-1] == '\\' {
-			return verdict{how: byText}
-		}
 		text = append(text, piece...)
 		if i < t.Slots() {
 			slots = append(slots, len(text))
