@@ -211,7 +211,7 @@ func (l *alertLogs) Count(ctx context.Context, text string, start, end int64, by
 
 // notOfAlerts leaves out events about alerts: an alert whose event made it fire again would never end.
 func notOfAlerts() *query.Filter {
-	return query.Not(query.And(query.KindIs(wire.StreamEvent), query.Field("source", query.Equal, sourceAlerts)))
+	return query.Not(query.And(query.KindIs(wire.StreamEvent), query.StoredField("source", query.Equal, sourceAlerts)))
 }
 
 // partial refuses a count of which damaged parts are left out: it could end an alert that holds.

@@ -43,7 +43,7 @@ func eventFilter(q *api.EventQuery) (*query.Filter, error) {
 		}
 		var some []*query.Filter
 		for _, v := range values {
-			some = append(some, query.Field(field, query.Equal, v))
+			some = append(some, query.StoredField(field, query.Equal, v))
 		}
 		all = append(all, query.Or(some...))
 	}
@@ -52,8 +52,8 @@ func eventFilter(q *api.EventQuery) (*query.Filter, error) {
 	if len(q.Hosts) > 0 {
 		var some []*query.Filter
 		for _, h := range q.Hosts {
-			some = append(some, query.Field("host", query.Equal, h), query.And(
-				query.Not(query.Field("host", query.Exists, "")), query.Field("agent_id", query.Equal, h)))
+			some = append(some, query.StoredField("host", query.Equal, h), query.And(
+				query.Not(query.StoredField("host", query.Exists, "")), query.StoredField("agent_id", query.Equal, h)))
 		}
 		all = append(all, query.Or(some...))
 	}

@@ -229,7 +229,7 @@ func (l *logQueries) Context(ctx context.Context, pos string, t int64, before, a
 	if err != nil {
 		return api.LogAround{}, logError(err)
 	}
-	return api.LogAround{Rows: apiRows(around.Rows), At: around.At, Stats: apiStats(&around.Stats)}, nil
+	return api.LogAround{Rows: apiRows(around.Rows), At: around.At, Members: textFields(&around.Rows[around.At]), Stats: apiStats(&around.Stats)}, nil
 }
 
 // Export implements api.Logs.

@@ -48,7 +48,7 @@ func (s *Store) HitsBy(ctx context.Context, req Request, step int64, field strin
 	}
 	defer done()
 	out := &GroupedHits{T0: t0, Step: step}
-	g := &groupSink{field: countedBy(field), most: s.bounds.values, t0: t0, step: step, n: n, groups: map[string]*Group{}}
+	g := &groupSink{countedBy: newCountedBy(field), most: s.bounds.values, t0: t0, step: step, n: n, groups: map[string]*Group{}}
 	c.sink = g
 	if err := c.run(); err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func (s *Store) HitsBy(ctx context.Context, req Request, step int64, field strin
 		}
 		var values []Facet
 		values, out.Capped = counts.top(top)
-		g = &groupSink{field: g.field, t0: t0, step: step, n: n, groups: map[string]*Group{}, fixed: true}
+		g = &groupSink{countedBy: g.countedBy, t0: t0, step: step, n: n, groups: map[string]*Group{}, fixed: true}
 		for _, v := range values {
 			g.groups[v.Value] = &Group{Value: v.Value}
 		}
@@ -76,7 +76,7 @@ func (s *Store) HitsBy(ctx context.Context, req Request, step int64, field strin
 
 // groupSink counts by interval and value.
 type groupSink struct {
-	field       countedBy
+	*countedBy
 	t0, step    int64
 	n           int
 	groups      map[string]*Group
@@ -142,17 +142,16 @@ func (v *groupSink) fill(out *GroupedHits, top int) {
 }
 
 func (v *groupSink) wants(int64, int64, uint64, uint64) bool { return !v.over }
-func (v *groupSink) needs() (positions, fields, text bool)   { return false, v.field.perLine(), false }
 
 func (v *groupSink) whole(st *stream, h *block.Header) bool {
 	b := v.bucket(h.MinT)
 	if b != v.bucket(h.MaxT) {
 		return false
 	}
-	return v.field.whole(st, h, func(value string, n int64) { v.count(value, b, n) })
+	return v.countedBy.whole(st, h, func(value string, n int64) { v.count(value, b, n) })
 }
 
 func (v *groupSink) add(st *stream, l *block.Line) bool {
-	v.count(v.field.of(st, l), v.bucket(l.T), 1)
+	v.count(v.of(st, l), v.bucket(l.T), 1)
 	return !v.over
 }

@@ -81,6 +81,9 @@ func (m *model) token() string {
 
 func (m *model) text() []byte {
 	var b bytes.Buffer
+	if m.rng.IntN(4) == 0 {
+		return m.memberText()
+	}
 	switch m.rng.IntN(6) { // lines of one form
 	case 0:
 		return fmt.Appendf(nil, "%s connection %d from 10.0.%d.%d: %s %s", []string{"INFO", "Error"}[m.rng.IntN(2)], m.index, m.rng.IntN(3), m.rng.IntN(256),
@@ -202,7 +205,10 @@ func fieldOf(r *Row, name string) string {
 	if v := r.Labels.Get(name); v != "" {
 		return v
 	}
-	return wire.Labels(r.Fields).Get(name)
+	if v := wire.Labels(r.Fields).Get(name); v != "" {
+		return v
+	}
+	return naiveMember(r.Text, name)
 }
 
 func quote(s string) string {
@@ -233,6 +239,9 @@ func (m *model) ask(depth int) question {
 			a := m.ask(depth - 1)
 			return question{"-" + a.text, func(r *Row) bool { return !a.is(r) }}
 		}
+	}
+	if m.rng.IntN(4) == 0 {
+		return m.memberQuestion()
 	}
 	if m.rng.IntN(3) == 0 {
 		if q, ok := m.moreOfTheLanguage(); ok {
@@ -358,6 +367,7 @@ func (m *model) check(t *testing.T, s *Store, n int, floor int64) {
 		if end != 0 {
 			m.checkHits(t, s, req, q, want)
 			m.checkHitsBy(t, s, req, q, want)
+			m.checkFacets(t, s, req, q, want)
 		}
 	}
 }

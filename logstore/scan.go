@@ -66,8 +66,9 @@ type scan struct {
 	late    map[dayStream]uint64 // see shows; nil until it is asked
 	began   time.Time
 
-	templates *block.View // the texts of the block at hand, nil when c.text has them
-	line      []byte      // of templates
+	member    *query.Filter // of texts that the sink looks at, when it looks only for a field in them
+	templates *block.View   // the texts of the block at hand, nil when c.text has them
+	line      []byte        // of templates
 	labels    []wire.Label
 	offered   block.Line
 }
@@ -372,25 +373,22 @@ func (c *scan) blocks(d int64, p *pruner) (err error) {
 func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	h, f := &k.head, k.filter
 	inside := h.MinT >= c.from(k.st) && h.MaxT <= c.last
+	if err := c.tellTexts(d, k); err != nil {
+		return err
+	}
 	if f.IsAll() && inside && k.cut == 0 && c.sink.whole(k.st, h) {
 		c.stats.Lines += int64(h.Lines)
 		c.stats.Counted++
 		return nil
 	}
 	if need := f.Need(); need.Op != query.NeedAnything && !(indexed && settled(&need)) {
-		v, closer, err := c.snap.Get(blockKey(prefixFilter, d, k.id))
-		if err != nil && !errors.Is(err, pebble.ErrNotFound) {
+		may, err := c.mayHold(d, k.id, &need)
+		if err != nil {
 			return err
 		}
-		if err == nil {
-			may := need.May(func(w string) bool { return block.MayHold(v, block.WordHash(w)) })
-			if err := closer.Close(); err != nil {
-				return err
-			}
-			if !may {
-				c.stats.SkippedFilter++
-				return nil
-			}
+		if !may {
+			c.stats.SkippedFilter++
+			return nil
 		}
 	}
 	c.stats.Blocks++
@@ -405,32 +403,66 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	if k.cut > 0 {
 		c.hide(in, k.cut)
 	}
+	texts := blockTexts{c: c, d: d, k: k}
+	defer func() { err = errors.Join(err, texts.close()) }()
+	c.lines.Reset()
 	if f.NeedsText() || text {
-		free, err := c.texts(d, k)
-		if err != nil || free == nil {
-			return err
+		if err := texts.open(); err != nil {
+			return texts.unlessDropped(err)
 		}
-		defer func() { err = errors.Join(err, free()) }()
 	}
 	c.stats.Lines += int64(in.Count())
 	if !f.IsAll() {
-		c.lines.Reset()
 		c.lines.N, c.lines.Times, c.lines.Severities, c.lines.Fields = h.Lines, c.cols.Times, c.cols.Severities, c.cols.Fields
-		c.lines.Text, c.lines.Ends = c.text.Bytes, c.text.Ends
-		c.lines.View, c.lines.Plans = c.templates, &c.plans
 		if c.cols.ByName() {
 			c.lines.Columns = &c.cols
 		}
-		c.lines.Stop = c.stop
+		if c.lines.Stop = c.stop; texts.free == nil {
+			c.lines.Open = texts.open
+		}
 		in = f.Select(&c.lines, in)
 		if err := c.err(); err != nil {
 			return err
 		}
 		if err := c.lines.Err(); err != nil {
-			return err
+			return texts.unlessDropped(err)
 		}
 	}
 	return c.offer(k.st, in, positions, fields, text)
+}
+
+// blockTexts opens the texts of a block when they are needed.
+type blockTexts struct {
+	c    *scan
+	d    int64
+	k    *candidate
+	free func() error // once they are open
+}
+
+var errDropped = errors.New("retention took the day away")
+
+// open gives the texts to c.lines. It fails with errDropped when the day was dropped meanwhile.
+func (t *blockTexts) open() (err error) {
+	if t.free, err = t.c.texts(t.d, t.k); err == nil && t.free == nil {
+		return errDropped
+	}
+	l := &t.c.lines
+	l.Text, l.Ends, l.View, l.Plans = t.c.text.Bytes, t.c.text.Ends, t.c.templates, &t.c.plans
+	return err
+}
+
+func (t *blockTexts) unlessDropped(err error) error {
+	if errors.Is(err, errDropped) {
+		return nil
+	}
+	return err
+}
+
+func (t *blockTexts) close() error {
+	if t.free == nil {
+		return nil
+	}
+	return t.free()
 }
 
 // offer hands the lines in the set to the sink, in the order of the scan. It stops at damage.
@@ -452,6 +484,7 @@ func (c *scan) offer(st *stream, in query.Bits, positions, fields, text bool) (e
 			return false
 		}
 		switch {
+		case text && c.templates != nil && c.member != nil && !c.plans.MayHold(c.member, c.templates, i):
 		case text && c.templates != nil:
 			c.line = c.templates.Append(c.line[:0], i)
 			if err = c.templates.Err(); err != nil {

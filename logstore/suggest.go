@@ -152,6 +152,9 @@ func (g *suggester) look() error {
 	case SuggestWord:
 		filter, v = query.Phrase(g.req.Prefix, true), &wordSampler{sampler: sample}
 	case SuggestName:
+		if err := g.textNames(); err != nil {
+			return err
+		}
 		v = &nameSampler{sample}
 	default:
 		if !ofEveryLine(g.req.Field) {
@@ -160,7 +163,7 @@ func (g *suggester) look() error {
 				filter = query.Field(g.req.Field, query.Exists, "")
 			}
 		}
-		v = &valueSampler{sample}
+		v = &valueSampler{sample, newCountedBy(g.req.Field)}
 	}
 	if err := g.scan(filter, g.began.Add(g.req.Budget/2), v); err != nil {
 		return err
@@ -335,10 +338,9 @@ func (v *nameSampler) add(st *stream, l *block.Line) bool {
 func (g *suggester) startsAs(text string) bool { return words.Same([]byte(text), g.prefix, true) }
 
 // valueSampler counts the values of the field.
-type valueSampler struct{ sampler }
-
-func (v *valueSampler) needs() (positions, fields, text bool) {
-	return false, !ofEveryLine(v.g.req.Field), false
+type valueSampler struct {
+	sampler
+	*countedBy
 }
 
 func (v *valueSampler) value(value string, n int64) {
@@ -348,36 +350,11 @@ func (v *valueSampler) value(value string, n int64) {
 }
 
 func (v *valueSampler) whole(st *stream, h *block.Header) bool {
-	switch field := v.g.req.Field; {
-	case field == "kind":
-		v.value(kindName(st.kind), int64(h.Lines))
-	case ofEveryLine(field):
-		for s, n := range h.Severities {
-			if n > 0 {
-				v.value(wire.Severity(s).String(), int64(n))
-			}
-		}
-	default:
-		value := st.label(field)
-		v.value(value, int64(h.Lines))
-		return value != "" || !h.HasFields
-	}
-	return true
+	return v.countedBy.whole(st, h, v.value)
 }
 
 func (v *valueSampler) add(st *stream, l *block.Line) bool {
-	switch field := v.g.req.Field; {
-	case field == "kind":
-		v.value(kindName(st.kind), 1)
-	case ofEveryLine(field):
-		v.value(l.Severity.String(), 1)
-	default:
-		value := st.label(field)
-		if value == "" {
-			value = wire.Labels(l.Fields).Get(field)
-		}
-		v.value(value, 1)
-	}
+	v.value(v.of(st, l), 1)
 	return v.line()
 }
 

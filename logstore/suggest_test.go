@@ -79,6 +79,9 @@ func (m *model) completions(req *SuggestRequest, floor int64) map[string]int64 {
 			for _, l := range slices.Concat(r.Labels, wire.Labels(r.Fields)) {
 				found[l.Name] = starts(l.Name)
 			}
+			for name := range naiveMembers(r.Text) {
+				found[name] = starts(name) && query.IsFieldName(name)
+			}
 		case req.Field == "severity":
 			found[r.Severity.String()] = starts(r.Severity.String())
 		default:
@@ -116,7 +119,7 @@ func (m *model) prefix(kind SuggestKind) string {
 		}
 		return string([]rune(s)[:1+m.rng.IntN(len([]rune(s)))])
 	case kind == SuggestName:
-		s = []string{"HOST", "unit", "code", "user", "severity", "kind", "x"}[m.rng.IntN(7)]
+		s = []string{"HOST", "unit", "code", "user.", "severity", "kind", "x", "path"}[m.rng.IntN(8)]
 	default:
 		s = []string{"WEB-", "web-1", "5", "a", "error", "磁"}[m.rng.IntN(6)]
 	}

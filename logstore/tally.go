@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
 	"github.com/zeebo/xxh3"
 )
@@ -18,7 +17,7 @@ const valueOverhead = 96
 // it only estimates, never too low (a count-min sketch), the second time it counts exactly what is frequent enough. What it
 // finds does not depend on the order of lines, so nodes with the same lines agree.
 type tally struct {
-	field  countedBy
+	*countedBy
 	counts map[string]*tallied
 	bytes  int
 	most   int // bytes of the values that are counted at once
@@ -62,7 +61,7 @@ func (b *bar) sure() int64 {
 }
 
 func newTally(field string, most int) *tally {
-	return &tally{field: countedBy(field), most: most, counts: map[string]*tallied{}}
+	return &tally{countedBy: newCountedBy(field), most: most, counts: map[string]*tallied{}}
 }
 
 // run counts over the lines of a scan.
@@ -137,50 +136,12 @@ func (v *tally) count(value string, n int64) {
 }
 
 func (v *tally) wants(int64, int64, uint64, uint64) bool { return true }
-func (v *tally) needs() (positions, fields, text bool)   { return false, v.field.perLine(), false }
-func (v *tally) whole(st *stream, h *block.Header) bool  { return v.field.whole(st, h, v.count) }
+func (v *tally) whole(st *stream, h *block.Header) bool {
+	return v.countedBy.whole(st, h, v.count)
+}
+
 func (v *tally) add(st *stream, l *block.Line) bool {
-	v.count(v.field.of(st, l), 1)
-	return true
-}
-
-// countedBy is the name of what lines are counted by: severity (or level), kind, a label of the stream or else a structured field.
-type countedBy string
-
-// perLine reports whether the fields of lines may have to be looked at.
-func (f countedBy) perLine() bool { return f != "severity" && f != "level" && f != "kind" }
-
-// of returns the value of a line, "" when it has none.
-func (f countedBy) of(st *stream, l *block.Line) string {
-	switch {
-	case f == "kind":
-		return kindName(st.kind)
-	case !f.perLine():
-		return l.Severity.String()
-	}
-	if value := st.labels().Get(string(f)); value != "" {
-		return value
-	}
-	return wire.Labels(l.Fields).Get(string(f))
-}
-
-// whole counts all lines of a block by its header, and reports whether it could.
-func (f countedBy) whole(st *stream, h *block.Header, count func(value string, n int64)) bool {
-	switch {
-	case f == "kind":
-		count(kindName(st.kind), int64(h.Lines))
-		return true
-	case !f.perLine():
-		for s, n := range h.Severities {
-			count(wire.Severity(s).String(), int64(n))
-		}
-		return true
-	}
-	value := st.label(string(f))
-	if value == "" && h.HasFields {
-		return false
-	}
-	count(value, int64(h.Lines))
+	v.count(v.of(st, l), 1)
 	return true
 }
 

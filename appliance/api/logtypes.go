@@ -111,9 +111,11 @@ type Facet struct {
 
 // LogAround is a line with its neighbours in the same stream, oldest first.
 type LogAround struct {
-	Rows  []LogRow `json:"rows"`
-	At    int      `json:"at"` // which of rows was asked for
-	Stats LogStats `json:"stats"`
+	Rows []LogRow `json:"rows"`
+	At   int      `json:"at"` // which of rows was asked for
+	// Members are the fields that the text of that line holds by itself (JSON, logfmt) and a query finds by their names.
+	Members map[string]string `json:"members,omitempty"`
+	Stats   LogStats          `json:"stats"`
 }
 
 // LogStream is what the lines of a stream have in common.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/triward/triward/logstore/members"
 )
 
 // Forms of exported lines.
@@ -30,7 +32,7 @@ var DefaultColumns = []string{"time", "severity", "host", "source", "file", "uni
 const maxColumns = 64
 
 // ParseColumns reads a list of columns parted by commas: time (RFC 3339), t (ns since 1970), pos, kind, severity, text,
-// text_b64 (of a text that is no UTF-8), or the name of a label or field; label.NAME and field.NAME mean one of the two.
+// text_b64 (of a text that is no UTF-8), or the name of a label, field or field in the text; label.NAME and field.NAME mean one of the two.
 func ParseColumns(list string) ([]string, error) {
 	var out []string
 	for c := range strings.SplitSeq(list, ",") {
@@ -53,6 +55,7 @@ type LogWriter struct {
 	columns []string
 	cells   []string
 	buf     []byte
+	reader  members.Reader
 }
 
 // NewLogWriter makes a LogWriter; columns are those of CSV, DefaultColumns when nil. Head writes the first line of CSV.
@@ -100,7 +103,7 @@ func (l *LogWriter) Line(r *LogRow) error {
 	case FormCSV:
 		l.cells = l.cells[:0]
 		for _, c := range l.columns {
-			l.cells = append(l.cells, harmless(r.column(c)))
+			l.cells = append(l.cells, harmless(l.cell(r, c)))
 		}
 		return l.row()
 	case FormRaw:
@@ -143,36 +146,47 @@ func (l *LogWriter) Cut(why, cursor string) error {
 	return err
 }
 
-func (r *LogRow) column(c string) string {
+// cell returns a column of a row.
+func (l *LogWriter) cell(r *LogRow, c string) string {
+	v, named := r.column(c)
+	if v == "" && named {
+		name := members.NewName(c)
+		v = string(l.reader.Get(r.Raw(), &name))
+	}
+	return v
+}
+
+// column returns the value of a column; named tells that it is the name of a field, which the text may hold.
+func (r *LogRow) column(c string) (value string, named bool) {
 	switch c {
 	case "time":
-		return r.rfc3339()
+		return r.rfc3339(), false
 	case "t":
-		return r.T
+		return r.T, false
 	case "pos":
-		return r.Pos
+		return r.Pos, false
 	case "kind":
 		if r.Kind == "" {
-			return "log"
+			return "log", false
 		}
-		return r.Kind
+		return r.Kind, false
 	case "severity":
-		return r.Severity
+		return r.Severity, false
 	case "text":
-		return r.Text
+		return r.Text, false
 	case "text_b64":
-		return r.TextB64
+		return r.TextB64, false
 	}
 	if name, ok := strings.CutPrefix(c, "label."); ok {
-		return r.Labels[name]
+		return r.Labels[name], false
 	}
 	if name, ok := strings.CutPrefix(c, "field."); ok {
-		return r.Fields[name]
+		return r.Fields[name], false
 	}
 	if v := r.Labels[c]; v != "" {
-		return v
+		return v, false
 	}
-	return r.Fields[c]
+	return r.Fields[c], true
 }
 
 func (r *LogRow) rfc3339() string {

@@ -218,6 +218,14 @@ func (v *View) Len() int { return v.n }
 // Templates returns how many templates there are.
 func (v *View) Templates() int { return len(v.templates) }
 
+// TemplateOf returns the template of line i, nil when it has none, as Template does.
+func (v *View) TemplateOf(i int) *Template {
+	if id := v.id(i); id > 0 {
+		return &v.templates[id-1]
+	}
+	return nil
+}
+
 // Template returns a template, valid until v is opened on another block.
 func (v *View) Template(i int) *Template { return &v.templates[i] }
 

@@ -67,6 +67,9 @@ func (p *parser) spot(at int) (spot Spot, ok, here bool) {
 	if n == 0 && p.text[p.pos] != '"' { // a colon with nothing behind it is no name for the parser
 		name, cmp, n = p.namedSoFar()
 	}
+	if n > 0 && at < start+n && p.text[start] == '"' {
+		return p.quotedSpot("", at)
+	}
 	if p.pos += n; n > 0 && (cmp != ":" || at < p.pos) {
 		if p.bare(); cmp == ":" {
 			return p.word(start, start+n-1, at)

@@ -3,7 +3,7 @@
 //
 // What a filter means is defined on one line alone (Match); Select is the same for many lines at once, Reducer
 // and Need only let a store pass over lines that cannot match. The package may import agent/wire and
-// logstore/words and logstore/block, and must not import the store.
+// logstore/words, logstore/members and logstore/block, and must not import the store.
 package query
 
 import (
@@ -12,6 +12,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/members"
 	"github.com/triward/triward/logstore/regex"
 	"github.com/triward/triward/logstore/words"
 )
@@ -30,8 +31,9 @@ const (
 	opSeverity
 	opKind
 	opField
-	opLabel // a label of the stream, by a Matcher
-	opValue // a label or field, by a Matcher
+	opMember // what opField is for a field that the text holds by itself
+	opLabel  // a label of the stream, by a Matcher
+	opValue  // a label or field, by a Matcher
 	opWords
 	opTime
 )
@@ -68,10 +70,13 @@ type Filter struct {
 	value   string // folded
 	num     float64
 	matcher *Matcher
-	tests   []wordTest  // of opWords
-	glob    *words.Glob // of a field
-	from    int64       // of opTime, ns
-	to      int64       // of opTime, ns, included
+	tests   []wordTest   // of opWords
+	glob    *words.Glob  // of a field
+	text    *Filter      // of opField: the same for what texts hold, nil for nothing
+	name    members.Name // of opMember
+	need    Need         // of opMember
+	from    int64        // of opTime, ns
+	to      int64        // of opTime, ns, included
 }
 
 // Line is what a filter decides on.
@@ -182,24 +187,30 @@ func SeverityIn(mask uint16) *Filter { return &Filter{op: opSeverity, mask: mask
 func KindIs(k wire.StreamKind) *Filter { return &Filter{op: opKind, mask: uint16(k)} }
 
 // Field compares the value called name: that of the stream's label when there is one, otherwise that of the
-// line's structured field. Without either it does not match.
+// line's structured field, otherwise that of the field which the text holds by itself (package members). Without any it
+// does not match.
 func Field(name string, cmp Compare, value string) *Filter {
+	return withMember(StoredField(name, cmp, value))
+}
+
+// StoredField is Field without what texts hold.
+func StoredField(name string, cmp Compare, value string) *Filter {
 	return &Filter{op: opField, field: name, cmp: cmp, value: words.FoldString(value)}
 }
 
 // FieldNumber compares the value called name with a number.
 func FieldNumber(name string, cmp Compare, num float64) *Filter {
-	return &Filter{op: opField, field: name, cmp: cmp, num: num}
+	return withMember(&Filter{op: opField, field: name, cmp: cmp, num: num})
 }
 
 // FieldRegex matches when re matches the value called name somewhere.
 func FieldRegex(name string, re *regexp.Regexp) *Filter {
-	return &Filter{op: opField, field: name, cmp: Matches, re: re}
+	return withMember(&Filter{op: opField, field: name, cmp: Matches, re: re})
 }
 
 // FieldLike matches when the value called name matches a pattern, in which * stands for any characters.
 func FieldLike(name, pattern string) *Filter {
-	return &Filter{op: opField, field: name, cmp: Like, glob: words.NewGlob(words.FoldString(pattern))}
+	return withMember(&Filter{op: opField, field: name, cmp: Like, glob: words.NewGlob(words.FoldString(pattern))})
 }
 
 // IsAll reports whether the filter matches everything whatever the line.
@@ -210,16 +221,30 @@ func (f *Filter) IsNone() bool { return f.op == opNone }
 
 // NeedsText reports whether the text of lines must be looked at.
 func (f *Filter) NeedsText() bool {
-	return f.any(func(o op) bool { return o == opPhrase || o == opLiteral || o == opRegex || o == opWords })
+	return f.any(func(f *Filter) bool { return f.ofText() })
+}
+
+// ofText reports whether the text of a line alone decides the leaf.
+func (f *Filter) ofText() bool {
+	switch f.op {
+	case opPhrase, opLiteral, opRegex, opWords, opMember:
+		return true
+	}
+	return false
+}
+
+// MayNeedText reports whether the text of lines may have to be looked at, which have not the fields asked for.
+func (f *Filter) MayNeedText() bool {
+	return f.any(func(f *Filter) bool { return f.text != nil || f.ofText() })
 }
 
 // NeedsFields reports whether the structured fields of lines must be looked at.
 func (f *Filter) NeedsFields() bool {
-	return f.any(func(o op) bool { return o == opField || o == opValue })
+	return f.any(func(f *Filter) bool { return f.op == opField || f.op == opValue })
 }
 
-func (f *Filter) any(is func(op) bool) bool {
-	if is(f.op) {
+func (f *Filter) any(is func(*Filter) bool) bool {
+	if is(f) {
 		return true
 	}
 	for _, k := range f.kids {
@@ -253,8 +278,10 @@ func (f *Filter) reduceBlock(h *block.Header) *Filter {
 	present := h.Present()
 	return f.rewrite(func(l *Filter) *Filter {
 		switch {
-		case l.op == opSeverity && l.mask&present == 0, l.op == opField && !h.MayHaveField(l.field):
+		case l.op == opSeverity && l.mask&present == 0:
 			return None()
+		case l.op == opField && !h.MayHaveField(l.field):
+			return l.member()
 		case l.op == opValue && !h.MayHaveField(l.field):
 			return constant(l.matcher.Matches(""))
 		case l.op == opSeverity && present&^l.mask == 0:

@@ -32,7 +32,7 @@ func (f *Filter) machine() *machine {
 	switch {
 	case f.op == opLiteral && utf8.ValidString(f.literal):
 		expr = regexp.QuoteMeta(f.literal)
-	case f.re != nil:
+	case f.op == opRegex:
 		expr = f.re.String()
 	default:
 		return nil

@@ -34,7 +34,7 @@ func (f *Filter) Match(l *Line) bool {
 		return false
 	case opNot:
 		return !f.kids[0].Match(l)
-	case opPhrase, opLiteral, opRegex, opWords:
+	case opPhrase, opLiteral, opRegex, opWords, opMember:
 		return f.matchText(l.Text, l.Stop)
 	case opTime:
 		return f.from <= l.T && l.T <= f.to
@@ -46,6 +46,9 @@ func (f *Filter) Match(l *Line) bool {
 		v := l.Labels.Get(f.field)
 		if v == "" {
 			v = wire.Labels(l.Fields).Get(f.field)
+		}
+		if v == "" && f.text != nil {
+			return f.text.matchMember(l.Text)
 		}
 		return v != "" && f.compare(v)
 	case opLabel:
@@ -68,6 +71,8 @@ func (f *Filter) matchText(text []byte, stop func() bool) bool {
 		return bytes.Contains(text, []byte(f.literal))
 	case opWords:
 		return f.matchWords(text)
+	case opMember:
+		return f.matchMember(text)
 	}
 	if f.literal != "" && !bytes.Contains(text, []byte(f.literal)) {
 		return false
@@ -136,6 +141,9 @@ type Lines struct {
 	// Stop is asked now and then while lines are decided one by one; true has Select give up, and what it returns then means
 	// nothing. It may take its time. nil goes on.
 	Stop func() bool
+	// Open gives the texts when they are not there yet, at most once after Reset. It is called when the filter needs them
+	// after all (Filter.MayNeedText). nil when they are there.
+	Open func() error
 
 	// View has the texts in place of Text and Ends when it is not nil; Plans goes with it.
 	View  *block.View
@@ -212,6 +220,8 @@ func Range(n, from, to int) Bits {
 
 func (b Bits) set(i int) { b[i/64] |= 1 << (i % 64) }
 
+func (b Bits) clear(i int) { b[i/64] &^= 1 << (i % 64) }
+
 // Has reports whether line i is in the set.
 func (b Bits) Has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
 
@@ -262,12 +272,8 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 	}
 	out := make(Bits, len(in))
 	switch f.op {
-	case opPhrase, opLiteral, opRegex, opWords:
-		if b.View != nil {
-			f.selectView(b, in, out)
-		} else {
-			f.selectText(b, in, out)
-		}
+	case opPhrase, opLiteral, opRegex, opWords, opMember:
+		f.selectByText(b, in, out)
 	case opTime:
 		in.Each(func(i int) {
 			if f.from <= b.Times[i] && b.Times[i] <= f.to {
@@ -280,20 +286,37 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 				out.set(i)
 			}
 		})
-	case opField, opValue:
-		f.selectField(b, in, out)
+	case opValue:
+		f.selectField(b, in, out, f.matcher.Matches)
+	case opField:
+		lacking := f.selectField(b, in, out, func(v string) bool { return v != "" && f.compare(v) })
+		if f.text != nil && lacking.Count() > 0 {
+			f.text.selectByText(b, lacking, out)
+		}
 	}
 	return out
 }
 
-// selectField decides lines by their structured fields.
-func (f *Filter) selectField(b *Lines, in, out Bits) {
-	is := func(v string) bool { return v != "" && f.compare(v) }
-	if f.op == opValue {
-		is = f.matcher.Matches
+// selectByText decides lines by their texts, and sets those in out that match.
+func (f *Filter) selectByText(b *Lines, in, out Bits) {
+	if open := b.Open; open != nil {
+		b.Open = nil
+		if b.err = open(); b.err != nil {
+			return
+		}
 	}
+	if b.View != nil {
+		f.selectView(b, in, out)
+	} else {
+		f.selectText(b, in, out)
+	}
+}
+
+// selectField decides lines by their structured fields: is tells of a value, "" for none. It returns those without a value.
+func (f *Filter) selectField(b *Lines, in, out Bits, is func(v string) bool) (lacking Bits) {
+	lacking = append(Bits(nil), in...)
+	none := is("")
 	if b.Columns == nil {
-		none := is("")
 		in.Each(func(i int) {
 			v := ""
 			if len(b.Fields) != 0 {
@@ -302,37 +325,46 @@ func (f *Filter) selectField(b *Lines, in, out Bits) {
 			if v == "" && none || v != "" && is(v) {
 				out.set(i)
 			}
+			if v != "" {
+				lacking.clear(i)
+			}
 		})
-		return
+		return lacking
 	}
-	if is("") { // and those that do not have it
+	if none { // and those that do not have it
 		copy(out, in)
 	}
 	field := b.Columns.Field(f.field)
 	if field == nil {
-		return
+		return lacking
 	}
 	values, err := field.Values()
 	if err != nil {
 		b.err = err
-		return
+		return nil
 	}
 	b.entries = b.entries[:0]
 	for e := range values.Entries() {
 		if b.gone() {
-			return
+			return nil
 		}
 		b.entries = append(b.entries, is(string(values.Value(e))))
 	}
 	field.Each(func(line, row int) {
-		switch {
-		case !in.Has(line):
-		case b.entries[values.Entry(row)]:
+		if !in.Has(line) {
+			return
+		}
+		e := values.Entry(row)
+		if b.entries[e] {
 			out.set(line)
-		default:
-			out[line/64] &^= 1 << (line % 64)
+		} else {
+			out.clear(line)
+		}
+		if len(values.Value(e)) > 0 {
+			lacking.clear(line)
 		}
 	})
+	return lacking
 }
 
 // selectText looks for a piece that every match contains through all texts at once, and decides only the lines
@@ -340,6 +372,8 @@ func (f *Filter) selectField(b *Lines, in, out Bits) {
 func (f *Filter) selectText(b *Lines, in, out Bits) {
 	piece, which := f.literal, -1
 	switch f.op {
+	case opMember:
+		piece = f.name.Needle()
 	case opPhrase:
 		piece, which = f.piece()
 	case opWords:

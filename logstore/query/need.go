@@ -52,6 +52,8 @@ func (f *Filter) Need() Need {
 		return phraseNeed(f.words, f.prefix)
 	case opWords:
 		return f.wordsNeed()
+	case opMember:
+		return f.need
 	case opLiteral, opRegex:
 		return phraseNeed(inner(f.literal), false)
 	}

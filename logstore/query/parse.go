@@ -37,7 +37,8 @@ func (e *SyntaxError) Error() string { return fmt.Sprintf("query at byte %d: %s"
 //	word~           a word like it: up to one edit for words of up to five letters, else two (words.Near); word~1, word~2
 //	*               every line
 //	/re/            a regular expression (RE2, case counts, \/ for a slash)
-//	field:value     the label or structured field equals value (case does not count), host:web-1
+//	field:value     the label, or else structured field, or else field in the text equals value (case does not count), host:web-1
+//	"a field":value  the same with any name; "level":30 is the field and not the severity
 //	field:pre*  field:*  field:"a b"  field:/re/  field:web-*-1
 //	field>1.5       numbers, also >= < <=, and field:>1.5
 //	@2026-11-27T10:00..11:00   times, in UTC or with a zone: from the first, to before the second or all of that day;
@@ -219,6 +220,9 @@ func (p *parser) condition() (*Filter, error) {
 // fieldName recognises name: and name>number at the current position, and returns how long it is.
 func (p *parser) fieldName() (name, cmp string, n int) {
 	rest := p.text[p.pos:]
+	if rest != "" && rest[0] == '"' {
+		return p.quotedName()
+	}
 	i := 0
 	for i < len(rest) && (isNameByte(rest[i]) || i > 0 && (rest[i] == '.' || rest[i] == '-' || '0' <= rest[i] && rest[i] <= '9')) {
 		i++
@@ -226,7 +230,22 @@ func (p *parser) fieldName() (name, cmp string, n int) {
 	if i == 0 || i == len(rest) || i > wire.MaxLabelName {
 		return "", "", 0
 	}
-	name = rest[:i]
+	return p.afterName(rest[:i], i)
+}
+
+// quotedName is fieldName for a name in quotes.
+func (p *parser) quotedName() (name, cmp string, n int) {
+	at := *p
+	v, err := at.quoted()
+	if err != nil || v.star || v.text == "" || len(v.text) > wire.MaxLabelName || at.pos == len(p.text) {
+		return "", "", 0
+	}
+	return p.afterName(v.text, at.pos-p.pos)
+}
+
+// afterName reads what stands behind a name of i bytes.
+func (p *parser) afterName(name string, i int) (_, cmp string, n int) {
+	rest := p.text[p.pos:]
 	switch rest[i] {
 	case ':':
 		if cmp, at := compareSign(rest[i+1:]); cmp != "" && !p.ends(p.pos+i+1+at) {
@@ -243,7 +262,7 @@ func (p *parser) fieldName() (name, cmp string, n int) {
 		if end := strings.IndexAny(v, " \t\r\n()"); end >= 0 {
 			v = v[:end]
 		}
-		if _, err := strconv.ParseFloat(v, 64); err != nil && !isSeverity(name) {
+		if _, err := strconv.ParseFloat(v, 64); err != nil && (rest[0] == '"' || !isSeverity(name)) {
 			return "", "", 0
 		}
 		return name, cmp, i
@@ -271,12 +290,14 @@ func isSeverity(name string) bool { return name == "severity" || name == "level"
 
 func (p *parser) fieldValue(name, cmp string, start int) (*Filter, error) {
 	at := p.pos
+	named := p.text[start] == '"' // whatever the name means without quotes
+	ofSeverity, ofKind := !named && isSeverity(name), !named && name == "kind"
 	if cmp == ":" {
 		re, ok, err := p.regex()
 		switch {
 		case err != nil:
 			return nil, err
-		case ok && (isSeverity(name) || name == "kind"):
+		case ok && (ofSeverity || ofKind):
 			return nil, p.fail(at, "%s takes a name, not an expression", name)
 		case ok:
 			return FieldRegex(name, re), nil
@@ -288,11 +309,11 @@ func (p *parser) fieldValue(name, cmp string, start int) (*Filter, error) {
 	}
 	text, quoted, star := v.text, v.quoted, v.star
 	switch {
-	case v.stars && (isSeverity(name) || name == "kind"):
+	case v.stars && (ofSeverity || ofKind):
 		return nil, p.fail(at, "%s takes a name, not a pattern", name)
-	case isSeverity(name):
+	case ofSeverity:
 		return p.severity(cmp, text, star, at)
-	case name == "kind":
+	case ofKind:
 		switch text {
 		case "log", "logs":
 			return KindIs(wire.StreamLog), nil

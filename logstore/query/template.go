@@ -13,7 +13,8 @@ import (
 // verdict is what a template alone says of a leaf.
 type verdict struct {
 	how  how
-	alts [][]cond // of byValue: a line matches when all of any alternative hold
+	alts [][]cond    // of byValue: a line matches when all of any alternative hold
+	form *memberForm // of byMember
 }
 
 type how uint8
@@ -21,8 +22,9 @@ type how uint8
 const (
 	noLine how = iota
 	allLines
-	byValue // by the values of slots
-	byText  // by the text of each line
+	byValue  // by the values of slots
+	byText   // by the text of each line
+	byMember // by the value of a field in the text, of which the place is known
 )
 
 // cond asks for a word of a phrase in a slot.
@@ -66,7 +68,10 @@ func (p *Plans) of(f *Filter, t *block.Template, stop func() bool) verdict {
 	}
 	v := f.judge(t, l.machine, stop)
 	if len(key) <= maxPlanKey {
-		if p.bytes += len(key) + 128; p.bytes > maxPlanBytes {
+		if p.bytes += len(key) + 128; v.form != nil {
+			p.bytes += 4 * len(key)
+		}
+		if p.bytes > maxPlanBytes {
 			for _, other := range p.leaves {
 				clear(other.verdicts)
 			}
@@ -84,8 +89,11 @@ func (f *Filter) judge(t *block.Template, m *machine, stop func() bool) verdict 
 		}
 		return verdict{}
 	}
-	if f.op == opPhrase || f.op == opWords {
+	switch f.op {
+	case opPhrase, opWords:
 		return f.judgePhrase(t)
+	case opMember:
+		return f.judgeMember(t)
 	}
 	for i := range t.Slots() + 1 {
 		if f.inPiece(t.Piece(i), m, stop) {
@@ -173,6 +181,8 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 			}
 		case byValue:
 			f.selectValues(b, t, d.alts, in, out)
+		case byMember:
+			f.selectMember(b, t, d.form, in, out)
 		case byText:
 			for _, line := range t.Lines() {
 				if !in.Has(int(line)) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/members"
 	"github.com/triward/triward/logstore/words"
 )
 
@@ -27,6 +28,18 @@ func someLines(rng *rand.Rand, n int) []block.Line {
 			return fmt.Sprintf("磁盘%d号 错误%d次 code9=%d", rng.IntN(5), i, rng.IntN(5))
 		},
 		func(i int) string { return fmt.Sprintf("%d", i%5) },
+		func(i int) string {
+			return fmt.Sprintf(`{"user":"%s %d","n":%d.%d,"ad":{"state":"磁%x","x":[%d,null]},"k%d":"%s"}`, verbs[i%7], i%9, i%3-1, i%7, rng.IntN(1<<12), rng.IntN(9), i%2, verbs[rng.IntN(7)])
+		},
+		func(i int) string { // with numbers that are none
+			return fmt.Sprintf(`{"n":%s,"state":"s %d"}`, []string{"1", "01", "ab", "2e7", "7"}[rng.IntN(5)], rng.IntN(9))
+		},
+		func(i int) string { // and with escapes
+			return fmt.Sprintf(` {"n":%s,"state":"\u00e%d","user":"\\%d"} `, []string{"1", "01", "ab", "2e7", "-3"}[rng.IntN(5)], rng.IntN(9), i)
+		},
+		func(i int) string {
+			return fmt.Sprintf(`n=%d, user="%s %d", ad=%d x %s=5; state=x,`, i, verbs[i%7], rng.IntN(3), i%5, []string{"ad", "fa", "bad"}[i%3])
+		},
 		func(i int) string { return fmt.Sprintf("lvl:%s n:%d", verbs[rng.IntN(7)], i) },
 		func(i int) string { return fmt.Sprintf("blk_-%d\xff%d\xe4\xb8%d", rng.IntN(50), i%3, i%4) },
 		func(i int) string { return "no slot at all, CONSTANT text" },
@@ -61,6 +74,9 @@ func upTo(rng *rand.Rand, b []byte) []byte {
 func leafFor(rng *rand.Rand, lines []block.Line) *Filter {
 	text := lines[rng.IntN(len(lines))].Text
 	ws := words.Split(string(text))
+	if rng.IntN(4) == 0 {
+		return memberLeaf(rng, text)
+	}
 	switch rng.IntN(6) {
 	case 0:
 		return Literal(string(upTo(rng, text)))
@@ -89,6 +105,28 @@ func leafFor(rng *rand.Rand, lines []block.Line) *Filter {
 		return sequenceOf(rng, part)
 	}
 	return &Filter{op: opPhrase, words: part, prefix: prefix}
+}
+
+// memberLeaf asks for a field that texts hold, also of a name that slots may have.
+func memberLeaf(rng *rand.Rand, text []byte) *Filter {
+	name := []string{"user", "n", "state", "ad", "ad.state", "k1", "fa", "id"}[rng.IntN(8)]
+	var r members.Reader
+	value := "x"
+	for _, f := range r.All(text) {
+		if value = string(f.Value); rng.IntN(2) == 0 {
+			name = string(f.Name)
+			break
+		}
+	}
+	switch rng.IntN(4) {
+	case 0:
+		return FieldNumber(name, Greater, float64(rng.IntN(9))).text
+	case 1:
+		return Field(name, Exists, "").text
+	case 2:
+		return Field(name, HasPrefix, value[:rng.IntN(len(value)+1)]).text
+	}
+	return Field(name, Equal, value).text
 }
 
 func filterFor(rng *rand.Rand, lines []block.Line, depth int) *Filter {
@@ -150,7 +188,7 @@ func TestTemplatesSelectWhatLinesMatch(t *testing.T) {
 			}
 		}
 	}
-	for h := noLine; h <= byText; h++ {
+	for h := noLine; h <= byMember; h++ {
 		if by[h] < 100 {
 			t.Errorf("verdict %d only %d times: the lines are of too few kinds", h, by[h])
 		}
@@ -163,6 +201,8 @@ func describe(f *Filter) string {
 		switch {
 		case l.re != nil:
 			out = append(out, "/"+l.re.String()+"/")
+		case l.op == opMember:
+			out = append(out, fmt.Sprintf("field %q %d %q %v", l.field, l.cmp, l.value, l.num))
 		case l.op == opWords:
 			out = append(out, describeTests(l))
 		case l.op == opPhrase:
@@ -279,6 +319,8 @@ func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
 		FieldRegex("code", regexp.MustCompile("7$")), matcher(MatchRegex, "a.*|"), matcher(MatchNotRegex, "a.+"), matcher(MatchNotRegex, ""))
 	rng := rand.New(rand.NewPCG(6, 6))
 	var cols block.Columns
+	var texts block.Text
+	var view block.View
 	var b Lines
 	for round := range 60 {
 		lines := make([]block.Line, 1+rng.IntN(200))
@@ -287,29 +329,75 @@ func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
 			if rng.IntN(3) > 0 || round%3 == 0 {
 				lines[i].Fields = append(lines[i].Fields, wire.Label{Name: "code", Value: fmt.Sprint(rng.IntN(500))})
 			}
-			if rng.IntN(3) > 0 {
+			lines[i].Text = memberText(rng)
+			if rng.IntN(3) > 0 && round%4 > 0 {
 				lines[i].Fields = append(lines[i].Fields, wire.Label{Name: "user", Value: []string{"ann", "Ann", "", "bob", "磁盘", "7"}[rng.IntN(6)]})
 			}
 		}
-		out, err := c.Encode(lines, block.Version2, nil)
+		voc := new(block.Vocabulary)
+		out, err := c.Encode(lines, block.Version2, voc)
 		if err == nil {
 			err = c.DecodeColumns(&cols, out.Columns, len(lines), block.What{Fields: true, ByName: true})
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		head, words := block.HeaderOf(lines), voc.Filter()
 		for k, f := range filters {
-			f := And(f, Not(Field("code", Equal, fmt.Sprint(k))))
-			b.Reset()
-			if b.N = len(lines); cols.ByName() {
-				b.Columns = &cols
-			}
-			got := f.Select(&b, Range(len(lines), 0, len(lines)))
-			for i := range lines {
-				if want := f.Match(&Line{Fields: lines[i].Fields}); got.Has(i) != want || b.Err() != nil {
-					t.Fatalf("filter %d: line with %v is selected: %v, want %v: %v", k, lines[i].Fields, got.Has(i), want, b.Err())
+			whole := And(f, Not(Field("code", Equal, fmt.Sprint(k))))
+			var plans Plans
+			for _, f := range []*Filter{whole, whole.Reducer().Block(whole, &head)} {
+				b.Reset()
+				if b.N = len(lines); cols.ByName() {
+					b.Columns = &cols
+				}
+				opened := 0
+				b.Open = func() error {
+					opened++
+					b.Plans = &plans
+					if ok, err := c.View(&view, out.Text, len(lines)); ok || err != nil {
+						b.View = &view
+						return err
+					}
+					err := c.DecodeText(&texts, out.Text, len(lines))
+					b.Text, b.Ends = texts.Bytes, texts.Ends
+					return err
+				}
+				got := f.Select(&b, Range(len(lines), 0, len(lines)))
+				need := f.Need()
+				may := need.May(func(w string) bool { return block.MayHold(words, block.WordHash(w)) })
+				for i := range lines {
+					if want := whole.Match(&Line{Fields: lines[i].Fields, Text: lines[i].Text}); got.Has(i) != want || b.Err() != nil || want && !may {
+						t.Fatalf("filter %d: line %q with %v is selected: %v, want %v; the block may: %v: %v", k, lines[i].Text, lines[i].Fields, got.Has(i), want, may, b.Err())
+					}
+				}
+				if opened > 1 || opened == 1 && !f.MayNeedText() {
+					t.Fatalf("filter %d: texts were opened %d times", k, opened)
 				}
 			}
 		}
 	}
+}
+
+// memberText makes a text that may hold the fields user and code.
+func memberText(rng *rand.Rand) []byte {
+	user := []string{"ann", "Ann", "bob", "磁盘", `\u78c1\u76d8`, "7", "an", `a\u006en`, "ann smith", ""}[rng.IntN(10)]
+	code := rng.IntN(500)
+	switch rng.IntN(8) {
+	case 0:
+		return fmt.Appendf(nil, `{"user":"%s","code":%d}`, user, code)
+	case 1:
+		return fmt.Appendf(nil, `{"code":%d,"in":{"user":"%s"},"user":"%s","user":"x"}`, code, user, user)
+	case 2:
+		return fmt.Appendf(nil, `{"user":"%s","code":%d`, user, code)
+	case 3:
+		return fmt.Appendf(nil, `user="%s" code=%d`, user, code)
+	case 4:
+		return fmt.Appendf(nil, "failed: user=%s, code=%d; user=never", user, code)
+	case 5:
+		return fmt.Appendf(nil, "user %s code %d user:%s", user, code, user)
+	case 6:
+		return nil
+	}
+	return fmt.Appendf(nil, "it is %d", code)
 }

@@ -1,287 +1,15 @@
 package pipeline
 
 import (
-	"fmt"
-	"strings"
-	"unicode/utf16"
-	"unicode/utf8"
-
 	"github.com/triward/triward/logstore/logql/syntax"
+	"github.com/triward/triward/logstore/members"
 )
-
-const maxJSONDepth = 64
-
-// document walks over a JSON text. It is strict about the form, except that strings may hold any characters.
-type document struct {
-	s  string
-	i  int
-	at string // what was wrong
-}
-
-func (d *document) fail(what string) bool {
-	if d.at == "" {
-		d.at = fmt.Sprintf("%s at byte %d", what, d.i)
-	}
-	return false
-}
-
-func (d *document) space() {
-	for d.i < len(d.s) {
-		switch d.s[d.i] {
-		case ' ', '\t', '\n', '\r':
-			d.i++
-		default:
-			return
-		}
-	}
-}
-
-func (d *document) next() byte {
-	if d.i < len(d.s) {
-		return d.s[d.i]
-	}
-	return 0
-}
-
-// end reports whether nothing but space is left.
-func (d *document) end() bool {
-	d.space()
-	return d.i == len(d.s) || d.fail("something behind the value")
-}
-
-// str reads a string and returns what is between its quotes.
-func (d *document) str() (raw string, escaped, ok bool) {
-	if d.next() != '"' {
-		return "", false, d.fail("a string is expected")
-	}
-	start := d.i + 1
-	for i := start; i < len(d.s); i++ {
-		switch d.s[i] {
-		case '"':
-			d.i = i + 1
-			return d.s[start:i], escaped, true
-		case '\\':
-			escaped = true
-			i++
-		}
-	}
-	return "", false, d.fail("a string that does not end")
-}
-
-// text reads a string and resolves its escapes.
-func (d *document) text() (string, bool) {
-	raw, escaped, ok := d.str()
-	if !ok || !escaped {
-		return raw, ok
-	}
-	s, ok := unescape(raw)
-	return s, ok || d.fail("a bad escape")
-}
-
-// unescape resolves the escapes of JSON.
-func unescape(raw string) (string, bool) {
-	var b strings.Builder
-	b.Grow(len(raw))
-	for i := 0; i < len(raw); {
-		c := raw[i]
-		if c != '\\' {
-			n := strings.IndexByte(raw[i:], '\\')
-			if n < 0 {
-				n = len(raw) - i
-			}
-			b.WriteString(raw[i : i+n])
-			i += n
-			continue
-		}
-		if i+1 >= len(raw) {
-			return "", false
-		}
-		i += 2
-		switch raw[i-1] {
-		case '"', '\\', '/', '\'':
-			b.WriteByte(raw[i-1])
-		case 'n':
-			b.WriteByte('\n')
-		case 't':
-			b.WriteByte('\t')
-		case 'r':
-			b.WriteByte('\r')
-		case 'b':
-			b.WriteByte('\b')
-		case 'f':
-			b.WriteByte('\f')
-		case 'u':
-			r, ok := hex4(raw[i:])
-			if !ok {
-				return "", false
-			}
-			i += 4
-			if utf16.IsSurrogate(r) {
-				low, ok := rune(0), false
-				if strings.HasPrefix(raw[i:], `\u`) {
-					low, ok = hex4(raw[i+2:])
-				}
-				if r = utf16.DecodeRune(r, low); ok && r != utf8.RuneError {
-					i += 6
-				}
-			}
-			b.WriteRune(r)
-		default:
-			return "", false
-		}
-	}
-	return b.String(), true
-}
-
-func hex4(s string) (r rune, ok bool) {
-	if len(s) < 4 {
-		return 0, false
-	}
-	for i := range 4 {
-		c := s[i]
-		switch {
-		case c >= '0' && c <= '9':
-			c -= '0'
-		case c >= 'a' && c <= 'f':
-			c -= 'a' - 10
-		case c >= 'A' && c <= 'F':
-			c -= 'A' - 10
-		default:
-			return 0, false
-		}
-		r = r<<4 | rune(c)
-	}
-	return r, true
-}
-
-// scalar reads a number, true, false or null and returns it as written.
-func (d *document) scalar() (string, bool) {
-	start := d.i
-	for d.i < len(d.s) && strings.IndexByte("+-.0123456789eEtrufalsn", d.s[d.i]) >= 0 {
-		d.i++
-	}
-	s := d.s[start:d.i]
-	if s == "true" || s == "false" || s == "null" || isNumber(s) {
-		return s, true
-	}
-	d.i = start
-	return "", d.fail("a value is expected")
-}
-
-func isNumber(s string) bool {
-	i := 0
-	digits := func() bool {
-		n := i
-		for i < len(s) && s[i] >= '0' && s[i] <= '9' {
-			i++
-		}
-		return i > n
-	}
-	if i < len(s) && s[i] == '-' {
-		i++
-	}
-	zero := i < len(s) && s[i] == '0'
-	n := i
-	if !digits() || zero && i > n+1 {
-		return false
-	}
-	if i < len(s) && s[i] == '.' {
-		if i++; !digits() {
-			return false
-		}
-	}
-	if i < len(s) && (s[i] == 'e' || s[i] == 'E') {
-		i++
-		if i < len(s) && (s[i] == '+' || s[i] == '-') {
-			i++
-		}
-		if !digits() {
-			return false
-		}
-	}
-	return i == len(s)
-}
-
-// members calls fn at the value of each member of the object that begins here; fn reads it.
-func (d *document) members(fn func(key string) bool) bool {
-	if d.next() != '{' {
-		return d.fail("an object is expected")
-	}
-	d.i++
-	for d.space(); d.next() != '}'; {
-		key, ok := d.text()
-		if !ok {
-			return false
-		}
-		if d.space(); d.next() != ':' {
-			return d.fail("a colon is expected")
-		}
-		d.i++
-		d.space()
-		if !fn(key) {
-			return false
-		}
-		if d.space(); d.next() == ',' {
-			d.i++
-			if d.space(); d.next() == '}' {
-				return d.fail("a member is expected")
-			}
-			continue
-		}
-		if d.next() != '}' {
-			return d.fail("a comma or } is expected")
-		}
-	}
-	d.i++
-	return true
-}
-
-// elements calls fn at each element of the array that begins here.
-func (d *document) elements(fn func(n int) bool) bool {
-	d.i++
-	for n := 0; ; n++ {
-		if d.space(); d.next() == ']' && n == 0 {
-			break
-		}
-		if !fn(n) {
-			return false
-		}
-		if d.space(); d.next() == ',' {
-			d.i++
-			continue
-		}
-		if d.next() != ']' {
-			return d.fail("a comma or ] is expected")
-		}
-		break
-	}
-	d.i++
-	return true
-}
-
-// skip passes over a value, checking its form.
-func (d *document) skip(depth int) bool {
-	if depth > maxJSONDepth {
-		return d.fail("nested too deeply")
-	}
-	switch d.next() {
-	case '{':
-		return d.members(func(string) bool { return d.skip(depth + 1) })
-	case '[':
-		return d.elements(func(int) bool { return d.skip(depth + 1) })
-	case '"':
-		_, _, ok := d.str()
-		return ok
-	}
-	_, ok := d.scalar()
-	return ok
-}
 
 // json makes labels of the members of an object; those of objects within have the names joined with _.
 type json struct {
 	fields []syntax.Extract
 	paths  [][]syntax.PathStep
-	doc    document
+	doc    members.Document
 	p      *Pipeline
 	name   []byte
 	keys   names
@@ -301,49 +29,49 @@ func newJSON(s *syntax.JSON) (stage, error) {
 }
 
 func (j *json) run(p *Pipeline) bool {
-	j.p, j.doc = p, document{s: p.str()}
+	j.p, j.doc = p, members.Document{S: p.str()}
 	if len(j.paths) > 0 {
 		j.byPath()
 		return true
 	}
 	j.saved = append(j.saved[:0], p.labels.list...)
-	j.doc.space()
+	j.doc.Space()
 	j.name = j.name[:0]
-	if !j.object(0) || !j.doc.end() {
+	if !j.object(0) || !j.doc.End() {
 		p.labels.list = append(p.labels.list[:0], j.saved...) // all or nothing
-		p.labels.fail(errJSON, j.doc.at)
+		p.labels.fail(errJSON, j.doc.Bad())
 	}
 	return true
 }
 
 // object takes the members of the object at hand, whose own name is in j.name.
 func (j *json) object(depth int) bool {
-	if depth > maxJSONDepth {
-		return j.doc.fail("nested too deeply")
+	if depth > members.MaxDepth {
+		return j.doc.Fail("nested too deeply")
 	}
 	prefix := len(j.name)
-	return j.doc.members(func(key string) bool {
+	return j.doc.Members(func(key string) bool {
 		j.name = j.name[:prefix]
 		if prefix > 0 {
 			j.name = append(j.name, '_')
 		}
 		j.name = append(j.name, key...)
 		if len(j.name) > 1024 {
-			return j.doc.skip(depth + 1)
+			return j.doc.Skip(depth + 1)
 		}
-		switch j.doc.next() {
+		switch j.doc.Next() {
 		case '{':
 			return j.object(depth + 1)
 		case '[':
-			return j.doc.skip(depth + 1) // arrays make no labels
+			return j.doc.Skip(depth + 1) // arrays make no labels
 		case '"':
-			v, ok := j.doc.text()
+			v, ok := j.doc.Text()
 			if ok {
 				j.put(v)
 			}
 			return ok
 		}
-		v, ok := j.doc.scalar()
+		v, ok := j.doc.Scalar()
 		if ok && v != "null" {
 			j.put(v)
 		}
@@ -361,17 +89,17 @@ func (j *json) put(v string) {
 
 // byPath takes the values at paths; objects and arrays as they are written.
 func (j *json) byPath() {
-	j.doc.space()
-	start := j.doc.i
-	if j.doc.next() != '{' && j.doc.next() != '[' {
-		j.doc.fail("an object is expected")
+	j.doc.Space()
+	start := j.doc.I
+	if j.doc.Next() != '{' && j.doc.Next() != '[' {
+		j.doc.Fail("an object is expected")
 	}
-	if j.doc.at != "" || !j.doc.skip(0) || !j.doc.end() {
-		j.p.labels.fail(errJSON, j.doc.at)
+	if j.doc.Bad() != "" || !j.doc.Skip(0) || !j.doc.End() {
+		j.p.labels.fail(errJSON, j.doc.Bad())
 		return
 	}
 	for i, path := range j.paths {
-		j.doc.i = start
+		j.doc.I = start
 		if j.seek(path) {
 			if v, ok := j.value(); ok {
 				j.p.extract(j.fields[i].Label, v, false)
@@ -382,12 +110,12 @@ func (j *json) byPath() {
 
 // value returns the value at hand: a string without quotes, others as they are written, null as nothing.
 func (j *json) value() (string, bool) {
-	if j.doc.next() == '"' {
-		return j.doc.text()
+	if j.doc.Next() == '"' {
+		return j.doc.Text()
 	}
-	from := j.doc.i
-	ok := j.doc.skip(0)
-	v := j.doc.s[from:j.doc.i]
+	from := j.doc.I
+	ok := j.doc.Skip(0)
+	v := j.doc.S[from:j.doc.I]
 	return v, ok && v != "null"
 }
 
@@ -396,50 +124,50 @@ func (j *json) seek(path []syntax.PathStep) bool {
 	d := &j.doc
 	for _, step := range path {
 		at := -1
-		switch c := d.next(); {
+		switch c := d.Next(); {
 		case c == '{' && !step.Array:
-			d.members(func(key string) bool {
+			d.Members(func(key string) bool {
 				if key == step.Name {
-					at = d.i
+					at = d.I
 					return false
 				}
-				return d.skip(0)
+				return d.Skip(0)
 			})
 		case c == '[' && step.Array:
-			d.elements(func(n int) bool {
+			d.Elements(func(n int) bool {
 				if n == step.Index {
-					d.space()
-					at = d.i
+					d.Space()
+					at = d.I
 					return false
 				}
-				d.space()
-				return d.skip(0)
+				d.Space()
+				return d.Skip(0)
 			})
 		}
 		if at < 0 {
 			return false
 		}
-		d.i = at
+		d.I = at
 	}
 	return true
 }
 
 // unpack makes labels of an object's strings; _entry becomes the line.
 type unpack struct {
-	doc   document
+	doc   members.Document
 	saved []label
 }
 
 func (u *unpack) run(p *Pipeline) bool {
-	u.doc = document{s: p.str()}
+	u.doc = members.Document{S: p.str()}
 	d, entry, packed := &u.doc, "", false
 	u.saved = append(u.saved[:0], p.labels.list...)
-	d.space()
-	ok := d.members(func(key string) bool {
-		if d.next() != '"' {
-			return d.skip(1)
+	d.Space()
+	ok := d.Members(func(key string) bool {
+		if d.Next() != '"' {
+			return d.Skip(1)
 		}
-		v, ok := d.text()
+		v, ok := d.Text()
 		switch {
 		case !ok:
 		case key == "_entry":
@@ -448,10 +176,10 @@ func (u *unpack) run(p *Pipeline) bool {
 			p.extract(p.names.sanitized(key), v, false)
 		}
 		return ok
-	}) && d.end()
+	}) && d.End()
 	if !ok {
 		p.labels.list = append(p.labels.list[:0], u.saved...)
-		p.labels.fail(errJSON, d.at)
+		p.labels.fail(errJSON, d.Bad())
 		return true
 	}
 	if packed {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/triward/triward/logstore/logql/syntax"
+	"github.com/triward/triward/logstore/members"
 	"github.com/triward/triward/logstore/regex"
 )
 
@@ -15,113 +16,28 @@ type logfmt struct {
 }
 
 func (s *logfmt) run(p *Pipeline) bool {
-	sc := pairs{s: p.str()}
-	for sc.next() {
-		if sc.bad != "" {
+	sc := members.Pairs{S: p.str()}
+	for sc.Next() {
+		if sc.Bad != "" {
 			if s.strict {
-				p.labels.fail(errLogfmt, sc.bad)
+				p.labels.fail(errLogfmt, sc.Bad)
 				return true
 			}
 			continue
 		}
-		if sc.value == "" && !s.keepEmpty {
+		if sc.Value == "" && !s.keepEmpty {
 			continue
 		}
 		if len(s.fields) == 0 {
-			p.extract(p.names.sanitized(sc.key), sc.value, s.keepEmpty)
+			p.extract(p.names.sanitized(sc.Key), sc.Value, s.keepEmpty)
 			continue
 		}
 		for i := range s.fields {
-			if s.fields[i].Path == sc.key {
-				p.extract(s.fields[i].Label, sc.value, s.keepEmpty)
+			if s.fields[i].Path == sc.Key {
+				p.extract(s.fields[i].Label, sc.Value, s.keepEmpty)
 			}
 		}
 	}
-	return true
-}
-
-// pairs reads the pairs of a line one by one. bad says what is wrong with the one at hand.
-type pairs struct {
-	s          string
-	i          int
-	key, value string
-	bad        string
-}
-
-func (sc *pairs) next() bool {
-	s := sc.s
-	for sc.i < len(s) && s[sc.i] <= ' ' {
-		sc.i++
-	}
-	if sc.i >= len(s) {
-		return false
-	}
-	sc.key, sc.value, sc.bad = "", "", ""
-	start := sc.i
-	for sc.i < len(s) && s[sc.i] > ' ' && s[sc.i] != '=' {
-		if s[sc.i] == '"' {
-			return sc.skip("a quote in a key")
-		}
-		sc.i++
-	}
-	sc.key = s[start:sc.i]
-	if sc.i >= len(s) || s[sc.i] != '=' {
-		return true // a key alone
-	}
-	if sc.key == "" {
-		return sc.skip("a value without a key")
-	}
-	sc.i++
-	if sc.i < len(s) && s[sc.i] == '"' {
-		return sc.quoted()
-	}
-	start = sc.i
-	for sc.i < len(s) && s[sc.i] > ' ' {
-		if s[sc.i] == '=' || s[sc.i] == '"' {
-			return sc.skip("a value with = or a quote in it that is not quoted")
-		}
-		sc.i++
-	}
-	sc.value = s[start:sc.i]
-	return true
-}
-
-func (sc *pairs) quoted() bool {
-	sc.i++
-	start, escaped := sc.i, false
-	for sc.i < len(sc.s) && sc.s[sc.i] != '"' {
-		if sc.s[sc.i] == '\\' {
-			escaped = true
-			sc.i++
-		}
-		sc.i++
-	}
-	if sc.i >= len(sc.s) {
-		sc.i = len(sc.s)
-		sc.bad = "a quote that does not end"
-		return true
-	}
-	sc.value = sc.s[start:sc.i]
-	sc.i++
-	if sc.i < len(sc.s) && sc.s[sc.i] > ' ' {
-		return sc.skip("something right behind a quote")
-	}
-	if escaped {
-		v, ok := unescape(sc.value)
-		if !ok {
-			sc.bad = "a bad escape in a quoted value"
-		}
-		sc.value = v
-	}
-	return true
-}
-
-// skip passes over the rest of a malformed pair.
-func (sc *pairs) skip(why string) bool {
-	for sc.i < len(sc.s) && sc.s[sc.i] > ' ' {
-		sc.i++
-	}
-	sc.bad = why
 	return true
 }
 

@@ -315,6 +315,7 @@ export const en = {
     text: 'Text',
     labels: 'Labels',
     fields: 'Fields',
+    members: 'In the text',
     filterIn: 'Only with this',
     filterOut: 'Without this',
     context: 'Lines around it',

@@ -312,6 +312,7 @@ export const zh: Dictionary = {
     text: '正文',
     labels: '标签',
     fields: '字段',
+    members: '文本中的字段',
     filterIn: '只看此项',
     filterOut: '排除此项',
     context: '上下文',

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { addTerm, dropTerm, mark, parts, quote, words } from './logquery';
+import { addTerm, dropTerm, fieldName, mark, parts, quote, term, words } from './logquery';
 
 describe('log query', () => {
   it('quotes what the language would read otherwise', () => {
@@ -10,6 +10,15 @@ describe('log query', () => {
     expect(quote('错误')).toBe('错误');
     expect(quote('a*')).toBe('"a*"');
     expect(quote('')).toBe('""');
+  });
+  it('names fields so that they are meant', () => {
+    expect(term(fieldName('req.path'), '/api')).toBe('req.path:"/api"');
+    expect(term(fieldName('level'), '30')).toBe('"level":30');
+    expect(term(fieldName('状态'), '异常', true)).toBe('-"状态":异常');
+    expect(fieldName('a "b"')).toBe('"a \\"b\\""');
+    expect(fieldName('9x')).toBe('"9x"');
+    expect(parts('a "状态":/x y/ b')).toEqual(['a', '"状态":/x y/', 'b']);
+    expect(words('a "b c" "状态":异常')).toEqual(['b c']);
   });
   it('splits at spaces outside quotes, parentheses and expressions', () => {
     expect(parts('a "b c" -host:"x y" (d OR e) f')).toEqual(['a', '"b c"', '-host:"x y"', '(d OR e)', 'f']);

@@ -5,6 +5,14 @@ export function quote(value: string): string {
   return /^[\p{L}\p{N}_.@-]+$/u.test(value) ? value : `"${value.replace(/[\\"]/g, '\\$&')}"`;
 }
 
+/** A field's name as the query language needs it to mean that field and nothing else. */
+export function fieldName(name: string): string {
+  return /^[a-zA-Z_@][\w.@-]*$/.test(name) && !/^(severity|level|kind|@\d.*)$/.test(name)
+    ? name
+    : `"${name.replace(/[\\"]/g, '\\$&')}"`;
+}
+
+/** The condition that field, which is a name as the language has it, is value. */
 export function term(field: string, value: string, negate = false): string {
   return `${negate ? '-' : ''}${field}:${quote(value)}`;
 }
@@ -29,7 +37,9 @@ export function parts(query: string): string[] {
     }
     // A regular expression may hold anything up to its closing slash.
     const re =
-      !quoted && c === '/' && (cur === '' || /^-?[\w.@-]+:$/.test(cur)) ? regexLength(query.slice(i)) : 0;
+      !quoted && c === '/' && (cur === '' || /^-?([\w.@-]+|"(\\.|[^"\\])*"):$/.test(cur))
+        ? regexLength(query.slice(i))
+        : 0;
     if (re > 0) {
       cur += query.slice(i, i + re);
       i += re - 1;
@@ -72,7 +82,7 @@ export function words(query: string): string[] {
     if (
       p.startsWith('-') ||
       /^(AND|OR|NOT)$/.test(p) ||
-      /^[\w.@-]+[:<>]/.test(p) ||
+      /^([\w.@-]+|"(\\.|[^"\\])*")[:<>]/.test(p) ||
       /^(\/|@(\.\.)?\d)/.test(p)
     )
       continue;
