@@ -355,6 +355,7 @@ func (m *model) check(t *testing.T, s *Store, n int, floor int64) {
 		}
 		req.Cursor = ""
 		m.checkWalk(t, s, req, q, want)
+		m.checkPatterns(t, s, req, q, max(floor, minTime), want)
 		if end != 0 {
 			m.checkHits(t, s, req, q, want)
 			m.checkHitsBy(t, s, req, q, want)

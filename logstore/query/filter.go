@@ -33,6 +33,7 @@ const (
 	opValue // a label or field, by a Matcher
 	opWords
 	opTime
+	opPattern // value is the pattern, literal what its lines hold, words some of theirs
 )
 
 // Compare says how the value of a field is compared.
@@ -205,7 +206,9 @@ func (f *Filter) IsNone() bool { return f.op == opNone }
 
 // NeedsText reports whether the text of lines must be looked at.
 func (f *Filter) NeedsText() bool {
-	return f.any(func(o op) bool { return o == opPhrase || o == opLiteral || o == opRegex || o == opWords })
+	return f.any(func(o op) bool {
+		return o == opPhrase || o == opLiteral || o == opRegex || o == opWords || o == opPattern
+	})
 }
 
 // NeedsFields reports whether the structured fields of lines must be looked at.

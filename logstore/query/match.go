@@ -34,7 +34,7 @@ func (f *Filter) Match(l *Line) bool {
 		return false
 	case opNot:
 		return !f.kids[0].Match(l)
-	case opPhrase, opLiteral, opRegex, opWords:
+	case opPhrase, opLiteral, opRegex, opWords, opPattern:
 		return f.matchText(l.Text)
 	case opTime:
 		return f.from <= l.T && l.T <= f.to
@@ -71,6 +71,9 @@ func (f *Filter) matchText(text []byte) bool {
 	}
 	if f.literal != "" && !bytes.Contains(text, []byte(f.literal)) {
 		return false
+	}
+	if f.op == opPattern {
+		return f.isPattern(text)
 	}
 	return f.re.Match(text)
 }
@@ -262,7 +265,7 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 	}
 	out := make(Bits, len(in))
 	switch f.op {
-	case opPhrase, opLiteral, opRegex, opWords:
+	case opPhrase, opLiteral, opRegex, opWords, opPattern:
 		if b.View != nil {
 			f.selectView(b, in, out)
 		} else {

@@ -48,6 +48,8 @@ func (f *Filter) Need() Need {
 		return phraseNeed(f.words, f.prefix)
 	case opWords:
 		return f.wordsNeed()
+	case opPattern:
+		return f.patternNeed()
 	case opLiteral, opRegex:
 		return phraseNeed(inner(f.literal), false)
 	}

@@ -84,8 +84,14 @@ func (f *Filter) judge(t *block.Template, m *machine) verdict {
 		}
 		return verdict{}
 	}
-	if f.op == opPhrase || f.op == opWords {
+	switch f.op {
+	case opPhrase, opWords:
 		return f.judgePhrase(t)
+	case opPattern:
+		if f.isPatternOf(t) {
+			return verdict{how: allLines}
+		}
+		return verdict{}
 	}
 	for i := range t.Slots() + 1 {
 		if f.inPiece(t.Piece(i), m) {
