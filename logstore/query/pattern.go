@@ -59,11 +59,21 @@ const maxPatternParts = 100
 // PatternLogQL returns a filter of LogQL (|>) which all lines of a pattern pass, and sometimes others; "" when there is nothing in
 // the pattern to filter by.
 func PatternLogQL(text string) string {
-	const slot = "<_>"
-	out, some, slots := "", false, 0
+	slots := PatternSlots(text)
+	if strings.ReplaceAll(slots, logqlSlot, "") == "" {
+		return ""
+	}
+	return "|> " + quoteLogQL(slots)
+}
+
+const logqlSlot = "<_>"
+
+// PatternSlots returns a pattern as LogQL writes patterns.
+func PatternSlots(text string) string {
+	out, slots := "", 0
 	add := func() {
-		if !strings.HasSuffix(out, slot) {
-			out += slot
+		if !strings.HasSuffix(out, logqlSlot) {
+			out += logqlSlot
 			slots++
 		}
 	}
@@ -72,23 +82,19 @@ func PatternLogQL(text string) string {
 			add()
 		}
 		for k, piece := range strings.FieldsFunc("\x00"+whole+"\x00", func(r rune) bool { return r == '<' || r == '>' }) { // <x> would be a name
-			if piece = strings.Trim(piece, "\x00"); k > 0 {
+			if k > 0 {
 				add()
 			}
 			if slots == maxPatternParts {
-				return "|> " + quoteLogQL(out)
+				return out
 			}
-			out += piece
-			some = some || piece != ""
+			out += strings.Trim(piece, "\x00")
 		}
 	}
 	if len(text) > block.MaxPattern-4 {
 		add()
 	}
-	if !some {
-		return ""
-	}
-	return "|> " + quoteLogQL(out)
+	return out
 }
 
 // quoteLogQL writes a text in back quotes where it can.
