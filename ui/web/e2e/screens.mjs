@@ -61,6 +61,10 @@ const PAGES = {
       await p.keyboard.press('ArrowDown');
     },
   },
+  'logs-patterns': {
+    path: '/logs?view=patterns',
+    ready: (p) => p.waitForSelector('[data-testid=patterns] [data-pattern]', { timeout: 10_000 }),
+  },
   'logs-tail': { path: '/logs?tail=1', ready: (p) => p.waitForTimeout(1500) },
   events: { path: '/events', ready: (p) => p.waitForSelector('[data-testid=event-list]') },
   'events-detail': {

@@ -7,6 +7,7 @@ import { backups } from './backups.en';
 import { events } from './events.en';
 import { integrity } from './integrity.en';
 import { members } from './members.en';
+import { patterns } from './patterns.en';
 import { queue } from './queue.en';
 import { retention } from './retention.en';
 
@@ -383,6 +384,7 @@ export const en = {
   members,
   queue,
   integrity,
+  patterns,
   retention,
   notFound: {
     title: 'There is no such page',

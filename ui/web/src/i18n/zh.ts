@@ -8,6 +8,7 @@ import type { Dictionary } from './en';
 import { events } from './events.zh';
 import { integrity } from './integrity.zh';
 import { members } from './members.zh';
+import { patterns } from './patterns.zh';
 import { queue } from './queue.zh';
 import { retention } from './retention.zh';
 
@@ -376,6 +377,7 @@ export const zh: Dictionary = {
   members,
   queue,
   integrity,
+  patterns,
   retention,
   notFound: {
     title: '没有这个页面',
