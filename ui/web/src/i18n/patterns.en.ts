@@ -9,8 +9,7 @@ export const patterns = {
     pattern: 'Pattern',
     lines: 'Lines',
     trend: 'Over time',
-    first: 'First',
-    last: 'Last',
+    firstLast: 'First and last',
   },
   of: (lines: string, patterns: string) =>
     `${plural(lines, 'line', 'lines')} of ${plural(patterns, 'pattern', 'patterns')}`,

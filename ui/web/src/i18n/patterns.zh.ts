@@ -5,7 +5,7 @@ export const patterns: typeof en = {
   title: '日志模式',
   show: '模式',
   hint: '去掉各行之间不同的部分（<*>）之后的样子。点击即可查找对应的日志。',
-  col: { pattern: '模式', lines: '行数', trend: '随时间变化', first: '首次', last: '最近' },
+  col: { pattern: '模式', lines: '行数', trend: '随时间变化', firstLast: '首次与最近' },
   of: (lines, patterns) => `${lines} 行，${patterns} 种模式`,
   ofMany: (lines) => `${lines} 行，模式极多`,
   other: (n) => `另有 ${n} 行属于其他模式`,
