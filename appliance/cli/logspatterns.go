@@ -45,7 +45,7 @@ func newLogsPatterns(s streams, t *target) *cobra.Command {
 		if l.form.json() {
 			return writeJSON(s.out, &found)
 		}
-		if err := printPatterns(s, &found); err != nil {
+		if err := printPatterns(s, &found, onlyNew); err != nil {
 			return err
 		}
 		l.tell(&found.Stats)
@@ -69,7 +69,7 @@ func sinceTime(text string, now time.Time) (time.Time, error) {
 	return at, nil
 }
 
-func printPatterns(s streams, found *api.LogPatterns) error {
+func printPatterns(s streams, found *api.LogPatterns, onlyNew bool) error {
 	tab := newTable(s.out, "lines", "share", "new", "first", "last", "worst", "pattern")
 	for i := range found.Patterns {
 		p := &found.Patterns[i]
@@ -82,7 +82,7 @@ func printPatterns(s streams, found *api.LogPatterns) error {
 	if err := tab.flush(); err != nil {
 		return err
 	}
-	if found.Other > 0 {
+	if found.Other > 0 && !onlyNew {
 		fmt.Fprintf(s.err, "%d of %d lines have other patterns\n", found.Other, found.Lines)
 	}
 	if found.Capped {

@@ -3,6 +3,7 @@ package logql
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/triward/triward/logstore/block"
 	"github.com/triward/triward/logstore/logql/syntax"
 	"github.com/triward/triward/logstore/query"
+	"github.com/triward/triward/logstore/words"
 )
 
 // The filter that is given for a pattern lets all its lines pass.
@@ -29,6 +31,11 @@ func TestFilterOfAPatternFindsItsLines(t *testing.T) {
 		pattern := string(block.AppendPattern(nil, line.Bytes()))
 		if !query.Pattern(pattern).Match(&query.Line{Text: line.Bytes()}) {
 			t.Fatalf("pattern %q does not find %q", pattern, line.Bytes())
+		}
+		have := words.Split(line.String())
+		need := query.Pattern(pattern).Need()
+		if !need.May(func(w string) bool { return slices.Contains(have, w) }) {
+			t.Fatalf("pattern %q is looked up by words that %q does not have: %+v", pattern, line.Bytes(), need)
 		}
 		filter := query.PatternLogQL(pattern)
 		if filter == "" {

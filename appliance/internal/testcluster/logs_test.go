@@ -64,8 +64,8 @@ func TestLinesAreCountedAndExportedTheSameEverywhere(t *testing.T) {
 			}
 			var found api.LogPatterns
 			must(t, c.Get(n, "/v1/logs/patterns?"+span.Encode()+"&step=1h&since="+fmt.Sprint(start.UnixNano()), &found))
-			if len(found.Patterns) != 4 || found.Lines != 3*perHost || found.Other != 0 || found.New != 4 || found.Patterns[0].Query != `@pattern:"walrus host-b line <*> 错误"` ||
-				found.Patterns[0].Share == 0 || found.Stats.Partial {
+			if len(found.Patterns) != 6 || found.Lines != 3*perHost || found.Other != 0 || found.New != 6 || found.Patterns[0].Query != `@pattern:"walrus host-a line <*> 错误"` ||
+				found.Patterns[0].Lines != perHost-perHost/10 || found.Patterns[0].Share == 0 || found.Stats.Partial {
 				t.Errorf("node %d: patterns %+v", i, found)
 			}
 			var series api.LogStreams
