@@ -275,6 +275,46 @@ func benchmarkQueries(b *testing.B, s *Store) {
 	}
 }
 
+// BenchmarkPatterns counts by pattern, and beside it by severity with all texts looked at, to compare.
+func BenchmarkPatterns(b *testing.B) {
+	lines := corpus(b)
+	formats(b, func(b *testing.B, format uint32) {
+		s := testStore(b, b.TempDir(), Options{})
+		s.SetFormat(format)
+		load(b, s, benchLines, lines)
+		day := (testDay + 2) * DayNs
+		ask := func(req PatternsRequest) func(*testing.B) {
+			req.Start, req.End = day, day+DayNs
+			return func(b *testing.B) {
+				var p *Patterns
+				timed(b, func() {
+					var err error
+					if p, err = s.Patterns(b.Context(), req); err != nil {
+						b.Fatal(err)
+					}
+				})
+				b.ReportMetric(float64(p.Lines), "lines")
+				b.ReportMetric(float64(p.Distinct), "patterns")
+				b.ReportMetric(float64(p.Stats.Bytes), "bytes")
+			}
+		}
+		b.Run("all", ask(PatternsRequest{}))
+		b.Run("steps", ask(PatternsRequest{Step: 3600e9}))
+		b.Run("new", ask(PatternsRequest{Since: day + DayNs/2}))
+		f, err := query.Parse("-/ZZZZ/")
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run("regex-hits", func(b *testing.B) {
+			timed(b, func() {
+				if _, err := s.Hits(b.Context(), Request{Filter: f, Start: day, End: day + DayNs}, 3600e9); err != nil {
+					b.Fatal(err)
+				}
+			})
+		})
+	})
+}
+
 // BenchmarkSuggest asks without a bound of time, so that all work is counted.
 func BenchmarkSuggest(b *testing.B) {
 	lines := corpus(b)

@@ -101,7 +101,7 @@ func (m *model) timeQuestion() question {
 
 // moreOfTheLanguage asks in the ways that words, fields and phrases do not cover.
 func (m *model) moreOfTheLanguage() (question, bool) {
-	switch m.rng.IntN(4) {
+	switch m.rng.IntN(5) {
 	case 0:
 		return m.timeQuestion(), true
 	case 1:
@@ -112,6 +112,8 @@ func (m *model) moreOfTheLanguage() (question, bool) {
 		}}, true
 	case 2:
 		return m.globQuestion()
+	case 3:
+		return m.patternQuestion(), true
 	}
 	return m.fuzzyQuestion()
 }

@@ -364,6 +364,9 @@ func (m *model) check(t *testing.T, s *Store, n int, floor int64) {
 		}
 		req.Cursor = ""
 		m.checkWalk(t, s, req, q, want)
+		if m.rng.IntN(3) == 0 {
+			m.checkPatterns(t, s, req, q, floor, want)
+		}
 		if end != 0 {
 			m.checkHits(t, s, req, q, want)
 			m.checkHitsBy(t, s, req, q, want)

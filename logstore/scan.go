@@ -35,6 +35,16 @@ type sink interface {
 	needs() (positions, fields, text bool)
 }
 
+// templated is a sink that takes the lines of a block at once when the block keeps them by templates. It needs their text.
+type templated interface {
+	templates(texts *block.View, cols *block.Columns, in query.Bits) error
+}
+
+// narrowing is a sink to which, of the lines that are looked for by a need, fewer and fewer matter.
+type narrowing interface {
+	narrow(n query.Need) query.Need
+}
+
 // scan walks over all lines of one snapshot in [start, last] that match.
 type scan struct {
 	e      *engine
@@ -120,7 +130,7 @@ func (c *scan) run() error {
 	if err != nil {
 		return err
 	}
-	need := c.filter.Need()
+	filterNeed := c.filter.Need()
 	for _, d := range days {
 		from, to := d*DayNs, d*DayNs+DayNs-1
 		if d < 0 && from > 0 { // before the first representable midnight
@@ -131,6 +141,10 @@ func (c *scan) run() error {
 		}
 		if from > c.last || to < c.start || !c.sink.wants(max(from, c.start), min(to, c.last), 0, math.MaxUint64) {
 			continue
+		}
+		need := filterNeed
+		if s, ok := c.sink.(narrowing); ok {
+			need = s.narrow(need)
 		}
 		if err := c.spoiled(fmt.Sprintf("day %d", d), c.day(d, &need)); err != nil {
 			return err
@@ -427,6 +441,9 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 		if err := c.lines.Err(); err != nil {
 			return texts.unlessDropped(err)
 		}
+	}
+	if s, ok := c.sink.(templated); ok && c.templates != nil {
+		return s.templates(c.templates, &c.cols, in)
 	}
 	return c.offer(k.st, in, positions, fields, text)
 }

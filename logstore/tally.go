@@ -21,6 +21,7 @@ type tally struct {
 	counts map[string]*tallied
 	bytes  int
 	most   int // bytes of the values that are counted at once
+	each   int // what one takes beside its bytes, about
 	lines  int64
 	sketch *sketch // nil as long as they fit
 	again  bool    // it is the second time
@@ -30,6 +31,7 @@ type tally struct {
 type tallied struct {
 	n, estimate int64
 	hash        uint64
+	pattern     *patternTally // of a value that is a pattern: what more is known of all its n lines
 }
 
 // bar tells which values are counted the second time: those that are estimated to be in at least next(least) lines, and
@@ -61,7 +63,7 @@ func (b *bar) sure() int64 {
 }
 
 func newTally(field string, most int) *tally {
-	return &tally{countedBy: newCountedBy(field), most: most, counts: map[string]*tallied{}}
+	return &tally{countedBy: newCountedBy(field), most: most, each: valueOverhead, counts: map[string]*tallied{}}
 }
 
 // run counts over the lines of a scan.
@@ -81,40 +83,53 @@ func (v *tally) second() {
 
 // top returns the n most frequent values, and whether a value that is not among them may be more frequent than one that is.
 func (v *tally) top(n int) (values []Facet, capped bool) {
+	values = v.all()
+	return values[:min(n, len(values))], v.capped(values, n)
+}
+
+// all returns the values that were counted, most frequent first.
+func (v *tally) all() (values []Facet) {
 	for value, t := range v.counts {
 		values = append(values, Facet{value, t.n})
 	}
 	slices.SortFunc(values, func(a, b Facet) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Value, b.Value))
 	})
-	if sure := v.bar.sure(); v.again && sure > 1 {
-		capped = len(values) < n || values[n-1].Count < sure
-	}
-	return values[:min(n, len(values))], capped
+	return values
+}
+
+// capped reports whether a value that is not among the first n of all may be more frequent than one that is.
+func (v *tally) capped(all []Facet, n int) bool {
+	sure := v.bar.sure()
+	return v.again && sure > 1 && (len(all) < n || all[n-1].Count < sure)
 }
 
 func (v *tally) count(value string, n int64) {
-	if value == "" || n == 0 {
-		return
+	if value != "" && n != 0 {
+		v.take(value, n)
 	}
+}
+
+// take counts n lines with a value, and returns what is known of it: nil when it is not counted by itself.
+func (v *tally) take(value string, n int64) *tallied {
 	v.lines += n
 	if v.sketch != nil && !v.again {
 		v.sketch.add(value, n)
-		return
+		return nil
 	}
 	if t := v.counts[value]; t != nil {
 		t.n += n
-		return
+		return t
 	}
 	t := &tallied{n: n}
 	if v.again {
 		if t.hash, t.estimate = v.sketch.estimate(value); !v.bar.passes(t) {
-			return
+			return nil
 		}
 	}
 	v.counts[strings.Clone(value)] = t
-	if v.bytes += len(value) + valueOverhead; v.bytes <= v.most {
-		return
+	if v.bytes += len(value) + v.each; v.bytes <= v.most {
+		return t
 	}
 	if !v.again {
 		v.sketch = &sketch{}
@@ -122,17 +137,21 @@ func (v *tally) count(value string, n int64) {
 			v.sketch.add(value, t.n)
 		}
 		v.counts = nil
-		return
+		return nil
 	}
 	for v.bytes > v.most {
 		v.bar.raise()
 		for value, t := range v.counts {
 			if !v.bar.passes(t) {
-				v.bytes -= len(value) + valueOverhead
+				v.bytes -= len(value) + v.each
 				delete(v.counts, value)
 			}
 		}
 	}
+	if !v.bar.passes(t) {
+		return nil
+	}
+	return t
 }
 
 func (v *tally) wants(int64, int64, uint64, uint64) bool { return true }

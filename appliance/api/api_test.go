@@ -29,19 +29,20 @@ import (
 
 // parts stands for the rest of the node.
 type parts struct {
-	applied     atomic.Uint64
-	readErr     error
-	index       uint64 // of the cluster, when this node is behind it
-	waiting     func() // called when somebody waits for it
-	logErr      error
-	text        string // of the line that Query finds; "x" when empty
-	joinErr     error
-	exported    []LogRow
-	exportErr   error
-	exportWait  func(context.Context) error
-	lastLogs    LogQuery
-	lastSuggest LogSuggestQuery
-	step        time.Duration
+	applied      atomic.Uint64
+	readErr      error
+	index        uint64 // of the cluster, when this node is behind it
+	waiting      func() // called when somebody waits for it
+	logErr       error
+	text         string // of the line that Query finds; "x" when empty
+	joinErr      error
+	exported     []LogRow
+	exportErr    error
+	exportWait   func(context.Context) error
+	lastLogs     LogQuery
+	lastSuggest  LogSuggestQuery
+	lastPatterns LogPatternsQuery
+	step         time.Duration
 }
 
 func (p *parts) AppliedIndex() uint64 { return p.applied.Load() }
@@ -77,6 +78,11 @@ func (p *parts) Facets(_ context.Context, _ string, _, _ int64, field string, _ 
 func (p *parts) Suggest(_ context.Context, q LogSuggestQuery) (LogSuggestions, error) {
 	p.lastSuggest = q
 	return LogSuggestions{}, p.logErr
+}
+
+func (p *parts) Patterns(_ context.Context, q LogPatternsQuery) (LogPatterns, error) {
+	p.lastPatterns = q
+	return LogPatterns{}, p.logErr
 }
 
 func (p *parts) HitsBy(_ context.Context, _ string, start, _ int64, step time.Duration, field string, top int) (LogHits, error) {
@@ -477,6 +483,10 @@ func TestHostileRequests(t *testing.T) {
 		{get("/v1/logs/hits?step=x"), 400},
 		{get("/v1/logs/hits?step=1s&start=now-7d"), 400},
 		{get("/v1/logs/facets"), 400},
+		{get("/v1/logs/patterns?limit=1001"), 400},
+		{get("/v1/logs/patterns?step=1s&start=now-7d"), 400},
+		{get("/v1/logs/patterns?new=yes"), 400},
+		{get("/v1/logs/patterns?since=now%2B1h"), 400},
 		{get("/v1/logs/facets?field=host&limit=-1"), 400},
 		{get("/v1/logs/labels?x"), 400},
 		{get("/v1/logs/labels/" + strings.Repeat("x", 200) + "/values"), 400},
@@ -694,7 +704,7 @@ func TestLogsAreAskedAsWanted(t *testing.T) {
 	if w.Code != 200 || s.parts.step != 30*time.Second || !strings.Contains(w.Body.String(), `"t0":1700000000001`) {
 		t.Fatal(s.parts.step, w.Body)
 	}
-	for _, path := range []string{"/v1/logs/labels", "/v1/logs/labels/host/values", "/v1/logs/series", "/v1/logs/hits?field=host", "/v1/logs/context?pos=1.2&t=1", "/v1/logs/facets?field=host"} {
+	for _, path := range []string{"/v1/logs/labels", "/v1/logs/labels/host/values", "/v1/logs/series", "/v1/logs/hits?field=host", "/v1/logs/context?pos=1.2&t=1", "/v1/logs/facets?field=host", "/v1/logs/patterns"} {
 		if w := s.do(call{method: "GET", path: path, token: viewer}); w.Code != 200 || strings.Contains(w.Body.String(), "null") {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}

@@ -133,6 +133,7 @@ type LogStreams struct {
 // Logs answers questions about lines. A query that cannot be read is a *QueryError. All methods end with ctx.
 type Logs interface {
 	LogSuggester
+	LogPatterner
 	Query(ctx context.Context, q LogQuery) (LogPage, error)
 	// Export gives all lines of q (Limit 0: without a limit) to what begin returns, one by one. It calls begin once it is
 	// clear that it can; a row is valid only during the call.

@@ -53,6 +53,7 @@ func lokiRoutes() []Route {
 			Param{Name: "targetLabels", Kind: paramText, MaxLen: 8 << 10, Doc: "names of labels to sum up by; those of the selector when absent"},
 			Param{Name: "aggregateBy", Kind: paramChoice, Choices: []string{"series", "labels"}, Doc: "by values of labels, or by their names"},
 		)},
+		{"patterns", "The patterns of lines and how many lines each has by step, for Loki's clients", with(streams, lokiStep)},
 		{"detected_labels", "Names of labels and how many values each has, for Loki's clients", streams},
 		{"detected_fields", "Fields that the newest lines hold, for Loki's clients", with(
 			streams, lokiLimit("fields"), Param{Name: "line_limit", Kind: paramInt, Min: 1, Max: 5000, Doc: "how many lines are looked at (100)"},

@@ -70,7 +70,7 @@ func Routes() []Route {
 	var all []Route
 	all = append(all, sessionRoutes()...)
 	all = append(all, dataRoutes()...)
-	all = append(all, ofRooms(logRoutes())...)
+	all = append(all, ofRooms(append(logRoutes(), patternRoutes()...))...)
 	all = append(all, suggestRoutes()...)
 	all = append(all, adminRoutes()...)
 	all = append(all, eventRoutes()...)

@@ -31,7 +31,7 @@ func newLogs(s streams) *cobra.Command {
 	var t target
 	c := &cobra.Command{Use: "logs", Short: "Search logs, or follow them as they come", Args: cobra.NoArgs, RunE: needSubcommand}
 	t.flags(c)
-	c.AddCommand(newLogsQuery(s, &t), newLogsTail(s, &t), newLogsContext(s, &t), newLogsHits(s, &t), newLogsTop(s, &t), newLogsLabels(s, &t),
+	c.AddCommand(newLogsQuery(s, &t), newLogsTail(s, &t), newLogsContext(s, &t), newLogsHits(s, &t), newLogsTop(s, &t), newLogsPatterns(s, &t), newLogsLabels(s, &t),
 		newLogsSeries(s, &t), newLogsExport(s, &t), newLogsLs(s, &t), newLogsCat(s, &t), newLogsArchive(s, &t), newLogsImport(s, &t), newLogsSuggest(s, &t))
 	return c
 }

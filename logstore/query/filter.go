@@ -36,6 +36,7 @@ const (
 	opValue  // a label or field, by a Matcher
 	opWords
 	opTime
+	opPattern // value is the pattern, literal what its lines hold, words some of theirs
 )
 
 // Compare says how the value of a field is compared.
@@ -227,7 +228,7 @@ func (f *Filter) NeedsText() bool {
 // ofText reports whether the text of a line alone decides the leaf.
 func (f *Filter) ofText() bool {
 	switch f.op {
-	case opPhrase, opLiteral, opRegex, opWords, opMember:
+	case opPhrase, opLiteral, opRegex, opWords, opMember, opPattern:
 		return true
 	}
 	return false

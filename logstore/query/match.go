@@ -34,7 +34,7 @@ func (f *Filter) Match(l *Line) bool {
 		return false
 	case opNot:
 		return !f.kids[0].Match(l)
-	case opPhrase, opLiteral, opRegex, opWords, opMember:
+	case opPhrase, opLiteral, opRegex, opWords, opMember, opPattern:
 		return f.matchText(l.Text, l.Stop)
 	case opTime:
 		return f.from <= l.T && l.T <= f.to
@@ -76,6 +76,9 @@ func (f *Filter) matchText(text []byte, stop func() bool) bool {
 	}
 	if f.literal != "" && !bytes.Contains(text, []byte(f.literal)) {
 		return false
+	}
+	if f.op == opPattern {
+		return f.isPattern(text)
 	}
 	return f.slow.Match(text, stop)
 }
@@ -272,7 +275,7 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 	}
 	out := make(Bits, len(in))
 	switch f.op {
-	case opPhrase, opLiteral, opRegex, opWords, opMember:
+	case opPhrase, opLiteral, opRegex, opWords, opMember, opPattern:
 		f.selectByText(b, in, out)
 	case opTime:
 		in.Each(func(i int) {

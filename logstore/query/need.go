@@ -54,6 +54,8 @@ func (f *Filter) Need() Need {
 		return f.wordsNeed()
 	case opMember:
 		return f.need
+	case opPattern:
+		return f.patternNeed()
 	case opLiteral, opRegex:
 		return phraseNeed(inner(f.literal), false)
 	}

@@ -44,6 +44,7 @@ func (e *SyntaxError) Error() string { return fmt.Sprintf("query at byte %d: %s"
 //	@2026-11-27T10:00..11:00   times, in UTC or with a zone: from the first, to before the second or all of that day;
 //	                either may be missing, and @2026-11-27 alone is all of the day (or hour, minute, second)
 //	severity:error  severity>=warning    (also called level), kind:event  kind:log
+//	@pattern:"user <*> logged in"        the lines of a pattern (Pattern)
 //	a b   a AND b   both     a OR b   either     NOT a   -a   not     ( )
 //
 // Text without a letter or digit, such as "=>", is sought as it is.
@@ -299,6 +300,8 @@ func (p *parser) fieldValue(name, cmp string, start int) (*Filter, error) {
 			return nil, err
 		case ok && (ofSeverity || ofKind):
 			return nil, p.fail(at, "%s takes a name, not an expression", name)
+		case ok && name == patternField:
+			return nil, p.fail(at, "%s takes a pattern in quotes, as the answer about patterns has it", name)
 		case ok:
 			return FieldRegex(name, re), nil
 		}
@@ -309,6 +312,10 @@ func (p *parser) fieldValue(name, cmp string, start int) (*Filter, error) {
 	}
 	text, quoted, star := v.text, v.quoted, v.star
 	switch {
+	case name == patternField && (cmp != ":" || star || v.stars):
+		return nil, p.fail(at, "%s takes a pattern in quotes, as the answer about patterns has it", name)
+	case name == patternField:
+		return Pattern(text), nil
 	case v.stars && (ofSeverity || ofKind):
 		return nil, p.fail(at, "%s takes a name, not a pattern", name)
 	case ofSeverity:

@@ -94,6 +94,11 @@ func (f *Filter) judge(t *block.Template, m *machine, stop func() bool) verdict 
 		return f.judgePhrase(t)
 	case opMember:
 		return f.judgeMember(t)
+	case opPattern:
+		if f.isPatternOf(t) {
+			return verdict{how: allLines}
+		}
+		return verdict{}
 	}
 	for i := range t.Slots() + 1 {
 		if f.inPiece(t.Piece(i), m, stop) {

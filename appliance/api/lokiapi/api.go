@@ -155,6 +155,7 @@ var routes = map[string]route{
 	"index/stats":              {(*API).stats, lookupBytes},
 	"index/volume":             {(*API).volume, lookupBytes},
 	"index/volume_range":       {(*API).volumeRange, lookupBytes},
+	"patterns":                 {(*API).patterns, lookupBytes},
 	"detected_labels":          {(*API).detectedLabels, lookupBytes},
 	"detected_fields":          {(*API).detectedFields, lookupBytes},
 	"detected_field/{}/values": {(*API).detectedValues, lookupBytes},

@@ -195,6 +195,11 @@ func TestAnswers(t *testing.T) {
 		{"index/volume", around("query", `{app=~".+"}`, "targetLabels", "host", "limit", "1"), `{"result":[{"metric":{"host":"a"},"value":[1700006460,"131"]}],"resultType":"vector"}`},
 		{"index/volume", around("query", `{app="db"}`, "aggregateBy", "labels"), `{"result":[{"metric":{"app":""},"value":[1700006460,"16"]}],"resultType":"vector"}`},
 		{"index/volume_range", around("query", `{app="db"}`, "step", "1"), `{"result":[{"metric":{"app":"db"},"values":[[1700006400,"8"],[1700006401,"8"]]}],"resultType":"matrix"}`},
+		{"patterns", around("query", `{app=~"db|web"} != "plain"`, "step", "1"), `[{"pattern":"vacuum \u003c_\u003e","samples":[[1700006400,1],[1700006401,1]]},` +
+			`{"pattern":"level=\u003c_\u003e code=\u003c_\u003e msg=\"no way\"","samples":[[1700006400,1]]},` +
+			`{"pattern":"{\"status\":\u003c_\u003e,\"path\":\"/\",\"took\":\"\u003c_\u003e\"}","samples":[[1700006400,1]]},` +
+			`{"pattern":"{\"status\":\u003c_\u003e,\"path\":\"/x\",\"took\":\"\u003c_\u003e\"}","samples":[[1700006401,1]]}]`},
+		{"patterns", around("query", `{nothing="here"}`), `[]`},
 		{"format_query", params("query", `{app="x"}|="a"|json`), `"{app=\"x\"} |= \"a\" | json"`},
 	}
 	for _, sealed := range []bool{false, true} {
@@ -309,6 +314,10 @@ func TestBadParameters(t *testing.T) {
 		{"index/volume_range", around("query", `{a="b"}`, "step", "1ms"), 400, "resolution"},
 		{"detected_fields", around("query", `{a="b"}`, "line_limit", "100000"), 400, "line_limit"},
 		{"detected_fields", around("query", `rate({a="b"}[1m])`), 400, "lines is wanted"},
+		{"patterns", around(), 400, "query is missing"},
+		{"patterns", around("query", `rate({a="b"}[1m])`), 400, "lines is wanted"},
+		{"patterns", around("query", `{a="b"} | json`), 400, "leave out the stages"},
+		{"patterns", around("query", `{a="b"}`, "step", "1ms"), 400, "longer"},
 		{"tail", params("query", `{a="b"}`), 400, "websocket"},
 		{"label//values", nil, 404, "nothing"},
 		{"label/{}/other", nil, 404, "nothing"},

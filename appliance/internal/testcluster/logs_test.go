@@ -62,6 +62,12 @@ func TestLinesAreCountedAndExportedTheSameEverywhere(t *testing.T) {
 			if len(top.Values) != 3 || top.Values[0].Count != perHost || top.Lines != 3*perHost {
 				t.Errorf("node %d: top hosts %+v", i, top)
 			}
+			var found api.LogPatterns
+			must(t, c.Get(n, "/v1/logs/patterns?"+span.Encode()+"&step=1h&since="+fmt.Sprint(start.UnixNano()), &found))
+			if len(found.Patterns) != 6 || found.Lines != 3*perHost || found.Other != 0 || found.New != 6 || found.Patterns[0].Query != `@pattern:"walrus host-a line <*> 错误"` ||
+				found.Patterns[0].Lines != perHost-perHost/10 || found.Patterns[0].Share == 0 || found.Stats.Partial {
+				t.Errorf("node %d: patterns %+v", i, found)
+			}
 			var series api.LogStreams
 			must(t, c.Get(n, "/v1/logs/series?query="+url.QueryEscape("host:host-b file:/var/log/test.log"), &series))
 			if len(series.Streams) != 1 || series.Streams[0].Labels["host"] != "host-b" || series.More {

@@ -105,6 +105,10 @@ const PAGES = {
       await p.click('[data-testid=export-csv]');
     },
   },
+  'logs-patterns': {
+    path: '/logs?view=patterns',
+    ready: (p) => p.waitForSelector('[data-testid=patterns] [data-pattern]', { timeout: 10_000 }),
+  },
   'logs-tail': { path: '/logs?tail=1', ready: (p) => p.waitForTimeout(1500) },
   events: { path: '/events', ready: (p) => p.waitForSelector('[data-testid=event-list]') },
   'events-detail': {

@@ -8,6 +8,7 @@ import { events } from './events.en';
 import { integrity } from './integrity.en';
 import { logtools } from './logtools.en';
 import { members } from './members.en';
+import { patterns } from './patterns.en';
 import { queue } from './queue.en';
 import { retention } from './retention.en';
 
@@ -386,6 +387,7 @@ export const en = {
   queue,
   integrity,
   logtools,
+  patterns,
   retention,
   notFound: {
     title: 'There is no such page',

@@ -9,6 +9,7 @@ import { events } from './events.zh';
 import { integrity } from './integrity.zh';
 import { logtools } from './logtools.zh';
 import { members } from './members.zh';
+import { patterns } from './patterns.zh';
 import { queue } from './queue.zh';
 import { retention } from './retention.zh';
 
@@ -379,6 +380,7 @@ export const zh: Dictionary = {
   queue,
   integrity,
   logtools,
+  patterns,
   retention,
   notFound: {
     title: '没有这个页面',
