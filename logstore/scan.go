@@ -66,10 +66,11 @@ type scan struct {
 	late    map[dayStream]uint64 // see shows; nil until it is asked
 	began   time.Time
 
-	templates *block.View // the texts of the block at hand, nil when c.text has them
-	line      []byte      // of templates
-	labels    []wire.Label
-	offered   block.Line
+	templates  *block.View // the texts of the block at hand, nil when c.text has them
+	positioned bool        // its positions are decoded
+	line       []byte      // of templates
+	labels     []wire.Label
+	offered    block.Line
 }
 
 // scan opens a scan on the store as of now; done frees it. The caller's context bounds it together with the
@@ -368,70 +369,145 @@ func (c *scan) blocks(d int64, p *pruner) (err error) {
 // block scans one block. indexed tells that the word index has answered for it.
 func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	h, f := &k.head, k.filter
-	inside := h.MinT >= c.from(k.st) && h.MaxT <= c.last
-	if f.IsAll() && inside && k.cut == 0 && c.sink.whole(k.st, h) {
+	start, last := c.from(k.st), c.last
+	if f.IsAll() && h.MinT >= start && h.MaxT <= last && k.cut == 0 && c.sink.whole(k.st, h) {
 		c.stats.Lines += int64(h.Lines)
 		c.stats.Counted++
 		return nil
 	}
-	if need := f.Need(); need.Op != query.NeedAnything && !(indexed && settled(&need)) {
-		v, closer, err := c.snap.Get(blockKey(prefixFilter, d, k.id))
-		if err != nil && !errors.Is(err, pebble.ErrNotFound) {
+	var sight *query.Sight
+	c.templates, c.positioned = nil, false
+	_, fields, text := c.sink.needs()
+	if f.NeedsText() {
+		outline := c.e.outlines.Get(k.id)
+		if outline != nil {
+			if sight = c.plans.Look(f, outline, c.stop); sight == nil {
+				return c.err()
+			}
+			if !sight.Any() {
+				c.stats.SkippedTemplates++
+				return nil
+			}
+		}
+		if may, err := c.byFilter(d, k, indexed); err != nil || !may {
 			return err
 		}
-		if err == nil {
-			may := need.May(func(w string) bool { return block.MayHold(v, block.WordHash(w)) })
-			if err := closer.Close(); err != nil {
-				return err
+		free, err := c.texts(d, k)
+		if err != nil || free == nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, free()) }()
+		if c.templates != nil && outline == nil {
+			if outline = c.e.outlines.Put(k.id, c.templates); outline == nil {
+				return c.templates.Err()
 			}
-			if !may {
-				c.stats.SkippedFilter++
+			if sight = c.plans.Look(f, outline, c.stop); sight == nil {
+				return c.err()
+			}
+			if !sight.Any() {
+				c.stats.SkippedTemplates++
 				return nil
 			}
 		}
 	}
 	c.stats.Blocks++
-	c.templates = nil
-	positions, fields, text := c.sink.needs()
-	done, err := c.columns(d, k, block.What{Positions: positions || k.cut > 0, Fields: fields || f.NeedsFields(), ByName: true})
+	if v, ok := c.sink.(limiter); ok {
+		from, to := v.limits()
+		start, last = max(start, from), min(last, to)
+	}
+	// What the text alone decides for all lines needs no column when no line is left.
+	var in query.Bits
+	alone := sight != nil && f.TextAlone() && h.MinT >= start && h.MaxT <= last && k.cut == 0
+	if alone {
+		if in, err = c.decide(k, sight, query.Range(h.Lines, 0, h.Lines)); err != nil || in.IsEmpty() {
+			return err
+		}
+	}
+	done, err := c.columns(d, k, block.What{Positions: k.cut > 0, Fields: fields || f.NeedsFields(), ByName: true})
 	if err != nil || done == nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	in := c.inRange(c.from(k.st))
-	if k.cut > 0 {
-		c.hide(in, k.cut)
+	if !alone {
+		c.positioned = k.cut > 0
+		in = c.inRange(start, last)
+		if k.cut > 0 {
+			c.hide(in, k.cut)
+		}
+		if in, err = c.decide(k, sight, in); err != nil || in.IsEmpty() {
+			return err
+		}
 	}
-	if f.NeedsText() || text {
+	if text && c.templates == nil && !f.NeedsText() {
 		free, err := c.texts(d, k)
 		if err != nil || free == nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, free()) }()
 	}
-	c.stats.Lines += int64(in.Count())
-	if !f.IsAll() {
-		c.lines.Reset()
-		c.lines.N, c.lines.Times, c.lines.Severities, c.lines.Fields = h.Lines, c.cols.Times, c.cols.Severities, c.cols.Fields
-		c.lines.Text, c.lines.Ends = c.text.Bytes, c.text.Ends
-		c.lines.View, c.lines.Plans = c.templates, &c.plans
-		if c.cols.ByName() {
-			c.lines.Columns = &c.cols
-		}
-		c.lines.Stop = c.stop
-		in = f.Select(&c.lines, in)
-		if err := c.err(); err != nil {
-			return err
-		}
-		if err := c.lines.Err(); err != nil {
-			return err
-		}
+	return c.offer(k.st, in)
+}
+
+// limiter is a sink that now wants only lines of some times, both included, whatever part they are in.
+type limiter interface{ limits() (from, to int64) }
+
+// byFilter reports whether a block may match by the filter of its words.
+func (c *scan) byFilter(d int64, k *candidate, indexed bool) (may bool, err error) {
+	need := k.filter.Need()
+	if need.Op == query.NeedAnything || indexed && settled(&need) {
+		return true, nil
 	}
-	return c.offer(k.st, in, positions, fields, text)
+	v, closer, err := c.snap.Get(blockKey(prefixFilter, d, k.id))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if may = need.May(func(w string) bool { return block.MayHold(v, block.WordHash(w)) }); !may {
+		c.stats.SkippedFilter++
+	}
+	return may, closer.Close()
+}
+
+// decide returns which lines of the set match.
+func (c *scan) decide(k *candidate, sight *query.Sight, in query.Bits) (query.Bits, error) {
+	c.stats.Lines += int64(in.Count())
+	if k.filter.IsAll() {
+		return in, nil
+	}
+	b := &c.lines
+	b.Reset()
+	b.N, b.Stop = k.head.Lines, c.stop
+	b.Times, b.Severities, b.Fields = c.cols.Times, c.cols.Severities, c.cols.Fields
+	b.Text, b.Ends = c.text.Bytes, c.text.Ends
+	b.View, b.Plans = c.templates, &c.plans
+	if c.cols.ByName() {
+		b.Columns = &c.cols
+	}
+	if sight == nil {
+		in = k.filter.Select(b, in)
+	} else {
+		in = k.filter.SelectSeen(b, in, sight)
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return in, b.Err()
 }
 
 // offer hands the lines in the set to the sink, in the order of the scan. It stops at damage.
-func (c *scan) offer(st *stream, in query.Bits, positions, fields, text bool) (err error) {
+func (c *scan) offer(st *stream, in query.Bits) (err error) {
+	if v, ok := c.sink.(counter); ok {
+		v.addAll(c.cols.Times, c.cols.Severities, in)
+		return nil
+	}
+	positions, fields, text := c.sink.needs()
+	if positions && !c.positioned {
+		if err := c.e.store.codec.DecodePositions(&c.cols); err != nil {
+			return err
+		}
+	}
 	l := &c.offered
 	give := func(i int) bool {
 		*l = block.Line{T: c.cols.Times[i], Severity: wire.Severity(c.cols.Severities[i])}
@@ -476,6 +552,11 @@ func (c *scan) offer(st *stream, in query.Bits, positions, fields, text bool) (e
 	return err
 }
 
+// counter is a sink that takes many lines at once, by their time and severity alone.
+type counter interface {
+	addAll(times []int64, severities []byte, in query.Bits)
+}
+
 // hide takes the lines of entries up to cut out of the set.
 func (c *scan) hide(in query.Bits, cut uint64) {
 	for i, index := range c.cols.Indexes {
@@ -485,10 +566,10 @@ func (c *scan) hide(in query.Bits, cut uint64) {
 	}
 }
 
-// inRange returns the lines of the decoded columns within the time of the scan.
-func (c *scan) inRange(start int64) query.Bits {
+// inRange returns the lines of the decoded columns from start to last.
+func (c *scan) inRange(start, last int64) query.Bits {
 	from := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] >= start })
-	to := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] > c.last })
+	to := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] > last })
 	return query.Range(c.cols.N, from, max(from, to))
 }
 

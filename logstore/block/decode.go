@@ -76,26 +76,9 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		bad = bad || s > byte(wire.SeverityCritical)
 	}
 	if what.Positions {
-		if r, err = load(secIndexes); err != nil {
+		if err := c.DecodePositions(out); err != nil {
 			return err
 		}
-		out.Indexes = grow(out.Indexes, count)
-		var index uint64
-		for i := range out.Indexes {
-			index += uint64(r.varint())
-			out.Indexes[i] = index
-		}
-		bad = bad || r.bad || len(r.b) != 0
-		if r, err = load(secOrdinals); err != nil {
-			return err
-		}
-		out.Ords = grow(out.Ords, count)
-		var ord int64
-		for i := range out.Ords {
-			ord += r.varint()
-			out.Ords[i] = uint32(ord)
-		}
-		bad = bad || r.bad || len(r.b) != 0
 	}
 	if _, there := secs.find(secFields); what.Fields && there {
 		if r, err = load(secFields); err != nil {
@@ -115,6 +98,35 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 	}
 	if bad {
 		return fmt.Errorf("%w: a column is not %d lines long", ErrDamaged, count)
+	}
+	return nil
+}
+
+// DecodePositions reads the positions that DecodeColumns left out, whose bytes must not have changed.
+func (c *Codec) DecodePositions(out *Columns) (err error) {
+	if out.buf, err = c.raw(out.buf, out.secs.get(secIndexes)); err != nil {
+		return fmt.Errorf("section %d: %w", secIndexes, err)
+	}
+	r := reader{b: out.buf}
+	out.Indexes = grow(out.Indexes, out.N)
+	var index uint64
+	for i := range out.Indexes {
+		index += uint64(r.varint())
+		out.Indexes[i] = index
+	}
+	bad := r.bad || len(r.b) != 0
+	if out.buf, err = c.raw(out.buf, out.secs.get(secOrdinals)); err != nil {
+		return fmt.Errorf("section %d: %w", secOrdinals, err)
+	}
+	r = reader{b: out.buf}
+	out.Ords = grow(out.Ords, out.N)
+	var ord int64
+	for i := range out.Ords {
+		ord += r.varint()
+		out.Ords[i] = uint32(ord)
+	}
+	if bad || r.bad || len(r.b) != 0 {
+		return fmt.Errorf("%w: positions are not of %d lines", ErrDamaged, out.N)
 	}
 	return nil
 }

@@ -213,6 +213,13 @@ func (f *Filter) NeedsFields() bool {
 	return f.any(func(o op) bool { return o == opField || o == opValue })
 }
 
+// TextAlone reports whether nothing of a line but its text is looked at.
+func (f *Filter) TextAlone() bool {
+	return !f.any(func(o op) bool {
+		return o == opTime || o == opSeverity || o == opKind || o == opField || o == opLabel || o == opValue
+	})
+}
+
 func (f *Filter) any(is func(op) bool) bool {
 	if is(f.op) {
 		return true

@@ -140,6 +140,8 @@ type Lines struct {
 	// View has the texts in place of Text and Ends when it is not nil; Plans goes with it.
 	View  *block.View
 	Plans *Plans
+	// Open tells which of View's lines are in question (Sight.Open); nil for all. Others must not be in the set that Select is given.
+	Open []bool
 
 	lowered  []byte
 	text     []byte   // of one line of View
@@ -223,6 +225,16 @@ func (b Bits) Count() (n int) {
 	return n
 }
 
+// IsEmpty reports whether no line is in the set.
+func (b Bits) IsEmpty() bool {
+	for _, w := range b {
+		if w != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Each calls fn for the lines in ascending order.
 func (b Bits) Each(fn func(i int)) {
 	for k, w := range b {
@@ -282,6 +294,30 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 		})
 	case opField, opValue:
 		f.selectField(b, in, out)
+	}
+	return out
+}
+
+// SelectSeen is Select for the lines of a View of whose outline the filter made s.
+func (f *Filter) SelectSeen(b *Lines, in Bits, s *Sight) Bits {
+	out := make(Bits, len(in))
+	if s.AnySure {
+		b.View.Pick(s.Sure, out)
+		for i, w := range in {
+			out[i] &= w
+		}
+	}
+	if !s.AnyOpen {
+		return out
+	}
+	rest := make(Bits, len(in))
+	b.View.Pick(s.Open, rest)
+	for i, w := range in {
+		rest[i] &= w
+	}
+	b.Open = s.Open
+	for i, w := range f.Select(b, rest) {
+		out[i] |= w
 	}
 	return out
 }

@@ -32,12 +32,18 @@ type cond struct{ slot, word int }
 // bounded, and not safe for concurrent use.
 type Plans struct {
 	leaves map[*Filter]*leafPlan
+	roots  map[*Filter]*rootPlan
 	bytes  int
+
+	sight     Sight
+	lowered   []byte // pieces of loweredOf
+	loweredOf *block.Shape
 }
 
 type leafPlan struct {
 	verdicts map[string]verdict
 	machine  *machine
+	literal  *literalTest // nil when there is no text that every match contains
 }
 
 // Bounds of Plans.
@@ -52,32 +58,27 @@ func (p *Plans) leaf(f *Filter) *leafPlan {
 		if p.leaves == nil {
 			p.leaves = map[*Filter]*leafPlan{}
 		}
-		l = &leafPlan{verdicts: map[string]verdict{}, machine: f.machine()}
+		l = &leafPlan{verdicts: map[string]verdict{}, machine: f.machine(), literal: newLiteralTest(f.literal)}
 		p.leaves[f] = l
 	}
 	return l
 }
 
 // of returns the verdict of a template.
-func (p *Plans) of(f *Filter, t *block.Template) verdict {
+func (p *Plans) of(f *Filter, t *block.Shape) verdict {
 	l, key := p.leaf(f), t.Case()
 	if v, ok := l.verdicts[string(key)]; ok {
 		return v
 	}
 	v := f.judge(t, l.machine)
 	if len(key) <= maxPlanKey {
-		if p.bytes += len(key) + 128; p.bytes > maxPlanBytes {
-			for _, other := range p.leaves {
-				clear(other.verdicts)
-			}
-			p.bytes = 0
-		}
+		p.take(len(key) + 128)
 		l.verdicts[string(key)] = v
 	}
 	return v
 }
 
-func (f *Filter) judge(t *block.Template, m *machine) verdict {
+func (f *Filter) judge(t *block.Shape, m *machine) verdict {
 	if t.Slots() == 0 { // it is the line
 		if f.matchText(t.Piece(0)) {
 			return verdict{how: allLines}
@@ -112,7 +113,7 @@ type unit struct {
 	slot int // -1 for a word
 }
 
-func units(t *block.Template) (out []unit) {
+func units(t *block.Shape) (out []unit) {
 	for i := range t.Slots() + 1 {
 		piece := t.Piece(i)
 		for s := (words.Scanner{Text: piece}); s.Next(); {
@@ -126,7 +127,7 @@ func units(t *block.Template) (out []unit) {
 }
 
 // judgePhrase finds where in the template the words of a phrase, or of a sequence of tests, may stand.
-func (f *Filter) judgePhrase(t *block.Template) (v verdict) {
+func (f *Filter) judgePhrase(t *block.Shape) (v verdict) {
 	us := units(t)
 	for from := range us {
 		if from+f.length() > len(us) {
@@ -163,8 +164,11 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 		if b.gone() {
 			return
 		}
+		if b.Open != nil && !b.Open[i+1] {
+			continue
+		}
 		t := v.Template(i)
-		switch d := b.Plans.of(f, t); d.how {
+		switch d := b.Plans.of(f, &t.Shape); d.how {
 		case allLines:
 			for _, line := range t.Lines() {
 				if in.Has(int(line)) {
@@ -190,7 +194,9 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 			}
 		}
 	}
-	f.selectFlat(b, in, out)
+	if b.Open == nil || b.Open[0] {
+		f.selectFlat(b, in, out)
+	}
 }
 
 // selectValues decides the lines of a template by the values of its slots.

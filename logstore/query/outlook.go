@@ -1,0 +1,296 @@
+package query
+
+import (
+	"bytes"
+	"unicode/utf8"
+
+	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/words"
+)
+
+// Outlook is what can be said of many lines without looking at any of them.
+type Outlook uint8
+
+// Outlooks. They are ordered: that of an And is the least of its parts, that of an Or the greatest.
+const (
+	unknown Outlook = iota
+	Never           // none of them matches
+	Perhaps
+	Always // all of them match
+)
+
+// Sight is what a filter makes of an outline. It is valid until the next Look.
+type Sight struct {
+	// Open tells which lines must be decided one by one, Sure of which all match: of those without a template at [0], of template k
+	// at [k+1].
+	Open, Sure       []bool
+	AnyOpen, AnySure bool
+}
+
+// Any reports whether some line may match.
+func (s *Sight) Any() bool { return s.AnyOpen || s.AnySure }
+
+// rootPlan remembers the outlooks of a filter on shapes by their numbers. Shapes of one block were numbered one after the other, so
+// numbers are kept in pages.
+type rootPlan struct {
+	pages map[uint64]*outlookPage
+	at    uint64
+	page  *outlookPage // numbered at
+}
+
+const pageShapes = 256
+
+type outlookPage [pageShapes]Outlook
+
+// Look tells what the filter, which must have been reduced to the block, says of the lines of an outline. stop is asked now
+// and then while shapes are looked at that no block before had; true has Look give up and return nil.
+func (p *Plans) Look(f *Filter, o *block.Outline, stop func() bool) *Sight {
+	n, s := len(o.Shapes)+1, &p.sight
+	if cap(s.Open) < n {
+		s.Open, s.Sure = make([]bool, 2*n), make([]bool, 2*n)
+	}
+	s.Open, s.Sure, s.AnyOpen, s.AnySure = s.Open[:n], s.Sure[:n], false, false
+	r := p.root(f)
+	fresh := 0
+	for i, shape := range o.Shapes {
+		at := r.place(p, shape.Number())
+		if *at == unknown {
+			if fresh++; fresh%16 == 0 && stop != nil && stop() {
+				return nil
+			}
+			*at = f.outlook(func(leaf *Filter) Outlook { return p.outlook(leaf, shape) })
+		}
+		s.note(i+1, *at)
+	}
+	s.note(0, Never)
+	switch {
+	case o.FlatLines == 0:
+	case o.Flat == nil:
+		s.note(0, Perhaps)
+	default:
+		s.note(0, f.outlook(func(leaf *Filter) Outlook { return leaf.flatOutlook(o.Flat) }))
+	}
+	return s
+}
+
+func (s *Sight) note(k int, is Outlook) {
+	s.Open[k], s.Sure[k] = is == Perhaps, is == Always
+	s.AnyOpen = s.AnyOpen || is == Perhaps
+	s.AnySure = s.AnySure || is == Always
+}
+
+func (p *Plans) root(f *Filter) *rootPlan {
+	r, ok := p.roots[f]
+	if !ok {
+		if p.roots == nil {
+			p.roots = map[*Filter]*rootPlan{}
+		}
+		p.take(256)
+		r = &rootPlan{pages: map[uint64]*outlookPage{}}
+		p.roots[f] = r
+	}
+	return r
+}
+
+// place returns where the outlook on a shape is remembered.
+func (r *rootPlan) place(p *Plans, number uint64) *Outlook {
+	if at := number / pageShapes; r.page == nil || r.at != at {
+		page := r.pages[at]
+		if page == nil {
+			p.take(pageShapes + 64)
+			page = new(outlookPage)
+			r.pages[at] = page
+		}
+		r.at, r.page = at, page
+	}
+	return &r.page[number%pageShapes]
+}
+
+// take counts bytes that are to be remembered, and forgets everything when they are too many.
+func (p *Plans) take(n int) {
+	if p.bytes += n; p.bytes <= maxPlanBytes {
+		return
+	}
+	for _, l := range p.leaves {
+		clear(l.verdicts)
+	}
+	for f, r := range p.roots {
+		clear(r.pages) // whoever is at one of them goes on with it
+		delete(p.roots, f)
+	}
+	p.bytes = n
+}
+
+// outlook puts together what leaf says of the leaves about text.
+func (f *Filter) outlook(leaf func(*Filter) Outlook) (is Outlook) {
+	switch f.op {
+	case opAll:
+		return Always
+	case opNone:
+		return Never
+	case opAnd:
+		is = Always
+		for _, k := range f.kids {
+			if is = min(is, k.outlook(leaf)); is == Never {
+				break
+			}
+		}
+		return is
+	case opOr:
+		is = Never
+		for _, k := range f.kids {
+			if is = max(is, k.outlook(leaf)); is == Always {
+				break
+			}
+		}
+		return is
+	case opNot:
+		return Never + Always - f.kids[0].outlook(leaf)
+	case opPhrase, opLiteral, opRegex, opWords:
+		return leaf(f)
+	}
+	return Perhaps
+}
+
+// outlook of a leaf on a shape.
+func (p *Plans) outlook(f *Filter, s *block.Shape) Outlook {
+	l := p.leaf(f)
+	if p.loweredOf != s {
+		p.lowered, p.loweredOf = words.AppendLowerASCII(p.lowered[:0], s.Pieces()), s
+	}
+	if !f.mayMatch(l, s, p.lowered) {
+		return Never
+	}
+	switch v := f.judge(s, l.machine); v.how {
+	case noLine:
+		return Never
+	case allLines:
+		return Always
+	}
+	return Perhaps
+}
+
+// mayMatch is a quick look at whether a line of a shape may match a leaf. lowered are the shape's pieces with lower ASCII letters.
+func (f *Filter) mayMatch(l *leafPlan, s *block.Shape, lowered []byte) bool {
+	switch f.op {
+	case opPhrase:
+		for j, w := range f.words {
+			if words.Caseless(w) && !bytes.Contains(lowered, []byte(w)) && !s.MayHaveValue(w, f.prefix && j == len(f.words)-1) {
+				return false
+			}
+		}
+	case opWords:
+		for j := range f.tests {
+			if piece := f.testPiece(j); piece != "" && !bytes.Contains(lowered, []byte(piece)) && !f.mayBeAnyValue(s, j) {
+				return false
+			}
+		}
+	case opLiteral, opRegex:
+		return l.literal == nil || l.literal.possible(s)
+	}
+	return true
+}
+
+// testPiece returns a text that every word contains that passes a test, when its ASCII letters are lowered, or "".
+func (f *Filter) testPiece(j int) (piece string) {
+	take := func(s string) {
+		if len(s) > len(piece) && words.Caseless(s) && utf8.ValidString(s) {
+			piece = s
+		}
+	}
+	if take(f.tests[j].word); f.tests[j].glob != nil {
+		for _, p := range f.tests[j].glob.Pieces() {
+			take(p)
+		}
+	}
+	return piece
+}
+
+func (f *Filter) mayBeAnyValue(s *block.Shape, j int) bool {
+	for i := range s.Slots() {
+		if f.mayBeValue(s, i, j) {
+			return true
+		}
+	}
+	return false
+}
+
+// flatOutlook says of lines whose texts are one behind the other, with lower ASCII letters, whether any may match.
+func (f *Filter) flatOutlook(lowered []byte) Outlook {
+	lacks := func(piece string) bool { return piece != "" && !bytes.Contains(lowered, []byte(piece)) }
+	switch f.op {
+	case opPhrase:
+		for _, w := range f.words {
+			if words.Caseless(w) && lacks(w) {
+				return Never
+			}
+		}
+	case opWords:
+		for j := range f.tests {
+			if lacks(f.testPiece(j)) {
+				return Never
+			}
+		}
+	case opLiteral, opRegex:
+		if lacks(string(words.AppendLowerASCII(nil, []byte(f.literal)))) {
+			return Never
+		}
+	}
+	return Perhaps
+}
+
+// literalTest finds out whether a line of a shape may contain a text. Bit i of a state says that the text up to its byte i may end where
+// the test is.
+type literalTest struct {
+	last  uint64      // the bit of the last byte
+	bytes [256]uint64 // where each byte is in the text
+	class [8]uint64   // where bytes of each of block.Classes are
+}
+
+// newLiteralTest tests the first 64 bytes of a text. It is nil for none.
+func newLiteralTest(text string) *literalTest {
+	if text == "" {
+		return nil
+	}
+	text = text[:min(len(text), 64)]
+	t := &literalTest{last: 1 << (len(text) - 1)}
+	for i := range len(text) {
+		t.bytes[text[i]] |= 1 << i
+		for k := range t.class {
+			if block.ClassOf(text[i])&(1<<k) != 0 {
+				t.class[k] |= 1 << i
+			}
+		}
+	}
+	return t
+}
+
+func (t *literalTest) possible(s *block.Shape) bool {
+	state := uint64(0)
+	for i := range s.Slots() + 1 {
+		for _, b := range s.Piece(i) {
+			if state = (state<<1 | 1) & t.bytes[b]; state&t.last != 0 {
+				return true
+			}
+		}
+		if i == s.Slots() {
+			return false
+		}
+		passes := uint64(0)
+		for k := range t.class {
+			if s.Classes(i)&(1<<k) != 0 {
+				passes |= t.class[k]
+			}
+		}
+		value := (state<<1 | 1) & passes
+		for grown := value; ; value = grown { // one byte of the value after the other
+			if grown |= (value<<1 | 1) & passes; grown == value {
+				break
+			}
+		}
+		if state = value; state&t.last != 0 {
+			return true
+		}
+	}
+	return false
+}
