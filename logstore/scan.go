@@ -392,13 +392,19 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 		if may, err := c.byFilter(d, k, indexed); err != nil || !may {
 			return err
 		}
-		free, err := c.texts(d, k)
+		free, err := c.texts(d, k, outline)
 		if err != nil || free == nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, free()) }()
-		if c.templates != nil && outline == nil {
-			if outline = c.e.outlines.Put(k.id, c.templates); outline == nil {
+		known := outline != nil && (!sight.AnyOpen || outline.Learned() || !f.AsksWords())
+		if c.templates != nil && !known {
+			if outline == nil {
+				outline = c.e.outlines.Put(k.id, c.templates)
+			} else if !c.e.outlines.Learn(k.id, outline, c.templates) { // at its second time: most are asked for once or often
+				outline = nil
+			}
+			if outline == nil {
 				return c.templates.Err()
 			}
 			if sight = c.plans.Look(f, outline, c.stop); sight == nil {
@@ -439,7 +445,7 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 		}
 	}
 	if text && c.templates == nil && !f.NeedsText() {
-		free, err := c.texts(d, k)
+		free, err := c.texts(d, k, nil)
 		if err != nil || free == nil {
 			return err
 		}
@@ -586,15 +592,15 @@ func (c *scan) columns(d int64, k *candidate, what block.What) (free func() erro
 	return closer.Close, nil
 }
 
-// texts opens the texts of a block: c.templates, or c.text when that is nil. They are there until free is called. Without an
+// texts opens the texts of a block, of which o is the outline when it is known: c.templates, or c.text when that is nil. They are there until free is called. Without an
 // error and free the day was dropped meanwhile.
-func (c *scan) texts(d int64, k *candidate) (free func() error, err error) {
+func (c *scan) texts(d int64, k *candidate, o *block.Outline) (free func() error, err error) {
 	v, closer, err := c.snap.Get(blockKey(prefixText, d, k.id))
 	if err != nil {
 		return nil, c.missing(d, k.st.kind, err)
 	}
 	c.templates = nil
-	ok, err := c.e.store.codec.View(&c.view, v, k.head.Lines)
+	ok, err := c.e.store.codec.ViewSeen(&c.view, v, k.head.Lines, o)
 	if ok {
 		c.templates = &c.view
 	} else if err == nil {

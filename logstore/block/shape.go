@@ -3,6 +3,7 @@ package block
 import (
 	"bytes"
 	"slices"
+	"sync/atomic"
 
 	"github.com/triward/triward/logstore/words"
 	"github.com/zeebo/xxh3"
@@ -123,6 +124,7 @@ func within(folded string, has Classes) (odd, ok bool) {
 // Outline is what a block says of its lines by itself: what shapes they have, and the lines that have none.
 type Outline struct {
 	Shapes []*Shape // of its templates, in their order: Clones
+	leads  atomic.Pointer[[]byte]
 	// FlatLines are lines without a template, Flat their texts, one behind the other, as words.AppendLowerASCII makes them of
 	// it. It is nil when they are too long to be kept.
 	FlatLines int
@@ -151,4 +153,83 @@ func (v *View) Outline(keep func(*Shape) *Shape) *Outline {
 }
 
 // Size returns about how many bytes the outline takes, its shapes not counted.
-func (o *Outline) Size() int { return 128 + 8*len(o.Shapes) + cap(o.Flat) }
+func (o *Outline) Size() int {
+	n := 128 + 8*len(o.Shapes) + cap(o.Flat)
+	if l := o.leads.Load(); l != nil {
+		n += 32 + cap(*l)
+	}
+	return n
+}
+
+// maxLeads bounds what is kept of the leads of a block, in bytes.
+const maxLeads = 1 << 10
+
+// Learned reports whether Learn has been called.
+func (o *Outline) Learned() bool { return o.leads.Load() != nil }
+
+// Learn has the outline remember which words with letters are values of slots, for MayBeValue. It reads the columns that have such
+// values from the View of the block. It is for whoever keeps the outline: Size grows. It reports false when the block is damaged (Err).
+func (o *Outline) Learn(v *View) bool {
+	leads, seen := []byte{'\n'}, map[string]struct{}{}
+	for i := range v.Templates() {
+		t := v.Template(i)
+		for slot := range t.Slots() {
+			if t.Classes(slot)&(Lower|Upper|Wide) == 0 {
+				continue
+			}
+			column := t.Column(slot)
+			if column == nil {
+				return false
+			}
+			for e := range column.Entries() {
+				lead := leadOf(column.Value(e))
+				if _, known := seen[string(lead)]; known || sixteen(lead) {
+					continue
+				}
+				if len(leads)+len(lead) >= maxLeads {
+					o.leads.Store(new([]byte))
+					return true
+				}
+				seen[string(lead)] = struct{}{}
+				leads = append(append(leads, lead...), '\n')
+			}
+		}
+	}
+	leads = bytes.Clone(leads)
+	o.leads.Store(&leads)
+	return v.err == nil
+}
+
+// leadOf returns the folded letters before the first digit of a word.
+func leadOf(word []byte) []byte {
+	folded := words.AppendFold(make([]byte, 0, 48), word)
+	return folded[:words.Lead(string(folded))]
+}
+
+// sixteen reports whether a lead has only hexadecimal letters, or none: there are too many of those to be remembered.
+func sixteen(lead []byte) bool {
+	for _, b := range lead {
+		if classOf[b] != LowerHex {
+			return false
+		}
+	}
+	return true
+}
+
+// MayBeValue reports whether a value of any slot may fold to a word, or begin so with prefix.
+func (o *Outline) MayBeValue(folded string, prefix bool) bool {
+	leads := o.leads.Load()
+	if leads == nil || len(*leads) == 0 {
+		return true
+	}
+	n := words.Lead(folded)
+	lead := make([]byte, 1, 64)
+	lead[0] = '\n'
+	if lead = append(lead, folded[:n]...); sixteen(lead[1:]) {
+		return true
+	}
+	if !prefix || n < len(folded) {
+		lead = append(lead, '\n')
+	}
+	return bytes.Contains(*leads, lead)
+}

@@ -16,6 +16,8 @@ type View struct {
 	dict      []byte
 	templates []Template
 	ids, high []byte   // the bytes of the templates' numbers; high is nil when they are small
+	dictRead  bool     // dict and templates are those of the block
+	kinds     int      // of templates
 	idsRead   bool     // ids and high are those of the block
 	placed    bool     // rows, rank and flatRows are
 	flatLines int      // lines without a template
@@ -63,6 +65,15 @@ func (t *Template) Column(i int) *Values {
 
 // View opens the text of a block of version 2. ok is false for one of version 1, which DecodeText reads.
 func (c *Codec) View(out *View, b []byte, count int) (ok bool, err error) {
+	return c.view(out, b, count, nil)
+}
+
+// ViewSeen is View for a block whose outline is known: its templates are read when they are asked for.
+func (c *Codec) ViewSeen(out *View, b []byte, count int, o *Outline) (ok bool, err error) {
+	return c.view(out, b, count, o)
+}
+
+func (c *Codec) view(out *View, b []byte, count int, o *Outline) (ok bool, err error) {
 	out.err = nil
 	if len(b) > 0 && b[0] == Version1 {
 		return false, nil
@@ -75,14 +86,32 @@ func (c *Codec) View(out *View, b []byte, count int) (ok bool, err error) {
 		return false, fmt.Errorf("%w: %d lines", ErrDamaged, count)
 	}
 	out.codec, out.secs, out.n, out.size = c, secs, count, 0
-	out.idsRead, out.placed, out.flatRead = false, false, false
-	if out.dict, err = out.section(out.dict, secTemplates); err != nil {
-		return false, err
+	out.dictRead, out.idsRead, out.placed, out.flatRead = false, false, false, false
+	if o != nil {
+		out.kinds, out.flatLines, out.cols.size = len(o.Shapes), o.FlatLines, 0
+		return true, nil
 	}
-	if !out.readTemplates() {
-		return false, out.badTemplates()
+	if !out.readDict() {
+		return false, out.err
 	}
 	return true, nil
+}
+
+// readDict reads the templates, once.
+func (v *View) readDict() bool {
+	if v.dictRead || v.err != nil {
+		return v.err == nil
+	}
+	v.dictRead = true
+	var err error
+	if v.dict, err = v.section(v.dict, secTemplates); err != nil {
+		v.fail(err)
+		return false
+	}
+	if !v.readTemplates() {
+		v.fail(v.badTemplates())
+	}
+	return v.err == nil
 }
 
 func (v *View) badTemplates() error { return fmt.Errorf("%w: templates of %d lines", ErrDamaged, v.n) }
@@ -140,7 +169,7 @@ func (v *View) readTemplates() bool {
 		t.rows = v.rows[at : at : at+rows]
 		at += rows
 	}
-	v.flatLines = left
+	v.flatLines, v.kinds = left, n
 	return v.cols.open(v.codec, v.secs, v.colRows, &r) && len(r.b) == 0
 }
 
@@ -156,7 +185,7 @@ func (v *View) readIDs() bool {
 		return false
 	}
 	want := v.n
-	if len(v.templates) > 255 {
+	if v.kinds > 255 {
 		want = 2 * v.n
 	}
 	if len(v.ids) != want {
@@ -172,7 +201,7 @@ func (v *View) readIDs() bool {
 
 // place gives each line to its template, once.
 func (v *View) place() bool {
-	if v.placed || !v.readIDs() {
+	if v.placed || !v.readDict() || !v.readIDs() {
 		return v.err == nil
 	}
 	v.placed = true
@@ -263,10 +292,21 @@ func (v *View) id(i int) int {
 func (v *View) Len() int { return v.n }
 
 // Templates returns how many templates there are.
-func (v *View) Templates() int { return len(v.templates) }
+func (v *View) Templates() int { return v.kinds }
 
 // Template returns a template, valid until v is opened on another block.
-func (v *View) Template(i int) *Template { return &v.templates[i] }
+func (v *View) Template(i int) *Template {
+	if !v.readDict() || i >= len(v.templates) {
+		return v.noTemplate()
+	}
+	return &v.templates[i]
+}
+
+// noTemplate stands for one that is damaged.
+func (v *View) noTemplate() *Template {
+	v.fail(v.badTemplates())
+	return &Template{Shape: Shape{ends: []uint32{0}}, view: v}
+}
 
 // Decompressed returns the bytes that were decompressed until now.
 func (v *View) Decompressed() int { return v.size + v.cols.size }
@@ -282,7 +322,18 @@ func (v *View) Flat() (rows []uint16, text *Text) {
 			v.fail(err)
 		}
 	}
-	if !v.place() {
+	if !v.placed && v.readIDs() {
+		v.flatRows = v.flatRows[:0]
+		for i := range v.n {
+			if v.id(i) == 0 {
+				v.flatRows = append(v.flatRows, uint16(i))
+			}
+		}
+		if len(v.flatRows) != v.flatLines {
+			v.fail(v.badTemplates())
+		}
+	}
+	if v.err != nil {
 		return nil, &v.flat
 	}
 	return v.flatRows, &v.flat

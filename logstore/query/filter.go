@@ -220,6 +220,11 @@ func (f *Filter) TextAlone() bool {
 	})
 }
 
+// AsksWords reports whether a word of the text is asked for, so that it helps to know which are values of slots (block.Outline.Learn).
+func (f *Filter) AsksWords() bool {
+	return f.any(func(o op) bool { return o == opPhrase || o == opWords })
+}
+
 func (f *Filter) any(is func(op) bool) bool {
 	if is(f.op) {
 		return true

@@ -42,6 +42,47 @@ const pageShapes = 256
 
 type outlookPage [pageShapes]Outlook
 
+// anySlot says that every word may be a value.
+const anySlot = ^uint64(0)
+
+// rootCase is a filter and which of the words of its leaves may be values of slots: bit leafPlan.base+j for word j of a leaf.
+type rootCase struct {
+	filter *Filter
+	slots  uint64
+}
+
+// slots returns rootCase.slots for an outline.
+func (p *Plans) slots(f *Filter, o *block.Outline) uint64 {
+	if !o.Learned() {
+		return anySlot
+	}
+	slots := anySlot
+	f.eachLeaf(func(leaf *Filter) {
+		if leaf.op != opPhrase && leaf.op != opWords {
+			return
+		}
+		base := p.leaf(leaf).base
+		for j := range leaf.length() {
+			if head, prefix := leaf.head(j); base+j < 64 && head != "" && !o.MayBeValue(head, prefix) {
+				slots &^= 1 << (base + j)
+			}
+		}
+	})
+	return slots
+}
+
+// head returns what all words that fit as word j are or, with prefix, begin with; "" when nothing is known.
+func (f *Filter) head(j int) (head string, prefix bool) {
+	word, prefix, exact := f.word(j)
+	switch {
+	case exact:
+		return word, prefix
+	case f.tests[j].glob != nil:
+		return f.tests[j].glob.Head(), true
+	}
+	return f.tests[j].near.Prefix(), true
+}
+
 // Look tells what the filter, which must have been reduced to the block, says of the lines of an outline. stop is asked now
 // and then while shapes are looked at that no block before had; true has Look give up and return nil.
 func (p *Plans) Look(f *Filter, o *block.Outline, stop func() bool) *Sight {
@@ -50,7 +91,8 @@ func (p *Plans) Look(f *Filter, o *block.Outline, stop func() bool) *Sight {
 		s.Open, s.Sure = make([]bool, 2*n), make([]bool, 2*n)
 	}
 	s.Open, s.Sure, s.AnyOpen, s.AnySure = s.Open[:n], s.Sure[:n], false, false
-	r := p.root(f)
+	slots := p.slots(f, o)
+	r := p.root(rootCase{f, slots})
 	fresh := 0
 	for i, shape := range o.Shapes {
 		at := r.place(p, shape.Number())
@@ -58,7 +100,7 @@ func (p *Plans) Look(f *Filter, o *block.Outline, stop func() bool) *Sight {
 			if fresh++; fresh%16 == 0 && stop != nil && stop() {
 				return nil
 			}
-			*at = f.outlook(func(leaf *Filter) Outlook { return p.outlook(leaf, shape) })
+			*at = f.outlook(func(leaf *Filter) Outlook { return p.outlook(leaf, shape, slots) })
 		}
 		s.note(i+1, *at)
 	}
@@ -79,15 +121,15 @@ func (s *Sight) note(k int, is Outlook) {
 	s.AnySure = s.AnySure || is == Always
 }
 
-func (p *Plans) root(f *Filter) *rootPlan {
-	r, ok := p.roots[f]
+func (p *Plans) root(k rootCase) *rootPlan {
+	r, ok := p.roots[k]
 	if !ok {
 		if p.roots == nil {
-			p.roots = map[*Filter]*rootPlan{}
+			p.roots = map[rootCase]*rootPlan{}
 		}
 		p.take(256)
 		r = &rootPlan{pages: map[uint64]*outlookPage{}}
-		p.roots[f] = r
+		p.roots[k] = r
 	}
 	return r
 }
@@ -114,10 +156,7 @@ func (p *Plans) take(n int) {
 	for _, l := range p.leaves {
 		clear(l.verdicts)
 	}
-	for f, r := range p.roots {
-		clear(r.pages) // whoever is at one of them goes on with it
-		delete(p.roots, f)
-	}
+	clear(p.roots) // whoever is at one of them goes on with it
 	p.bytes = n
 }
 
@@ -153,15 +192,18 @@ func (f *Filter) outlook(leaf func(*Filter) Outlook) (is Outlook) {
 }
 
 // outlook of a leaf on a shape.
-func (p *Plans) outlook(f *Filter, s *block.Shape) Outlook {
+func (p *Plans) outlook(f *Filter, s *block.Shape, slots uint64) Outlook {
 	l := p.leaf(f)
+	if slots = ^(^slots >> l.base); l.base >= 64 {
+		slots = anySlot
+	}
 	if p.loweredOf != s {
 		p.lowered, p.loweredOf = words.AppendLowerASCII(p.lowered[:0], s.Pieces()), s
 	}
-	if !f.mayMatch(l, s, p.lowered) {
+	if !f.mayMatch(l, s, p.lowered, slots) {
 		return Never
 	}
-	switch v := f.judge(s, l.machine); v.how {
+	switch v := f.judge(s, l.machine, slots); v.how {
 	case noLine:
 		return Never
 	case allLines:
@@ -170,18 +212,19 @@ func (p *Plans) outlook(f *Filter, s *block.Shape) Outlook {
 	return Perhaps
 }
 
-// mayMatch is a quick look at whether a line of a shape may match a leaf. lowered are the shape's pieces with lower ASCII letters.
-func (f *Filter) mayMatch(l *leafPlan, s *block.Shape, lowered []byte) bool {
+// mayMatch is a quick look at whether a line of a shape may match a leaf. lowered are the shape's pieces with lower ASCII letters, slots
+// the words of the leaf that may be values.
+func (f *Filter) mayMatch(l *leafPlan, s *block.Shape, lowered []byte, slots uint64) bool {
 	switch f.op {
 	case opPhrase:
 		for j, w := range f.words {
-			if words.Caseless(w) && !bytes.Contains(lowered, []byte(w)) && !s.MayHaveValue(w, f.prefix && j == len(f.words)-1) {
+			if words.Caseless(w) && !bytes.Contains(lowered, []byte(w)) && !(slotted(slots, j) && s.MayHaveValue(w, f.prefix && j == len(f.words)-1)) {
 				return false
 			}
 		}
 	case opWords:
 		for j := range f.tests {
-			if piece := f.testPiece(j); piece != "" && !bytes.Contains(lowered, []byte(piece)) && !f.mayBeAnyValue(s, j) {
+			if piece := f.testPiece(j); piece != "" && !bytes.Contains(lowered, []byte(piece)) && !(slotted(slots, j) && f.mayBeAnyValue(s, j)) {
 				return false
 			}
 		}
@@ -190,6 +233,9 @@ func (f *Filter) mayMatch(l *leafPlan, s *block.Shape, lowered []byte) bool {
 	}
 	return true
 }
+
+// slotted reports whether word j of a leaf may be a value.
+func slotted(slots uint64, j int) bool { return j >= 64 || slots&(1<<j) != 0 }
 
 // testPiece returns a text that every word contains that passes a test, when its ASCII letters are lowered, or "".
 func (f *Filter) testPiece(j int) (piece string) {

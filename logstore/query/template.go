@@ -32,7 +32,8 @@ type cond struct{ slot, word int }
 // bounded, and not safe for concurrent use.
 type Plans struct {
 	leaves map[*Filter]*leafPlan
-	roots  map[*Filter]*rootPlan
+	roots  map[rootCase]*rootPlan
+	words  int // of all leaves
 	bytes  int
 
 	sight     Sight
@@ -43,6 +44,7 @@ type Plans struct {
 type leafPlan struct {
 	verdicts map[string]verdict
 	machine  *machine
+	base     int          // the number of its first word among those of all leaves
 	literal  *literalTest // nil when there is no text that every match contains
 }
 
@@ -58,7 +60,8 @@ func (p *Plans) leaf(f *Filter) *leafPlan {
 		if p.leaves == nil {
 			p.leaves = map[*Filter]*leafPlan{}
 		}
-		l = &leafPlan{verdicts: map[string]verdict{}, machine: f.machine(), literal: newLiteralTest(f.literal)}
+		l = &leafPlan{verdicts: map[string]verdict{}, machine: f.machine(), literal: newLiteralTest(f.literal), base: p.words}
+		p.words += f.length()
 		p.leaves[f] = l
 	}
 	return l
@@ -70,7 +73,7 @@ func (p *Plans) of(f *Filter, t *block.Shape) verdict {
 	if v, ok := l.verdicts[string(key)]; ok {
 		return v
 	}
-	v := f.judge(t, l.machine)
+	v := f.judge(t, l.machine, anySlot)
 	if len(key) <= maxPlanKey {
 		p.take(len(key) + 128)
 		l.verdicts[string(key)] = v
@@ -78,7 +81,8 @@ func (p *Plans) of(f *Filter, t *block.Shape) verdict {
 	return v
 }
 
-func (f *Filter) judge(t *block.Shape, m *machine) verdict {
+// judge looks at a template. slots are the words of the leaf that may be values of it.
+func (f *Filter) judge(t *block.Shape, m *machine, slots uint64) verdict {
 	if t.Slots() == 0 { // it is the line
 		if f.matchText(t.Piece(0)) {
 			return verdict{how: allLines}
@@ -86,7 +90,7 @@ func (f *Filter) judge(t *block.Shape, m *machine) verdict {
 		return verdict{}
 	}
 	if f.op == opPhrase || f.op == opWords {
-		return f.judgePhrase(t)
+		return f.judgePhrase(t, slots)
 	}
 	for i := range t.Slots() + 1 {
 		if f.inPiece(t.Piece(i), m) {
@@ -127,7 +131,7 @@ func units(t *block.Shape) (out []unit) {
 }
 
 // judgePhrase finds where in the template the words of a phrase, or of a sequence of tests, may stand.
-func (f *Filter) judgePhrase(t *block.Shape) (v verdict) {
+func (f *Filter) judgePhrase(t *block.Shape, slots uint64) (v verdict) {
 	us := units(t)
 	for from := range us {
 		if from+f.length() > len(us) {
@@ -140,7 +144,7 @@ func (f *Filter) judgePhrase(t *block.Shape) (v verdict) {
 			switch {
 			case u.slot < 0:
 				fits = f.wordIs(j, u.word)
-			case f.mayBeValue(t, u.slot, j):
+			case slotted(slots, j) && f.mayBeValue(t, u.slot, j):
 				conds = append(conds, cond{u.slot, j})
 			default:
 				fits = false

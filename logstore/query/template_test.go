@@ -133,6 +133,9 @@ func TestTemplatesSelectWhatLinesMatch(t *testing.T) {
 				t.Fatal(err)
 			}
 			o := v.Outline(keep)
+			if rng.IntN(4) > 0 && !o.Learn(&v) {
+				t.Fatal(v.Err())
+			}
 			for range 250 {
 				f := filterFor(rng, lines, rng.IntN(3))
 				from := rng.IntN(len(lines) + 1)

@@ -65,7 +65,28 @@ func (c *Cache) Put(id uint64, v *block.View) *block.Outline {
 	}
 	c.bytes += o.Size()
 	c.blocks[id] = o
-	for other := range c.blocks { // in no order: those that are asked for again and again in turn do not push each other out
+	c.makeRoom(id)
+	return o
+}
+
+// Learn has the outline of a block, which Get returned, learn its values. It reports false when the block is damaged (View.Err).
+func (c *Cache) Learn(id uint64, o *block.Outline, v *block.View) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o.Learned() || c.blocks[id] != o {
+		return true
+	}
+	c.bytes -= o.Size()
+	ok := o.Learn(v)
+	c.bytes += o.Size()
+	c.makeRoom(id)
+	return ok
+}
+
+// makeRoom forgets others than a block. It takes them in no order: those that are asked for again and again in turn do not push each
+// other out.
+func (c *Cache) makeRoom(id uint64) {
+	for other := range c.blocks {
 		if c.bytes <= c.max {
 			break
 		}
@@ -73,7 +94,6 @@ func (c *Cache) Put(id uint64, v *block.View) *block.Outline {
 			c.forget(other)
 		}
 	}
-	return o
 }
 
 // Bytes returns about how many bytes are held, and of how many blocks and shapes.

@@ -46,7 +46,9 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 	var last *block.Shape
 	for id := uint64(100); id < 400; id++ {
-		v := view(t, codec, func(i int) string { return fmt.Sprintf("%d is what only %c%c has: %d", i, 'a'+rune(id%20), 'g'+rune(id/20), i%3) })
+		v := view(t, codec, func(i int) string {
+			return fmt.Sprintf("%d is what only %c%c has: %d", i, 'a'+rune(id%20), 'g'+rune(id/20), i%3)
+		})
 		if last = c.Put(id, v).Shapes[0]; c.Get(id) == nil {
 			t.Fatal("the block that was put last is not there")
 		}
