@@ -62,7 +62,7 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 	}
 	out.Times = grow(out.Times, count)
 	if version == Version1 {
-		r.varints(out.Times)
+		varints(&r, out.Times)
 	} else if unit := r.uvarint(1e9); count > 0 {
 		out.Times[0] = r.varint()
 		r.uvarints(out.Times[1:], out.Times[0], unit)
@@ -72,9 +72,11 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		return fmt.Errorf("section %d: %w", secSeverities, err)
 	}
 	bad = bad || len(out.Severities) != count
+	most := byte(0)
 	for _, s := range out.Severities {
-		bad = bad || s > byte(wire.SeverityCritical)
+		most = max(most, s)
 	}
+	bad = bad || most > byte(wire.SeverityCritical)
 	if what.Positions {
 		if err := c.DecodePositions(out); err != nil {
 			return err
@@ -109,22 +111,14 @@ func (c *Codec) DecodePositions(out *Columns) (err error) {
 	}
 	r := reader{b: out.buf}
 	out.Indexes = grow(out.Indexes, out.N)
-	var index uint64
-	for i := range out.Indexes {
-		index += uint64(r.varint())
-		out.Indexes[i] = index
-	}
+	varints(&r, out.Indexes)
 	bad := r.bad || len(r.b) != 0
 	if out.buf, err = c.raw(out.buf, out.secs.get(secOrdinals)); err != nil {
 		return fmt.Errorf("section %d: %w", secOrdinals, err)
 	}
 	r = reader{b: out.buf}
 	out.Ords = grow(out.Ords, out.N)
-	var ord int64
-	for i := range out.Ords {
-		ord += r.varint()
-		out.Ords[i] = uint32(ord)
-	}
+	varints(&r, out.Ords)
 	if bad || r.bad || len(r.b) != 0 {
 		return fmt.Errorf("%w: positions are not of %d lines", ErrDamaged, out.N)
 	}

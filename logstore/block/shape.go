@@ -125,14 +125,13 @@ func within(folded string, has Classes) (odd, ok bool) {
 type Outline struct {
 	Shapes []*Shape // of its templates, in their order: Clones
 	leads  atomic.Pointer[[]byte]
-	// FlatLines are lines without a template, Flat their texts, one behind the other, as words.AppendLowerASCII makes them of
-	// it. It is nil when they are too long to be kept.
+	// FlatLines are lines without a template, Flat their texts in order. It is nil when they are too long to be kept.
 	FlatLines int
-	Flat      []byte
+	Flat      *Text
 }
 
 // maxFlatKept bounds Outline.Flat.
-const maxFlatKept = 16 << 10
+const maxFlatKept = 64 << 10
 
 // Outline makes the outline of the block; keep returns a Clone of a shape, which may be one made before. It is nil when
 // something is damaged (Err).
@@ -148,13 +147,16 @@ func (v *View) Outline(keep func(*Shape) *Shape) *Outline {
 	if v.err != nil {
 		return nil
 	}
-	o.Flat = words.AppendLowerASCII(make([]byte, 0, len(text.Bytes)), text.Bytes)
+	o.Flat = &Text{Bytes: bytes.Clone(text.Bytes), Ends: slices.Clone(text.Ends)}
 	return o
 }
 
 // Size returns about how many bytes the outline takes, its shapes not counted.
 func (o *Outline) Size() int {
-	n := 128 + 8*len(o.Shapes) + cap(o.Flat)
+	n := 128 + 8*len(o.Shapes)
+	if o.Flat != nil {
+		n += 128 + cap(o.Flat.Bytes) + 4*cap(o.Flat.Ends)
+	}
 	if l := o.leads.Load(); l != nil {
 		n += 32 + cap(*l)
 	}

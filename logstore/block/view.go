@@ -9,27 +9,28 @@ import (
 //
 // What turns out to be damaged late makes Err fail, and everything that the View said about lines void.
 type View struct {
-	codec     *Codec
-	secs      sections
-	n         int
-	textBytes int
-	dict      []byte
-	templates []Template
-	ids, high []byte   // the bytes of the templates' numbers; high is nil when they are small
-	dictRead  bool     // dict and templates are those of the block
-	kinds     int      // of templates
-	idsRead   bool     // ids and high are those of the block
-	placed    bool     // rows, rank and flatRows are
-	flatLines int      // lines without a template
-	rows      []uint16 // lines by template
-	rank      []uint16 // of a line among those of its template, or among the flat ones
-	flatRows  []uint16
-	flat      Text
-	flatRead  bool
-	cols      columnSet
-	colRows   []uint32
-	size      int
-	err       error
+	codec      *Codec
+	secs       sections
+	n          int
+	textBytes  int
+	dict       []byte
+	templates  []Template
+	ids, high  []byte   // the bytes of the templates' numbers; high is nil when they are small
+	dictRead   bool     // dict and templates are those of the block
+	kinds      int      // of templates
+	idsRead    bool     // ids and high are those of the block
+	flatPlaced bool     // flatRows are
+	placed     bool     // rows, rank and flatRows are
+	flatLines  int      // lines without a template
+	rows       []uint16 // lines by template
+	rank       []uint16 // of a line among those of its template, or among the flat ones
+	flatRows   []uint16
+	flat       Text
+	flatRead   bool
+	cols       columnSet
+	colRows    []uint32
+	size       int
+	err        error
 }
 
 // Template is a Shape and the lines that have it.
@@ -86,7 +87,7 @@ func (c *Codec) view(out *View, b []byte, count int, o *Outline) (ok bool, err e
 		return false, fmt.Errorf("%w: %d lines", ErrDamaged, count)
 	}
 	out.codec, out.secs, out.n, out.size = c, secs, count, 0
-	out.dictRead, out.idsRead, out.placed, out.flatRead = false, false, false, false
+	out.dictRead, out.idsRead, out.placed, out.flatPlaced, out.flatRead = false, false, false, false, false
 	if o != nil {
 		out.kinds, out.flatLines, out.cols.size = len(o.Shapes), o.FlatLines, 0
 		return true, nil
@@ -322,7 +323,13 @@ func (v *View) Flat() (rows []uint16, text *Text) {
 			v.fail(err)
 		}
 	}
-	if !v.placed && v.readIDs() {
+	return v.FlatLines(), &v.flat
+}
+
+// FlatLines returns the lines that have no template, ascending; none when something is damaged.
+func (v *View) FlatLines() []uint16 {
+	if !v.placed && !v.flatPlaced && v.readIDs() {
+		v.flatPlaced = true
 		v.flatRows = v.flatRows[:0]
 		for i := range v.n {
 			if v.id(i) == 0 {
@@ -334,9 +341,9 @@ func (v *View) Flat() (rows []uint16, text *Text) {
 		}
 	}
 	if v.err != nil {
-		return nil, &v.flat
+		return nil
 	}
-	return v.flatRows, &v.flat
+	return v.flatRows
 }
 
 func (v *View) readFlat() error {

@@ -307,6 +307,13 @@ func (f *Filter) SelectSeen(b *Lines, in Bits, s *Sight) Bits {
 			out[i] &= w
 		}
 	}
+	if s.Flat != nil {
+		for k, line := range b.View.FlatLines() {
+			if s.Flat.Has(k) && in.Has(int(line)) {
+				out.set(int(line))
+			}
+		}
+	}
 	if !s.AnyOpen {
 		return out
 	}

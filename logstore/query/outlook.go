@@ -25,10 +25,13 @@ type Sight struct {
 	// at [k+1].
 	Open, Sure       []bool
 	AnyOpen, AnySure bool
+	// Flat has the lines without a template that match, by their place among those, when that is known and there are any. They are neither
+	// Open nor Sure then.
+	Flat Bits
 }
 
 // Any reports whether some line may match.
-func (s *Sight) Any() bool { return s.AnyOpen || s.AnySure }
+func (s *Sight) Any() bool { return s.AnyOpen || s.AnySure || s.Flat != nil }
 
 // rootPlan remembers the outlooks of a filter on shapes by their numbers. Shapes of one block were numbered one after the other, so
 // numbers are kept in pages.
@@ -90,7 +93,7 @@ func (p *Plans) Look(f *Filter, o *block.Outline, stop func() bool) *Sight {
 	if cap(s.Open) < n {
 		s.Open, s.Sure = make([]bool, 2*n), make([]bool, 2*n)
 	}
-	s.Open, s.Sure, s.AnyOpen, s.AnySure = s.Open[:n], s.Sure[:n], false, false
+	s.Open, s.Sure, s.AnyOpen, s.AnySure, s.Flat = s.Open[:n], s.Sure[:n], false, false, nil
 	slots := p.slots(f, o)
 	r := p.root(rootCase{f, slots})
 	fresh := 0
@@ -110,7 +113,7 @@ func (p *Plans) Look(f *Filter, o *block.Outline, stop func() bool) *Sight {
 	case o.Flat == nil:
 		s.note(0, Perhaps)
 	default:
-		s.note(0, f.outlook(func(leaf *Filter) Outlook { return leaf.flatOutlook(o.Flat) }))
+		s.note(0, p.flatOutlook(f, o))
 	}
 	return s
 }
@@ -261,28 +264,35 @@ func (f *Filter) mayBeAnyValue(s *block.Shape, j int) bool {
 	return false
 }
 
-// flatOutlook says of lines whose texts are one behind the other, with lower ASCII letters, whether any may match.
-func (f *Filter) flatOutlook(lowered []byte) Outlook {
-	lacks := func(piece string) bool { return piece != "" && !bytes.Contains(lowered, []byte(piece)) }
-	switch f.op {
-	case opPhrase:
-		for _, w := range f.words {
-			if words.Caseless(w) && lacks(w) {
+// flatOutlook decides the lines without a template, unless that takes long; those that match are in the Sight then.
+func (p *Plans) flatOutlook(f *Filter, o *block.Outline) Outlook {
+	if f.any(func(op op) bool { return op == opRegex }) { // it may take long for each of them
+		return f.outlook(func(leaf *Filter) Outlook {
+			if leaf.literal != "" && !bytes.Contains(o.Flat.Bytes, []byte(leaf.literal)) {
 				return Never
 			}
-		}
-	case opWords:
-		for j := range f.tests {
-			if lacks(f.testPiece(j)) {
-				return Never
-			}
-		}
-	case opLiteral, opRegex:
-		if lacks(string(words.AppendLowerASCII(nil, []byte(f.literal)))) {
-			return Never
-		}
+			return Perhaps
+		})
 	}
-	return Perhaps
+	b := &p.flat
+	b.Reset()
+	b.N, b.Text, b.Ends = o.FlatLines, o.Flat.Bytes, o.Flat.Ends
+	all := Range(b.N, 0, b.N)
+	if f.TextAlone() {
+		if found := f.Select(b, all); !found.IsEmpty() {
+			p.sight.Flat = found
+		}
+		return Never
+	}
+	return f.outlook(func(leaf *Filter) Outlook {
+		switch leaf.Select(b, all).Count() {
+		case 0:
+			return Never
+		case b.N:
+			return Always
+		}
+		return Perhaps
+	})
 }
 
 // literalTest finds out whether a line of a shape may contain a text. Bit i of a state says that the text up to its byte i may end where

@@ -37,6 +37,7 @@ type Plans struct {
 	bytes  int
 
 	sight     Sight
+	flat      Lines
 	lowered   []byte // pieces of loweredOf
 	loweredOf *block.Shape
 }
