@@ -143,7 +143,11 @@ func TestTemplatesSelectWhatLinesMatch(t *testing.T) {
 				b.Reset()
 				b.N, b.View, b.Plans = len(lines), &v, &plans
 				got := f.Select(&b, in)
-				sight := plans.Look(f, o, nil)
+				look := &plans
+				if rng.IntN(2) == 0 { // only the first words of Plans may be excluded from slots
+					look = &Plans{}
+				}
+				sight := look.Look(f, o, nil)
 				seen[fmt.Sprint(sight.AnyOpen, sight.AnySure)]++
 				b.Reset()
 				b.N, b.View, b.Plans = len(lines), &v, &plans
@@ -175,12 +179,47 @@ func TestTemplatesSelectWhatLinesMatch(t *testing.T) {
 	}
 }
 
+// Beyond the first words of a query nothing is known of the values of slots, so that they may be any.
+func TestOutlinesAreAskedForManyWords(t *testing.T) {
+	c, err := block.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var lines []block.Line
+	for i := range 50 {
+		lines = append(lines, block.Line{T: int64(i), Text: fmt.Appendf(nil, "a%dx b%dx c%dx d%dx", i, i, i, i)})
+	}
+	out, err := c.Encode(lines, block.Version2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v block.View
+	if _, err := c.View(&v, out.Text, len(lines)); err != nil {
+		t.Fatal(err)
+	}
+	o := v.Outline(keeper())
+	if !o.Learn(&v) {
+		t.Fatal(v.Err())
+	}
+	for n := 55; n < 70; n++ {
+		var plans Plans
+		long := strings.TrimSpace(strings.Repeat("word ", n))
+		if plans.Look(Or(Phrase(long, false), Phrase("zz", false)), o, nil).Any() {
+			t.Error("words that are nowhere may match")
+		}
+		if !plans.Look(Or(Phrase(long, false), Phrase("a7x b7x c7x d7x", false)), o, nil).Any() {
+			t.Errorf("behind %d words a phrase of slots is not found", n)
+		}
+	}
+}
+
 // keeper numbers shapes, those with the same case alike.
 func keeper() func(*block.Shape) *block.Shape {
 	have := map[string]*block.Shape{}
 	return func(s *block.Shape) *block.Shape {
 		if have[string(s.Case())] == nil {
-			have[string(s.Case())] = s.Clone(uint64(len(have) + 1))
+			have[string(s.Case())] = s.Clone(uint64(97*len(have) + 1)) // of several pages
 		}
 		return have[string(s.Case())]
 	}
