@@ -80,7 +80,7 @@ func request(f *query.Filter, q *api.LogQuery) logstore.Request {
 func apiStats(s *logstore.Stats) api.LogStats {
 	return api.LogStats{
 		Considered: s.Considered, Skipped: s.Skipped(), SkippedHeader: s.SkippedHeader, SkippedIndex: s.SkippedIndex,
-		SkippedFilter: s.SkippedFilter, Counted: s.Counted, Blocks: s.Blocks, Pending: s.Pending, Lines: s.Lines, Bytes: s.Bytes,
+		SkippedFilter: s.SkippedFilter, SkippedTemplates: s.SkippedTemplates, Counted: s.Counted, Blocks: s.Blocks, Pending: s.Pending, Lines: s.Lines, Bytes: s.Bytes,
 		Ms: float64(s.Duration.Microseconds()) / 1000, Partial: s.Partial, Damaged: s.Damaged, Expired: s.Expired,
 	}
 }

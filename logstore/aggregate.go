@@ -8,6 +8,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/query"
 )
 
 // Bounds of aggregations.
@@ -91,6 +92,26 @@ func (v *hitSink) whole(_ *stream, h *block.Header) bool {
 func (v *hitSink) add(_ *stream, l *block.Line) bool {
 	v.count(l.Severity, v.bucket(l.T), 1)
 	return true
+}
+
+// addAll implements counter; times ascend.
+func (v *hitSink) addAll(times []int64, severities []byte, in query.Bits) {
+	bucket, next := 0, int64(minTime) // lines before next are in the bucket
+	in.Each(func(i int) {
+		if t := times[i]; t >= next {
+			bucket = v.bucket(t)
+			next = v.h.T0 + int64(bucket+1)*v.h.Step
+			if next < t { // beyond what can be said
+				next = maxTime
+			}
+		}
+		s := severities[i]
+		if v.h.Counts[s] == nil {
+			v.h.Counts[s] = make([]int64, v.n)
+		}
+		v.h.Counts[s][bucket]++
+	})
+	v.h.Total += int64(in.Count())
 }
 
 // Facet is a value and in how many lines it occurs.

@@ -239,6 +239,7 @@ func benchmarkQueries(b *testing.B, s *Store) {
 		{"phrase", `"connection closed"`},
 		{"prefix", "auth*"},
 		{"digits", "10.251.73.220"},
+		{"id", "7f3a99c2d1e0"},
 		{"severity", "severity:error"},
 		{"host", "host:web-03"},
 		{"not", "-info -warn"},

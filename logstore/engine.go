@@ -16,17 +16,19 @@ import (
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
 	"github.com/triward/triward/logstore/index"
+	"github.com/triward/triward/logstore/sieve"
 )
 
 // engine is the store of one directory: <dir>/pebble and <dir>/index.
 type engine struct {
-	store *Store
-	dir   string
-	db    *pebble.DB
-	index *index.Days // nil without a word index
-	gate  gate
-	maint chan struct{} // held by whoever does background work, and by Pause
-	wake  chan struct{}
+	store    *Store
+	dir      string
+	db       *pebble.DB
+	index    *index.Days  // nil without a word index
+	outlines *sieve.Cache // of blocks that queries looked at
+	gate     gate
+	maint    chan struct{} // held by whoever does background work, and by Pause
+	wake     chan struct{}
 
 	ctx    context.Context // ends when readers must go
 	cancel context.CancelFunc
@@ -82,7 +84,7 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	}
 	e := &engine{
 		store: s, dir: dir, maint: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		known: map[dayStream]struct{}{}, ripe: newRipeness(s.opt.NoIndex), damage: map[string]bool{}, short: map[KindDay]bool{},
+		outlines: sieve.New(int(s.opt.OutlineBytes)), known: map[dayStream]struct{}{}, ripe: newRipeness(s.opt.NoIndex), damage: map[string]bool{}, short: map[KindDay]bool{},
 		bad: map[int64]index.Name{}, sparse: map[int64]bool{}, trim: trimming{done: map[KindDay]uint64{}, loose: map[int64]bool{}},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())

@@ -69,7 +69,7 @@ func (m *model) checkWalk(t *testing.T, s *Store, req Request, q question, want 
 	if st, err = s.Walk(t.Context(), req, take); err != nil || len(got) != len(want) {
 		t.Fatalf("walk %q in any order: %d rows, want %d; %s: %v", q.text, len(got), len(want), firstDifference(got, want), err)
 	}
-	if st.Considered != st.SkippedHeader+st.SkippedIndex+st.SkippedFilter+st.Counted+st.Blocks {
+	if st.Considered != st.SkippedHeader+st.SkippedIndex+st.SkippedFilter+st.SkippedTemplates+st.Counted+st.Blocks {
 		t.Fatalf("walk %q: blocks do not add up: %+v", q.text, st)
 	}
 	slices.SortFunc(got, func(a, b Row) int { return a.Position.Compare(b.Position) })

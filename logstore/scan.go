@@ -76,11 +76,12 @@ type scan struct {
 	late    map[dayStream]uint64 // see shows; nil until it is asked
 	began   time.Time
 
-	member    *query.Filter // of texts that the sink looks at, when it looks only for a field in them
-	templates *block.View   // the texts of the block at hand, nil when c.text has them
-	line      []byte        // of templates
-	labels    []wire.Label
-	offered   block.Line
+	member     *query.Filter // of texts that the sink looks at, when it looks only for a field in them
+	templates  *block.View   // the texts of the block at hand, nil when c.text has them
+	positioned bool          // its positions are decoded
+	line       []byte        // of templates
+	labels     []wire.Label
+	offered    block.Line
 }
 
 // scan opens a scan on the store as of now; done frees it. The caller's context bounds it together with the
@@ -386,66 +387,154 @@ func (c *scan) blocks(d int64, p *pruner) (err error) {
 // block scans one block. indexed tells that the word index has answered for it.
 func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	h, f := &k.head, k.filter
-	inside := h.MinT >= c.from(k.st) && h.MaxT <= c.last
+	start, last := c.from(k.st), c.last
 	if err := c.tellTexts(d, k); err != nil {
 		return err
 	}
-	if f.IsAll() && inside && k.cut == 0 && c.sink.whole(k.st, h) {
+	if f.IsAll() && h.MinT >= start && h.MaxT <= last && k.cut == 0 && c.sink.whole(k.st, h) {
 		c.stats.Lines += int64(h.Lines)
 		c.stats.Counted++
 		return nil
 	}
-	if need := f.Need(); need.Op != query.NeedAnything && !(indexed && settled(&need)) {
-		may, err := c.mayHold(d, k.id, &need)
-		if err != nil {
-			return err
-		}
-		if !may {
-			c.stats.SkippedFilter++
-			return nil
-		}
+	c.templates, c.positioned = nil, false
+	texts := blockTexts{c: c, d: d, k: k}
+	defer func() { err = errors.Join(err, texts.close()) }()
+	sight, may, err := c.look(&texts, indexed)
+	if err != nil || !may {
+		return texts.unlessDropped(err)
 	}
 	c.stats.Blocks++
-	c.templates = nil
+	if v, ok := c.sink.(limiter); ok {
+		from, to := v.limits()
+		start, last = max(start, from), min(last, to)
+	}
+	// What the text alone decides for all lines needs no column when no line is left.
+	var in query.Bits
+	alone := sight != nil && f.TextAlone() && h.MinT >= start && h.MaxT <= last && k.cut == 0
+	if alone {
+		if in, err = c.decide(&texts, sight, query.Range(h.Lines, 0, h.Lines)); err != nil || in.IsEmpty() {
+			return err
+		}
+	}
 	positions, fields, text := c.sink.needs()
-	done, err := c.columns(d, k, block.What{Positions: positions || k.cut > 0, Fields: fields || f.NeedsFields(), ByName: true})
+	done, err := c.columns(d, k, block.What{Positions: k.cut > 0, Fields: fields || f.NeedsFields(), ByName: true})
 	if err != nil || done == nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	in := c.inRange(c.from(k.st))
-	if k.cut > 0 {
-		c.hide(in, k.cut)
+	if !alone {
+		c.positioned = k.cut > 0
+		in = c.inRange(start, last)
+		if k.cut > 0 {
+			c.hide(in, k.cut)
+		}
+		if in, err = c.decide(&texts, sight, in); err != nil || in.IsEmpty() {
+			return err
+		}
 	}
-	texts := blockTexts{c: c, d: d, k: k}
-	defer func() { err = errors.Join(err, texts.close()) }()
-	c.lines.Reset()
-	if f.NeedsText() || text {
+	if text && texts.free == nil {
 		if err := texts.open(); err != nil {
 			return texts.unlessDropped(err)
 		}
 	}
-	c.stats.Lines += int64(in.Count())
-	if !f.IsAll() {
-		c.lines.N, c.lines.Times, c.lines.Severities, c.lines.Fields = h.Lines, c.cols.Times, c.cols.Severities, c.cols.Fields
-		if c.cols.ByName() {
-			c.lines.Columns = &c.cols
-		}
-		if c.lines.Stop = c.stop; texts.free == nil {
-			c.lines.Open = texts.open
-		}
-		in = f.Select(&c.lines, in)
-		if err := c.err(); err != nil {
-			return err
-		}
-		if err := c.lines.Err(); err != nil {
-			return texts.unlessDropped(err)
-		}
-	}
 	if s, ok := c.sink.(templated); ok && c.templates != nil {
+		if positions && !c.positioned {
+			if err := c.e.store.codec.DecodePositions(&c.cols); err != nil {
+				return err
+			}
+		}
 		return s.templates(c.templates, &c.cols, in)
 	}
-	return c.offer(k.st, in, positions, fields, text)
+	return c.offer(k.st, in)
+}
+
+// look finds out whether a block may match without its columns, and opens its texts when the filter asks for them. The sight is what the
+// filter makes of what the block's lines have in common; nil when that is not known.
+func (c *scan) look(texts *blockTexts, indexed bool) (sight *query.Sight, may bool, err error) {
+	k, f := texts.k, texts.k.filter
+	asked := f.NeedsText()
+	if asked {
+		if texts.outline = c.e.outlines.Get(k.id); texts.outline != nil {
+			if sight = c.plans.Look(f, texts.outline, c.stop); sight == nil {
+				return nil, false, c.err()
+			}
+			if !sight.Any() {
+				c.stats.SkippedTemplates++
+				return nil, false, nil
+			}
+		}
+	}
+	if need := f.Need(); need.Op != query.NeedAnything && !(indexed && settled(&need)) {
+		if may, err = c.mayHold(texts.d, k.id, &need); err != nil {
+			return nil, false, err
+		}
+		if !may {
+			c.stats.SkippedFilter++
+			return nil, false, nil
+		}
+	}
+	if !asked {
+		return nil, true, nil
+	}
+	if err := texts.open(); err != nil {
+		return nil, false, err
+	}
+	outline := texts.outline
+	if c.templates == nil || outline != nil && (!sight.AnyOpen || outline.Learned() || !f.AsksWords()) {
+		return sight, true, nil
+	}
+	if outline == nil {
+		outline = c.e.outlines.Put(k.id, c.templates)
+	} else if !c.e.outlines.Learn(k.id, outline, c.templates) { // at its second time: most are asked for once or often
+		outline = nil
+	}
+	if outline == nil {
+		return nil, false, c.templates.Err()
+	}
+	if sight = c.plans.Look(f, outline, c.stop); sight == nil {
+		return nil, false, c.err()
+	}
+	if !sight.Any() {
+		c.stats.SkippedTemplates++
+		return nil, false, nil
+	}
+	return sight, true, nil
+}
+
+// limiter is a sink that now wants only lines of some times, both included, whatever part they are in.
+type limiter interface{ limits() (from, to int64) }
+
+// decide returns which lines of the set match.
+func (c *scan) decide(texts *blockTexts, sight *query.Sight, in query.Bits) (query.Bits, error) {
+	c.stats.Lines += int64(in.Count())
+	f := texts.k.filter
+	if f.IsAll() {
+		return in, nil
+	}
+	b := &c.lines
+	b.Reset()
+	b.N, b.Stop = texts.k.head.Lines, c.stop
+	b.Times, b.Severities, b.Fields = c.cols.Times, c.cols.Severities, c.cols.Fields
+	if c.cols.ByName() {
+		b.Columns = &c.cols
+	}
+	if texts.free == nil {
+		b.Open = texts.open
+	} else {
+		texts.give()
+	}
+	if sight == nil {
+		in = f.Select(b, in)
+	} else {
+		in = f.SelectSeen(b, in, sight)
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	if err := b.Err(); err != nil {
+		return nil, texts.unlessDropped(err)
+	}
+	return in, nil
 }
 
 // blockTexts opens the texts of a block when they are needed.
@@ -454,18 +543,24 @@ type blockTexts struct {
 	d    int64
 	k    *candidate
 	free func() error // once they are open
+
+	outline *block.Outline // nil when it is not remembered
 }
 
 var errDropped = errors.New("retention took the day away")
 
 // open gives the texts to c.lines. It fails with errDropped when the day was dropped meanwhile.
 func (t *blockTexts) open() (err error) {
-	if t.free, err = t.c.texts(t.d, t.k); err == nil && t.free == nil {
+	if t.free, err = t.c.texts(t.d, t.k, t.outline); err == nil && t.free == nil {
 		return errDropped
 	}
+	t.give()
+	return err
+}
+
+func (t *blockTexts) give() {
 	l := &t.c.lines
 	l.Text, l.Ends, l.View, l.Plans = t.c.text.Bytes, t.c.text.Ends, t.c.templates, &t.c.plans
-	return err
 }
 
 func (t *blockTexts) unlessDropped(err error) error {
@@ -483,7 +578,17 @@ func (t *blockTexts) close() error {
 }
 
 // offer hands the lines in the set to the sink, in the order of the scan. It stops at damage.
-func (c *scan) offer(st *stream, in query.Bits, positions, fields, text bool) (err error) {
+func (c *scan) offer(st *stream, in query.Bits) (err error) {
+	if v, ok := c.sink.(counter); ok {
+		v.addAll(c.cols.Times, c.cols.Severities, in)
+		return nil
+	}
+	positions, fields, text := c.sink.needs()
+	if positions && !c.positioned {
+		if err := c.e.store.codec.DecodePositions(&c.cols); err != nil {
+			return err
+		}
+	}
 	l := &c.offered
 	give := func(i int) bool {
 		*l = block.Line{T: c.cols.Times[i], Severity: wire.Severity(c.cols.Severities[i])}
@@ -529,6 +634,11 @@ func (c *scan) offer(st *stream, in query.Bits, positions, fields, text bool) (e
 	return err
 }
 
+// counter is a sink that takes many lines at once, by their time and severity alone.
+type counter interface {
+	addAll(times []int64, severities []byte, in query.Bits)
+}
+
 // hide takes the lines of entries up to cut out of the set.
 func (c *scan) hide(in query.Bits, cut uint64) {
 	for i, index := range c.cols.Indexes {
@@ -538,10 +648,10 @@ func (c *scan) hide(in query.Bits, cut uint64) {
 	}
 }
 
-// inRange returns the lines of the decoded columns within the time of the scan.
-func (c *scan) inRange(start int64) query.Bits {
+// inRange returns the lines of the decoded columns from start to last.
+func (c *scan) inRange(start, last int64) query.Bits {
 	from := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] >= start })
-	to := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] > c.last })
+	to := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] > last })
 	return query.Range(c.cols.N, from, max(from, to))
 }
 
@@ -558,15 +668,15 @@ func (c *scan) columns(d int64, k *candidate, what block.What) (free func() erro
 	return closer.Close, nil
 }
 
-// texts opens the texts of a block: c.templates, or c.text when that is nil. They are there until free is called. Without an
+// texts opens the texts of a block, of which o is the outline when it is known: c.templates, or c.text when that is nil. They are there until free is called. Without an
 // error and free the day was dropped meanwhile.
-func (c *scan) texts(d int64, k *candidate) (free func() error, err error) {
+func (c *scan) texts(d int64, k *candidate, o *block.Outline) (free func() error, err error) {
 	v, closer, err := c.snap.Get(blockKey(prefixText, d, k.id))
 	if err != nil {
 		return nil, c.missing(d, k.st.kind, err)
 	}
 	c.templates = nil
-	ok, err := c.e.store.codec.View(&c.view, v, k.head.Lines)
+	ok, err := c.e.store.codec.ViewSeen(&c.view, v, k.head.Lines, o)
 	if ok {
 		c.templates = &c.view
 	} else if err == nil {

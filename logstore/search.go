@@ -193,6 +193,17 @@ func (h *top) wants(minT, maxT int64, minIndex, maxIndex uint64) bool {
 	return minT <= h.rows[0].T
 }
 
+// limits implements limiter: what comes behind a full page is not looked at.
+func (h *top) limits() (from, to int64) {
+	switch {
+	case h.byPos || len(h.rows) < h.limit:
+		return minTime, maxTime
+	case h.newest:
+		return h.rows[0].T, maxTime
+	}
+	return minTime, h.rows[0].T
+}
+
 func (h *top) whole(*stream, *block.Header) bool { return false }
 
 func (h *top) needs() (positions, fields, text bool) { return true, true, true }

@@ -6,16 +6,19 @@ import (
 )
 
 // Stats tell what an answer cost and whether it is whole. Of Considered each block is in exactly one of SkippedHeader,
-// SkippedIndex, SkippedFilter, Counted and Blocks, unless damage ended the look at it. A walk in the order of time
+// SkippedIndex, SkippedFilter, SkippedTemplates, Counted and Blocks, unless damage ended the look at it. A walk in the order of time
 // considers a block once for every window that it reaches into.
 type Stats struct {
 	Considered    int // blocks of streams that can match
 	SkippedHeader int // passed over by time, severities and what is wanted still
 	SkippedIndex  int // passed over by the word index
 	SkippedFilter int // passed over by the filter of their words
-	Counted       int // answered by their header alone
-	Blocks        int // opened
-	Pending       int // of Considered, blocks that the word index should have answered for and does not hold yet
+	// SkippedTemplates were passed over by what their lines have in common: none of it can match.
+	SkippedTemplates int
+
+	Counted int // answered by their header alone
+	Blocks  int // opened
+	Pending int // of Considered, blocks that the word index should have answered for and does not hold yet
 
 	Lines    int64 // lines looked at, or counted by a header
 	Bytes    int64 // bytes of text of those, decompressed
@@ -29,7 +32,9 @@ type Stats struct {
 const maxPlaces = 10
 
 // Skipped returns how many blocks were passed over without their text being looked at.
-func (s *Stats) Skipped() int { return s.SkippedHeader + s.SkippedIndex + s.SkippedFilter }
+func (s *Stats) Skipped() int {
+	return s.SkippedHeader + s.SkippedIndex + s.SkippedFilter + s.SkippedTemplates
+}
 
 func (s *Stats) leaveOut(place string) {
 	s.Partial = true
@@ -44,6 +49,7 @@ func (s *Stats) add(o *Stats) {
 	s.SkippedHeader += o.SkippedHeader
 	s.SkippedIndex += o.SkippedIndex
 	s.SkippedFilter += o.SkippedFilter
+	s.SkippedTemplates += o.SkippedTemplates
 	s.Counted += o.Counted
 	s.Blocks += o.Blocks
 	s.Pending += o.Pending

@@ -20,6 +20,8 @@ type Options struct {
 	// CacheBytes bounds the cache of Pebble (64 MiB). MemTableBytes is the size of one of at most four memtables
 	// (16 MiB).
 	CacheBytes, MemTableBytes int64
+	// OutlineBytes bounds what is remembered of blocks so that queries need not read them (32 MiB); less than 0 is nothing.
+	OutlineBytes int64
 	// SealBytes of lines in the inbox, as block.Size counts, are sealed at once (64 MiB), or what there is after
 	// SealAge (60 s).
 	SealBytes int64
@@ -59,6 +61,7 @@ func (o *Options) defaults() {
 	}
 	def(&o.CacheBytes, 64<<20)
 	def(&o.MemTableBytes, 16<<20)
+	def(&o.OutlineBytes, 32<<20)
 	def(&o.SealBytes, 64<<20)
 	def(&o.QueryBytes, 256<<20)
 	if o.Queries == 0 {

@@ -43,21 +43,24 @@ func (r *LogRow) Cursor() string { return r.T + "." + r.Pos }
 
 // LogStats says what an answer cost and whether it is whole. Each of the blocks considered was skipped, counted or opened.
 type LogStats struct {
-	Considered    int      `json:"considered"`     // blocks of streams that can match
-	Skipped       int      `json:"skipped"`        // blocks that were not opened; the three below together
-	SkippedHeader int      `json:"skipped_header"` // passed over by time and severity
-	SkippedIndex  int      `json:"skipped_index"`  // passed over by the word index
-	SkippedFilter int      `json:"skipped_filter"` // passed over by the filter of their words
-	Counted       int      `json:"counted"`        // answered by their header alone
-	Blocks        int      `json:"blocks"`         // opened
-	Pending       int      `json:"pending_index"`  // of those considered, not in the word index yet
-	Lines         int64    `json:"scanned_lines"`
-	Bytes         int64    `json:"bytes"`
-	Ms            float64  `json:"ms"`
-	Partial       bool     `json:"partial"`           // something damaged on this node was left out, and no other node had it either
-	Node          string   `json:"node,omitempty"`    // that answered, where the one that was asked would have left something out
-	Damaged       []string `json:"damaged,omitempty"` // what, at most ten places
-	Expired       bool     `json:"expired,omitempty"` // retention took lines away while the answer was on its way
+	Considered    int `json:"considered"`     // blocks of streams that can match
+	Skipped       int `json:"skipped"`        // blocks that were not opened; the four below together
+	SkippedHeader int `json:"skipped_header"` // passed over by time and severity
+	SkippedIndex  int `json:"skipped_index"`  // passed over by the word index
+	SkippedFilter int `json:"skipped_filter"` // passed over by the filter of their words
+	// SkippedTemplates were passed over by what their lines have in common.
+	SkippedTemplates int `json:"skipped_templates"`
+
+	Counted int      `json:"counted"`       // answered by their header alone
+	Blocks  int      `json:"blocks"`        // opened
+	Pending int      `json:"pending_index"` // of those considered, not in the word index yet
+	Lines   int64    `json:"scanned_lines"`
+	Bytes   int64    `json:"bytes"`
+	Ms      float64  `json:"ms"`
+	Partial bool     `json:"partial"`           // something damaged on this node was left out, and no other node had it either
+	Node    string   `json:"node,omitempty"`    // that answered, where the one that was asked would have left something out
+	Damaged []string `json:"damaged,omitempty"` // what, at most ten places
+	Expired bool     `json:"expired,omitempty"` // retention took lines away while the answer was on its way
 }
 
 // LogPage is some of the lines, newest first unless asked otherwise.

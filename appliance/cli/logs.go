@@ -82,6 +82,7 @@ func addStats(all, st *api.LogStats) {
 	all.SkippedHeader += st.SkippedHeader
 	all.SkippedIndex += st.SkippedIndex
 	all.SkippedFilter += st.SkippedFilter
+	all.SkippedTemplates += st.SkippedTemplates
 	all.Counted += st.Counted
 	all.Blocks += st.Blocks
 	all.Pending += st.Pending

@@ -47,6 +47,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/bits"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -341,16 +342,10 @@ func (r *reader) varint() int64 {
 func (r *reader) uvarints(out []int64, first int64, unit uint64) {
 	b, v := r.b, uint64(first)
 	for i := range out {
-		if len(b) == 0 {
+		d, n := nextUvarint(b)
+		if n <= 0 {
 			r.bad = true
 			return
-		}
-		d, n := uint64(b[0]), 1
-		if d >= 0x80 {
-			if d, n = binary.Uvarint(b); n <= 0 {
-				r.bad = true
-				return
-			}
 		}
 		v += d * unit
 		out[i] = int64(v)
@@ -360,19 +355,34 @@ func (r *reader) uvarints(out []int64, first int64, unit uint64) {
 }
 
 // varints reads the differences to the one before of all of out.
-func (r *reader) varints(out []int64) {
+func varints[T int64 | uint64 | uint32](r *reader, out []T) {
 	b, v := r.b, int64(0)
 	for i := range out {
-		u, n := binary.Uvarint(b)
+		u, n := nextUvarint(b)
 		if n <= 0 {
 			r.bad = true
 			return
 		}
 		v += int64(u>>1) ^ -int64(u&1)
-		out[i] = v
+		out[i] = T(v)
 		b = b[n:]
 	}
 	r.b = b
+}
+
+// nextUvarint is binary.Uvarint, faster.
+func nextUvarint(b []byte) (uint64, int) {
+	if len(b) >= 8 {
+		w := binary.LittleEndian.Uint64(b)
+		if w&0x80 == 0 {
+			return w & 0x7f, 1
+		}
+		if n := bits.TrailingZeros64(^w&0x8080808080808080)/8 + 1; n <= 5 {
+			w &= 1<<(8*n) - 1
+			return w&0x7f | w>>1&(0x7f<<7) | w>>2&(0x7f<<14) | w>>3&(0x7f<<21) | w>>4&(0x7f<<28), n
+		}
+	}
+	return binary.Uvarint(b)
 }
 
 func (r *reader) bytes(n int) []byte {

@@ -105,31 +105,14 @@ var classOf = func() (c [256]Classes) {
 	return c
 }()
 
+// ClassOf returns the class of a byte, 0 when it is none of a word.
+func ClassOf(b byte) Classes { return classOf[b] }
+
 func classesOf(values []byte) (c Classes) {
 	for _, b := range values {
 		c |= classOf[b]
 	}
 	return c
-}
-
-// MayBeValue reports whether a value of slot i may fold to a word, or begin so with prefix.
-func (t *Template) MayBeValue(i int, folded string, prefix bool) bool {
-	has, digit, hex := t.Classes(i), words.Lead(folded) < len(folded), true
-	if has&LowerHex|has&UpperHex != 0 {
-		has |= LowerHex
-	}
-	if has&Lower|has&Upper != 0 {
-		has |= Lower
-	}
-	for k := range len(folded) {
-		c := classOf[folded[k]]
-		if c&has == 0 {
-			return false
-		}
-		hex = hex && c == LowerHex
-	}
-	piece := t.Piece(i)
-	return prefix || digit || hex || len(piece) > 0 && piece[len(piece)-1] == '='
 }
 
 // cut cuts all lines and chooses the templates that are kept.

@@ -62,7 +62,7 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 	}
 	out.Times = grow(out.Times, count)
 	if version == Version1 {
-		r.varints(out.Times)
+		varints(&r, out.Times)
 	} else if unit := r.uvarint(1e9); count > 0 {
 		out.Times[0] = r.varint()
 		r.uvarints(out.Times[1:], out.Times[0], unit)
@@ -72,30 +72,15 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		return fmt.Errorf("section %d: %w", secSeverities, err)
 	}
 	bad = bad || len(out.Severities) != count
+	most := byte(0)
 	for _, s := range out.Severities {
-		bad = bad || s > byte(wire.SeverityCritical)
+		most = max(most, s)
 	}
+	bad = bad || most > byte(wire.SeverityCritical)
 	if what.Positions {
-		if r, err = load(secIndexes); err != nil {
+		if err := c.DecodePositions(out); err != nil {
 			return err
 		}
-		out.Indexes = grow(out.Indexes, count)
-		var index uint64
-		for i := range out.Indexes {
-			index += uint64(r.varint())
-			out.Indexes[i] = index
-		}
-		bad = bad || r.bad || len(r.b) != 0
-		if r, err = load(secOrdinals); err != nil {
-			return err
-		}
-		out.Ords = grow(out.Ords, count)
-		var ord int64
-		for i := range out.Ords {
-			ord += r.varint()
-			out.Ords[i] = uint32(ord)
-		}
-		bad = bad || r.bad || len(r.b) != 0
 	}
 	if _, there := secs.find(secFields); what.Fields && there {
 		if r, err = load(secFields); err != nil {
@@ -115,6 +100,27 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 	}
 	if bad {
 		return fmt.Errorf("%w: a column is not %d lines long", ErrDamaged, count)
+	}
+	return nil
+}
+
+// DecodePositions reads the positions that DecodeColumns left out, whose bytes must not have changed.
+func (c *Codec) DecodePositions(out *Columns) (err error) {
+	if out.buf, err = c.raw(out.buf, out.secs.get(secIndexes)); err != nil {
+		return fmt.Errorf("section %d: %w", secIndexes, err)
+	}
+	r := reader{b: out.buf}
+	out.Indexes = grow(out.Indexes, out.N)
+	varints(&r, out.Indexes)
+	bad := r.bad || len(r.b) != 0
+	if out.buf, err = c.raw(out.buf, out.secs.get(secOrdinals)); err != nil {
+		return fmt.Errorf("section %d: %w", secOrdinals, err)
+	}
+	r = reader{b: out.buf}
+	out.Ords = grow(out.Ords, out.N)
+	varints(&r, out.Ords)
+	if bad || r.bad || len(r.b) != 0 {
+		return fmt.Errorf("%w: positions are not of %d lines", ErrDamaged, out.N)
 	}
 	return nil
 }

@@ -45,17 +45,14 @@ func AppendPattern(dst, text []byte) []byte {
 	return w.end()
 }
 
-// AppendPattern appends the pattern of the lines of the template.
-func (t *Template) AppendPattern(dst []byte) []byte {
+// AppendPattern appends the pattern of the lines of the shape.
+func (t *Shape) AppendPattern(dst []byte) []byte {
 	w := patternWriter{dst: dst, from: len(dst)}
 	for i := 0; i <= t.Slots() && !w.full(); i++ {
 		w.piece(t.Piece(i), i < t.Slots())
 	}
 	return w.end()
 }
-
-// FlatLines returns the lines that have no template, ascending, without reading their texts.
-func (v *View) FlatLines() []uint16 { return v.flatRows }
 
 // patternWriter takes the pieces of a template. It only ever appends, so that it may stop once it has enough.
 type patternWriter struct {

@@ -3,8 +3,6 @@ package block
 import (
 	"bytes"
 	"fmt"
-
-	"github.com/zeebo/xxh3"
 )
 
 // View is the text of a block of version 2, decoded as far as it is asked for. The zero View is ready for Codec.View, and for
@@ -12,66 +10,50 @@ import (
 //
 // What turns out to be damaged late makes Err fail, and everything that the View said about lines void.
 type View struct {
-	codec     *Codec
-	secs      sections
-	n         int
-	textBytes int
-	dict      []byte
-	templates []Template
-	ids, high []byte   // the bytes of the templates' numbers; high is nil when they are small
-	rows      []uint16 // lines by template
-	rank      []uint16 // of a line among those of its template, or among the flat ones
-	flatRows  []uint16
-	flat      Text
-	flatRead  bool
-	cols      columnSet
-	colRows   []uint32
-	size      int
-	err       error
+	codec      *Codec
+	secs       sections
+	n          int
+	textBytes  int
+	dict       []byte
+	templates  []Template
+	ids, high  []byte   // the bytes of the templates' numbers; high is nil when they are small
+	dictRead   bool     // dict and templates are those of the block
+	kinds      int      // of templates
+	idsRead    bool     // ids and high are those of the block
+	flatPlaced bool     // flatRows are
+	placed     bool     // rows, rank and flatRows are
+	flatLines  int      // lines without a template
+	rows       []uint16 // lines by template
+	rank       []uint16 // of a line among those of its template, or among the flat ones
+	flatRows   []uint16
+	flat       Text
+	flatRead   bool
+	cols       columnSet
+	colRows    []uint32
+	size       int
+	err        error
 }
 
-// Template is what lines have in common: pieces of text, with a slot between each two. A slot is a whole word (package words)
-// of the line that is not a CJK character; no other word reaches into or over it.
+// Template is a Shape and the lines that have it.
 type Template struct {
-	view    *View
-	key     []byte
-	classes []byte // of slots; they follow the key
-	pieces  []byte
-	ends    []uint32 // of pieces
-	rows    []uint16
-	column  int       // of the first slot
-	values  []*Values // of all slots, when a line was put together
+	Shape
+	view   *View
+	rows   []uint16
+	column int       // of the first slot
+	values []*Values // of all slots, when a line was put together
 }
 
-// Lines returns the lines that have the template, ascending: row k of its columns is of line Lines()[k].
-func (t *Template) Lines() []uint16 { return t.rows }
-
-// Slots returns how many slots there are.
-func (t *Template) Slots() int { return len(t.ends) - 1 }
-
-// Piece returns the text before slot i, or behind the last one for i = Slots().
-func (t *Template) Piece(i int) []byte { return valueAt(t.pieces, t.ends, i) }
-
-// Key returns bytes that only templates with the same pieces share. It is valid as long as the template.
-func (t *Template) Key() []byte { return t.key }
-
-// Case returns bytes that only templates with the same pieces and Classes share, valid as long as the template.
-func (t *Template) Case() []byte { return t.key[:len(t.key)+len(t.classes)] }
-
-// Classes returns what characters the values of slot i have.
-func (t *Template) Classes(i int) Classes { return Classes(t.classes[i]) }
-
-// Hash returns the name of the template over all blocks and nodes.
-func (t *Template) Hash() uint64 { return xxh3.Hash(t.key) }
-
-// AppendText appends the template's text with slot in place of the slots.
-func (t *Template) AppendText(dst []byte, slot string) []byte {
-	dst = append(dst, t.Piece(0)...)
-	for i := range t.Slots() {
-		dst = append(append(dst, slot...), t.Piece(i+1)...)
+// Lines returns the lines that have the template, ascending: row k of its columns is of line Lines()[k]. There are none when it is
+// damaged which they are (View.Err).
+func (t *Template) Lines() []uint16 {
+	if !t.view.place() {
+		return nil
 	}
-	return dst
+	return t.rows
 }
+
+// Count returns how many lines have the template.
+func (t *Template) Count() int { return cap(t.rows) }
 
 // Column returns the values of slot i, none when they are damaged (View.Err).
 func (t *Template) Column(i int) *Values {
@@ -85,6 +67,15 @@ func (t *Template) Column(i int) *Values {
 
 // View opens the text of a block of version 2. ok is false for one of version 1, which DecodeText reads.
 func (c *Codec) View(out *View, b []byte, count int) (ok bool, err error) {
+	return c.view(out, b, count, nil)
+}
+
+// ViewSeen is View for a block whose outline is known: its templates are read when they are asked for.
+func (c *Codec) ViewSeen(out *View, b []byte, count int, o *Outline) (ok bool, err error) {
+	return c.view(out, b, count, o)
+}
+
+func (c *Codec) view(out *View, b []byte, count int, o *Outline) (ok bool, err error) {
 	out.err = nil
 	if len(b) > 0 && b[0] == Version1 {
 		return false, nil
@@ -96,18 +87,36 @@ func (c *Codec) View(out *View, b []byte, count int) (ok bool, err error) {
 	if count < 0 || count > MaxLines {
 		return false, fmt.Errorf("%w: %d lines", ErrDamaged, count)
 	}
-	out.codec, out.secs, out.n, out.flatRead, out.size = c, secs, count, false, 0
-	if out.dict, err = out.section(out.dict, secTemplates); err != nil {
-		return false, err
+	out.codec, out.secs, out.n, out.size = c, secs, count, 0
+	out.dictRead, out.idsRead, out.placed, out.flatPlaced, out.flatRead = false, false, false, false, false
+	if o != nil {
+		out.kinds, out.flatLines, out.cols.size = len(o.Shapes), o.FlatLines, 0
+		return true, nil
 	}
-	if out.ids, err = out.section(out.ids, secTemplateIDs); err != nil {
-		return false, err
-	}
-	if !out.readTemplates() || !out.assign() {
-		return false, fmt.Errorf("%w: templates of %d lines", ErrDamaged, count)
+	if !out.readDict() {
+		return false, out.err
 	}
 	return true, nil
 }
+
+// readDict reads the templates, once.
+func (v *View) readDict() bool {
+	if v.dictRead || v.err != nil {
+		return v.err == nil
+	}
+	v.dictRead = true
+	var err error
+	if v.dict, err = v.section(v.dict, secTemplates); err != nil {
+		v.fail(err)
+		return false
+	}
+	if !v.readTemplates() {
+		v.fail(v.badTemplates())
+	}
+	return v.err == nil
+}
+
+func (v *View) badTemplates() error { return fmt.Errorf("%w: templates of %d lines", ErrDamaged, v.n) }
 
 func (v *View) section(dst []byte, id uint32) ([]byte, error) {
 	s := v.secs.get(id)
@@ -162,22 +171,91 @@ func (v *View) readTemplates() bool {
 		t.rows = v.rows[at : at : at+rows]
 		at += rows
 	}
-	v.flatRows = v.flatRows[:0]
+	v.flatLines, v.kinds = left, n
 	return v.cols.open(v.codec, v.secs, v.colRows, &r) && len(r.b) == 0
 }
 
-// assign gives each line to its template.
-func (v *View) assign() bool {
-	high := []byte(nil)
-	if len(v.templates) > 255 {
-		if len(v.ids) != 2*v.n {
-			return false
-		}
-		v.ids, high = v.ids[:v.n], v.ids[v.n:]
-	} else if len(v.ids) != v.n {
+// readIDs reads which template each line has, once.
+func (v *View) readIDs() bool {
+	if v.idsRead || v.err != nil {
+		return v.err == nil
+	}
+	v.idsRead = true
+	var err error
+	if v.ids, err = v.section(v.ids, secTemplateIDs); err != nil {
+		v.fail(err)
 		return false
 	}
-	v.high = high
+	want := v.n
+	if v.kinds > 255 {
+		want = 2 * v.n
+	}
+	if len(v.ids) != want {
+		v.fail(v.badTemplates())
+		return false
+	}
+	v.ids, v.high = v.ids[:v.n], nil
+	if want > v.n {
+		v.high = v.ids[v.n:want]
+	}
+	return true
+}
+
+// place gives each line to its template, once.
+func (v *View) place() bool {
+	if v.placed || !v.readDict() || !v.readIDs() {
+		return v.err == nil
+	}
+	v.placed = true
+	if !v.assign() {
+		v.fail(v.badTemplates())
+	}
+	return v.err == nil
+}
+
+// Pick puts lines into the set, bit i%64 of word i/64 for line i: those of template k when take[k+1] is true, those without a template
+// when take[0] is.
+func (v *View) Pick(take []bool, set []uint64) {
+	if !v.readIDs() {
+		return
+	}
+	if v.high != nil {
+		for i := range v.n {
+			if id := v.id(i); id >= len(take) {
+				v.fail(v.badTemplates())
+				return
+			} else if take[id] {
+				set[i/64] |= 1 << (i % 64)
+			}
+		}
+		return
+	}
+	var table [256]uint64
+	for id := range table {
+		switch {
+		case id >= len(take):
+			table[id] = 1 << 32
+		case take[id]:
+			table[id] = 1
+		}
+	}
+	bad := uint64(0)
+	for w := range set {
+		var bits uint64
+		for k, id := range v.ids[64*w : min(64*w+64, v.n)] {
+			is := table[id]
+			bad |= is
+			bits |= is & 1 << k
+		}
+		set[w] |= bits
+	}
+	if bad>>32 != 0 {
+		v.fail(v.badTemplates())
+	}
+}
+
+func (v *View) assign() bool {
+	v.flatRows = v.flatRows[:0]
 	v.rank = grow(v.rank, v.n)
 	for i := range v.n {
 		id := v.id(i)
@@ -216,10 +294,13 @@ func (v *View) id(i int) int {
 func (v *View) Len() int { return v.n }
 
 // Templates returns how many templates there are.
-func (v *View) Templates() int { return len(v.templates) }
+func (v *View) Templates() int { return v.kinds }
 
-// TemplateOf returns the template of line i, nil when it has none, as Template does.
+// TemplateOf returns the template of line i, valid as Template's; nil when it has none, or it is damaged which (View.Err).
 func (v *View) TemplateOf(i int) *Template {
+	if !v.place() {
+		return nil
+	}
 	if id := v.id(i); id > 0 {
 		return &v.templates[id-1]
 	}
@@ -227,7 +308,18 @@ func (v *View) TemplateOf(i int) *Template {
 }
 
 // Template returns a template, valid until v is opened on another block.
-func (v *View) Template(i int) *Template { return &v.templates[i] }
+func (v *View) Template(i int) *Template {
+	if !v.readDict() || i >= len(v.templates) {
+		return v.noTemplate()
+	}
+	return &v.templates[i]
+}
+
+// noTemplate stands for one that is damaged.
+func (v *View) noTemplate() *Template {
+	v.fail(v.badTemplates())
+	return &Template{Shape: Shape{ends: []uint32{0}}, view: v}
+}
 
 // Decompressed returns the bytes that were decompressed until now.
 func (v *View) Decompressed() int { return v.size + v.cols.size }
@@ -243,19 +335,39 @@ func (v *View) Flat() (rows []uint16, text *Text) {
 			v.fail(err)
 		}
 	}
-	if v.err != nil {
-		return nil, &v.flat
+	return v.FlatLines(), &v.flat
+}
+
+// FlatLines returns the lines that have no template, ascending; none when something is damaged.
+func (v *View) FlatLines() []uint16 {
+	if !v.placed && !v.flatPlaced && v.readIDs() {
+		v.flatPlaced = true
+		v.flatRows = v.flatRows[:0]
+		for i := range v.n {
+			if v.id(i) == 0 {
+				v.flatRows = append(v.flatRows, uint16(i))
+			}
+		}
+		if len(v.flatRows) != v.flatLines {
+			v.fail(v.badTemplates())
+		}
 	}
-	return v.flatRows, &v.flat
+	if v.err != nil {
+		return nil
+	}
+	return v.flatRows
 }
 
 func (v *View) readFlat() error {
 	v.size += v.secs.get(secText).rawLen + v.secs.get(secLengths).rawLen
-	return v.codec.readTexts(&v.flat, v.secs, len(v.flatRows))
+	return v.codec.readTexts(&v.flat, v.secs, v.flatLines)
 }
 
 // Append appends the text of line i; what is damaged is left out (Err).
 func (v *View) Append(dst []byte, i int) []byte {
+	if !v.place() {
+		return dst
+	}
 	id, k := v.id(i), int(v.rank[i])
 	if id == 0 {
 		if rows, text := v.Flat(); k < len(rows) {
@@ -297,12 +409,12 @@ func (t *Template) loadValues() bool {
 func (v *View) loadAll() error {
 	_, flat := v.Flat()
 	total := 0
-	if len(v.flatRows) > 0 {
+	if v.flatLines > 0 {
 		total = len(flat.Bytes)
 	}
 	for i := range v.templates {
 		t := &v.templates[i]
-		total += len(t.rows) * len(t.pieces)
+		total += t.Count() * len(t.pieces)
 		for s := range t.Slots() {
 			if c := t.Column(s); c != nil {
 				total += c.size
@@ -337,6 +449,10 @@ func (v *View) decode(out *Text) error {
 // differs returns a line whose text is not that of lines, -1 when all are the same. Everything is loaded. It costs less than to put the
 // texts together.
 func (v *View) differs(lines []Line) int {
+	if !v.place() {
+		return 0
+	}
+	compared := len(v.flatRows)
 	for k, i := range v.flatRows {
 		if !bytes.Equal(v.flat.At(k), lines[i].Text) {
 			return int(i)
@@ -345,11 +461,15 @@ func (v *View) differs(lines []Line) int {
 	for i := range v.templates {
 		t := &v.templates[i]
 		_ = t.loadValues()
+		compared += len(t.rows)
 		for k, i := range t.rows {
 			if !t.is(k, lines[i].Text) {
 				return int(i)
 			}
 		}
+	}
+	if compared != len(lines) || v.err != nil { // some were not looked at
+		return 0
 	}
 	return -1
 }

@@ -244,6 +244,19 @@ func (f *Filter) NeedsFields() bool {
 	return f.any(func(f *Filter) bool { return f.op == opField || f.op == opValue })
 }
 
+// TextAlone reports whether nothing of a line but its text is looked at.
+func (f *Filter) TextAlone() bool {
+	return !f.any(func(f *Filter) bool {
+		o := f.op
+		return o == opTime || o == opSeverity || o == opKind || o == opField || o == opLabel || o == opValue
+	})
+}
+
+// AsksWords reports whether a word of the text is asked for, so that it helps to know which are values of slots (block.Outline.Learn).
+func (f *Filter) AsksWords() bool {
+	return f.any(func(f *Filter) bool { return f.op == opPhrase || f.op == opWords })
+}
+
 func (f *Filter) any(is func(*Filter) bool) bool {
 	if is(f) {
 		return true

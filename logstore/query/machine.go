@@ -111,7 +111,7 @@ func (s *set) add(pc uint32) bool {
 type place struct{ begin, end bool }
 
 // possible reports whether a line of the template may match.
-func (m *machine) possible(t *block.Template) bool {
+func (m *machine) possible(t *block.Shape) bool {
 	m.steps = 0
 	m.list.dense = m.list.dense[:0]
 	slots := t.Slots()

@@ -149,8 +149,9 @@ type Lines struct {
 	Open func() error
 
 	// View has the texts in place of Text and Ends when it is not nil; Plans goes with it.
-	View  *block.View
-	Plans *Plans
+	View      *block.View
+	Plans     *Plans
+	undecided []bool // which of View's lines are in question (Sight.Open); nil for all
 
 	lowered  []byte
 	text     []byte   // of one line of View
@@ -236,6 +237,16 @@ func (b Bits) Count() (n int) {
 	return n
 }
 
+// IsEmpty reports whether no line is in the set.
+func (b Bits) IsEmpty() bool {
+	for _, w := range b {
+		if w != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Each calls fn for the lines in ascending order.
 func (b Bits) Each(fn func(i int)) {
 	for k, w := range b {
@@ -296,6 +307,37 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 		if f.text != nil && lacking.Count() > 0 {
 			f.text.selectByText(b, lacking, out)
 		}
+	}
+	return out
+}
+
+// SelectSeen is Select for the lines of a View of whose outline the filter made s.
+func (f *Filter) SelectSeen(b *Lines, in Bits, s *Sight) Bits {
+	out := make(Bits, len(in))
+	if s.AnySure {
+		b.View.Pick(s.Sure, out)
+		for i, w := range in {
+			out[i] &= w
+		}
+	}
+	if s.Flat != nil {
+		for k, line := range b.View.FlatLines() {
+			if s.Flat.Has(k) && in.Has(int(line)) {
+				out.set(int(line))
+			}
+		}
+	}
+	if !s.AnyOpen {
+		return out
+	}
+	rest := make(Bits, len(in))
+	b.View.Pick(s.Open, rest)
+	for i, w := range in {
+		rest[i] &= w
+	}
+	b.undecided = s.Open
+	for i, w := range f.Select(b, rest) {
+		out[i] |= w
 	}
 	return out
 }

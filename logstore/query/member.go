@@ -58,7 +58,7 @@ func (f *Filter) matchMember(text []byte) bool {
 }
 
 // judgeMember finds where the texts of a template have the field.
-func (f *Filter) judgeMember(t *block.Template) verdict {
+func (f *Filter) judgeMember(t *block.Shape) verdict {
 	if !mayHold(t, f.name.Needle()) {
 		return verdict{}
 	}
@@ -197,7 +197,7 @@ func (f *Filter) keepMembers(b *Lines, t *block.Template, parts []part, rows []u
 }
 
 // mayHold reports whether texts of the template may hold a field of a name with the needle.
-func mayHold(t *block.Template, needle string) bool {
+func mayHold(t *block.Shape, needle string) bool {
 	last := t.Slots()
 	if first := bytes.TrimLeft(t.Piece(0), " \t\n\r"); len(first) > 0 && first[0] == '{' {
 		end := bytes.TrimRight(t.Piece(last), " \t\n\r")
@@ -207,7 +207,7 @@ func mayHold(t *block.Template, needle string) bool {
 }
 
 // inPieces reports whether a piece of a text, which is a whole word or none, may be in texts of the template.
-func inPieces(t *block.Template, piece string) bool {
+func inPieces(t *block.Shape, piece string) bool {
 	if members.Variable(piece) {
 		return true // it may be in a slot
 	}
@@ -223,5 +223,5 @@ func inPieces(t *block.Template, piece string) bool {
 // need not be put together.
 func (p *Plans) MayHold(f *Filter, v *block.View, i int) bool {
 	t := v.TemplateOf(i)
-	return t == nil || p.of(f, t, nil).how != noLine
+	return t == nil || p.of(f, &t.Shape, nil).how != noLine
 }

@@ -121,7 +121,7 @@ func (f *Filter) isPattern(text []byte) bool {
 }
 
 // isPatternOf reports whether the lines of a template are of the pattern.
-func (f *Filter) isPatternOf(t *block.Template) bool {
+func (f *Filter) isPatternOf(t *block.Shape) bool {
 	var buf [512]byte
 	return string(t.AppendPattern(buf[:0])) == f.value
 }

@@ -143,7 +143,7 @@ func (f *Filter) wordIs(j int, word []byte) bool {
 }
 
 // mayBeValue reports whether a value of a slot may fit as word j.
-func (f *Filter) mayBeValue(t *block.Template, slot, j int) bool {
+func (f *Filter) mayBeValue(t *block.Shape, slot, j int) bool {
 	word, prefix, exact := f.word(j)
 	switch {
 	case exact:

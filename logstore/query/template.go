@@ -34,12 +34,21 @@ type cond struct{ slot, word int }
 // bounded, and not safe for concurrent use.
 type Plans struct {
 	leaves map[*Filter]*leafPlan
+	roots  map[rootCase]*rootPlan
+	words  int // of all leaves
 	bytes  int
+
+	sight     Sight
+	flat      Lines
+	lowered   []byte // pieces of loweredOf
+	loweredOf *block.Shape
 }
 
 type leafPlan struct {
 	verdicts map[string]verdict
 	machine  *machine
+	base     int          // the number of its first word among those of all leaves
+	literal  *literalTest // nil when there is no text that every match contains
 }
 
 // Bounds of Plans.
@@ -54,35 +63,31 @@ func (p *Plans) leaf(f *Filter) *leafPlan {
 		if p.leaves == nil {
 			p.leaves = map[*Filter]*leafPlan{}
 		}
-		l = &leafPlan{verdicts: map[string]verdict{}, machine: f.machine()}
+		l = &leafPlan{verdicts: map[string]verdict{}, machine: f.machine(), literal: newLiteralTest(f.literal), base: p.words}
+		p.words += f.length()
 		p.leaves[f] = l
 	}
 	return l
 }
 
 // of returns the verdict of a template. Once stop has said to stop, no verdict means anything any more.
-func (p *Plans) of(f *Filter, t *block.Template, stop func() bool) verdict {
+func (p *Plans) of(f *Filter, t *block.Shape, stop func() bool) verdict {
 	l, key := p.leaf(f), t.Case()
 	if v, ok := l.verdicts[string(key)]; ok {
 		return v
 	}
-	v := f.judge(t, l.machine, stop)
+	v := f.judge(t, l.machine, anySlot, stop)
 	if len(key) <= maxPlanKey {
-		if p.bytes += len(key) + 128; v.form != nil {
-			p.bytes += 4 * len(key)
-		}
-		if p.bytes > maxPlanBytes {
-			for _, other := range p.leaves {
-				clear(other.verdicts)
-			}
-			p.bytes = 0
+		if p.take(len(key) + 128); v.form != nil {
+			p.take(4 * len(key))
 		}
 		l.verdicts[string(key)] = v
 	}
 	return v
 }
 
-func (f *Filter) judge(t *block.Template, m *machine, stop func() bool) verdict {
+// judge looks at a template. slots are the words of the leaf that may be values of it.
+func (f *Filter) judge(t *block.Shape, m *machine, slots uint64, stop func() bool) verdict {
 	if t.Slots() == 0 { // it is the line
 		if f.matchText(t.Piece(0), stop) {
 			return verdict{how: allLines}
@@ -91,7 +96,7 @@ func (f *Filter) judge(t *block.Template, m *machine, stop func() bool) verdict 
 	}
 	switch f.op {
 	case opPhrase, opWords:
-		return f.judgePhrase(t)
+		return f.judgePhrase(t, slots)
 	case opMember:
 		return f.judgeMember(t)
 	case opPattern:
@@ -125,7 +130,7 @@ type unit struct {
 	slot int // -1 for a word
 }
 
-func units(t *block.Template) (out []unit) {
+func units(t *block.Shape) (out []unit) {
 	for i := range t.Slots() + 1 {
 		piece := t.Piece(i)
 		for s := (words.Scanner{Text: piece}); s.Next(); {
@@ -139,7 +144,7 @@ func units(t *block.Template) (out []unit) {
 }
 
 // judgePhrase finds where in the template the words of a phrase, or of a sequence of tests, may stand.
-func (f *Filter) judgePhrase(t *block.Template) (v verdict) {
+func (f *Filter) judgePhrase(t *block.Shape, slots uint64) (v verdict) {
 	us := units(t)
 	for from := range us {
 		if from+f.length() > len(us) {
@@ -152,7 +157,7 @@ func (f *Filter) judgePhrase(t *block.Template) (v verdict) {
 			switch {
 			case u.slot < 0:
 				fits = f.wordIs(j, u.word)
-			case f.mayBeValue(t, u.slot, j):
+			case slotted(slots, j) && f.mayBeValue(t, u.slot, j):
 				conds = append(conds, cond{u.slot, j})
 			default:
 				fits = false
@@ -176,8 +181,11 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 		if b.gone() {
 			return
 		}
+		if b.undecided != nil && !b.undecided[i+1] {
+			continue
+		}
 		t := v.Template(i)
-		switch d := b.Plans.of(f, t, b.Stop); d.how {
+		switch d := b.Plans.of(f, &t.Shape, b.Stop); d.how {
 		case allLines:
 			for _, line := range t.Lines() {
 				if in.Has(int(line)) {
@@ -205,7 +213,9 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 			}
 		}
 	}
-	f.selectFlat(b, in, out)
+	if b.undecided == nil || b.undecided[0] {
+		f.selectFlat(b, in, out)
+	}
 }
 
 // selectValues decides the lines of a template by the values of its slots.

@@ -3,6 +3,7 @@ package query
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -155,9 +156,11 @@ func TestTemplatesSelectWhatLinesMatch(t *testing.T) {
 	var v block.View
 	var b Lines
 	by := map[how]int{}
+	seen := map[string]int{}
 	for seed := range uint64(8) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		var plans Plans
+		keep := keeper()
 		for range 4 {
 			lines := someLines(rng, 1+rng.IntN(400))
 			out, err := c.Encode(lines, block.Version2, nil)
@@ -167,17 +170,33 @@ func TestTemplatesSelectWhatLinesMatch(t *testing.T) {
 			if _, err := c.View(&v, out.Text, len(lines)); err != nil {
 				t.Fatal(err)
 			}
+			o := v.Outline(keep)
+			if rng.IntN(4) > 0 && !o.Learn(&v) {
+				t.Fatal(v.Err())
+			}
 			for range 250 {
 				f := filterFor(rng, lines, rng.IntN(3))
+				from := rng.IntN(len(lines) + 1)
+				in := Range(len(lines), from, from+rng.IntN(len(lines)-from+1))
 				b.Reset()
 				b.N, b.View, b.Plans = len(lines), &v, &plans
-				got := f.Select(&b, Range(len(lines), 0, len(lines)))
+				got := f.Select(&b, in)
+				look := &plans
+				if rng.IntN(2) == 0 { // only the first words of Plans may be excluded from slots
+					look = &Plans{}
+				}
+				sight := look.Look(f, o, nil)
+				seen[fmt.Sprint(sight.AnyOpen, sight.AnySure)]++
+				b.Reset()
+				b.N, b.View, b.Plans = len(lines), &v, &plans
+				fast := f.SelectSeen(&b, in, sight)
 				if v.Err() != nil {
 					t.Fatal(v.Err())
 				}
 				for i := range lines {
-					if want := f.Match(&Line{Text: lines[i].Text}); got.Has(i) != want {
-						t.Fatalf("seed %d: %s: line %q is selected: %v, want %v", seed, describe(f), lines[i].Text, got.Has(i), want)
+					want := f.Match(&Line{Text: lines[i].Text}) && in.Has(i)
+					if got.Has(i) != want || fast.Has(i) != want || want && !sight.Any() {
+						t.Fatalf("seed %d: %s: line %q is selected: %v, by the outline %v, want %v", seed, describe(f), lines[i].Text, got.Has(i), fast.Has(i), want)
 					}
 				}
 			}
@@ -188,10 +207,60 @@ func TestTemplatesSelectWhatLinesMatch(t *testing.T) {
 			}
 		}
 	}
+	if len(seen) != 4 || slices.Min(slices.Collect(maps.Values(seen))) < 100 {
+		t.Errorf("what outlines say is too one-sided: %v", seen)
+	}
 	for h := noLine; h <= byMember; h++ {
 		if by[h] < 100 {
 			t.Errorf("verdict %d only %d times: the lines are of too few kinds", h, by[h])
 		}
+	}
+}
+
+// Beyond the first words of a query nothing is known of the values of slots, so that they may be any.
+func TestOutlinesAreAskedForManyWords(t *testing.T) {
+	c, err := block.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var lines []block.Line
+	for i := range 50 {
+		lines = append(lines, block.Line{T: int64(i), Text: fmt.Appendf(nil, "a%dx b%dx c%dx d%dx", i, i, i, i)})
+	}
+	out, err := c.Encode(lines, block.Version2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v block.View
+	if _, err := c.View(&v, out.Text, len(lines)); err != nil {
+		t.Fatal(err)
+	}
+	o := v.Outline(keeper())
+	if !o.Learn(&v) {
+		t.Fatal(v.Err())
+	}
+	for n := 55; n < 70; n++ {
+		var plans Plans
+		long := strings.TrimSpace(strings.Repeat("word ", n))
+		if plans.Look(Or(Phrase(long, false), Phrase("zz", false)), o, nil).Any() {
+			t.Error("words that are nowhere may match")
+		}
+		plans = Plans{}
+		if !plans.Look(Or(Phrase(long, false), Phrase("a7x b7x c7x d7x", false)), o, nil).Any() {
+			t.Errorf("behind %d words a phrase of slots is not found", n)
+		}
+	}
+}
+
+// keeper numbers shapes, those with the same case alike.
+func keeper() func(*block.Shape) *block.Shape {
+	have := map[string]*block.Shape{}
+	return func(s *block.Shape) *block.Shape {
+		if have[string(s.Case())] == nil {
+			have[string(s.Case())] = s.Clone(uint64(128*len(have) + 1)) // of several pages
+		}
+		return have[string(s.Case())]
 	}
 }
 
@@ -238,7 +307,7 @@ func TestTemplatesSettleExpressions(t *testing.T) {
 		`size \d+ from`: byText, `from$`: noLine, `\d$`: byText, `(?i)RECEIVED`: allLines, `segfault`: noLine, `block \d`: noLine, `7\d`: byText, `-99 of size 9801`: byText, ``: allLines,
 	} {
 		var plans Plans
-		if d := plans.of(Regex(regexp.MustCompile(expr)), v.Template(0), nil); d.how != want {
+		if d := plans.of(Regex(regexp.MustCompile(expr)), &v.Template(0).Shape, nil); d.how != want {
 			t.Errorf("/%s/ is decided %d, want %d", expr, d.how, want)
 		}
 	}
@@ -247,11 +316,11 @@ func TestTemplatesSettleExpressions(t *testing.T) {
 		"block": allLines, "received block": allLines, "block size": noLine, "blk 7": byValue, "size 49 from": byValue, "of size": allLines, "10.0.0": byValue,
 		"from of": noLine,
 	} {
-		if d := plans.of(Phrase(text, false), v.Template(0), nil); d.how != want {
+		if d := plans.of(Phrase(text, false), &v.Template(0).Shape, nil); d.how != want {
 			t.Errorf("%q is decided %d, want %d", text, d.how, want)
 		}
 	}
-	if d := plans.of(Literal("ck blk_-"), v.Template(0), nil); d.how != allLines {
+	if d := plans.of(Literal("ck blk_-"), &v.Template(0).Shape, nil); d.how != allLines {
 		t.Errorf("a literal in the template is decided %d", d.how)
 	}
 }
@@ -281,7 +350,7 @@ func TestPlansAreBounded(t *testing.T) {
 		if m == nil {
 			break
 		}
-		if _ = m.possible(v.Template(i)); m.steps > maxSteps+2*maxMachine {
+		if _ = m.possible(&v.Template(i).Shape); m.steps > maxSteps+2*maxMachine {
 			t.Errorf("%d steps", m.steps)
 		}
 	}
@@ -289,7 +358,7 @@ func TestPlansAreBounded(t *testing.T) {
 	for i := range 200 {
 		f := Literal(fmt.Sprint(i))
 		for k := range v.Templates() {
-			plans.of(f, v.Template(k), nil)
+			plans.of(f, &v.Template(k).Shape, nil)
 		}
 	}
 	if plans.bytes > maxPlanBytes {

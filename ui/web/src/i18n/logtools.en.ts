@@ -20,6 +20,8 @@ export const logtools = {
     header: 'Passed over by their header',
     index: 'Passed over by the word index',
     filter: 'Passed over by the filter of words',
+    templates: 'Passed over by what their lines have in common',
+    node: (node: string) => `Node ${node} answered, as lines are damaged on this one.`,
     skipped: 'Passed over',
     counted: 'Counted by their header alone',
     opened: 'Opened and read',

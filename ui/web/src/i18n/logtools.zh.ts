@@ -20,6 +20,8 @@ export const logtools: Dictionary['logtools'] = {
     header: '按块头跳过',
     index: '按词索引跳过',
     filter: '按词过滤器跳过',
+    templates: '按日志行的共同模板跳过',
+    node: (node: string) => `本节点上有日志损坏，由节点 ${node} 回答。`,
     skipped: '跳过',
     counted: '仅凭块头计数',
     opened: '打开并读取',

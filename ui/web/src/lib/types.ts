@@ -60,6 +60,10 @@ export interface LogStats {
   skipped_header?: number;
   skipped_index?: number;
   skipped_filter?: number;
+  /** Passed over by what their lines have in common. */
+  skipped_templates?: number;
+  /** The node that answered, where lines are damaged on the one that was asked. */
+  node?: string;
   /** Answered by their header alone. */
   counted?: number;
   /** Opened. */
