@@ -1,0 +1,201 @@
+package logstore
+
+import (
+	"errors"
+
+	"github.com/triward/triward/logstore/block"
+	"github.com/triward/triward/logstore/query"
+)
+
+// block scans one block. indexed tells that the word index has answered for it.
+func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
+	h, f := &k.head, k.filter
+	start, last := c.from(k.st), c.last
+	if err := c.tellTexts(d, k); err != nil {
+		return err
+	}
+	if f.IsAll() && h.MinT >= start && h.MaxT <= last && k.cut == 0 && c.sink.whole(k.st, h) {
+		c.stats.Lines += int64(h.Lines)
+		c.stats.Counted++
+		return nil
+	}
+	c.templates, c.positioned = nil, false
+	texts := blockTexts{c: c, d: d, k: k}
+	defer func() { err = errors.Join(err, texts.close()) }()
+	sight, may, err := c.look(&texts, indexed)
+	if err != nil || !may {
+		return texts.unlessDropped(err)
+	}
+	c.stats.Blocks++
+	if v, ok := c.sink.(limiter); ok {
+		from, to := v.limits()
+		start, last = max(start, from), min(last, to)
+	}
+	// What the text alone decides for all lines needs no column when no line is left.
+	var in query.Bits
+	alone := sight != nil && f.TextAlone() && h.MinT >= start && h.MaxT <= last && k.cut == 0
+	if alone {
+		if in, err = c.decide(&texts, sight, query.Range(h.Lines, 0, h.Lines)); err != nil || in.IsEmpty() {
+			return err
+		}
+	}
+	positions, fields, text := c.sink.needs()
+	done, err := c.columns(d, k, block.What{Positions: k.cut > 0, Fields: fields || f.NeedsFields(), ByName: true})
+	if err != nil || done == nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	if !alone {
+		c.positioned = k.cut > 0
+		in = c.inRange(start, last)
+		if k.cut > 0 {
+			c.hide(in, k.cut)
+		}
+		if in, err = c.decide(&texts, sight, in); err != nil || in.IsEmpty() {
+			return err
+		}
+	}
+	if text && texts.free == nil {
+		if err := texts.open(); err != nil {
+			return texts.unlessDropped(err)
+		}
+	}
+	if s, ok := c.sink.(templated); ok && c.templates != nil {
+		if positions && !c.positioned {
+			if err := c.e.store.codec.DecodePositions(&c.cols); err != nil {
+				return err
+			}
+		}
+		return s.templates(c.templates, &c.cols, in)
+	}
+	return c.offer(k.st, in)
+}
+
+// look finds out whether a block may match without its columns, and opens its texts when the filter asks for them. The sight is what the
+// filter makes of what the block's lines have in common; nil when that is not known.
+func (c *scan) look(texts *blockTexts, indexed bool) (sight *query.Sight, may bool, err error) {
+	k, f := texts.k, texts.k.filter
+	asked := f.NeedsText()
+	if asked {
+		if texts.outline = c.e.outlines.Get(k.id); texts.outline != nil {
+			if sight = c.plans.Look(f, texts.outline, c.stop); sight == nil {
+				return nil, false, c.err()
+			}
+			if !sight.Any() {
+				c.stats.SkippedTemplates++
+				return nil, false, nil
+			}
+		}
+	}
+	if need := f.Need(); need.Op != query.NeedAnything && !(indexed && settled(&need)) {
+		if may, err = c.mayHold(texts.d, k.id, &need); err != nil {
+			return nil, false, err
+		}
+		if !may {
+			c.stats.SkippedFilter++
+			return nil, false, nil
+		}
+	}
+	if !asked {
+		return nil, true, nil
+	}
+	if err := texts.open(); err != nil {
+		return nil, false, err
+	}
+	outline := texts.outline
+	if c.templates == nil || outline != nil && (!sight.AnyOpen || outline.Learned() || !f.AsksWords()) {
+		return sight, true, nil
+	}
+	if outline == nil {
+		outline = c.e.outlines.Put(k.id, c.templates)
+	} else if !c.e.outlines.Learn(k.id, outline, c.templates) { // at its second time: most are asked for once or often
+		outline = nil
+	}
+	if outline == nil {
+		return nil, false, c.templates.Err()
+	}
+	if sight = c.plans.Look(f, outline, c.stop); sight == nil {
+		return nil, false, c.err()
+	}
+	if !sight.Any() {
+		c.stats.SkippedTemplates++
+		return nil, false, nil
+	}
+	return sight, true, nil
+}
+
+// limiter is a sink that now wants only lines of some times, both included, whatever part they are in.
+type limiter interface{ limits() (from, to int64) }
+
+// decide returns which lines of the set match.
+func (c *scan) decide(texts *blockTexts, sight *query.Sight, in query.Bits) (query.Bits, error) {
+	c.stats.Lines += int64(in.Count())
+	f := texts.k.filter
+	if f.IsAll() {
+		return in, nil
+	}
+	b := &c.lines
+	b.Reset()
+	b.N, b.Stop = texts.k.head.Lines, c.stop
+	b.Times, b.Severities, b.Fields = c.cols.Times, c.cols.Severities, c.cols.Fields
+	if c.cols.ByName() {
+		b.Columns = &c.cols
+	}
+	if texts.free == nil {
+		b.Open = texts.open
+	} else {
+		texts.give()
+	}
+	if sight == nil {
+		in = f.Select(b, in)
+	} else {
+		in = f.SelectSeen(b, in, sight)
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	if err := b.Err(); err != nil {
+		return nil, texts.unlessDropped(err)
+	}
+	return in, nil
+}
+
+// blockTexts opens the texts of a block when they are needed.
+type blockTexts struct {
+	c    *scan
+	d    int64
+	k    *candidate
+	free func() error // once they are open
+
+	outline *block.Outline // nil when it is not remembered
+}
+
+var errDropped = errors.New("retention took the day away")
+
+// open gives the texts to c.lines. It fails with errDropped when the day was dropped meanwhile.
+func (t *blockTexts) open() (err error) {
+	if t.free, err = t.c.texts(t.d, t.k, t.outline); err == nil && t.free == nil {
+		return errDropped
+	}
+	t.give()
+	return err
+}
+
+func (t *blockTexts) give() {
+	l := &t.c.lines
+	l.Text, l.Ends, l.View, l.Plans = t.c.text.Bytes, t.c.text.Ends, t.c.templates, &t.c.plans
+}
+
+func (t *blockTexts) unlessDropped(err error) error {
+	if errors.Is(err, errDropped) {
+		return nil
+	}
+	return err
+}
+
+func (t *blockTexts) close() error {
+	if t.free == nil {
+		return nil
+	}
+	return t.free()
+}
