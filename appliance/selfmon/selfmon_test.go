@@ -172,10 +172,10 @@ func TestRefusedLinesAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.sink.refuse = 1
+		b.log.Info("refused") // both before it starts, so that they are given together
+		b.log.Info("taken")
 		b.m.Start()
 		defer b.m.Close()
-		b.log.Info("refused")
-		b.log.Info("taken")
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if fmt.Sprint(b.sink.lines) != "[taken]" || b.sink.calls != 1 || b.dropped("lines") != 1 {

@@ -387,6 +387,7 @@ func TestANodeThatGoesDownInTheMiddleIsReplaced(t *testing.T) {
 		s.leader.Store("n2")
 		s.meta.Fail(errors.New("down"))
 		_ = s.runners["n1"].Close()
+		time.Sleep(10 * time.Second) // until it has ended what it was at, and has given up writing that down
 		s.meta.Fail(nil)
 		release()
 		time.Sleep(5 * time.Minute)
