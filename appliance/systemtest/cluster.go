@@ -232,21 +232,26 @@ type clusterStatus struct {
 	} `json:"nodes"`
 }
 
-// until repeats fn until it returns nil or the time is up; the last error is returned then.
+// until repeats fn until it returns nil or the time is up; the last error is returned then, not that of a try which the end of the
+// time cut short.
 func until(ctx context.Context, limit time.Duration, fn func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
 		err := fn(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("not within %v: %w", limit, err)
+			return fmt.Errorf("not within %v: %w", limit, last)
 		}
 	}
 }
