@@ -47,7 +47,8 @@ var (
 	ErrVersion = errors.New("data of another version")
 
 	// errNotLeader: this node certainly did not take the proposal, as it is not the leader.
-	errNotLeader = errors.New("not the leader")
+	errNotLeader  = errors.New("not the leader")
+	errNobodyTook = errors.New("no other node took it")
 	// errSuperseded: a mark was overtaken by an image or an install; the next one covers it.
 	errSuperseded = errors.New("mark was superseded")
 	// ErrSuperseded is errSuperseded for those who ask for a Record: they may ask for another one at once.

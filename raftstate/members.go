@@ -185,16 +185,15 @@ func memberError(err error) error {
 	return err
 }
 
-// transfer hands leadership over. Raft says that it is done, or why it is not: a target that lags or does not answer
-// is given half an election's time.
+// transfer hands leadership over to the member id, or to the one that knows most if empty.
 func (n *Node) transfer(id string) error {
 	r := n.raft.Load()
 	if id == "" {
-		return r.LeadershipTransfer().Error()
+		return n.handOver(r, nil)
 	}
 	for _, s := range n.servers() {
 		if string(s.ID) == id {
-			return r.LeadershipTransferToServer(s.ID, s.Address).Error()
+			return n.handOver(r, &s)
 		}
 	}
 	return fmt.Errorf("%w: %s", ErrNoMember, id)

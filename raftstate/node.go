@@ -526,7 +526,7 @@ func (n *Node) Close() error {
 // attempts.
 func (n *Node) resign(r *raft.Raft) {
 	if r.State() == raft.Leader && len(n.servers()) > 1 {
-		if err := n.unlessBroken(r.LeadershipTransfer()); err != nil {
+		if err := n.handOver(r, nil); err != nil {
 			n.log.Info("leadership was not handed over", "err", err)
 		}
 	}
@@ -537,14 +537,45 @@ func (n *Node) resign(r *raft.Raft) {
 	}
 }
 
-// unlessBroken waits for raft's answer, which does not come any more once the node has met a fatal error (guard.halt). After
-// shutdown it comes at the latest, so what waits for it ends then.
+// unlessBroken waits for raft's answer, which does not come any more once the node has met a fatal error (guard.halt). It must be
+// one that comes after the shutdown at the latest, so that what waits for it ends then.
 func (n *Node) unlessBroken(f raft.Future) error {
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
 	select {
 	case err := <-done:
 		return err
+	case <-n.broken:
+		return ErrStopped
+	}
+}
+
+// handOver gives leadership to the voter to, or to the one that knows most if nil, and returns once this node does not lead any
+// more. Raft's own answer is not waited for: there is none, for ever, to a question that it has not taken from its channel when it
+// stops (guard.halt).
+func (n *Node) handOver(r *raft.Raft, to *raft.Server) error {
+	left := make(chan raft.Observation, 1)
+	o := raft.NewObserver(left, false, func(o *raft.Observation) bool {
+		state, ok := o.Data.(raft.RaftState)
+		return ok && state != raft.Leader
+	})
+	r.RegisterObserver(o)
+	defer r.DeregisterObserver(o)
+	if r.State() != raft.Leader {
+		return raft.ErrNotLeader
+	}
+	if to == nil {
+		r.LeadershipTransfer()
+	} else {
+		r.LeadershipTransferToServer(to.ID, to.Address)
+	}
+	limit := time.NewTimer(n.cfg.Election)
+	defer limit.Stop()
+	select {
+	case <-left:
+		return nil
+	case <-limit.C:
+		return fmt.Errorf("%w within %s", errNobodyTook, n.cfg.Election)
 	case <-n.broken:
 		return ErrStopped
 	}

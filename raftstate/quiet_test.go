@@ -2,6 +2,7 @@ package raftstate
 
 import (
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -105,5 +106,38 @@ func TestCloseDoesNotWaitForARaftThatStopped(t *testing.T) {
 			t.Error("it waits")
 		}
 		close(never)
+	})
+}
+
+// Raft answers no question that it has not taken when it stops: a leader that stops meanwhile does not wait for an answer to what
+// it is asked to hand over, and leaves nobody behind who does.
+func TestHandOverDoesNotOutliveARaftThatStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCluster(t, 3, nil)
+		first := c.leader()
+		n := c.nodes["n1"]
+		if n == first {
+			n = c.nodes["n2"]
+		}
+		stopped := make(chan struct{})
+		r := n.raft.Load()
+		r.RegisterObserver(raft.NewObserver(nil, false, func(o *raft.Observation) bool {
+			if l, ok := o.Data.(raft.LeaderObservation); ok && l.LeaderID == raft.ServerID(n.cfg.NodeID) {
+				close(stopped)
+				runtime.Goexit() // raft's main loop, which just began to lead
+			}
+			return false
+		}))
+		if err := first.transfer(n.cfg.NodeID); err != nil {
+			t.Fatal(err)
+		}
+		<-stopped
+		done := make(chan error, 1)
+		go func() { done <- n.handOver(r, nil) }()
+		synctest.Wait()
+		n.Node.fatal(brokenDisk("log", errors.New("fsync failed")))
+		if err := <-done; !errors.Is(err, ErrStopped) {
+			t.Error(err)
+		}
 	})
 }

@@ -64,7 +64,7 @@ func (n *Node) stepDown(ctx context.Context) error {
 	if r.State() != raft.Leader {
 		return nil
 	}
-	if err := r.LeadershipTransfer().Error(); err != nil {
+	if err := n.handOver(r, nil); err != nil {
 		return fmt.Errorf("hand leadership over before the repair: %w", err)
 	}
 	return ctx.Err()

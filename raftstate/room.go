@@ -127,7 +127,7 @@ func (n *Node) yield(r *raft.Raft) {
 		if st, err := n.PeerStatus(ctx, string(s.ID)); err != nil || st.DiskFull != "" || st.Installing {
 			continue
 		}
-		if err := r.LeadershipTransferToServer(s.ID, s.Address).Error(); err != nil {
+		if err := n.handOver(r, &s); err != nil {
 			n.log.Warn("disk is full, leadership was not handed over", "to", s.ID, "err", err)
 			continue
 		}
