@@ -37,6 +37,9 @@ func (c *confirmations) answered(peer raft.ServerID, term, sent uint64) {
 	if c.last == nil {
 		c.last = make(map[raft.ServerID]confirmation)
 	}
+	if last := c.last[peer]; last.term > term || last.term == term && last.sent > sent {
+		return // heartbeats and entries go over connections of their own: their answers overtake each other
+	}
 	c.last[peer] = confirmation{term, sent}
 	if c.changed != nil {
 		close(c.changed)

@@ -245,3 +245,17 @@ func TestWaitAppliedWaitsForObservers(t *testing.T) {
 		c.settle()
 	})
 }
+
+// Answers come over several connections to the same peer, so an older one may be read last: it takes nothing back.
+func TestAnOlderAnswerTakesNoConfirmationBack(t *testing.T) {
+	c := &confirmations{}
+	voters := []raft.ServerID{"n1", "n2", "n3"}
+	entries, heartbeat := c.send(), c.send()
+	c.answered("n2", 4, heartbeat)
+	for term, sent := range map[uint64]uint64{4: entries, 3: heartbeat + 1} {
+		c.answered("n2", term, sent)
+		if ok, _ := c.since(voters, "n1", 4, entries); !ok {
+			t.Errorf("the answer to request %d in term %d took back what n2 has confirmed", sent, term)
+		}
+	}
+}
