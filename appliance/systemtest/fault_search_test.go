@@ -22,7 +22,7 @@ var passNames = []string{"seal", "merge", "index"}
 func searchRows() []faultRow {
 	return []faultRow{{
 		name: "kill-index", fault: "kill -9 or power loss inside a sealing, a merging or an indexing of blocks; a wiped node", needs: []need{needLoop},
-		weight: 180 * time.Second, goal: powerGoal, run: func(ctx context.Context, tr *trial) error { return tr.cutPasses(ctx) },
+		weight: 120 * time.Second, short: true, goal: powerGoal, run: func(ctx context.Context, tr *trial) error { return tr.cutPasses(ctx) },
 	}}
 }
 
