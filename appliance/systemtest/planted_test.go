@@ -140,10 +140,10 @@ func (unsyncedFile) Sync() error { return nil }
 			},
 			says: `the history gives no reason`,
 		},
-		{ // a follower goes by what it has itself instead of asking the leader
+		{ // a follower goes by what it has itself instead of asking the leader; also for a token that was made a moment before
 			name: "leader not asked", file: "raftstate/remote.go", row: "stop-follower",
 			edits: []edit{{"			index, err = n.indexFrom(ctx, id)", "			index = n.fsm.applied.Load()"}},
-			says:  `a linearizable read of .* was acknowledged before`,
+			says:  `a linearizable read of .* was acknowledged before|the token is unknown, used up or expired`,
 		},
 		{ // a leader does not ask the others whether it still leads
 			name: "leader goes by itself", file: "raftstate/remote.go", row: "stop-leader",
