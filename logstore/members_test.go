@@ -252,6 +252,51 @@ func (m *model) checkFacets(t *testing.T, s *Store, req Request, q question, wan
 	}
 }
 
+// A name that no field has, by its characters or its length, is that of no field in a block of templates either.
+func TestNamesThatNoFieldHas(t *testing.T) {
+	s := testStore(t, t.TempDir(), Options{templateLines: 1})
+	names := []string{"x\ty", "x\x7f", "\xffx", "\xff", strings.Repeat("long", wire.MaxLabelName/4) + "er", "good"}
+	var lines []wire.LogLine
+	for i, name := range names {
+		for k := range 4 {
+			form := `{"%s":%d}`
+			if k%2 == 1 {
+				form = "%s=%d"
+			}
+			lines = append(lines, wire.LogLine{T: testDay*DayNs + int64(len(lines)), Text: fmt.Appendf(nil, form, name, i)})
+		}
+		for range 4 { // so that there is a template
+			lines = append(lines, slices.Clone(lines[len(lines)-4:])...)
+		}
+	}
+	b := wire.LogBatch{Streams: []wire.LogStream{{Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{"host": "web-1"}), Lines: lines}}}
+	e := wire.LogEntry{Index: 1, Batches: []wire.AcceptedLogs{{Agent: "a", Body: wire.AppendLogs(nil, &b), Batch: &b}}}
+	if err := s.ApplyLogs(1, []wire.LogEntry{e}); err != nil {
+		t.Fatal(err)
+	}
+	for _, sealed := range []bool{false, true} {
+		if sealed {
+			if err := s.Work(t.Context(), true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, name := range names {
+			want := 0
+			if name == "good" {
+				want = 20
+			}
+			for how, f := range map[string]*query.Filter{
+				"exists": query.Field(name, query.Exists, ""), "is": query.Field(name, query.Equal, fmt.Sprint(i)), "more": query.FieldNumber(name, query.Greater, -1),
+			} {
+				a, err := s.Search(t.Context(), Request{Filter: f})
+				if err != nil || len(a.Rows) != want {
+					t.Errorf("%q %s, sealed %v: %d lines, want %d; %v", name, how, sealed, len(a.Rows), want, err)
+				}
+			}
+		}
+	}
+}
+
 // Fields that texts hold are found wherever lines are, by their names in all ways to ask.
 func TestMembersAreFieldsWhereverLinesAre(t *testing.T) {
 	s := testStore(t, t.TempDir(), Options{})

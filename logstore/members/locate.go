@@ -26,6 +26,9 @@ func Locate(text string, name *Name) (Form, bool) {
 	if Variable(name.text) {
 		return Form{}, false
 	}
+	if len(name.text) > MaxName || !goodName([]byte(name.text)) {
+		return Form{}, true
+	}
 	s := strings.Trim(text, " \t\n\r")
 	if s == "" {
 		return Form{}, true
