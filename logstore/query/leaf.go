@@ -6,6 +6,7 @@ import (
 	"regexp/syntax"
 
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/triward/triward/logstore/regex"
 )
 
 // Bounds of a regular expression of a query language for programs, where dashboards send long alternations.
@@ -102,26 +103,8 @@ func checkRegex(expr string) error {
 	if err != nil {
 		return fmt.Errorf("regular expression %.80q: %w", expr, err)
 	}
-	if n := programSize(re); n > maxProgram {
+	if n := regex.Size(re); n > maxProgram {
 		return fmt.Errorf("regular expression %.80q is %d steps long when its repetitions are written out, at most %d are allowed: repeat less", expr, n, maxProgram)
 	}
 	return nil
-}
-
-// programSize estimates the instructions that the expression compiles to, before any are made.
-func programSize(re *syntax.Regexp) int {
-	n := 1
-	switch re.Op {
-	case syntax.OpLiteral:
-		return len(re.Rune)
-	case syntax.OpCapture:
-		n = 2
-	}
-	for _, sub := range re.Sub {
-		n = min(n+programSize(sub), 2*maxProgram) // no overflow
-	}
-	if re.Op == syntax.OpRepeat {
-		n *= max(re.Min, re.Max, 1)
-	}
-	return n
 }

@@ -3,11 +3,13 @@ package query
 import (
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore/regex"
 	"github.com/triward/triward/logstore/words"
 )
 
@@ -17,6 +19,7 @@ const (
 	MaxRegex = 256      // bytes of one regular expression
 	maxDepth = 64       // nested parentheses and negations
 	maxNodes = 512      // conditions in one query
+	maxSizes = 20_000   // regex.Size of all regular expressions of one query
 )
 
 // SyntaxError says what is wrong with the text of a query, and where.
@@ -70,6 +73,7 @@ type parser struct {
 	text  string
 	pos   int
 	nodes int
+	sizes int // of the regular expressions so far
 }
 
 func (p *parser) fail(pos int, format string, args ...any) error {
@@ -390,6 +394,14 @@ func (p *parser) regex() (*regexp.Regexp, bool, error) {
 	expr := strings.ReplaceAll(rest[1:end], `\/`, `/`)
 	if len(expr) > MaxRegex {
 		return nil, false, p.fail(p.pos, "regular expression of %d bytes, at most %d are allowed", len(expr), MaxRegex)
+	}
+	tree, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return nil, false, p.fail(p.pos+1, "%v", err)
+	}
+	if p.sizes += regex.Size(tree); p.sizes > maxSizes {
+		return nil, false, p.fail(p.pos, "the regular expressions are %d steps long when their repetitions are written out, at most %d are allowed in a query: repeat less",
+			p.sizes, maxSizes)
 	}
 	re, err := regexp.Compile(expr)
 	if err != nil {

@@ -62,6 +62,24 @@ func TestParseErrorsNameThePlace(t *testing.T) {
 	}
 }
 
+// A query that is small and whose expressions are large takes little time and memory to read, wherever they stand in it.
+func TestExpressionsOfAQueryAreBounded(t *testing.T) {
+	large := strings.Repeat("x{1000}", 4)
+	for _, q := range []string{
+		"/" + strings.Repeat(`\pL{1000}`, 25) + "/", strings.Repeat("/"+large+"/ OR ", 6) + "x", strings.Repeat("a:/"+large+"/ ", 6), "-(" + strings.Repeat("/"+large+"/ -a:/"+large+"/ ", 3) + ")",
+	} {
+		_, err := Parse(q)
+		if bad, ok := errors.AsType[*SyntaxError](err); !ok || q[bad.Pos] != '/' || !strings.Contains(bad.Msg, "steps long") {
+			t.Errorf("%.60q: %v", q, err)
+		}
+	}
+	for _, q := range []string{"/" + large + "/", strings.Repeat(`/user_id=\d{1,40} (GET|POST) \/[a-z]+/ OR `, 100) + "x"} {
+		if _, err := Parse(q); err != nil {
+			t.Errorf("%.60q: %v", q, err)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"a b", `(a OR "b c"*) -host:x code>5 /r\/e/`, "磁盘 severity>=warning", "((((", `"`, "/a{1000}{1000}/"} {
 		f.Add(s, "some text 磁盘 x")

@@ -23,6 +23,31 @@ const (
 // ErrSlow says that an expression with ^, $ or \b may take too long on a text.
 var ErrSlow = errors.New("the expression looks for places (^, $, \\b), and the text is too long for all it may take")
 
+// mostSize bounds what Size counts, so that nothing overflows.
+const mostSize = 1 << 20
+
+// Size estimates the instructions that an expression compiles to, before any are made: x{1000} is a thousand of them. Of very large
+// ones it tells only that they are.
+func Size(re *syntax.Regexp) int {
+	n := 1
+	switch re.Op {
+	case syntax.OpLiteral:
+		return len(re.Rune)
+	case syntax.OpCapture:
+		n = 2
+	case syntax.OpRepeat:
+		n = Size(re.Sub[0])
+		if re.Min != re.Max { // some are optional
+			n++
+		}
+		return min(n*max(re.Min, re.Max, 1), mostSize)
+	}
+	for _, sub := range re.Sub {
+		n = min(n+Size(sub), mostSize)
+	}
+	return n
+}
+
 // Regexp is an expression that can be told to stop. It is immutable and safe for concurrent use.
 type Regexp struct {
 	re    *regexp.Regexp

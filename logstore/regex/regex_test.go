@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"regexp"
+	"regexp/syntax"
+	"strings"
 	"testing"
 )
 
@@ -72,5 +74,32 @@ func TestSlowExpressionStops(t *testing.T) {
 	New(regexp.MustCompile(`y`)).Match(text, func() bool { few++; return true })
 	if few > 0 {
 		t.Error("what is quick is asked whether to go on")
+	}
+}
+
+// What an expression compiles to is known, about, before it is compiled, and nothing overflows.
+func TestSizeIsAboutThatOfTheProgram(t *testing.T) {
+	for _, expr := range []string{
+		"", "x", "word", "(?i)word", "a|b|word", "(a|b)+", "x{1000}", "(abc|d){2,300}", `\pL{500}\d*`, `^a\b.*$`, "(x?x?x?x?){200}y", "((a{10}){10}){10}", "a{3,}",
+	} {
+		tree, err := syntax.Parse(expr, syntax.Perl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := Size(tree)
+		prog, err := syntax.Compile(tree.Simplify())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(prog.Inst); size*2+8 < n || size > n+n/2 {
+			t.Errorf("%s: %d, its program has %d instructions", expr, size, n)
+		}
+	}
+	tree, err := syntax.Parse(strings.Repeat("(?:word|x){1000}", 200), syntax.Perl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := Size(tree); n < mostSize {
+		t.Errorf("of a very large one: %d", n)
 	}
 }

@@ -10,7 +10,8 @@ package syntax
 const (
 	MaxText   = 64 << 10 // bytes of the text
 	MaxRegex  = 4 << 10  // bytes of one regular expression
-	maxProg   = 20_000   // instructions of one compiled regular expression
+	maxProg   = 20_000   // instructions of one compiled regular expression, as regex.Size counts
+	maxProgs  = 50_000   // and of all of one query
 	maxDepth  = 64       // nesting of parentheses, functions and operators
 	maxTokens = 8192
 	maxStages = 256 // of one pipeline

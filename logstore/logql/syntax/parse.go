@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/triward/triward/logstore/regex"
 )
 
 // Parse reads an expression. Errors are of type *Error.
@@ -65,6 +66,7 @@ type parser struct {
 	text   string
 	tokens []token
 	at     int
+	progs  int // instructions of the regular expressions so far
 }
 
 func (p *parser) peek() token { return p.tokens[p.at] }
@@ -329,30 +331,42 @@ func parseNumber(s string) (float64, error) {
 
 // regex checks the expression of a line filter or parser.
 func (p *parser) regex(expr string, t token) (*regexp.Regexp, error) {
-	re, err := CompileRegex(expr)
+	n, err := regexSize(expr)
 	if err != nil {
 		return nil, p.fail(t, "%v", err)
+	}
+	if p.progs += n; p.progs > maxProgs {
+		return nil, p.fail(t, "the regular expressions of the query unfold to %d steps, %d are allowed: use smaller repetitions, or fewer of them", p.progs, maxProgs)
+	}
+	re, err := regexp.Compile(expr)
+	if err != nil {
+		return nil, p.fail(t, "bad regular expression: %v", err)
 	}
 	return re, nil
 }
 
 // CompileRegex compiles an expression within the bounds of queries.
 func CompileRegex(expr string) (*regexp.Regexp, error) {
+	if _, err := regexSize(expr); err != nil {
+		return nil, err
+	}
+	return regexp.Compile(expr)
+}
+
+// regexSize returns regex.Size of an expression that is within the bounds of one.
+func regexSize(expr string) (int, error) {
 	if len(expr) > MaxRegex {
-		return nil, fmt.Errorf("the regular expression is longer than %d bytes", MaxRegex)
+		return 0, fmt.Errorf("the regular expression is longer than %d bytes", MaxRegex)
 	}
 	tree, err := resyntax.Parse(expr, resyntax.Perl)
 	if err != nil {
-		return nil, fmt.Errorf("bad regular expression: %w", err)
+		return 0, fmt.Errorf("bad regular expression: %w", err)
 	}
-	prog, err := resyntax.Compile(tree.Simplify())
-	if err != nil {
-		return nil, fmt.Errorf("bad regular expression: %w", err)
+	n := regex.Size(tree)
+	if n > maxProg {
+		return 0, fmt.Errorf("the regular expression unfolds to %d steps, %d are allowed: use smaller repetitions", n, maxProg)
 	}
-	if len(prog.Inst) > maxProg {
-		return nil, fmt.Errorf("the regular expression unfolds to %d steps, %d are allowed: use smaller repetitions", len(prog.Inst), maxProg)
-	}
-	return regexp.Compile(expr)
+	return n, nil
 }
 
 // matcher reads `op "value"` behind the name of a label.

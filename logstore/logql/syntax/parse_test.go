@@ -279,3 +279,22 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// A query that is small and whose expressions are large takes little time and memory to read, wherever they stand in it.
+func TestExpressionsOfAQueryAreBounded(t *testing.T) {
+	large := strings.Repeat("x{1000}", 4)
+	for _, q := range []string{
+		`{a="b"} |~ "` + strings.Repeat("x{1000}", 500) + `"`, `{a="b"}` + strings.Repeat(` |~ "`+large+`"`, 13), `{a="b"} |~ "x"` + strings.Repeat(` or "`+large+`"`, 13),
+		"{a" + strings.Repeat(`=~"`+large+`",a`, 13) + `="b"}`, `{a="b"}` + strings.Repeat(` | a=~"`+large+`"`, 13), `{a="b"}` + strings.Repeat(` | regexp "(?P<a>`+large+`)"`, 13),
+		"count_over_time(" + `{a="b"}` + strings.Repeat(` |~ "`+large+`"`, 7) + "[1m]) + count_over_time(" + `{a="b"}` + strings.Repeat(` |~ "`+large+`"`, 7) + "[1m])",
+	} {
+		_, err := Parse(q)
+		if bad, ok := errors.AsType[*Error](err); !ok || !strings.Contains(bad.Msg, "unfold") {
+			t.Errorf("%.60q: %v", q, err)
+		}
+	}
+	list := "pod-" + strings.Repeat("0123456789|pod-", 250) + "x"
+	if _, err := Parse(`{a="b"}` + strings.Repeat(` | a=~"`+list+`"`, 10)); err != nil {
+		t.Error(err)
+	}
+}
