@@ -29,7 +29,7 @@ const (
 	tailRecheck  = time.Second
 	tailMessage  = 500     // lines of a message
 	tailBytes    = 1 << 20 // and their bytes, about
-	tailHeld     = 8 << 20 // bytes of lines that wait for delay_for
+	tailHeld     = 8 << 20 // bytes of lines that wait for delay_for, and of the first ones, with their labels
 	maxDelay     = 5 * time.Second
 	maxRead      = 4 << 10 // of a message of the client, which has nothing to say
 	tailLookback = time.Hour
@@ -204,6 +204,15 @@ type held struct {
 	t      int64
 	labels wire.Labels
 	text   string
+	size   int // bytes of it all, about
+}
+
+func newHeld(came time.Time, t int64, labels wire.Labels, text string) held {
+	size := 128 + len(text)
+	for i := range labels {
+		size += 32 + len(labels[i].Name) + len(labels[i].Value)
+	}
+	return held{came, t, labels, text, size}
 }
 
 var errEnough = errors.New("enough lines")
@@ -228,8 +237,9 @@ func (t *tail) backlog(ctx context.Context, head ui.Position) ([]held, error) {
 		if !ok {
 			return nil
 		}
-		out = append(out, held{t: r.T, labels: ls, text: text})
-		if bytes += len(text); len(out) >= t.asked.limit || bytes > tailHeld {
+		l := newHeld(time.Time{}, r.T, ls, text)
+		out = append(out, l)
+		if bytes += l.size; len(out) >= t.asked.limit || bytes > tailHeld {
 			return errEnough
 		}
 		return nil
@@ -328,14 +338,15 @@ func (t *tail) take() {
 		if !ok {
 			continue
 		}
-		if t.heldBytes+len(text) > tailHeld {
+		h := newHeld(now, l.T, ls, text)
+		if t.heldBytes+h.size > tailHeld {
 			if t.lost >= 0 {
 				t.lost++
 			}
 			continue
 		}
-		t.held = append(t.held, held{now, l.T, ls, text})
-		t.heldBytes += len(text)
+		t.held = append(t.held, h)
+		t.heldBytes += h.size
 	}
 }
 
@@ -343,7 +354,7 @@ func (t *tail) take() {
 func (t *tail) due(now time.Time) []held {
 	n := 0
 	for n < len(t.held) && now.Sub(t.held[n].came) >= t.asked.delay {
-		t.heldBytes -= len(t.held[n].text)
+		t.heldBytes -= t.held[n].size
 		n++
 	}
 	out := slices.Clone(t.held[:n])
@@ -357,7 +368,7 @@ func (t *tail) send(lines []held) error {
 	for len(lines) > 0 || t.lost != 0 {
 		n, bytes := 0, 0
 		for n < len(lines) && n < tailMessage && bytes < tailBytes {
-			bytes += len(lines[n].text)
+			bytes += lines[n].size
 			n++
 		}
 		msg := t.message(lines[:n])

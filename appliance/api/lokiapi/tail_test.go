@@ -117,7 +117,7 @@ func TestDelayedLinesAreSorted(t *testing.T) {
 	now := time.Now()
 	x := &tail{asked: tailAsked{delay: 3 * time.Second}}
 	for i, at := range []int64{5, 3, 9} {
-		x.held = append(x.held, held{came: now.Add(time.Duration(i) * time.Second), t: at, text: "x"})
+		x.held = append(x.held, held{came: now.Add(time.Duration(i) * time.Second), t: at, text: "x", size: 1})
 		x.heldBytes++
 	}
 	if got := x.due(now.Add(2 * time.Second)); len(got) != 0 {
@@ -241,5 +241,67 @@ func TestTailMessagesAreBounded(t *testing.T) {
 			}
 			n++
 		}
+	}
+}
+
+// So are the lines that are held for a client, whose labels count too: a query can make a line all labels.
+func TestTailHoldsLabelsWithinItsBound(t *testing.T) {
+	s := newStand(t, nil)
+	const n, size = 60, 200 << 10
+	batch := func() wire.LogStream {
+		var texts []string
+		for i := range n {
+			texts = append(texts, fmt.Sprintf(`{"i":"%d","a":"%s"}`, i, strings.Repeat("x", size)))
+		}
+		return stream(map[string]string{"host": "a"}, 0, texts...)
+	}
+	s.apply(batch())
+	ws, _, err := s.follow(params("query", `{host="a"} | json | line_format ""`, "start", fmt.Sprint(t0), "limit", "1000"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func() (lines, dropped int) {
+		t.Helper()
+		_ = ws.SetReadDeadline(time.Now().Add(time.Minute))
+		_, body, err := ws.ReadMessage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(body) > tailBytes+2*size {
+			t.Errorf("a message of %d bytes", len(body))
+		}
+		var m tailed
+		if err := json.Unmarshal(body, &m); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range m.Dropped {
+			k := 0
+			if _, err := fmt.Sscan(d.Labels["dropped"], &k); err != nil {
+				t.Error(err)
+			}
+			dropped += k
+		}
+		for _, st := range m.Streams {
+			lines += len(st.Values)
+			if i := st.Stream["i"]; i == "59" && len(st.Stream["a"]) != size {
+				t.Errorf("line %s has %d bytes of labels", i, len(st.Stream["a"]))
+			}
+		}
+		return lines, dropped
+	}
+	const most = tailHeld/size + 1 // the last one goes beyond the bound
+	first := 0
+	for first < most {
+		k, _ := read()
+		first += k
+	}
+	s.apply(batch())
+	came, dropped := first-most, 0
+	for came+dropped < n {
+		k, d := read()
+		came, dropped = came+k, dropped+d
+	}
+	if came >= most || dropped == 0 {
+		t.Errorf("beyond the first lines %d were held, %d dropped", came, dropped)
 	}
 }
