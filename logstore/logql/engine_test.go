@@ -117,6 +117,38 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// Series are bounded by the bytes of their labels too, which a parser makes of lines that may be long, and by those of what is made
+// of them.
+func TestMemoryOfLabels(t *testing.T) {
+	long := strings.Repeat("x", 10<<10)
+	m := &memory{}
+	for i := range int64(300) {
+		m.lines = append(m.lines, Line{T: i, Labels: wire.Labels{{Name: "a", Value: "b"}}, Text: fmt.Appendf(nil, "id=%d long=%s", i, long)})
+	}
+	for query, most := range map[string]int64{ // MiB that suffice
+		`count_over_time({a="b"} | logfmt [1s])`:                                                                6,
+		`topk(3, count_over_time({a="b"} | logfmt [1s]))`:                                                       6,
+		`max_over_time({a="b"} | logfmt | unwrap id [1s])`:                                                      1,
+		`label_replace(count_over_time({a="b"} | logfmt [1s]), "c", "$1", "id", "(.*)")`:                        12,
+		`sum without (a) (count_over_time({a="b"} | logfmt [1s]))`:                                              6,
+		`max without (a) (count_over_time({a="b"} | logfmt [1s]))`:                                              12,
+		`count_over_time({a="b"} | logfmt [1s]) * on (id, long) count_over_time({a="b"} | logfmt | drop a[1s])`: 12,
+		`sum by (id) (count_over_time({a="b"} | logfmt [1s]))`:                                                  1,
+	} {
+		for limit := most - 1; limit <= most; limit++ {
+			if limit == 0 {
+				continue
+			}
+			e := &Engine{Source: m, Limits: Limits{Memory: limit << 20}}
+			_, err := e.Instant(t.Context(), parse(t, query), 299)
+			var le *LimitError
+			if large := errors.As(err, &le); large != (limit < most) || err != nil && !large {
+				t.Errorf("%s within %d MiB: %v", query, limit, err)
+			}
+		}
+	}
+}
+
 // The windows hold what lies within them and not what was there before: a day of lines takes as much as an hour.
 func TestMemoryOfWindows(t *testing.T) {
 	e := &Engine{Source: endless{100 * time.Millisecond}, Limits: Limits{Memory: 512 << 10}}

@@ -44,7 +44,7 @@ type evaluation struct {
 	buf    []byte
 	stats  Stats
 	taken  int64 // lines that functions over ranges took
-	memory int64 // of the windows at hand
+	memory int64 // of the windows at hand, and the labels of all series
 }
 
 // metric answers a query for numbers.
@@ -127,6 +127,7 @@ func (ev *evaluation) intern(ls wire.Labels) *set {
 	if !ok {
 		s = &set{cloneLabels(ls), string(ev.buf)}
 		ev.sets[s.key] = s
+		ev.memory += 2*int64(len(s.key)) + labelBytes*int64(len(ls)) // whoever asks for series looks at it
 	}
 	return s
 }

@@ -145,6 +145,7 @@ const (
 	tallyBytes = 24
 	paneBytes  = 96
 	valueBytes = 16
+	labelBytes = 32
 )
 
 // line takes one line. It returns false when the evaluation is over.
@@ -227,7 +228,7 @@ func (o *overRange) take(s *series, t int64, v float64) {
 
 func (o *overRange) grow(n int64) {
 	if o.ev.memory += n; o.ev.memory > o.ev.limits.Memory {
-		o.err = &LimitError{fmt.Sprintf("the windows of %s take more than %d MiB", o.r.Op, o.ev.limits.Memory>>20), "use a shorter range, a longer step or fewer series"}
+		o.err = &LimitError{fmt.Sprintf("the windows and labels of %s take more than %d MiB", o.r.Op, o.ev.limits.Memory>>20), "use a shorter range, a longer step, fewer series or fewer labels"}
 	}
 }
 
@@ -297,6 +298,9 @@ func (o *overRange) until(k int) error {
 		o.step()
 		if err := o.out(o.k, o.vec); err != nil {
 			return err
+		}
+		if o.grow(0); o.err != nil { // by the labels of what was made of the vector
+			return o.err
 		}
 	}
 	return nil
