@@ -312,6 +312,8 @@ func TestBadParameters(t *testing.T) {
 		{"index/stats", around(), 400, "query is missing"},
 		{"index/volume", around("query", `{a="b"}`, "aggregateBy", "x"), 400, "aggregateBy"},
 		{"index/volume_range", around("query", `{a="b"}`, "step", "1ms"), 400, "resolution"},
+		{"index/volume_range", params("query", `{a="b"}`, "start", "0", "end", "9223372036854775807", "step", "1h"), 400, "resolution"},
+		{"query_range", params("query", `rate({a="b"}[1m])`, "start", "0", "end", "9223372036854775807"), 200, "matrix"},
 		{"detected_fields", around("query", `{a="b"}`, "line_limit", "100000"), 400, "line_limit"},
 		{"detected_fields", around("query", `rate({a="b"}[1m])`), 400, "lines is wanted"},
 		{"patterns", around(), 400, "query is missing"},

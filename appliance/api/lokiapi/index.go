@@ -219,7 +219,7 @@ func (a *API) volumes(q *request, steps bool) (*volumes, []*volume, []string, er
 			return nil, nil, nil, err
 		}
 		v.step = int64(step)
-		n := (end - start + v.step - 1) / v.step
+		n := stepsOf(end-start, v.step)
 		if n > maxSteps {
 			return nil, nil, nil, badf("exceeded maximum resolution of %d points per time series: %d steps were asked for, use a greater step", maxSteps, n)
 		}

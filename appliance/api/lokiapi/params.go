@@ -135,7 +135,7 @@ const minStep = time.Millisecond
 func (q *request) step(start, end int64) (time.Duration, error) {
 	s := q.form.Get("step")
 	if s == "" {
-		return time.Duration(max(1, (end-start+249*int64(time.Second))/(250*int64(time.Second)))) * time.Second, nil
+		return time.Duration(max(1, stepsOf(end-start, 250*int64(time.Second)))) * time.Second, nil
 	}
 	d, err := parseDuration(s)
 	switch {
@@ -145,6 +145,16 @@ func (q *request) step(start, end int64) (time.Duration, error) {
 		return 0, badf("parameter step: zero or negative query resolution step widths are not accepted, try a positive one (at least %s)", minStep)
 	}
 	return d, nil
+}
+
+// stepsOf returns how many steps a span of time takes, the last one begun counting whole. The sum of span and step may be more than an
+// int64 holds.
+func stepsOf(span, step int64) int64 {
+	n := span / step
+	if span%step > 0 {
+		n++
+	}
+	return n
 }
 
 // expr returns the query, which must be there.
