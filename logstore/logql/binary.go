@@ -54,10 +54,9 @@ func (ev *evaluation) withScalar(x *syntax.Binary, side syntax.Metric, num float
 // vectors applies an operator to series on both sides: it evaluates the left one first and holds it.
 func (ev *evaluation) vectors(x *syntax.Binary, out emit) error {
 	left := make([][]point, ev.grid.n)
-	points := 0
 	err := ev.run(x.Left, func(k int, in []point) error {
-		if points += len(in); points > ev.limits.Result {
-			return ev.tooMany(points)
+		if ev.held += len(in); ev.held > ev.limits.Result {
+			return ev.tooMany(ev.held)
 		}
 		left[k] = slices.Clone(in)
 		return nil
@@ -68,6 +67,7 @@ func (ev *evaluation) vectors(x *syntax.Binary, out emit) error {
 	m := &matching{ev: ev, x: x, by: map[*set]*set{}, made: map[[2]*set]*set{}, seen: map[*set]int{}, right: map[*set]found{}, left: map[*set]int{}}
 	return ev.run(x.Right, func(k int, in []point) error {
 		vec, err := m.step(k, left[k], in)
+		ev.held -= len(left[k])
 		left[k] = nil
 		if err != nil {
 			return err

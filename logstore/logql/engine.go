@@ -28,7 +28,7 @@ type Limits struct {
 	Series  int   // of one function over a range; 50,000
 	Points  int   // steps of a range query; 11,000
 	Samples int64 // lines that functions over ranges take; 100,000,000
-	Result  int   // points of an answer, and of one side of an operator; 4,000,000
+	Result  int   // points of an answer, and of the sides of operators that are held at once; 4,000,000
 	Memory  int64 // bytes of the windows at hand and of the labels of series; 128 MiB
 	Entries int   // lines of an answer; 5,000
 	Bytes   int   // of the text of an answer, which ends there with a warning; 32 MiB

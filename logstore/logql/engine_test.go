@@ -149,6 +149,28 @@ func TestMemoryOfLabels(t *testing.T) {
 	}
 }
 
+// Operators within operators hold no more than one: what is held is counted over the query, and given back.
+func TestPointsThatOperatorsHold(t *testing.T) {
+	m := &memory{lines: []Line{{T: 1, Labels: wire.Labels{{Name: "a", Value: "b"}}, Text: []byte("x")}}}
+	const steps = 100
+	e := &Engine{Source: m, Limits: Limits{Result: steps + 10}}
+	const x = `count_over_time({a="b"}[1h])`
+	for query, fits := range map[string]bool{
+		x + " + " + x:                                       true,
+		x + " + " + x + " + " + x + " - " + x:               true,
+		"(" + x + " + " + x + ") * (" + x + " + " + x + ")": false,
+		x + " + (" + x + " + " + x + ")":                    false,
+		x + " or (" + x + " or (" + x + " or " + x + "))":   false,
+		"2 * (" + x + " + (1 + " + x + "))":                 true,
+	} {
+		_, err := e.Range(t.Context(), parse(t, query), Params{Start: 1, End: steps * 1e9, Step: time.Second})
+		var le *LimitError
+		if large := errors.As(err, &le); large == fits || err != nil && !large {
+			t.Errorf("%s: %v", query, err)
+		}
+	}
+}
+
 // The windows hold what lies within them and not what was there before: a day of lines takes as much as an hour.
 func TestMemoryOfWindows(t *testing.T) {
 	e := &Engine{Source: endless{100 * time.Millisecond}, Limits: Limits{Memory: 512 << 10}}

@@ -44,6 +44,7 @@ type evaluation struct {
 	buf    []byte
 	stats  Stats
 	taken  int64 // lines that functions over ranges took
+	held   int   // points of the left sides of operators, all at hand
 	memory int64 // of the windows at hand, and the labels of all series
 }
 
@@ -93,7 +94,7 @@ func (e *Engine) metric(ctx context.Context, x syntax.Metric, g grid, l Limits, 
 }
 
 func (ev *evaluation) tooMany(n int) error {
-	return &LimitError{fmt.Sprintf("the answer has more than %d points (%d at least)", ev.limits.Result, n), "use a longer step, a shorter time or fewer series, such as with sum by (…)"}
+	return &LimitError{fmt.Sprintf("the answer, or what its operators hold on their way, has more than %d points (%d at least)", ev.limits.Result, n), "use a longer step, a shorter time or fewer series, such as with sum by (…)"}
 }
 
 // ordered reports whether the order of the series at one time is part of the answer.
