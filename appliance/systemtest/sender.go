@@ -112,6 +112,11 @@ func (s *sender) enroll(ctx context.Context, token string) error {
 	return nil
 }
 
+// labels are those that an agent gives its streams itself.
+func (s *sender) labels() wire.Labels {
+	return wire.Labels{{Name: "agent", Value: s.agent}, {Name: "host", Value: s.name}}
+}
+
 // register redeems the token, opens the epoch and registers that many series.
 func (s *sender) register(ctx context.Context, token string, columns int) error {
 	if err := s.enroll(ctx, token); err != nil {
@@ -268,7 +273,11 @@ func ledgerLine(name string, seq uint64, i int) string {
 
 func (s *sender) batch(lane wire.Lane, seq uint64, raw []byte) wire.Batch {
 	b := wire.Batch{Identity: wire.Identity{Agent: s.agent, Epoch: s.epoch, Lane: lane, Seq: seq, Hash: wire.HashContent(raw)}, RawLen: len(raw)}
-	b.Codec, b.Body = s.coder.Compress(nil, raw)
+	if lane.CarriesMetrics() {
+		b.Codec, b.Body = s.coder.Compress(nil, raw)
+	} else {
+		b.Codec, b.Body = s.coder.CompressLogs(nil, raw)
+	}
 	return b
 }
 
