@@ -103,3 +103,101 @@ func TestFullPageLooksAtNoLineBehindIt(t *testing.T) {
 		}
 	}
 }
+
+// What the text alone decides is not found of lines that a selector has cut, in a block that has later ones too.
+func TestCutLinesAreNotFoundByTheirTextAlone(t *testing.T) {
+	s := testStore(t, t.TempDir(), Options{NoIndex: true})
+	s.SetFormat(2)
+	for index := uint64(1); index <= 2; index++ {
+		b := wire.LogBatch{Streams: []wire.LogStream{{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "host", Value: "a"}}}}}
+		for i := range 200 {
+			b.Streams[0].Lines = append(b.Streams[0].Lines, wire.LogLine{T: testDay*DayNs + int64(i), Text: fmt.Appendf(nil, "job %d of entry %d", i, index)})
+		}
+		e := wire.LogEntry{Index: index, Batches: []wire.AcceptedLogs{{Agent: "a", Body: wire.AppendLogs(nil, &b), Batch: &b}}}
+		if err := s.ApplyLogs(index, []wire.LogEntry{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	work(t, s, true)
+	(&cutting{}).cut(t, s, wire.StreamLog, testDay, 1, `{host="a"}`)
+	for range 3 { // the block is remembered from the first time on
+		for text, want := range map[string]int{"job": 200, "entry -job": 0, `"entry 1"`: 0, `"entry 2"`: 200, "/job 7 .*2$/": 1} {
+			if got := len(searchOf(t, s, text, MaxRows).Rows); got != want {
+				t.Errorf("%s: %d rows, want %d", text, got, want)
+			}
+		}
+	}
+	if _, blocks, _ := s.engine.outlines.Bytes(); blocks != 1 {
+		t.Errorf("%d blocks are remembered", blocks)
+	}
+}
+
+// A full page has of lines of the same time those that come first, whichever stream they are of.
+func TestFullPageHasTheFirstOfEqualTimes(t *testing.T) {
+	s := testStore(t, t.TempDir(), Options{NoIndex: true})
+	s.SetFormat(2)
+	const hosts, each = 8, 150
+	for host := range hosts {
+		b := wire.LogBatch{Streams: []wire.LogStream{{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "host", Value: fmt.Sprint(host)}}}}}
+		for i := range each {
+			b.Streams[0].Lines = append(b.Streams[0].Lines, wire.LogLine{T: testDay*DayNs + int64(i/50), Text: fmt.Appendf(nil, "job %d done", i)})
+		}
+		e := wire.LogEntry{Index: uint64(1 + host), Batches: []wire.AcceptedLogs{{Agent: "a", Body: wire.AppendLogs(nil, &b), Batch: &b}}}
+		if err := s.ApplyLogs(e.Index, []wire.LogEntry{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	work(t, s, true)
+	f, err := query.Parse("done")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, limit := range []int{1, 60, 410, 450} {
+		for _, direction := range []Direction{NewestFirst, OldestFirst} {
+			a, err := s.Search(t.Context(), Request{Filter: f, Limit: limit, Direction: direction})
+			if err != nil || len(a.Rows) != limit {
+				t.Fatal(err, len(a.Rows))
+			}
+			for i := range a.Rows {
+				at := i
+				if direction == NewestFirst {
+					at = hosts*each - 1 - i
+				}
+				// By time, of which each host has 50 lines, then by entry.
+				tick, host, ord := at/(50*hosts), at/50%hosts, at/(50*hosts)*50+at%50
+				if r := &a.Rows[i]; r.T != testDay*DayNs+int64(tick) || r.Index != uint64(1+host) || int(r.Ord) != ord {
+					t.Fatalf("row %d of %d, direction %v: time %d, %v; want %d, %d.%d", i, limit, direction, r.T-testDay*DayNs, r.Position, tick, 1+host, ord)
+				}
+			}
+		}
+	}
+}
+
+// A condition on a field beside one on the text is decided by the field, also in a block whose forms are known.
+func TestFieldsBesideTextsOfKnownForms(t *testing.T) {
+	s := testStore(t, t.TempDir(), Options{NoIndex: true})
+	s.SetFormat(2)
+	b := wire.LogBatch{Streams: []wire.LogStream{{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "host", Value: "a"}}}}}
+	for i := range 200 {
+		b.Streams[0].Lines = append(b.Streams[0].Lines, wire.LogLine{
+			T: testDay*DayNs + int64(i), Text: fmt.Appendf(nil, "job %d done", i), Fields: []wire.Label{{Name: "code", Value: fmt.Sprint(i % 4)}},
+		})
+	}
+	e := wire.LogEntry{Index: 1, Batches: []wire.AcceptedLogs{{Agent: "a", Body: wire.AppendLogs(nil, &b), Batch: &b}}}
+	if err := s.ApplyLogs(1, []wire.LogEntry{e}); err != nil {
+		t.Fatal(err)
+	}
+	work(t, s, true)
+	for op, want := range map[query.MatchOp]int{query.MatchEqual: 50, query.MatchNotEqual: 150} {
+		m, err := query.NewMatcher("code", op, "3")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			a, err := s.Search(t.Context(), Request{Filter: query.And(query.Phrase("done", false), query.Value(m)), Limit: MaxRows})
+			if err != nil || len(a.Rows) != want {
+				t.Errorf("%v: %d rows, want %d: %v", op, len(a.Rows), want, err)
+			}
+		}
+	}
+}

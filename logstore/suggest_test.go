@@ -222,14 +222,20 @@ func TestHiddenWordsAreNoLeads(t *testing.T) {
 		"nothing hidden":         {func(*Store) {}, true},
 		"another day's selector": {func(s *Store) { (&cutting{}).cut(t, s, wire.StreamLog, testDay+1, 1, `{host="a"}`) }, true},
 		"floor within the day":   {func(s *Store) { s.SetKindFloor(wire.StreamLog, testDay*DayNs+DayNs/2) }, false},
-		"floor behind the day":   {func(s *Store) { s.SetKindFloor(wire.StreamLog, (testDay+1)*DayNs) }, false},
-		"selector":               {func(s *Store) { (&cutting{}).cut(t, s, wire.StreamLog, testDay, 1, `{host="a"}`) }, false},
+		"floor behind the days":  {func(s *Store) { s.SetKindFloor(wire.StreamLog, (testDay+1)*DayNs) }, false},
+		"selector": {func(s *Store) {
+			c := &cutting{}
+			c.cut(t, s, wire.StreamLog, testDay, 1, `{host="a"}`)
+			c.cut(t, s, wire.StreamLog, testDay-2, 1, `{host="a"}`)
+		}, false},
+		"selector of the first day with it": {func(s *Store) { (&cutting{}).cut(t, s, wire.StreamLog, testDay-2, 1, `{host="a"}`) }, true},
+		"selector of the last day with it":  {func(s *Store) { (&cutting{}).cut(t, s, wire.StreamLog, testDay, 1, `{host="a"}`) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := testStore(t, t.TempDir(), Options{})
 			b := &wire.LogBatch{Streams: []wire.LogStream{{
 				Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{"host": "a"}),
-				Lines: []wire.LogLine{{T: testDay * DayNs, Text: []byte("password hunter2")}},
+				Lines: []wire.LogLine{{T: testDay * DayNs, Text: []byte("password hunter2")}, {T: (testDay - 2) * DayNs, Text: []byte("password")}},
 			}}}
 			e := wire.LogEntry{Index: 1, Batches: []wire.AcceptedLogs{{Agent: "a", Body: wire.AppendLogs(nil, b), Batch: b}}}
 			if err := s.ApplyLogs(1, []wire.LogEntry{e}); err != nil {

@@ -4,7 +4,7 @@
 // The lines of an agent, a day, a type and a file (see PathOf) lie in logs/{agent}/{date}/{type}/{file}/ as parts: JSON,
 // one line each, compressed with zstd. What an agent has of a day is told by logs/{agent}/{date}/day-*.json, and what there is
 // of a day by days/{date}-*.json. These are written last, so that what they name is whole; what none names is left over by
-// an attempt that ended early. Nothing that one names is ever changed or replaced.
+// an attempt that ended early, and goes when that was given up (sweep). Nothing that one names is ever changed, replaced or removed.
 //
 // An archive of a day is of the lines that entries of the Raft log up to one of them brought, and later ones add what came
 // late: they form a chain, each from where the one before ended. The names tell cluster, incarnation and entries, so that

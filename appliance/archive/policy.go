@@ -21,9 +21,11 @@ const Bucket = "log_archive"
 const (
 	keyPolicy  = "policy"
 	keyRunning = "running"
+	keySweep   = "sweeping"
 	prefixDay  = "day/"
 	prefixRun  = "run/"
 	prefixLost = "lost/"
+	prefixLeft = "left/"
 )
 
 // Bounds of records.
@@ -280,7 +282,7 @@ func (s *Service) Reseal(ctx context.Context, current func(sealed string) bool, 
 func Pause(keys []string, value func(key string) []byte, edit func(key string, value []byte)) {
 	for _, key := range keys {
 		switch key {
-		case keyRunning:
+		case keyRunning, keySweep:
 			edit(key, nil)
 		case keyPolicy:
 			var p Policy

@@ -61,7 +61,8 @@ var (
 // Service archives days. Make it with New, run Run, and Close it.
 type Service struct {
 	cfg    Config
-	claims claim.Of[Claim]
+	claims claim.Of[Claim] // of archiving a day
+	sweeps claim.Of[Claim] // of removing what was left of one
 	tag    string
 	pace   *rate.Limiter
 	ctx    context.Context
@@ -84,9 +85,12 @@ func New(cfg Config) *Service {
 		cfg.Rate = 32 << 20
 	}
 	s := &Service{
-		cfg: cfg, claims: claim.Of[Claim]{Meta: cfg.Meta, Bucket: Bucket, Key: keyRunning, ID: func(c *Claim) string { return c.ID }, Lost: errLost, Stopping: errStopping}, tag: Tag(cfg.Cluster, cfg.Incarnation), pace: rate.NewLimiter(rate.Limit(cfg.Rate), 2*max(cfg.Rate, 4<<20)),
+		cfg: cfg, tag: Tag(cfg.Cluster, cfg.Incarnation), pace: rate.NewLimiter(rate.Limit(cfg.Rate), 2*max(cfg.Rate, 4<<20)),
 		born: time.Now(), busy: make(chan struct{}, 2),
 	}
+	s.claims = claim.Of[Claim]{Meta: cfg.Meta, Bucket: Bucket, Key: keyRunning, ID: func(c *Claim) string { return c.ID }, Lost: errLost, Stopping: errStopping}
+	s.sweeps = s.claims
+	s.sweeps.Key = keySweep
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -130,7 +134,7 @@ func (s *Service) look(ctx context.Context) error {
 			return ok && (r.Retry > now || r.Error == "" && r.Tag == s.tag && r.Through > 0 && now < r.At+lateRest.Milliseconds())
 		})
 		if len(due) == 0 {
-			return nil
+			return s.tidy(ctx, &p)
 		}
 		if err := s.day(ctx, &p, due[0], schedule.Actor{}); err != nil {
 			if errors.Is(err, ErrRunning) || errors.Is(err, auth.ErrConflict) {
@@ -259,7 +263,7 @@ func (s *Service) claim(ctx context.Context, p *Policy, day int64, by schedule.A
 	r.Attempts++
 	now := s.cfg.Meta.LogTime()
 	r.Retry = now + pause(r.Attempts) // should this node go down in the middle of it
-	c := Claim{ID: strings.ToLower(rand.Text()[:10]), Date: date, Node: s.cfg.Node, By: by.Name, Started: now, Total: r.Plan.Want.Lines() - r.Totals.Lines()}
+	c := Claim{ID: newID(), Date: date, Node: s.cfg.Node, By: by.Name, Started: now, Total: r.Plan.Want.Lines() - r.Totals.Lines()}
 	txn := auth.Txn{
 		Compares: []auth.Compare{{Bucket: Bucket, Key: prefixDay + date, ModIndex: mod}},
 		Ops:      []auth.Op{{Bucket: Bucket, Key: prefixDay + date, Value: encode(r)}},
@@ -279,6 +283,8 @@ func (s *Service) claim(ctx context.Context, p *Policy, day int64, by schedule.A
 	}
 	return &hold{day: day, record: r, claim: c, held: held}, nil
 }
+
+func newID() string { return strings.ToLower(rand.Text()[:10]) }
 
 func pause(attempt int) int64 {
 	return retryAfter[min(attempt, len(retryAfter))-1].Milliseconds()
@@ -407,6 +413,9 @@ func (s *Service) recordOnce(ctx context.Context, h *hold, run Run, failed error
 	if ok && (failed == nil || held.Attempts == h.record.Attempts) { // nobody has tried again since
 		txn.Compares = append(txn.Compares, auth.Compare{Bucket: Bucket, Key: prefixDay + run.Date, ModIndex: mod})
 		txn.Ops = append(txn.Ops, auth.Op{Bucket: Bucket, Key: prefixDay + run.Date, Value: encode(r)})
+		if failed != nil && r.Plan == nil {
+			s.leave(&txn, run.Date)
+		}
 	}
 	s.claims.Release(&txn, run.ID)
 	trim(m, prefixRun, maxRuns, &txn)

@@ -32,7 +32,10 @@ const (
 	heldBytes = 64 << 20
 )
 
-const tagLen = 8
+const (
+	tagLen     = 8
+	partSuffix = ".jsonl.zst"
+)
 
 // Tag tells the files of one incarnation of a cluster from those of others in the same place.
 func Tag(cluster, incarnation string) string {
@@ -156,7 +159,7 @@ func (w *Writer) Day(ctx context.Context, day int64, from, through uint64, befor
 	}
 	body, err := seal(&d.index)
 	if err == nil {
-		err = d.same(ctx, d.To.Below(folderDays), d.name.file(), body)
+		err = d.close(ctx, body)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("archive %s: %w", d.name.Date, err)
@@ -367,7 +370,7 @@ func (d *writing) emit(ctx context.Context, g *group, s slice, lines []held, siz
 	}
 	raw := make([]byte, 0, size)
 	p := Part{MinT: lines[0].t, MaxT: lines[len(lines)-1].t}
-	p.Name = fmt.Sprintf("%s-%s-%04d.jsonl.zst", d.name.mark(), g.id(), len(g.out.Parts))
+	p.Name = fmt.Sprintf("%s-%s-%04d%s", d.name.mark(), g.id(), len(g.out.Parts), partSuffix)
 	var totals Totals
 	for i := range lines {
 		raw = append(raw, lines[i].json...)

@@ -22,7 +22,6 @@ func TestRoomIsBounded(t *testing.T) {
 			return release
 		}
 		first := hold(6 << 20)
-		hold(small)() // needs none
 		if _, err := r.Hold(t.Context(), 6<<20); !errors.Is(err, ErrFull) {
 			t.Errorf("beyond the room: %v", err)
 		}
@@ -49,6 +48,7 @@ func TestRoomIsBounded(t *testing.T) {
 			}
 		}
 		all := hold(1 << 40) // is alone
+		hold(small)()        // needs no room
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := r.Hold(ctx, 1<<20); !errors.Is(err, context.Canceled) {

@@ -135,6 +135,23 @@ func (f *Folder) List(ctx context.Context, prefix string, fn func(Item) error) e
 // Below implements Target.
 func (f *Folder) Below(name string) Target { return &Folder{Dir: filepath.Join(f.Dir, name)} }
 
+// Places implements Target. Links are not followed.
+func (f *Folder) Places(ctx context.Context, fn func(name string) error) error {
+	entries, err := os.ReadDir(f.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("list folders: %w", err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if err := errors.Join(ctx.Err(), fn(e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Remove implements Target.
 func (f *Folder) Remove(_ context.Context, name string) error {
 	if err := CheckName(name); err != nil {

@@ -290,6 +290,26 @@ func (s *S3) OpenRange(ctx context.Context, name string, offset, n int64) (io.Re
 
 // List implements Target.
 func (s *S3) List(ctx context.Context, prefix string, fn func(Item) error) error {
+	return s.each(ctx, prefix, func(name string, size int64) error {
+		if CheckName(name) != nil {
+			return nil
+		}
+		return fn(Item{name, size})
+	})
+}
+
+// Places implements Target.
+func (s *S3) Places(ctx context.Context, fn func(name string) error) error {
+	return s.each(ctx, "", func(name string, _ int64) error {
+		if place, ok := strings.CutSuffix(name, "/"); ok && place != "" {
+			return fn(place)
+		}
+		return nil
+	})
+}
+
+// each calls fn with what lies directly here and begins with the prefix: objects, and places, whose names end with "/".
+func (s *S3) each(ctx context.Context, prefix string, fn func(name string, size int64) error) error {
 	ctx, cancel := context.WithCancel(ctx) // ends the listing when fn wants no more
 	defer cancel()
 	below := s.loc.Key("")
@@ -304,11 +324,7 @@ func (s *S3) List(ctx context.Context, prefix string, fn func(Item) error) error
 			cancel()
 			continue
 		}
-		name := strings.TrimPrefix(o.Key, below)
-		if CheckName(name) != nil {
-			continue
-		}
-		if failed = fn(Item{name, o.Size}); failed != nil {
+		if failed = fn(strings.TrimPrefix(o.Key, below), o.Size); failed != nil {
 			cancel()
 		}
 	}

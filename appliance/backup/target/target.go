@@ -40,6 +40,9 @@ type Target interface {
 	List(ctx context.Context, prefix string, fn func(Item) error) error
 	// Below is the place of that name within this one.
 	Below(name string) Target
+	// Places calls fn with the name of each place directly below this one that anything lies in or below, whatever it is called.
+	// A folder also has those that are empty.
+	Places(ctx context.Context, fn func(name string) error) error
 	// Check finds out whether backups can be stored, by storing something small and removing it.
 	Check(ctx context.Context) error
 	// String says where that is, without secrets.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -98,6 +99,57 @@ func behaves(t *testing.T, k Target, left func() []string) {
 	}
 	if got := left(); len(got) != 2 {
 		t.Errorf("left: %v", got)
+	}
+	places(t, k)
+	if got := left(); len(got) != 2 {
+		t.Errorf("left: %v", got)
+	}
+}
+
+// places looks for what lies below a target: at any depth, whatever the places are called, and nothing of what lies beside it.
+func places(t *testing.T, k Target) {
+	t.Helper()
+	listed := func(k Target) (names []string) {
+		t.Helper()
+		if err := k.Places(t.Context(), func(name string) error { names = append(names, name); return nil }); err != nil {
+			t.Error(err)
+		}
+		slices.Sort(names)
+		return names
+	}
+	if got := listed(k.Below("nothing")); len(got) != 0 {
+		t.Errorf("in nothing: %q", got)
+	}
+	want := []string{"%2Fvar%20log", "-", "a", "aa", "long~0123"}
+	for _, name := range want {
+		at := k.Below(name).Below("deeper").Below("b+b c")
+		put(t, at, "x", []byte("x"))
+		if got := listed(k.Below(name)); !slices.Equal(got, []string{"deeper"}) {
+			t.Errorf("in %q: %q", name, got)
+		}
+		if got := listed(k.Below(name).Below("deeper")); !slices.Equal(got, []string{"b+b c"}) {
+			t.Errorf("in %q: %q", name, got)
+		}
+		if got := listed(at); len(got) != 0 {
+			t.Errorf("an object is a place: %q", got)
+		}
+	}
+	if got := listed(k); !slices.Equal(got, want) {
+		t.Errorf("places %q, want %q", got, want)
+	}
+	enough := errors.New("enough")
+	if err := k.Places(t.Context(), func(string) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("a listing that is ended: %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := k.Places(ended, func(string) error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("a listing whose time is over: %v", err)
+	}
+	for _, name := range want {
+		if err := k.Below(name).Below("deeper").Below("b+b c").Remove(t.Context(), "x"); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
