@@ -64,7 +64,7 @@ var errEnough = errors.New("enough lines")
 
 // walkStaged calls fn for each line that passes the pipeline of a query, with the labels and the text that it makes.
 func (l *logQueries) walkStaged(ctx context.Context, x *syntax.Log, req logstore.Request, fn func(r *logstore.Row, labels wire.Labels, text string) error) (logstore.Stats, error) {
-	m, err := logql.Tail(x, true)
+	m, err := logql.Tail(x, true, func() bool { return ctx.Err() != nil })
 	if err != nil {
 		return logstore.Stats{}, problem.Wrap(http.StatusBadRequest, err)
 	}
@@ -72,6 +72,9 @@ func (l *logQueries) walkStaged(ctx context.Context, x *syntax.Log, req logstore
 	req.Filter, _ = storesource.Filter(&q)
 	st, err := l.store.Walk(ctx, req, func(r *logstore.Row) error {
 		labels, text, ok := m.Match(&logql.Line{T: r.T, Labels: r.Labels, Severity: r.Severity, Fields: r.Fields, Text: r.Text})
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if !ok {
 			return nil
 		}
@@ -119,7 +122,7 @@ func (l *logQueries) queryStaged(ctx context.Context, x *syntax.Log, q *api.LogQ
 func (l *logQueries) exportStaged(ctx context.Context, x *syntax.Log, req logstore.Request, begin func() func(*api.LogRow) error) (logstore.Stats, error) {
 	limit := req.Limit
 	req.Limit = 0 // of lines that pass
-	if _, err := logql.Tail(x, true); err != nil {
+	if _, err := logql.Tail(x, true, nil); err != nil {
 		return logstore.Stats{}, problem.Wrap(http.StatusBadRequest, err)
 	}
 	line, n := begin(), 0

@@ -71,13 +71,18 @@ func TestLogsAreFollowedAtTheDefaultAddress(t *testing.T) {
 	for _, args := range [][]string{
 		nil, // by the node's own address
 		{"--addr", "https://localhost:" + u.Port(), "--ca", ca, "--token", c.Token},
+		{`{host="host-a"} | regexp "the (?P<animal>\\w+)" | animal="walrus" | line_format "a {{.animal}} of {{.host}}"`},
 	} {
 		var out, errs output
 		root := newRoot(streams{strings.NewReader(""), &out, &errs})
 		root.SetArgs(append([]string{"logs", "tail"}, args...))
 		ended := make(chan error, 1)
 		go func() { ended <- root.ExecuteContext(t.Context()) }()
-		shown := func() bool { return strings.Contains(out.String(), "the walrus came") }
+		want := "the walrus came"
+		if len(args) == 1 {
+			want = "a walrus of host-a"
+		}
+		shown := func() bool { return strings.Contains(out.String(), want) }
 		for deadline, tick := time.After(testcluster.Patience), time.NewTicker(20*time.Millisecond); !shown(); {
 			select {
 			case err := <-ended:
