@@ -17,9 +17,6 @@ import (
 	"github.com/triward/triward/logstore/query"
 )
 
-// isLogQL tells a query in LogQL from one in the language of the search box.
-func isLogQL(text string) bool { return strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{") }
-
 // parseLogQL reads a query for lines in LogQL.
 func parseLogQL(text string) (*syntax.Log, error) {
 	x, err := syntax.ParseLog(text)
@@ -45,9 +42,15 @@ func compileLogQL(text string) (*query.Filter, error) {
 	return f, nil
 }
 
-// staged returns a query in LogQL whose lines must go through a pipeline, nil for one that a filter answers.
+// staged returns a query in LogQL whose lines must go through a pipeline, nil for one that a filter answers. One for numbers is an error.
 func staged(text string) (*syntax.Log, error) {
-	if !isLogQL(text) || len(text) > maxLogQuery {
+	if len(text) > maxLogQuery {
+		return nil, nil
+	}
+	if syntax.ForNumbers(text) {
+		return nil, &api.QueryError{Message: "this is a query for numbers in LogQL, and here only lines can be answered; ask /loki/api/v1/query or query_range, or put words that are meant as they stand in quotes"}
+	}
+	if !syntax.ForLines(text) {
 		return nil, nil
 	}
 	x, err := parseLogQL(text)

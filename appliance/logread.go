@@ -12,6 +12,7 @@ import (
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/logstore/logql/syntax"
 	"github.com/triward/triward/logstore/query"
 )
 
@@ -26,12 +27,12 @@ func compile(text string) (*query.Filter, error) {
 	if len(text) > maxLogQuery {
 		return nil, &api.QueryError{Pos: maxLogQuery, Message: "the query is longer than " + strconv.Itoa(maxLogQuery) + " bytes"}
 	}
-	if isLogQL(text) {
+	if syntax.ForLines(text) {
 		return compileLogQL(text)
 	}
 	f, err := query.Parse(text)
-	if syntax, ok := errors.AsType[*query.SyntaxError](err); ok {
-		return nil, &api.QueryError{Pos: syntax.Pos, Message: syntax.Msg}
+	if bad, ok := errors.AsType[*query.SyntaxError](err); ok {
+		return nil, &api.QueryError{Pos: bad.Pos, Message: bad.Msg}
 	}
 	return f, err
 }

@@ -133,6 +133,7 @@ func TestWhatTailsRefuse(t *testing.T) {
 		{lineTails(l.store, now), `{source="journal"} | logfmt | nothing`, 30},
 		{lineTails(l.store, now), `{source="journal"`, 17},
 		{lineTails(l.store, now), `host:"x`, 5},
+		{lineTails(l.store, now), `rate({source="journal"}[5m])`, 0},
 	} {
 		var bad *ui.QueryError
 		_, err := c.tail.Compile(c.text)

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/logstore/logql/syntax"
 )
 
 // logAnswer is a page of lines; each is an api.LogRow.
@@ -40,11 +41,17 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 	l := &logQuestion{t: t, s: s}
 	var limit int
 	var oldest, ids bool
+	var step time.Duration
 	c := l.command(&cobra.Command{
-		Use:     "query QUERY",
-		Short:   "Search logs, newest first",
-		Example: "  triward logs query error\n  triward logs query '\"connection refused\" AND host:db1' --start now-6h --limit 1000",
+		Use:   "query QUERY",
+		Short: "Search logs, newest first, or ask for numbers over them in LogQL",
+		Example: "  triward logs query error\n  triward logs query '\"connection refused\" AND host:db1' --start now-6h --limit 1000\n" +
+			"  triward logs query 'sum by (host) (count_over_time({source=\"journal\"} |= \"error\" [24h]))'\n" +
+			"  triward logs query 'sum by (host) (rate({source=\"journal\"} |= \"error\" [5m]))' --start now-6h --step 5m",
 	}, "now-24h", func(ctx context.Context, cl *client, q url.Values) error {
+		if step != 0 {
+			return errors.New("--step is of queries for numbers, which begin with a function: rate({source=\"journal\"}[5m])")
+		}
 		if limit < 1 {
 			return errors.New("--limit must be at least 1")
 		}
@@ -53,8 +60,16 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 		}
 		return l.rows(ctx, cl, q, limit, ids)
 	})
+	lines := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if text := strings.Join(args, ""); syntax.ForNumbers(text) {
+			return l.numbers(c, text, step)
+		}
+		return lines(c, args)
+	}
 	c.Flags().IntVar(&limit, "limit", 200, "most lines to print")
 	c.Flags().BoolVar(&oldest, "oldest", false, "oldest first")
+	c.Flags().DurationVar(&step, "step", 0, "numbers: distance of the points from --start to --end; without it they are of --end alone")
 	c.Flags().BoolVar(&ids, "ids", false, "print in front of each line its id for `triward logs context`")
 	return c
 }

@@ -70,9 +70,7 @@ func tellStats(w io.Writer, st *api.LogStats, all bool) {
 		}
 		fmt.Fprintln(w)
 	}
-	if st.Node != "" {
-		fmt.Fprintf(w, "note: node %s answered, as lines are damaged on the node that was asked\n", printable(st.Node))
-	}
+	tellNode(w, st.Node)
 	if st.Partial {
 		places := strings.Join(st.Damaged, ", ")
 		if places != "" {
@@ -82,6 +80,13 @@ func tellStats(w io.Writer, st *api.LogStats, all bool) {
 	}
 	if st.Expired {
 		fmt.Fprintln(w, "warning: retention took the oldest lines of the span away while it was read")
+	}
+}
+
+// tellNode says which node answered in place of the one that was asked, if one did.
+func tellNode(w io.Writer, node string) {
+	if node != "" {
+		fmt.Fprintf(w, "note: node %s answered, as lines are damaged on the node that was asked\n", printable(node))
 	}
 }
 

@@ -93,6 +93,10 @@ func TestLogsAreFollowedAtTheDefaultAddress(t *testing.T) {
 			}
 		}
 	}
+	code, table, errs := run(t, "logs", "query", `sum by (host) (count_over_time({host="host-a"} |= "walrus" [1h]))`)
+	if rows := strings.Split(table, "\n"); code != ExitOK || len(rows) != 3 || !strings.HasPrefix(rows[1], `{host="host-a"}`) || !strings.HasSuffix(rows[1], " 1") {
+		t.Errorf("%d lines counted: %s%s", code, table, errs)
+	}
 	if _, err := os.Stat(n.Config.TokenPath()); err != nil {
 		t.Error(err)
 	}
