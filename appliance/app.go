@@ -397,8 +397,9 @@ func (a *App) openServices() error {
 	if err := a.registry.Register(a.retention); err != nil {
 		return fmt.Errorf("register metrics of disk and retention: %w", err)
 	}
+	logs := &wholeLogs{&logQueries{a.logs}, a.others}
 	a.api, err = api.New(api.Config{
-		Auth: a.auth, Reads: &reads{a.node}, Logs: &wholeLogs{&logQueries{a.logs}, a.others}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
+		Auth: a.auth, Reads: &reads{a.node}, Logs: logs, Events: logs, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
 		Snapshots: a.snapshots, LogArchive: a.archive, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Queue: a.queue, Keys: a.keys, Membership: a, Upgrades: a, Integrity: a.integrity,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,

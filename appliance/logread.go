@@ -181,15 +181,15 @@ func (l *logQueries) HitsBy(ctx context.Context, text string, start, end int64, 
 }
 
 // Labels implements api.Logs.
-func (l *logQueries) Labels(ctx context.Context, start, end int64) ([]string, error) {
-	names, err := l.store.Labels(ctx, start, end)
-	return names, logError(err)
+func (l *logQueries) Labels(ctx context.Context, start, end int64) (api.LogNames, error) {
+	names, st, err := l.store.Labels(ctx, start, end)
+	return api.LogNames{Names: names, Stats: apiStats(&st)}, logError(err)
 }
 
 // LabelValues implements api.Logs.
-func (l *logQueries) LabelValues(ctx context.Context, name string, start, end int64, limit int) ([]string, error) {
-	values, err := l.store.LabelValues(ctx, name, start, end)
-	return values[:min(limit, len(values))], logError(err)
+func (l *logQueries) LabelValues(ctx context.Context, name string, start, end int64, limit int) (api.LogNames, error) {
+	values, st, err := l.store.LabelValues(ctx, name, start, end)
+	return api.LogNames{Names: values[:min(limit, len(values))], Stats: apiStats(&st)}, logError(err)
 }
 
 // Series implements api.Logs.
@@ -202,7 +202,7 @@ func (l *logQueries) Series(ctx context.Context, text string, start, end int64, 
 	if err != nil {
 		return api.LogStreams{}, logError(err)
 	}
-	out := api.LogStreams{More: found.More || len(found.Streams) > limit}
+	out := api.LogStreams{More: found.More || len(found.Streams) > limit, Stats: apiStats(&found.Stats)}
 	for i := range found.Streams[:min(limit, len(found.Streams))] {
 		st := &found.Streams[i]
 		out.Streams = append(out.Streams, api.LogStream{Kind: kindOf(st.Kind), Labels: st.Labels.Map()})

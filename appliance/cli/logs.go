@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -81,37 +80,13 @@ const pageLines = 5000
 func (l *logQuestion) rows(ctx context.Context, cl *client, q url.Values, limit int, ids bool) error {
 	var all api.LogStats
 	err := pages(ctx, cl, "/v1/logs/query", q, limit, func(a *logAnswer) (int, string, error) {
-		addStats(&all, &a.Stats)
+		all.Add(&a.Stats)
 		return len(a.Rows), a.Next, printRows(l.s.out, &l.form, a.Rows, ids)
 	})
 	if err == nil {
 		l.tell(&all)
 	}
 	return err
-}
-
-// addStats adds what another page cost.
-func addStats(all, st *api.LogStats) {
-	all.Considered += st.Considered
-	all.Skipped += st.Skipped
-	all.SkippedHeader += st.SkippedHeader
-	all.SkippedIndex += st.SkippedIndex
-	all.SkippedFilter += st.SkippedFilter
-	all.SkippedTemplates += st.SkippedTemplates
-	all.Counted += st.Counted
-	all.Blocks += st.Blocks
-	all.Pending += st.Pending
-	all.Lines += st.Lines
-	all.Bytes += st.Bytes
-	all.Ms += st.Ms
-	all.Partial = all.Partial || st.Partial
-	all.Node = cmp.Or(st.Node, all.Node)
-	all.Expired = all.Expired || st.Expired
-	for _, place := range st.Damaged {
-		if !slices.Contains(all.Damaged, place) {
-			all.Damaged = append(all.Damaged, place)
-		}
-	}
 }
 
 // pages asks for up to limit items, page by page, and gives each page to print, which returns how many it held and the
