@@ -380,7 +380,7 @@ func (a *App) openServices() error {
 	a.onStop("gateway", func(context.Context) error { return gate.Close() })
 	a.hub = ui.NewHub(ui.Config{
 		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query, a.checkReplay},
-		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Agents: live.Agents{View: a.view}, Tail: &tails{app: a}, Events: &eventTails{tails{app: a}}, Lines: a.lines,
+		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Agents: live.Agents{View: a.view}, Tail: lineTails(a.logs, a.state.LogTime), Events: eventTails(a.logs, a.state.LogTime), Lines: a.lines,
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
@@ -402,8 +402,9 @@ func (a *App) openServices() error {
 	if err := a.registry.Register(a.retention); err != nil {
 		return fmt.Errorf("register metrics of disk and retention: %w", err)
 	}
+	logs := &wholeLogs{&logQueries{a.logs}, a.others}
 	a.api, err = api.New(api.Config{
-		Auth: a.auth, Reads: &reads{a.node}, Logs: &wholeLogs{&logQueries{a.logs}, a.others}, Events: &logQueries{a.logs}, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
+		Auth: a.auth, Reads: &reads{a.node}, Logs: logs, Events: logs, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
 		Snapshots: a.snapshots, LogArchive: a.archive, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Queue: a.queue, Keys: a.keys, Membership: a, Upgrades: a, Integrity: a.integrity,
 		Prometheus: promapi.New(promapi.Options{
 			Query: a.query, Logger: a.part("promapi"), Registerer: a.registry, Gatherer: a.registry, Version: a.version,

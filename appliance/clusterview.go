@@ -23,7 +23,6 @@ import (
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/forward"
 	"github.com/triward/triward/raftstate/meta"
-	"github.com/triward/triward/ui"
 )
 
 // Paths on the peer port, for members only.
@@ -492,11 +491,4 @@ func (c *clusterView) takeIn(w http.ResponseWriter, r *http.Request) error {
 type joiner struct {
 	raftstate.Server
 	Format uint32 `json:"format,omitempty"` // the greatest that its program applies; absent: 1
-}
-
-// sortRows puts rows of a tail in the order of the log.
-func sortRows(rows []ui.Row) {
-	slices.SortFunc(rows, func(x, y ui.Row) int {
-		return cmp.Or(cmp.Compare(x.Pos.Index, y.Pos.Index), cmp.Compare(x.Pos.Ord, y.Pos.Ord))
-	})
 }

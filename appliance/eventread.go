@@ -2,8 +2,6 @@ package appliance
 
 import (
 	"context"
-	"encoding/json"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -13,7 +11,6 @@ import (
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/logstore/query"
-	"github.com/triward/triward/ui"
 )
 
 // Events are structured lines of the stream kind `event`. What an event is called is the label `name` of its stream;
@@ -175,77 +172,4 @@ func titleOf(text string) string {
 		end--
 	}
 	return line[:end] + "…"
-}
-
-// eventTails answers what a live stream of events asks of the log store.
-type eventTails struct{ tails }
-
-// Compile implements ui.TailSource.
-func (t *eventTails) Compile(text string) (ui.Matcher, error) {
-	f, err := compileTail(text)
-	if err != nil {
-		return nil, err
-	}
-	return matcher{query.And(query.KindIs(wire.StreamEvent), f)}, nil
-}
-
-func encodeEvent(e api.EventRow) json.RawMessage {
-	body, err := json.Marshal(e)
-	if err != nil { // texts and maps of texts always encode
-		return json.RawMessage("null")
-	}
-	return body
-}
-
-// Encode implements ui.TailSource.
-func (t *eventTails) Encode(l *ui.Line) json.RawMessage {
-	return encodeEvent(apiEvent(l.T, l.Pos.String(), l.Severity, l.Text, l.Labels, l.Fields))
-}
-
-func eventTailRow(r *logstore.Row) ui.Row {
-	return ui.Row{
-		Pos: ui.Position{Index: r.Index, Ord: r.Ord},
-		Row: encodeEvent(apiEvent(r.T, r.Position.String(), r.Severity, r.Text, r.Labels, r.Fields)),
-	}
-}
-
-// since is the time before which a stream of events does not look, in nanoseconds.
-func (t *eventTails) since() int64 { return t.app.state.LogTime()*1e6 - eventsBack.Nanoseconds() }
-
-// Newest implements ui.TailSource.
-func (t *eventTails) Newest(ctx context.Context, text string, n int) ([]ui.Row, error) {
-	f, err := compileTail(text)
-	if err != nil || n <= 0 {
-		return nil, err
-	}
-	a, err := t.app.logs.Search(ctx, logstore.Request{
-		Filter: query.And(query.KindIs(wire.StreamEvent), f), Start: t.since(), End: math.MaxInt64, Limit: n,
-	})
-	if err != nil {
-		return nil, err
-	}
-	rows := make([]ui.Row, 0, len(a.Rows))
-	for i := range a.Rows {
-		rows = append(rows, eventTailRow(&a.Rows[i]))
-	}
-	sortRows(rows)
-	return rows, nil
-}
-
-// ReadAfter implements ui.TailSource.
-func (t *eventTails) ReadAfter(ctx context.Context, text string, after ui.Position, limit int) ([]ui.Row, bool, error) {
-	f, err := compileTail(text)
-	if err != nil {
-		return nil, false, err
-	}
-	found, err := t.app.logs.ReadAfter(ctx, logstore.Position{Index: after.Index, Ord: after.Ord},
-		query.And(query.KindIs(wire.StreamEvent), f), t.since(), limit)
-	if err != nil {
-		return nil, false, err
-	}
-	rows := make([]ui.Row, 0, len(found.Rows))
-	for i := range found.Rows {
-		rows = append(rows, eventTailRow(&found.Rows[i]))
-	}
-	return rows, !found.More && !found.Stats.Partial, nil
 }

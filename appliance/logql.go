@@ -17,9 +17,6 @@ import (
 	"github.com/triward/triward/logstore/query"
 )
 
-// isLogQL tells a query in LogQL from one in the language of the search box.
-func isLogQL(text string) bool { return strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{") }
-
 // parseLogQL reads a query for lines in LogQL.
 func parseLogQL(text string) (*syntax.Log, error) {
 	x, err := syntax.ParseLog(text)
@@ -45,9 +42,15 @@ func compileLogQL(text string) (*query.Filter, error) {
 	return f, nil
 }
 
-// staged returns a query in LogQL whose lines must go through a pipeline, nil for one that a filter answers.
+// staged returns a query in LogQL whose lines must go through a pipeline, nil for one that a filter answers. One for numbers is an error.
 func staged(text string) (*syntax.Log, error) {
-	if !isLogQL(text) || len(text) > maxLogQuery {
+	if len(text) > maxLogQuery {
+		return nil, nil
+	}
+	if syntax.ForNumbers(text) {
+		return nil, &api.QueryError{Message: "this is a query for numbers in LogQL, and here only lines can be answered; ask /loki/api/v1/query or query_range, or put words that are meant as they stand in quotes"}
+	}
+	if !syntax.ForLines(text) {
 		return nil, nil
 	}
 	x, err := parseLogQL(text)
@@ -64,7 +67,7 @@ var errEnough = errors.New("enough lines")
 
 // walkStaged calls fn for each line that passes the pipeline of a query, with the labels and the text that it makes.
 func (l *logQueries) walkStaged(ctx context.Context, x *syntax.Log, req logstore.Request, fn func(r *logstore.Row, labels wire.Labels, text string) error) (logstore.Stats, error) {
-	m, err := logql.Tail(x, true)
+	m, err := logql.Tail(x, true, func() bool { return ctx.Err() != nil })
 	if err != nil {
 		return logstore.Stats{}, problem.Wrap(http.StatusBadRequest, err)
 	}
@@ -72,6 +75,9 @@ func (l *logQueries) walkStaged(ctx context.Context, x *syntax.Log, req logstore
 	req.Filter, _ = storesource.Filter(&q)
 	st, err := l.store.Walk(ctx, req, func(r *logstore.Row) error {
 		labels, text, ok := m.Match(&logql.Line{T: r.T, Labels: r.Labels, Severity: r.Severity, Fields: r.Fields, Text: r.Text})
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if !ok {
 			return nil
 		}
@@ -119,7 +125,7 @@ func (l *logQueries) queryStaged(ctx context.Context, x *syntax.Log, q *api.LogQ
 func (l *logQueries) exportStaged(ctx context.Context, x *syntax.Log, req logstore.Request, begin func() func(*api.LogRow) error) (logstore.Stats, error) {
 	limit := req.Limit
 	req.Limit = 0 // of lines that pass
-	if _, err := logql.Tail(x, true); err != nil {
+	if _, err := logql.Tail(x, true, nil); err != nil {
 		return logstore.Stats{}, problem.Wrap(http.StatusBadRequest, err)
 	}
 	line, n := begin(), 0

@@ -79,7 +79,7 @@ func TestLogQLInTheSearchBox(t *testing.T) {
 			t.Errorf("%s: %d hits, %v", text, h.Total, err)
 		}
 	}
-	for _, text := range []string{`{source="journal"`, `{}`, `{source="journal"} | nothing`} {
+	for _, text := range []string{`{source="journal"`, `{}`, `{source="journal"} | nothing`, `sum(rate({source="journal"}[5m]))`} {
 		var bad *api.QueryError
 		if _, err := l.Query(t.Context(), api.LogQuery{Query: text, End: 1}); !errors.As(err, &bad) {
 			t.Errorf("%s: %v", text, err)

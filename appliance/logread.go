@@ -2,9 +2,7 @@ package appliance
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -14,8 +12,8 @@ import (
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/logstore/logql/syntax"
 	"github.com/triward/triward/logstore/query"
-	"github.com/triward/triward/ui"
 )
 
 // logQueries answers the API's questions about lines from the log store.
@@ -29,12 +27,12 @@ func compile(text string) (*query.Filter, error) {
 	if len(text) > maxLogQuery {
 		return nil, &api.QueryError{Pos: maxLogQuery, Message: "the query is longer than " + strconv.Itoa(maxLogQuery) + " bytes"}
 	}
-	if isLogQL(text) {
+	if syntax.ForLines(text) {
 		return compileLogQL(text)
 	}
 	f, err := query.Parse(text)
-	if syntax, ok := errors.AsType[*query.SyntaxError](err); ok {
-		return nil, &api.QueryError{Pos: syntax.Pos, Message: syntax.Msg}
+	if bad, ok := errors.AsType[*query.SyntaxError](err); ok {
+		return nil, &api.QueryError{Pos: bad.Pos, Message: bad.Msg}
 	}
 	return f, err
 }
@@ -183,15 +181,15 @@ func (l *logQueries) HitsBy(ctx context.Context, text string, start, end int64, 
 }
 
 // Labels implements api.Logs.
-func (l *logQueries) Labels(ctx context.Context, start, end int64) ([]string, error) {
-	names, err := l.store.Labels(ctx, start, end)
-	return names, logError(err)
+func (l *logQueries) Labels(ctx context.Context, start, end int64) (api.LogNames, error) {
+	names, st, err := l.store.Labels(ctx, start, end)
+	return api.LogNames{Names: names, Stats: apiStats(&st)}, logError(err)
 }
 
 // LabelValues implements api.Logs.
-func (l *logQueries) LabelValues(ctx context.Context, name string, start, end int64, limit int) ([]string, error) {
-	values, err := l.store.LabelValues(ctx, name, start, end)
-	return values[:min(limit, len(values))], logError(err)
+func (l *logQueries) LabelValues(ctx context.Context, name string, start, end int64, limit int) (api.LogNames, error) {
+	values, st, err := l.store.LabelValues(ctx, name, start, end)
+	return api.LogNames{Names: values[:min(limit, len(values))], Stats: apiStats(&st)}, logError(err)
 }
 
 // Series implements api.Logs.
@@ -204,7 +202,7 @@ func (l *logQueries) Series(ctx context.Context, text string, start, end int64, 
 	if err != nil {
 		return api.LogStreams{}, logError(err)
 	}
-	out := api.LogStreams{More: found.More || len(found.Streams) > limit}
+	out := api.LogStreams{More: found.More || len(found.Streams) > limit, Stats: apiStats(&found.Stats)}
 	for i := range found.Streams[:min(limit, len(found.Streams))] {
 		st := &found.Streams[i]
 		out.Streams = append(out.Streams, api.LogStream{Kind: kindOf(st.Kind), Labels: st.Labels.Map()})
@@ -292,96 +290,4 @@ func (m *rowMaker) row(r *logstore.Row) *api.LogRow {
 	}
 	m.last.Labels = labels
 	return &m.last
-}
-
-// tails answers what a live tail asks of the log store.
-type tails struct{ app *App }
-
-// tailBack is how far back in time a tail looks for its first lines and for what it missed.
-const tailBack = day
-
-// compileTail is compile with the hub's error.
-func compileTail(text string) (*query.Filter, error) {
-	f, err := compile(text)
-	if q, ok := errors.AsType[*api.QueryError](err); ok {
-		return nil, &ui.QueryError{Pos: q.Pos, Message: q.Message}
-	}
-	return f, err
-}
-
-type matcher struct{ filter *query.Filter }
-
-// Match implements ui.Matcher.
-func (m matcher) Match(l *ui.Line) bool {
-	return logstore.Matches(m.filter, l.Kind, l.Labels, &l.LogLine)
-}
-
-// Compile implements ui.TailSource.
-func (t *tails) Compile(text string) (ui.Matcher, error) {
-	f, err := compileTail(text)
-	if err != nil {
-		return nil, err
-	}
-	return matcher{f}, nil
-}
-
-// Encode implements ui.TailSource.
-func (t *tails) Encode(l *ui.Line) json.RawMessage {
-	return encodeRow(apiRow(l.T, l.Pos.String(), l.Severity, l.Text, l.Labels, l.Fields))
-}
-
-func encodeRow(r api.LogRow) json.RawMessage {
-	body, err := json.Marshal(r)
-	if err != nil { // texts and maps of texts always encode
-		return json.RawMessage("null")
-	}
-	return body
-}
-
-func tailRow(r *logstore.Row) ui.Row {
-	return ui.Row{
-		Pos: ui.Position{Index: r.Index, Ord: r.Ord},
-		Row: encodeRow(apiRow(r.T, r.Position.String(), r.Severity, r.Text, r.Labels, r.Fields)),
-	}
-}
-
-// since is the time before which a tail does not look, in nanoseconds.
-func (t *tails) since() int64 { return t.app.state.LogTime()*1e6 - tailBack.Nanoseconds() }
-
-// Newest implements ui.TailSource: newest by time, which for a tail is what people mean.
-func (t *tails) Newest(ctx context.Context, text string, n int) ([]ui.Row, error) {
-	f, err := compileTail(text)
-	if err != nil {
-		return nil, err
-	}
-	if n <= 0 {
-		return nil, nil
-	}
-	a, err := t.app.logs.Search(ctx, logstore.Request{Filter: f, Start: t.since(), End: math.MaxInt64, Limit: n})
-	if err != nil {
-		return nil, err
-	}
-	rows := make([]ui.Row, 0, len(a.Rows))
-	for i := range a.Rows {
-		rows = append(rows, tailRow(&a.Rows[i]))
-	}
-	sortRows(rows)
-	return rows, nil
-}
-
-// ReadAfter implements ui.TailSource.
-func (t *tails) ReadAfter(ctx context.Context, text string, after ui.Position, limit int) ([]ui.Row, bool, error) {
-	f, err := compileTail(text)
-	if err != nil {
-		return nil, false, err
-	}
-	found, err := t.app.logs.ReadAfter(ctx, logstore.Position{Index: after.Index, Ord: after.Ord}, f, t.since(), limit)
-	if err != nil {
-		return nil, false, err
-	}
-	rows := make([]ui.Row, 0, len(found.Rows))
-	for i := range found.Rows {
-		rows = append(rows, tailRow(&found.Rows[i]))
-	}
-	return rows, !found.More && !found.Stats.Partial, nil
 }

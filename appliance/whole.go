@@ -32,14 +32,15 @@ const (
 
 // Bounds of asking another node.
 const (
-	askPatience    = 10 * time.Second // for one node
-	askCatchUp     = 2 * time.Second  // for it to hold what this one does
-	asksAtOnce     = 2                // others show what this node has
-	maxPeerAnswer  = 96 << 20         // bytes
-	maxPeerAsk     = 2 << 20
-	nodeHeader     = "X-Triward-Node" // names the node that answered in place of the one that was asked
-	outcomeWhole   = "whole"
-	outcomePartial = "partial"
+	askPatience     = 10 * time.Second // for one node
+	askCatchUp      = 2 * time.Second  // for it to hold what this one does
+	asksAtOnce      = 2                // others show what this node has
+	maxPeerAnswer   = 96 << 20         // bytes
+	exportPageLines = 5000
+	maxPeerAsk      = 2 << 20
+	nodeHeader      = "X-Triward-Node" // names the node that answered in place of the one that was asked
+	outcomeWhole    = "whole"
+	outcomePartial  = "partial"
 )
 
 // peerQuestion is a question about lines.
@@ -55,6 +56,9 @@ type peerQuestion struct {
 	// Before and After are how many lines around one.
 	Before int `json:"before,omitempty"`
 	After  int `json:"after,omitempty"`
+
+	Events   *api.EventQuery       `json:"events,omitempty"`
+	Patterns *api.LogPatternsQuery `json:"patterns,omitempty"`
 }
 
 // lokiQuestion is a request to Loki's API.
@@ -102,22 +106,22 @@ func newOthers(a *App) *others {
 	return o
 }
 
-// first asks one node after the other until take has taken an answer, and reports whether it has. take reports whether the
-// answer was whole.
-func (o *others) first(ctx context.Context, path string, question any, take func(node string, resp *http.Response) (whole bool, err error)) bool {
+// first asks one node after the other until take has taken an answer, and reports whether it has, and whether any answered.
+// take reports whether the answer was whole.
+func (o *others) first(ctx context.Context, path string, question any, take func(node string, resp *http.Response) (whole bool, err error)) (took, answered bool) {
 	select {
 	case o.asking <- struct{}{}:
 		defer func() { <-o.asking }()
 	default:
-		return false
+		return false, false
 	}
 	body, err := json.Marshal(question)
 	if err != nil || len(body) > maxPeerAsk {
-		return false
+		return false, false
 	}
 	for _, node := range o.nodes() {
 		if ctx.Err() != nil {
-			return false
+			return false, answered
 		}
 		outcome := outcomePartial
 		whole, err := o.one(ctx, node, path, body, take)
@@ -129,10 +133,11 @@ func (o *others) first(ctx context.Context, path string, question any, take func
 		}
 		o.asked.WithLabelValues(outcome).Inc()
 		if whole {
-			return true
+			return true, true
 		}
+		answered = answered || err == nil
 	}
-	return false
+	return false, answered
 }
 
 func (o *others) one(ctx context.Context, node, path string, body []byte, take func(string, *http.Response) (bool, error)) (bool, error) {
@@ -157,11 +162,15 @@ type wholeLogs struct {
 
 // whole returns own, or the answer of another node when own lacks something that it has.
 func whole[T any](ctx context.Context, o *others, q peerQuestion, own T, stats func(*T) *api.LogStats) T {
-	if !stats(&own).Partial || lokiapi.IsAlone(ctx) {
+	if !stats(&own).Partial {
+		return own
+	}
+	if lokiapi.IsAlone(ctx) {
+		stats(&own).Unasked = true
 		return own
 	}
 	q.Index = o.index()
-	o.first(ctx, peerLogsPath, q, func(node string, resp *http.Response) (bool, error) {
+	took, answered := o.first(ctx, peerLogsPath, q, func(node string, resp *http.Response) (bool, error) {
 		var got T
 		if err := json.NewDecoder(io.LimitReader(resp.Body, maxPeerAnswer)).Decode(&got); err != nil {
 			return false, err
@@ -174,6 +183,9 @@ func whole[T any](ctx context.Context, o *others, q peerQuestion, own T, stats f
 		own = got
 		return true, nil
 	})
+	if !took {
+		stats(&own).Unasked = !answered
+	}
 	return own
 }
 
@@ -184,6 +196,15 @@ const (
 	opHitsBy  = "hits_by"
 	opFacets  = "facets"
 	opContext = "context"
+	opLabels  = "labels"
+	opValues  = "values"
+	opSeries  = "series"
+	opExport  = "export"
+
+	opPatterns    = "patterns"
+	opEvents      = "events"
+	opEventHits   = "event_hits"
+	opEventFacets = "event_facets"
 )
 
 // Query implements api.Logs.
@@ -246,6 +267,131 @@ func (l *wholeLogs) Context(ctx context.Context, pos string, t int64, before, af
 	return whole(ctx, l.others, ask, around, stats), nil
 }
 
+func statsOfNames(n *api.LogNames) *api.LogStats { return &n.Stats }
+
+// Labels implements api.Logs.
+func (l *wholeLogs) Labels(ctx context.Context, start, end int64) (api.LogNames, error) {
+	names, err := l.logQueries.Labels(ctx, start, end)
+	if err != nil {
+		return names, err
+	}
+	return whole(ctx, l.others, peerQuestion{Op: opLabels, Ask: api.LogQuery{Start: start, End: end}}, names, statsOfNames), nil
+}
+
+// LabelValues implements api.Logs.
+func (l *wholeLogs) LabelValues(ctx context.Context, name string, start, end int64, limit int) (api.LogNames, error) {
+	values, err := l.logQueries.LabelValues(ctx, name, start, end, limit)
+	if err != nil {
+		return values, err
+	}
+	ask := peerQuestion{Op: opValues, Ask: api.LogQuery{Start: start, End: end, Limit: limit}, Field: name}
+	return whole(ctx, l.others, ask, values, statsOfNames), nil
+}
+
+// Series implements api.Logs.
+func (l *wholeLogs) Series(ctx context.Context, text string, start, end int64, limit int) (api.LogStreams, error) {
+	found, err := l.logQueries.Series(ctx, text, start, end, limit)
+	if err != nil {
+		return found, err
+	}
+	ask := peerQuestion{Op: opSeries, Ask: api.LogQuery{Query: text, Start: start, End: end, Limit: limit}}
+	return whole(ctx, l.others, ask, found, func(s *api.LogStreams) *api.LogStats { return &s.Stats }), nil
+}
+
+// Patterns implements api.LogPatterner.
+func (l *wholeLogs) Patterns(ctx context.Context, q api.LogPatternsQuery) (api.LogPatterns, error) {
+	found, err := l.logQueries.Patterns(ctx, q)
+	if err != nil {
+		return found, err
+	}
+	return whole(ctx, l.others, peerQuestion{Op: opPatterns, Patterns: &q}, found, func(p *api.LogPatterns) *api.LogStats { return &p.Stats }), nil
+}
+
+// Events implements api.Events.
+func (l *wholeLogs) Events(ctx context.Context, q api.EventQuery) (api.EventPage, error) {
+	page, err := l.logQueries.Events(ctx, q)
+	if err != nil {
+		return page, err
+	}
+	return whole(ctx, l.others, peerQuestion{Op: opEvents, Events: &q}, page, func(p *api.EventPage) *api.LogStats { return &p.Stats }), nil
+}
+
+// EventHits implements api.Events.
+func (l *wholeLogs) EventHits(ctx context.Context, q api.EventQuery, step time.Duration) (api.LogHits, error) {
+	h, err := l.logQueries.EventHits(ctx, q, step)
+	if err != nil {
+		return h, err
+	}
+	return whole(ctx, l.others, peerQuestion{Op: opEventHits, Events: &q, Step: int64(step)}, h, statsOfHits), nil
+}
+
+// EventFacets implements api.Events.
+func (l *wholeLogs) EventFacets(ctx context.Context, q api.EventQuery, field string, limit int) (api.Facet, error) {
+	f, err := l.logQueries.EventFacets(ctx, q, field, limit)
+	if err != nil {
+		return f, err
+	}
+	return whole(ctx, l.others, peerQuestion{Op: opEventFacets, Events: &q, Field: field, Top: limit}, f, func(f *api.Facet) *api.LogStats { return &f.Stats }), nil
+}
+
+// Export implements api.Logs. While the store is known to be damaged it is made of pages, each of which another node may give.
+func (l *wholeLogs) Export(ctx context.Context, q api.LogQuery, begin func() func(*api.LogRow) error) (api.LogStats, error) {
+	if len(l.store.Damaged()) == 0 || lokiapi.IsAlone(ctx) {
+		st, err := l.logQueries.Export(ctx, q, begin)
+		st.Unasked = st.Partial
+		return st, err
+	}
+	var all api.LogStats
+	var line func(*api.LogRow) error
+	left := q.Limit
+	for {
+		ask := q
+		if ask.Limit = exportPageLines; q.Limit > 0 {
+			ask.Limit = min(left, exportPageLines)
+		}
+		page, err := l.exportPage(ctx, ask)
+		if err != nil {
+			return all, err
+		}
+		page = whole(ctx, l.others, peerQuestion{Op: opExport, Ask: ask}, page, func(p *api.LogPage) *api.LogStats { return &p.Stats })
+		all.Add(&page.Stats)
+		if line == nil {
+			line = begin()
+		}
+		for i := range page.Rows {
+			if err := line(&page.Rows[i]); err != nil {
+				return all, err
+			}
+		}
+		left -= len(page.Rows)
+		if q.Cursor = page.Next; page.Next == "" || q.Limit > 0 && left <= 0 {
+			return all, nil
+		}
+	}
+}
+
+// exportPage gives up to Limit lines of an export, and the cursor to go on behind them.
+func (l *logQueries) exportPage(ctx context.Context, q api.LogQuery) (page api.LogPage, err error) {
+	if q.Limit <= 0 || q.Limit > exportPageLines {
+		q.Limit = exportPageLines
+	}
+	bytes := 0
+	page.Stats, err = l.Export(ctx, q, func() func(*api.LogRow) error {
+		return func(r *api.LogRow) error {
+			page.Rows = append(page.Rows, *r)
+			if bytes += len(r.Text) + len(r.TextB64) + 256; bytes > maxPageBytes || len(page.Rows) == q.Limit {
+				page.Next = r.Cursor()
+				return errEnough
+			}
+			return nil
+		}
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return page, err
+}
+
 // answer answers another node's question from this node's store.
 func (q *peerQuestion) answer(ctx context.Context, l *logQueries) (any, error) {
 	a := &q.Ask
@@ -260,6 +406,24 @@ func (q *peerQuestion) answer(ctx context.Context, l *logQueries) (any, error) {
 		return l.Facets(ctx, a.Query, a.Start, a.End, q.Field, q.Top)
 	case opContext:
 		return l.Context(ctx, q.Pos, q.T, q.Before, q.After)
+	case opLabels:
+		return l.Labels(ctx, a.Start, a.End)
+	case opValues:
+		return l.LabelValues(ctx, q.Field, a.Start, a.End, a.Limit)
+	case opSeries:
+		return l.Series(ctx, a.Query, a.Start, a.End, a.Limit)
+	case opExport:
+		return l.exportPage(ctx, *a)
+	}
+	switch {
+	case q.Op == opPatterns && q.Patterns != nil:
+		return l.Patterns(ctx, *q.Patterns)
+	case q.Op == opEvents && q.Events != nil:
+		return l.Events(ctx, *q.Events)
+	case q.Op == opEventHits && q.Events != nil:
+		return l.EventHits(ctx, *q.Events, time.Duration(q.Step))
+	case q.Op == opEventFacets && q.Events != nil:
+		return l.EventFacets(ctx, *q.Events, q.Field, q.Top)
 	}
 	return nil, problem.New(http.StatusBadRequest, fmt.Sprintf("question %.40q is not known", q.Op))
 }
@@ -335,7 +499,7 @@ func (o *others) elsewhere(w http.ResponseWriter, r *http.Request) bool {
 		}
 	}
 	begun := false
-	took := o.first(r.Context(), peerLokiPath, q, func(node string, resp *http.Response) (bool, error) {
+	took, _ := o.first(r.Context(), peerLokiPath, q, func(node string, resp *http.Response) (bool, error) {
 		if begun || resp.Header.Get(lokiapi.PartialHeader) != "" {
 			return false, nil
 		}

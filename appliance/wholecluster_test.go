@@ -56,27 +56,33 @@ func TestDamagedNodeHasAnotherAnswer(t *testing.T) {
 		}
 		return nil
 	})
-	testcluster.Until(t, "the other node answers Loki", func() error {
-		alarm()
-		q := url.Values{"query": {`{host="host-a"} |= "walrus"`}}
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.URL()+"/loki/api/v1/query_range?"+q.Encode(), http.NoBody)
-		if err != nil {
-			return err
-		}
-		req.Header.Set("Authorization", "Bearer "+c.Token)
-		resp, err := c.HTTP.Do(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		if err != nil {
-			return err
-		}
-		if resp.StatusCode != http.StatusOK || resp.Header.Get("X-Triward-Node") != whole || !json.Valid(text) ||
-			strings.Count(string(text), "the walrus said") != 2 || strings.Contains(string(text), "warnings") {
-			return fmt.Errorf("%s from %q: %s", resp.Status, resp.Header.Get("X-Triward-Node"), text)
-		}
-		return nil
-	})
+	for path, want := range map[string]string{
+		"query_range": "the walrus said 2", "labels": `"host"`, "label/host/values": `"host-a"`, "series": `"host":"host-a"`,
+		"index/stats": `"entries":2`, "index/volume": `"host":"host-a"`, "index/volume_range": `"host":"host-a"`,
+		"detected_labels": `"label":"host"`, "detected_fields": `"fields"`, "patterns": "the walrus said",
+	} {
+		testcluster.Until(t, "the other node answers Loki's "+path, func() error {
+			alarm()
+			q := url.Values{"query": {`{host="host-a"}`}, "match[]": {`{host="host-a"}`}}
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.URL()+"/loki/api/v1/"+path+"?"+q.Encode(), http.NoBody)
+			if err != nil {
+				return err
+			}
+			req.Header.Set("Authorization", "Bearer "+c.Token)
+			resp, err := c.HTTP.Do(req)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			if err != nil {
+				return err
+			}
+			if resp.StatusCode != http.StatusOK || resp.Header.Get("X-Triward-Node") != whole || !json.Valid(text) ||
+				!strings.Contains(string(text), want) || strings.Contains(string(text), "warnings") {
+				return fmt.Errorf("%s from %q: %s", resp.Status, resp.Header.Get("X-Triward-Node"), text)
+			}
+			return nil
+		})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
@@ -162,7 +163,7 @@ func kindName(k wire.StreamKind) string {
 
 // Labels returns the names of the labels of the streams that have lines on the days which [start, end) touches,
 // sorted.
-func (s *Store) Labels(ctx context.Context, start, end int64) ([]string, error) {
+func (s *Store) Labels(ctx context.Context, start, end int64) ([]string, Stats, error) {
 	return s.labels(ctx, start, end, func(st *stream, add func([]byte)) {
 		_ = walkLabels(st.row, func(name, _ []byte) bool { // checked when it was read
 			add(name)
@@ -172,7 +173,7 @@ func (s *Store) Labels(ctx context.Context, start, end int64) ([]string, error) 
 }
 
 // LabelValues returns the values of a label in the same way, at most 10,000, sorted.
-func (s *Store) LabelValues(ctx context.Context, name string, start, end int64) ([]string, error) {
+func (s *Store) LabelValues(ctx context.Context, name string, start, end int64) ([]string, Stats, error) {
 	return s.labels(ctx, start, end, func(st *stream, add func([]byte)) {
 		_ = walkLabels(st.row, func(n, v []byte) bool {
 			if string(n) == name {
@@ -183,28 +184,29 @@ func (s *Store) LabelValues(ctx context.Context, name string, start, end int64) 
 	})
 }
 
-func (s *Store) labels(ctx context.Context, start, end int64, each func(*stream, func([]byte))) ([]string, error) {
+func (s *Store) labels(ctx context.Context, start, end int64, each func(*stream, func([]byte))) ([]string, Stats, error) {
 	c, done, err := s.query(ctx, &Request{Start: start, End: end})
 	if err != nil {
-		return nil, err
+		return nil, Stats{}, err
 	}
 	defer done()
+	c.shortDay()
 	var set smallest
 	days, err := c.e.days(c.snap, prefixStream, false)
 	if err != nil {
-		return nil, err
+		return nil, c.stats, err
 	}
 	for _, d := range days {
 		if d < Day(c.start) || d > Day(c.last) {
 			continue
 		}
 		if err := c.err(); err != nil {
-			return nil, err
+			return nil, c.stats, err
 		}
 		err := c.e.rows(c.snap, dayPrefix(prefixStream, d), func(key, value []byte) error {
 			var st stream
 			if err := parseStream(&st, streamID(key[5:]), value); err != nil {
-				return err
+				return c.spoiled(fmt.Sprintf("key %x", key), err)
 			}
 			if d < Day(c.floors.of(st.kind)) {
 				return nil
@@ -218,10 +220,11 @@ func (s *Store) labels(ctx context.Context, start, end int64, each func(*stream,
 			return nil
 		})
 		if err != nil {
-			return nil, err
+			return nil, c.stats, err
 		}
 	}
-	return set.sorted(), nil
+	c.stats.Duration = time.Since(c.began)
+	return set.sorted(), c.stats, nil
 }
 
 // smallest keeps the maxLabelValues least of the values added, and for a while as many more.

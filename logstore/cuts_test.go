@@ -110,7 +110,7 @@ func (c *cutting) check(t testing.TB, s *Store, m *model) {
 				values[r.Labels.Get("host")] = true
 			}
 		}
-		got, err := s.LabelValues(t.Context(), "host", day*DayNs, (day+1)*DayNs)
+		got, _, err := s.LabelValues(t.Context(), "host", day*DayNs, (day+1)*DayNs)
 		if want := slices.Sorted(maps.Keys(values)); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Fatalf("hosts of day %d: %v %v, want %v", day, got, err, want)
 		}

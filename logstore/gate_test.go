@@ -101,8 +101,8 @@ func TestEveryQuestionIsAdmitted(t *testing.T) {
 		"by":      func() error { _, err := s.HitsBy(ctx, day, 3600e9, "host", 3); return err },
 		"facets":  func() error { _, err := s.Facets(ctx, day, "host"); return err },
 		"pattern": func() error { _, err := s.Patterns(ctx, PatternsRequest{Start: 1, End: 2}); return err },
-		"labels":  func() error { _, err := s.Labels(ctx, 0, 0); return err },
-		"values":  func() error { _, err := s.LabelValues(ctx, "host", 0, 0); return err },
+		"labels":  func() error { _, _, err := s.Labels(ctx, 0, 0); return err },
+		"values":  func() error { _, _, err := s.LabelValues(ctx, "host", 0, 0); return err },
 		"series":  func() error { _, err := s.Series(ctx, nil, 0, 0); return err },
 		"walk":    func() error { _, err := s.Walk(ctx, Request{}, func(*Row) error { return nil }); return err },
 	} {

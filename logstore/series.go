@@ -42,6 +42,7 @@ func (s *Store) Series(ctx context.Context, f *query.Filter, start, end int64) (
 	if c.start > c.last || c.filter.IsNone() {
 		return &Streams{}, nil
 	}
+	c.shortDay()
 	days, err := c.e.days(c.snap, prefixStream, false)
 	if err != nil {
 		return nil, err

@@ -467,11 +467,11 @@ func TestFacetsAndLabels(t *testing.T) {
 			}
 		}
 	}
-	names, err := s.Labels(t.Context(), minTime, 0)
+	names, _, err := s.Labels(t.Context(), minTime, 0)
 	if err != nil || fmt.Sprint(names) != "[host unit]" {
 		t.Errorf("labels %v %v", names, err)
 	}
-	values, err := s.LabelValues(t.Context(), "host", testDay*DayNs, (testDay+1)*DayNs)
+	values, _, err := s.LabelValues(t.Context(), "host", testDay*DayNs, (testDay+1)*DayNs)
 	if err != nil || fmt.Sprint(values) != "[web-0 web-1 web-2]" {
 		t.Errorf("values %v %v", values, err)
 	}

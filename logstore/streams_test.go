@@ -71,7 +71,7 @@ func TestQueryOverManyStreamsIsBounded(t *testing.T) {
 		}
 	}
 	grown := heapDuring(func() {
-		values, err := s.LabelValues(t.Context(), "file", day, day+DayNs)
+		values, _, err := s.LabelValues(t.Context(), "file", day, day+DayNs)
 		if err != nil || len(values) != maxLabelValues || !slices.IsSorted(values) || !strings.Contains(values[maxLabelValues-1], "web-009999") {
 			t.Errorf("%v: %d values", err, len(values))
 		}

@@ -360,11 +360,12 @@ func (v *valueSampler) add(st *stream, l *block.Line) bool {
 
 // rarer returns what may be suggested beside what was seen, the best first.
 func (g *suggester) rarer() (texts []string, err error) {
+	var st Stats
 	switch g.req.Kind {
 	case SuggestWord:
 		return g.terms()
 	case SuggestName:
-		texts, err = g.store.labels(g.ctx, g.req.Start, g.end(), func(st *stream, add func([]byte)) {
+		texts, st, err = g.store.labels(g.ctx, g.req.Start, g.end(), func(st *stream, add func([]byte)) {
 			_ = walkLabels(st.row, func(name, _ []byte) bool { // checked when it was read
 				if len(name) <= suggestBytes && words.Same(name, g.prefix, true) && query.IsFieldName(string(name)) {
 					add(name)
@@ -376,7 +377,7 @@ func (g *suggester) rarer() (texts []string, err error) {
 		if ofEveryLine(g.req.Field) {
 			return g.names(), nil
 		}
-		texts, err = g.store.labels(g.ctx, g.req.Start, g.end(), func(st *stream, add func([]byte)) {
+		texts, st, err = g.store.labels(g.ctx, g.req.Start, g.end(), func(st *stream, add func([]byte)) {
 			_ = walkLabels(st.row, func(name, value []byte) bool {
 				if string(name) == g.req.Field && len(value) <= suggestBytes && words.Same(value, g.prefix, true) {
 					add(value)
@@ -385,6 +386,7 @@ func (g *suggester) rarer() (texts []string, err error) {
 			})
 		})
 	}
+	g.out.Stats.add(&st)
 	texts = slices.DeleteFunc(texts, func(text string) bool { return g.seen[text] > 0 })
 	return texts, g.over(g.ctx, err)
 }

@@ -140,17 +140,15 @@ func (l *lines) add(pos Position, text string) {
 
 type contains string
 
-func (c contains) Match(l *Line) bool { return strings.Contains(string(l.Text), string(c)) }
+func (c contains) Match(_ context.Context, l *Line) (json.RawMessage, bool) {
+	return json.RawMessage(fmt.Sprintf(`{"pos":%q,"text":%q}`, l.Pos, l.Text)), strings.Contains(string(l.Text), string(c))
+}
 
 func (l *lines) Compile(query string) (Matcher, error) {
 	if query == "(" {
 		return nil, &QueryError{Pos: 1, Message: "unclosed"}
 	}
 	return contains(query), nil
-}
-
-func (l *lines) Encode(line *Line) json.RawMessage {
-	return json.RawMessage(fmt.Sprintf(`{"pos":%q,"text":%q}`, line.Pos, line.Text))
 }
 
 func (l *lines) Newest(_ context.Context, query string, n int) ([]Row, error) {

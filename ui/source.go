@@ -146,9 +146,11 @@ type Line struct {
 	wire.LogLine
 }
 
-// Matcher is a query ready to be asked of single lines. It is used from several goroutines at once.
+// Matcher is a query ready to be asked of single lines. It is used from one goroutine.
 type Matcher interface {
-	Match(l *Line) bool
+	// Match returns the line, as the query makes it, in the form of a Row, and whether it is of the query. What it returns after
+	// ctx has ended means nothing.
+	Match(ctx context.Context, l *Line) (json.RawMessage, bool)
 }
 
 // TailSource answers what a live tail asks of the log store.
@@ -156,9 +158,8 @@ type TailSource interface {
 	// Compile reads the query; one that cannot be read is a *QueryError. Queries that need more than one line
 	// are refused.
 	Compile(query string) (Matcher, error)
-	// Encode returns the line in the form of a Row.
-	Encode(l *Line) json.RawMessage
-	// Newest returns the newest n lines that match, in ascending order of position.
+	// Newest returns the newest n lines that match, or as many of them as it finds in the time that it takes for it, in
+	// ascending order of position.
 	Newest(ctx context.Context, query string, n int) ([]Row, error)
 	// ReadAfter returns up to limit lines that match and come after the position, in ascending order of
 	// position. complete is false when there may be more, or when lines after the position are gone or too far

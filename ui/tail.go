@@ -292,25 +292,31 @@ func (t *tailTopic) idle(now time.Time) bool {
 // run gathers new lines for a moment, matches them and hands them out.
 func (t *tailTopic) run(ctx context.Context) {
 	defer t.reader.close()
-	ticker := time.NewTicker(t.hub.cfg.TailEvery)
-	defer ticker.Stop()
+	wake := time.NewTimer(t.hub.cfg.TailEvery)
+	defer wake.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-wake.C:
 		}
 		if t.hub.retire(t.key, t) {
 			return
 		}
+		began := time.Now()
 		lines, lost, head := t.reader.read()
 		var rows []Row
 		for i := range lines {
-			if t.matcher.Match(&lines[i]) {
-				rows = append(rows, Row{Pos: lines[i].Pos, Row: t.source.Encode(&lines[i])})
+			if row, ok := t.matcher.Match(ctx, &lines[i]); ok {
+				rows = append(rows, Row{Pos: lines[i].Pos, Row: row})
+			}
+			if ctx.Err() != nil {
+				return
 			}
 		}
 		t.deliver(rows, lost, head)
+		// A query that is slow to judge takes at most half of a processor; what it misses meanwhile it is told.
+		wake.Reset(max(t.hub.cfg.TailEvery, time.Since(began)))
 	}
 }
 

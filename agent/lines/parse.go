@@ -308,9 +308,13 @@ func SeverityOf[T string | []byte](word T) wire.Severity {
 
 func letter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
-// Severity returns what the beginning of the line says: a level in capitals, in brackets, as a word followed by
-// a colon, or as the value of level, lvl or severity; or the priority or klog letter it starts with.
+// Severity returns what the line says: as a JSON object by its member level, severity or the like; else by its beginning, as
+// a level in capitals, in brackets, as a word followed by a colon, or as the value of level, lvl or severity; or the
+// priority or klog letter it starts with.
 func Severity(line []byte) wire.Severity {
+	if sev := memberSeverity(line); sev != wire.SeverityUnknown {
+		return sev
+	}
 	b := line[:min(len(line), headLen)]
 	if len(b) > 3 && b[0] == '<' {
 		if p, ok := num(b, 1, 1); ok && b[2] == '>' {

@@ -90,9 +90,10 @@ func (p *parts) HitsBy(_ context.Context, _ string, start, _ int64, step time.Du
 	return LogHits{T0: start / 1e6, Step: step.Milliseconds(), Field: field, Total: int64(top)}, p.logErr
 }
 
-func (p *parts) Labels(context.Context, int64, int64) ([]string, error) { return nil, p.logErr }
-func (p *parts) LabelValues(context.Context, string, int64, int64, int) ([]string, error) {
-	return nil, p.logErr
+func (p *parts) Labels(context.Context, int64, int64) (LogNames, error) { return LogNames{}, p.logErr }
+
+func (p *parts) LabelValues(context.Context, string, int64, int64, int) (LogNames, error) {
+	return LogNames{}, p.logErr
 }
 
 func (p *parts) Series(context.Context, string, int64, int64, int) (LogStreams, error) {

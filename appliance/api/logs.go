@@ -11,10 +11,12 @@ import (
 
 type labelsAnswer struct {
 	Labels []string `json:"labels"`
+	Stats  LogStats `json:"stats"`
 }
 
 type valuesAnswer struct {
 	Values []string `json:"values"`
+	Stats  LogStats `json:"stats"`
 }
 
 // orderParam chooses the order of lines.
@@ -186,10 +188,10 @@ func (a *API) logsLabels(q *request) error {
 	if err != nil {
 		return err
 	}
-	if labels == nil {
-		labels = []string{}
+	if labels.Names == nil {
+		labels.Names = []string{}
 	}
-	return q.answer(http.StatusOK, labelsAnswer{labels})
+	return q.answer(http.StatusOK, labelsAnswer{labels.Names, labels.Stats})
 }
 
 func (a *API) logsLabelValues(q *request) error {
@@ -205,10 +207,10 @@ func (a *API) logsLabelValues(q *request) error {
 	if err != nil {
 		return err
 	}
-	if list == nil {
-		list = []string{}
+	if list.Names == nil {
+		list.Names = []string{}
 	}
-	return q.answer(http.StatusOK, valuesAnswer{list})
+	return q.answer(http.StatusOK, valuesAnswer{list.Names, list.Stats})
 }
 
 func (a *API) logsSeries(q *request) error {

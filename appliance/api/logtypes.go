@@ -1,8 +1,10 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
+	"slices"
 	"time"
 )
 
@@ -57,11 +59,39 @@ type LogStats struct {
 	Lines   int64    `json:"scanned_lines"`
 	Bytes   int64    `json:"bytes"`
 	Ms      float64  `json:"ms"`
-	Partial bool     `json:"partial"`           // something damaged on this node was left out, and no other node had it either
+	Partial bool     `json:"partial"`           // something damaged on this node was left out, and no other node gave a whole answer
+	Unasked bool     `json:"unasked,omitempty"` // partial, and no other node answered at all: none could be reached or asked, or only this one was meant
 	Node    string   `json:"node,omitempty"`    // that answered, where the one that was asked would have left something out
 	Damaged []string `json:"damaged,omitempty"` // what, at most ten places
 	Expired bool     `json:"expired,omitempty"` // retention took lines away while the answer was on its way
 }
+
+// Add adds what another part of the same answer cost.
+func (s *LogStats) Add(o *LogStats) {
+	s.Considered += o.Considered
+	s.Skipped += o.Skipped
+	s.SkippedHeader += o.SkippedHeader
+	s.SkippedIndex += o.SkippedIndex
+	s.SkippedFilter += o.SkippedFilter
+	s.SkippedTemplates += o.SkippedTemplates
+	s.Counted += o.Counted
+	s.Blocks += o.Blocks
+	s.Pending += o.Pending
+	s.Lines += o.Lines
+	s.Bytes += o.Bytes
+	s.Ms += o.Ms
+	s.Partial = s.Partial || o.Partial
+	s.Unasked = s.Unasked || o.Unasked
+	s.Node = cmp.Or(o.Node, s.Node)
+	s.Expired = s.Expired || o.Expired
+	for _, place := range o.Damaged {
+		if len(s.Damaged) < maxPlaces && !slices.Contains(s.Damaged, place) {
+			s.Damaged = append(s.Damaged, place)
+		}
+	}
+}
+
+const maxPlaces = 10
 
 // LogPage is some of the lines, newest first unless asked otherwise.
 type LogPage struct {
@@ -131,6 +161,13 @@ type LogStream struct {
 type LogStreams struct {
 	Streams []LogStream `json:"streams"`
 	More    bool        `json:"more"` // there are others beyond the limit
+	Stats   LogStats    `json:"stats"`
+}
+
+// LogNames are names or values of labels, sorted.
+type LogNames struct {
+	Names []string
+	Stats LogStats
 }
 
 // Logs answers questions about lines. A query that cannot be read is a *QueryError. All methods end with ctx.
@@ -147,8 +184,8 @@ type Logs interface {
 	HitsBy(ctx context.Context, query string, start, end int64, step time.Duration, field string, top int) (LogHits, error)
 	Facets(ctx context.Context, query string, start, end int64, field string, limit int) (Facet, error)
 	// Labels, LabelValues and Series tell of the streams that have lines on the days which [start, end) touches.
-	Labels(ctx context.Context, start, end int64) ([]string, error)
-	LabelValues(ctx context.Context, name string, start, end int64, limit int) ([]string, error)
+	Labels(ctx context.Context, start, end int64) (LogNames, error)
+	LabelValues(ctx context.Context, name string, start, end int64, limit int) (LogNames, error)
 	// Series leaves out streams that the query rules out by kind and labels.
 	Series(ctx context.Context, query string, start, end int64, limit int) (LogStreams, error)
 	// Context returns lines of the same stream around the line at pos, whose time is t (ns).

@@ -124,6 +124,8 @@ type client struct {
 	timeout time.Duration
 	// index is how far the log was at the newest answer: what is read next shows at least that, whichever node answers.
 	index uint64
+	// answered is the node that gave the newest answer in place of the one that was asked, "" for none.
+	answered string
 }
 
 // known is the cluster that the flags mean, as far as this machine knows it: the one that `triward dev` started here
@@ -282,11 +284,14 @@ func (e *apiError) noQuorum() bool { return e.Code == codeNoQuorum }
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 256 << 20
 
-// indexHeader is X-Triward-Index of the HTTP API.
-const indexHeader = "X-Triward-Index"
+// Headers of the HTTP API.
+const (
+	indexHeader = "X-Triward-Index"
+	nodeHeader  = "X-Triward-Node" // names the node that answered in place of the one that was asked
+)
 
 // fresh are the routes that take min_index. The state of the cluster and of the queue are asked when nodes lag, and do not wait.
-var fresh = regexp.MustCompile(`^/(api/v1/|v1/(hosts|agents|logs|tokens|users|sessions|audit|retention|queue/consumers|queue/peek)(/|$))`)
+var fresh = regexp.MustCompile(`^/((loki/)?api/v1/|v1/(hosts|agents|logs|tokens|users|sessions|audit|retention|queue/consumers|queue/peek)(/|$))`)
 
 // get asks path with the query values and decodes the answer into v.
 func (c *client) get(ctx context.Context, path string, q url.Values, v any) error {
@@ -361,6 +366,7 @@ func (c *client) call(ctx context.Context, method, path string, body []byte, v a
 	if index, err := strconv.ParseUint(resp.Header.Get(indexHeader), 10, 64); err == nil {
 		c.index = max(c.index, index)
 	}
+	c.answered = resp.Header.Get(nodeHeader)
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return fmt.Errorf("read answer of %s: %w", resp.Request.URL.Host, err)
@@ -386,7 +392,10 @@ func (c *client) call(ctx context.Context, method, path string, body []byte, v a
 
 func newAPIError(resp *http.Response, answer []byte) error {
 	e := &apiError{Status: resp.StatusCode}
-	_ = json.Unmarshal(answer, e) // an answer of something else than a node has its status alone
+	// An answer of something else than a node has its status alone; Loki's API answers in plain text.
+	if err := json.Unmarshal(answer, e); err != nil && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
+		e.Detail = printable(strings.TrimSpace(string(answer[:min(len(answer), 2000)])))
+	}
 	e.Status = resp.StatusCode
 	if e.Status == http.StatusUnauthorized && e.Hint == "" {
 		e.Hint = "set TRIWARD_TOKEN to an API token of the cluster, or run this on a node as root: it finds the node's own"

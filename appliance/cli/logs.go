@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/logstore/logql/syntax"
 )
 
 // logAnswer is a page of lines; each is an api.LogRow.
@@ -40,11 +40,17 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 	l := &logQuestion{t: t, s: s}
 	var limit int
 	var oldest, ids bool
+	var step time.Duration
 	c := l.command(&cobra.Command{
-		Use:     "query QUERY",
-		Short:   "Search logs, newest first",
-		Example: "  triward logs query error\n  triward logs query '\"connection refused\" AND host:db1' --start now-6h --limit 1000",
+		Use:   "query QUERY",
+		Short: "Search logs, newest first, or ask for numbers over them in LogQL",
+		Example: "  triward logs query error\n  triward logs query '\"connection refused\" AND host:db1' --start now-6h --limit 1000\n" +
+			"  triward logs query 'sum by (host) (count_over_time({source=\"journal\"} |= \"error\" [24h]))'\n" +
+			"  triward logs query 'sum by (host) (rate({source=\"journal\"} |= \"error\" [5m]))' --start now-6h --step 5m",
 	}, "now-24h", func(ctx context.Context, cl *client, q url.Values) error {
+		if step != 0 {
+			return errors.New("--step is of queries for numbers, which begin with a function: rate({source=\"journal\"}[5m])")
+		}
 		if limit < 1 {
 			return errors.New("--limit must be at least 1")
 		}
@@ -53,8 +59,16 @@ func newLogsQuery(s streams, t *target) *cobra.Command {
 		}
 		return l.rows(ctx, cl, q, limit, ids)
 	})
+	lines := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if text := strings.Join(args, ""); syntax.ForNumbers(text) {
+			return l.numbers(c, text, step)
+		}
+		return lines(c, args)
+	}
 	c.Flags().IntVar(&limit, "limit", 200, "most lines to print")
 	c.Flags().BoolVar(&oldest, "oldest", false, "oldest first")
+	c.Flags().DurationVar(&step, "step", 0, "numbers: distance of the points from --start to --end; without it they are of --end alone")
 	c.Flags().BoolVar(&ids, "ids", false, "print in front of each line its id for `triward logs context`")
 	return c
 }
@@ -66,37 +80,13 @@ const pageLines = 5000
 func (l *logQuestion) rows(ctx context.Context, cl *client, q url.Values, limit int, ids bool) error {
 	var all api.LogStats
 	err := pages(ctx, cl, "/v1/logs/query", q, limit, func(a *logAnswer) (int, string, error) {
-		addStats(&all, &a.Stats)
+		all.Add(&a.Stats)
 		return len(a.Rows), a.Next, printRows(l.s.out, &l.form, a.Rows, ids)
 	})
 	if err == nil {
 		l.tell(&all)
 	}
 	return err
-}
-
-// addStats adds what another page cost.
-func addStats(all, st *api.LogStats) {
-	all.Considered += st.Considered
-	all.Skipped += st.Skipped
-	all.SkippedHeader += st.SkippedHeader
-	all.SkippedIndex += st.SkippedIndex
-	all.SkippedFilter += st.SkippedFilter
-	all.SkippedTemplates += st.SkippedTemplates
-	all.Counted += st.Counted
-	all.Blocks += st.Blocks
-	all.Pending += st.Pending
-	all.Lines += st.Lines
-	all.Bytes += st.Bytes
-	all.Ms += st.Ms
-	all.Partial = all.Partial || st.Partial
-	all.Node = cmp.Or(st.Node, all.Node)
-	all.Expired = all.Expired || st.Expired
-	for _, place := range st.Damaged {
-		if !slices.Contains(all.Damaged, place) {
-			all.Damaged = append(all.Damaged, place)
-		}
-	}
 }
 
 // pages asks for up to limit items, page by page, and gives each page to print, which returns how many it held and the

@@ -70,18 +70,27 @@ func tellStats(w io.Writer, st *api.LogStats, all bool) {
 		}
 		fmt.Fprintln(w)
 	}
-	if st.Node != "" {
-		fmt.Fprintf(w, "note: node %s answered, as lines are damaged on the node that was asked\n", printable(st.Node))
-	}
+	tellNode(w, st.Node)
 	if st.Partial {
 		places := strings.Join(st.Damaged, ", ")
 		if places != "" {
 			places = ": " + places
 		}
-		fmt.Fprintf(w, "warning: lines are missing, because parts are damaged on the node that was asked%s, and no other node had the answer; try again, or ask one with --node\n", printable(places))
+		others := "no other node had the answer"
+		if st.Unasked {
+			others = "no other node could be asked"
+		}
+		fmt.Fprintf(w, "warning: lines are missing, because parts are damaged on the node that was asked%s, and %s; try again, or ask one with --node\n", printable(places), others)
 	}
 	if st.Expired {
 		fmt.Fprintln(w, "warning: retention took the oldest lines of the span away while it was read")
+	}
+}
+
+// tellNode says which node answered in place of the one that was asked, if one did.
+func tellNode(w io.Writer, node string) {
+	if node != "" {
+		fmt.Fprintf(w, "note: node %s answered, as lines are damaged on the node that was asked\n", printable(node))
 	}
 }
 
@@ -221,10 +230,14 @@ func newLogsLabels(s streams, t *target) *cobra.Command {
 				path += "/" + url.PathEscape(args[0]) + "/values"
 				q.Set("limit", "10000")
 			}
-			var answer struct{ Labels, Values []string }
+			var answer struct {
+				Labels, Values []string
+				Stats          api.LogStats
+			}
 			if err := cl.get(c.Context(), path, q, &answer); err != nil {
 				return err
 			}
+			l.tell(&answer.Stats)
 			list := append(answer.Labels, answer.Values...)
 			if form.json() {
 				return writeJSON(s.out, list)
@@ -275,6 +288,7 @@ func newLogsSeries(s streams, t *target) *cobra.Command {
 			if answer.More {
 				fmt.Fprintln(s.err, "there are more; raise --limit or ask for less")
 			}
+			l.tell(&answer.Stats)
 			return nil
 		},
 	}

@@ -241,7 +241,7 @@ func (e *exporter) take(ctx context.Context) (done bool, err error) {
 			if row.End.Lines != sent {
 				return false, fmt.Errorf("%s sent %d lines and says that it sent %d", resp.Request.URL.Host, sent, row.End.Lines)
 			}
-			addStats(&e.stats, &row.End.Stats)
+			e.stats.Add(&row.End.Stats)
 			return true, nil
 		}
 		if e.cursor != "" && !e.behind(row.Cursor()) {

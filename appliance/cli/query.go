@@ -16,11 +16,13 @@ import (
 
 // promAnswer is Prometheus' answer to a query.
 type promAnswer struct {
-	Data struct {
-		ResultType string          `json:"resultType"`
-		Result     json.RawMessage `json:"result"`
-	} `json:"data"`
+	Data     promData `json:"data"`
 	Warnings []string `json:"warnings"`
+}
+
+type promData struct {
+	ResultType string          `json:"resultType"`
+	Result     json.RawMessage `json:"result"`
 }
 
 type promSeries struct {
@@ -138,20 +140,20 @@ func runQuery(c *cobra.Command, s streams, t *target, form *outputForm, path str
 	for _, w := range answer.Warnings {
 		fmt.Fprintf(s.err, "warning: %s\n", printable(w))
 	}
-	return printProm(s.out, &answer)
+	return printProm(s.out, &answer.Data)
 }
 
-func printProm(out io.Writer, a *promAnswer) error {
-	if a.Data.ResultType == "scalar" || a.Data.ResultType == "string" {
+func printProm(out io.Writer, d *promData) error {
+	if d.ResultType == "scalar" || d.ResultType == "string" {
 		var v []json.RawMessage
-		if err := json.Unmarshal(a.Data.Result, &v); err != nil || len(v) != 2 {
+		if err := json.Unmarshal(d.Result, &v); err != nil || len(v) != 2 {
 			return fmt.Errorf("the answer is not Prometheus' form")
 		}
 		_, err := fmt.Fprintln(out, printable(unquote(v[1])))
 		return err
 	}
 	var list []promSeries
-	if err := json.Unmarshal(a.Data.Result, &list); err != nil {
+	if err := json.Unmarshal(d.Result, &list); err != nil {
 		return fmt.Errorf("the answer is not Prometheus' form: %w", err)
 	}
 	tab := newTable(out, "series", "time", "value")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -71,13 +72,18 @@ func TestLogsAreFollowedAtTheDefaultAddress(t *testing.T) {
 	for _, args := range [][]string{
 		nil, // by the node's own address
 		{"--addr", "https://localhost:" + u.Port(), "--ca", ca, "--token", c.Token},
+		{`{host="host-a"} | regexp "the (?P<animal>\\w+)" | animal="walrus" | line_format "a {{.animal}} of {{.host}}"`},
 	} {
 		var out, errs output
 		root := newRoot(streams{strings.NewReader(""), &out, &errs})
 		root.SetArgs(append([]string{"logs", "tail"}, args...))
 		ended := make(chan error, 1)
 		go func() { ended <- root.ExecuteContext(t.Context()) }()
-		shown := func() bool { return strings.Contains(out.String(), "the walrus came") }
+		want := "the walrus came"
+		if len(args) == 1 {
+			want = "a walrus of host-a"
+		}
+		shown := func() bool { return strings.Contains(out.String(), want) }
 		for deadline, tick := time.After(testcluster.Patience), time.NewTicker(20*time.Millisecond); !shown(); {
 			select {
 			case err := <-ended:
@@ -87,6 +93,25 @@ func TestLogsAreFollowedAtTheDefaultAddress(t *testing.T) {
 			case <-tick.C:
 			}
 		}
+	}
+	code, table, errs := run(t, "logs", "query", `sum by (host) (count_over_time({host="host-a"} |= "walrus" [1h]))`)
+	if rows := strings.Split(table, "\n"); code != ExitOK || len(rows) != 3 || !strings.HasPrefix(rows[1], `{host="host-a"}`) || !strings.HasSuffix(rows[1], " 1") {
+		t.Errorf("%d lines counted: %s%s", code, table, errs)
+	}
+	pushed := fmt.Sprintf(`{"streams":[{"stream":{"app":"shop"},"values":[["%d",%q]]}]}`, time.Now().UnixNano(), `{"msg":"GET / INFO","level":"error"}`)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, n.URL()+"/loki/api/v1/push", strings.NewReader(pushed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+c.Token)
+	resp, err := c.HTTP.Do(req)
+	if err != nil || resp.StatusCode != http.StatusNoContent {
+		t.Fatal(resp, err)
+	}
+	_ = resp.Body.Close()
+	if code, out, errs := run(t, "logs", "query", "level:error app:shop"); code != ExitOK || !strings.Contains(out, "GET / INFO") {
+		t.Errorf("level of a pushed line: %d %q %s", code, out, errs)
 	}
 	if _, err := os.Stat(n.Config.TokenPath()); err != nil {
 		t.Error(err)

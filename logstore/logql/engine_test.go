@@ -264,7 +264,7 @@ func TestInterval(t *testing.T) {
 }
 
 func TestTail(t *testing.T) {
-	m, err := Tail(parse(t, `{a="b"} |= "x" | logfmt | k="v" | line_format "{{.k}}!"`), false)
+	m, err := Tail(parse(t, `{a="b"} |= "x" | logfmt | k="v" | line_format "{{.k}}!"`), false, nil)
 	must(t, err)
 	b, c := wire.Labels{{Name: "a", Value: "b"}}, wire.Labels{{Name: "a", Value: "c"}}
 	text := []byte("x k=v")
@@ -279,14 +279,14 @@ func TestTail(t *testing.T) {
 			t.Errorf("%v", l)
 		}
 	}
-	plain, err := Tail(parse(t, `{a="b"}`), false)
+	plain, err := Tail(parse(t, `{a="b"}`), false, nil)
 	must(t, err)
 	_, line, _ := plain.Match(&Line{Labels: b, Text: text})
 	copy(text, "XXXXX")
 	if line != "x k=v" {
 		t.Error("the line shares memory:", line)
 	}
-	if _, err := Tail(parse(t, `vector(1)`), false); !errors.Is(err, ErrQuery) {
+	if _, err := Tail(parse(t, `vector(1)`), false, nil); !errors.Is(err, ErrQuery) {
 		t.Error(err)
 	}
 	if q := m.Query(); len(q.Lines) != 1 || len(q.Selector) != 1 {

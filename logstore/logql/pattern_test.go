@@ -46,7 +46,7 @@ func TestFilterOfAPatternFindsItsLines(t *testing.T) {
 		if err != nil {
 			t.Fatalf("filter %s of %q: %v", filter, pattern, err)
 		}
-		m, err := Tail(x, true)
+		m, err := Tail(x, true, nil)
 		if err != nil {
 			t.Fatalf("filter %s of %q: %v", filter, pattern, err)
 		}

@@ -16,13 +16,14 @@ type Matcher struct {
 	known map[*wire.Label]bool
 }
 
-// Tail makes a Matcher of a query for lines; one for numbers is an ErrQuery. levels is Engine.Levels.
-func Tail(e Expr, levels bool) (*Matcher, error) {
+// Tail makes a Matcher of a query for lines; one for numbers is an ErrQuery. levels is Engine.Levels. stop is asked now and
+// then while a stage is at a long line: once it returns true, what Match returns means nothing.
+func Tail(e Expr, levels bool, stop func() bool) (*Matcher, error) {
 	x, ok := e.(*syntax.Log)
 	if !ok {
 		return nil, badf("only queries for lines can be followed, not those for numbers")
 	}
-	pipe, err := pipeline.New(x.Stages, pipeline.Options{Levels: levels, Now: time.Now()})
+	pipe, err := pipeline.New(x.Stages, pipeline.Options{Levels: levels, Now: time.Now(), Stop: stop})
 	if err != nil {
 		return nil, badf("%v", err)
 	}
@@ -34,7 +35,8 @@ func Tail(e Expr, levels bool) (*Matcher, error) {
 // Query returns what a source can decide of the query, without times.
 func (m *Matcher) Query() Query { return m.query }
 
-const maxKnown = 65536
+// maxKnown bounds the sets of labels that are remembered. Lines as they are applied have new ones again and again.
+const maxKnown = 4096
 
 // stream reports whether the labels match the selector; it remembers sets of labels by their place.
 func (m *Matcher) stream(ls wire.Labels) bool {

@@ -140,7 +140,7 @@ func wider(a, b string) string {
 	return "string"
 }
 
-// detect reads lines of the query and looks for fields in them.
+// detect reads lines of the query and looks for fields in them. It returns nil when another node has answered.
 func (a *API) detect(q *request, only string) (*detector, []string, error) {
 	expr, err := q.expr()
 	if err != nil {
@@ -157,7 +157,7 @@ func (a *API) detect(q *request, only string) (*detector, []string, error) {
 		return nil, nil, err
 	}
 	r, err := a.engine.Range(q.ctx(), expr, p)
-	if err != nil {
+	if err != nil || a.elsewhere(q, r.Stats.Partial) {
 		return nil, nil, err
 	}
 	d, err := newDetector(only)
@@ -183,7 +183,7 @@ func (a *API) detectedFields(q *request) error {
 		return err
 	}
 	d, warnings, err := a.detect(q, "")
-	if err != nil {
+	if err != nil || d == nil {
 		return err
 	}
 	type detected struct {
@@ -224,7 +224,7 @@ func (a *API) detectedValues(q *request) error {
 		return err
 	}
 	d, warnings, err := a.detect(q, q.name)
-	if err != nil {
+	if err != nil || d == nil {
 		return err
 	}
 	values := []string{}

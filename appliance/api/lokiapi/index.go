@@ -52,7 +52,7 @@ func (a *API) stats(q *request) error {
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil || a.elsewhere(q, st.Partial) {
 		return err
 	}
 	return q.answer(200, struct {
@@ -199,7 +199,7 @@ func (q *request) grouping() (func(ls wire.Labels) []wire.Labels, error) {
 	}, nil
 }
 
-// volumes reads a question about volumes and sums them up.
+// volumes reads a question about volumes and sums them up. It returns nil when another node has answered.
 func (a *API) volumes(q *request, steps bool) (*volumes, []*volume, []string, error) {
 	start, end, f, err := q.streamsAsked(true)
 	if err != nil {
@@ -226,7 +226,7 @@ func (a *API) volumes(q *request, steps bool) (*volumes, []*volume, []string, er
 		v.steps = max(1, int(n))
 	}
 	st, err := a.opts.Store.Extents(q.ctx(), f, start, end, func(p *logstore.Extent) error { v.take(p); return nil })
-	if err != nil {
+	if err != nil || a.elsewhere(q, st.Partial) {
 		return nil, nil, nil, err
 	}
 	warnings := partial(&st)
@@ -239,7 +239,7 @@ func (a *API) volumes(q *request, steps bool) (*volumes, []*volume, []string, er
 // volume answers index/volume: bytes by series over the whole range.
 func (a *API) volume(q *request) error {
 	v, list, warnings, err := a.volumes(q, false)
-	if err != nil {
+	if err != nil || v == nil {
 		return err
 	}
 	r := &logql.Result{Kind: logql.Vector, Warnings: warnings}
@@ -252,7 +252,7 @@ func (a *API) volume(q *request) error {
 // volumeRange answers index/volume_range: bytes by series and step. The time of a number is where its step begins.
 func (a *API) volumeRange(q *request) error {
 	v, list, warnings, err := a.volumes(q, true)
-	if err != nil {
+	if err != nil || v == nil {
 		return err
 	}
 	r := &logql.Result{Kind: logql.Matrix, Warnings: warnings}
@@ -275,7 +275,7 @@ func (a *API) detectedLabels(q *request) error {
 		return err
 	}
 	found, err := a.opts.Store.Series(q.ctx(), f, start, end)
-	if err != nil {
+	if err != nil || a.elsewhere(q, found.Stats.Partial) {
 		return err
 	}
 	values := map[string]map[string]struct{}{}

@@ -21,11 +21,11 @@ func (a *API) labels(q *request) error {
 		return err
 	}
 	if sel == nil {
-		names, err := a.opts.Store.Labels(q.ctx(), start, end)
-		if err != nil {
+		names, st, err := a.opts.Store.Labels(q.ctx(), start, end)
+		if err != nil || a.elsewhere(q, st.Partial) {
 			return err
 		}
-		return q.data(orEmpty(names))
+		return q.data(orEmpty(names), partial(&st)...)
 	}
 	return a.namesOf(q, sel, start, end, func(ls wire.Labels, add func(string)) {
 		for i := range ls {
@@ -44,11 +44,11 @@ func (a *API) labelValues(q *request) error {
 		return badf("the name of the label is longer than %d bytes", wire.MaxLabelName)
 	}
 	if sel == nil {
-		values, err := a.opts.Store.LabelValues(q.ctx(), q.name, start, end)
-		if err != nil {
+		values, st, err := a.opts.Store.LabelValues(q.ctx(), q.name, start, end)
+		if err != nil || a.elsewhere(q, st.Partial) {
 			return err
 		}
-		return q.data(orEmpty(values))
+		return q.data(orEmpty(values), partial(&st)...)
 	}
 	return a.namesOf(q, sel, start, end, func(ls wire.Labels, add func(string)) {
 		if v := ls.Get(q.name); v != "" {
@@ -83,7 +83,7 @@ func (q *request) streamsAsked(must bool) (start, end int64, f *query.Filter, er
 // namesOf collects names or values from the streams that a filter leaves.
 func (a *API) namesOf(q *request, f *query.Filter, start, end int64, each func(ls wire.Labels, add func(string))) error {
 	found, err := a.opts.Store.Series(q.ctx(), f, start, end)
-	if err != nil {
+	if err != nil || a.elsewhere(q, found.Stats.Partial) {
 		return err
 	}
 	set := map[string]struct{}{}
@@ -132,7 +132,7 @@ func (a *API) series(q *request) error {
 		f = query.Or(any...)
 	}
 	found, err := a.opts.Store.Series(q.ctx(), f, start, end)
-	if err != nil {
+	if err != nil || a.elsewhere(q, found.Stats.Partial) {
 		return err
 	}
 	w := q.begin()

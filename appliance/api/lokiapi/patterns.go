@@ -45,7 +45,7 @@ func (a *API) patterns(q *request) error {
 	found, err := a.opts.Store.Patterns(q.ctx(), logstore.PatternsRequest{
 		Filter: f, Start: start, End: end, Limit: logstore.MaxPatterns, Step: int64(step),
 	})
-	if err != nil {
+	if err != nil || a.elsewhere(q, found.Stats.Partial) {
 		return err
 	}
 	out := []pattern{}

@@ -80,11 +80,8 @@ func IsAlone(ctx context.Context) bool {
 // whole writes a result, or has another node answer when this one's lacks something.
 func (a *API) whole(q *request, r *logql.Result) error {
 	q.leave()
-	if r.Stats.Partial {
-		if !IsAlone(q.ctx()) && a.opts.Elsewhere != nil && a.opts.Elsewhere(q.w, q.r) {
-			return nil
-		}
-		q.w.Header().Set(PartialHeader, "true")
+	if a.elsewhere(q, r.Stats.Partial) {
+		return nil
 	}
 	release, err := a.opts.Answers.Hold(q.ctx(), sizeOf(r))
 	if err != nil {
@@ -92,6 +89,20 @@ func (a *API) whole(q *request, r *logql.Result) error {
 	}
 	defer release()
 	return q.result(r)
+}
+
+// elsewhere has another node answer when this one's answer lacks something, and reports whether it did. Where none does, the
+// answer says that it is partial.
+func (a *API) elsewhere(q *request, partial bool) bool {
+	if !partial {
+		return false
+	}
+	q.leave()
+	if !IsAlone(q.ctx()) && a.opts.Elsewhere != nil && a.opts.Elsewhere(q.w, q.r) {
+		return true
+	}
+	q.w.Header().Set(PartialHeader, "true")
+	return false
 }
 
 // sizeOf is about what a result takes.

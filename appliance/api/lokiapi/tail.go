@@ -113,10 +113,10 @@ func (a *API) ours(r *http.Request) bool {
 
 // tailAsked is what a client asks to follow.
 type tailAsked struct {
-	matcher *logql.Matcher
-	delay   time.Duration
-	limit   int
-	start   int64
+	expr  logql.Expr
+	delay time.Duration
+	limit int
+	start int64
 }
 
 func (q *request) tailAsked() (t tailAsked, err error) {
@@ -124,9 +124,7 @@ func (q *request) tailAsked() (t tailAsked, err error) {
 	if err != nil {
 		return t, err
 	}
-	if t.matcher, err = logql.Tail(expr, true); err != nil {
-		return t, err
-	}
+	t.expr = expr
 	if s := q.form.Get("delay_for"); s != "" {
 		n, err := strconv.ParseFloat(s, 64)
 		if err != nil || !(n >= 0 && n <= maxDelay.Seconds()) {
@@ -157,13 +155,17 @@ func (a *API) tail(q *request) error {
 	if err != nil {
 		return err
 	}
+	t := &tail{api: a, viewer: viewer, asked: asked}
+	if t.matcher, err = logql.Tail(asked.expr, true, func() bool { return t.judging.Err() != nil }); err != nil {
+		return err
+	}
 	if err := a.admitTail(viewer.User); err != nil {
 		return err
 	}
 	defer a.leaveTail(viewer.User)
 	follow, head := a.opts.Feed.Follow()
 	defer follow.Close()
-	t := &tail{api: a, viewer: viewer, asked: asked, follow: follow}
+	t.follow = follow
 	ctx, cancel := context.WithTimeout(q.ctx(), a.opts.Timeout)
 	first, err := t.backlog(ctx, head)
 	cancel()
@@ -192,6 +194,9 @@ type tail struct {
 	asked  tailAsked
 	follow *ui.Follower
 	ws     *websocket.Conn
+
+	matcher *logql.Matcher
+	judging context.Context // of what the matcher is asked for just now; a long line is given up when it ends
 
 	held      []held // lines that wait for delay_for, in the order in which they came
 	heldBytes int
@@ -224,7 +229,8 @@ func (t *tail) backlog(ctx context.Context, head ui.Position) ([]held, error) {
 		return nil, err
 	}
 	defer leave()
-	want := t.asked.matcher.Query()
+	t.judging = ctx
+	want := t.matcher.Query()
 	f, _ := storesource.Filter(&want)
 	var out []held
 	bytes := 0
@@ -233,7 +239,10 @@ func (t *tail) backlog(ctx context.Context, head ui.Position) ([]held, error) {
 		if head.Less(ui.Position{Index: r.Index, Ord: r.Ord}) {
 			return nil // the feed has it
 		}
-		ls, text, ok := t.asked.matcher.Match(&logql.Line{T: r.T, Labels: r.Labels, Severity: r.Severity, Fields: r.Fields, Text: r.Text})
+		ls, text, ok := t.matcher.Match(&logql.Line{T: r.T, Labels: r.Labels, Severity: r.Severity, Fields: r.Fields, Text: r.Text})
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if !ok {
 			return nil
 		}
@@ -254,14 +263,15 @@ func (t *tail) backlog(ctx context.Context, head ui.Position) ([]held, error) {
 // serve sends lines until the client goes, its session ends, or the node stops.
 func (t *tail) serve(first []held) {
 	var reading sync.WaitGroup
-	gone := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.api.ctx)
 	reading.Go(func() {
-		defer close(gone)
+		defer cancel()
 		t.read()
 	})
 	defer reading.Wait()
 	defer t.ws.Close() //nolint:errcheck // it ends the reading
-	code, why := t.run(first, gone)
+	t.judging = ctx
+	code, why := t.run(ctx, first)
 	if code != 0 {
 		_ = t.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, why), time.Now().Add(time.Second))
 	}
@@ -281,7 +291,7 @@ func (t *tail) read() {
 }
 
 // run sends lines and returns how to close, 0 when there is nobody left to tell.
-func (t *tail) run(first []held, gone <-chan struct{}) (code int, why string) {
+func (t *tail) run(ctx context.Context, first []held) (code int, why string) {
 	if err := t.send(first); err != nil {
 		return 0, ""
 	}
@@ -291,10 +301,11 @@ func (t *tail) run(first []held, gone <-chan struct{}) (code int, why string) {
 	defer wake.Stop()
 	for {
 		select {
-		case <-gone:
+		case <-ctx.Done():
+			if t.api.ctx.Err() != nil {
+				return websocket.CloseGoingAway, "the node is stopping"
+			}
 			return 0, ""
-		case <-t.api.ctx.Done():
-			return websocket.CloseGoingAway, "the node is stopping"
 		case <-recheck.C:
 			v, ok := t.api.opts.Gate.Recheck(t.viewer)
 			if !ok || !t.api.opts.Gate.May(v, tailKind) {
@@ -307,7 +318,7 @@ func (t *tail) run(first []held, gone <-chan struct{}) (code int, why string) {
 			}
 		case <-wake.C:
 			began := time.Now()
-			t.take()
+			t.take(ctx)
 			if err := t.send(t.due(time.Now())); err != nil {
 				return 0, ""
 			}
@@ -318,7 +329,7 @@ func (t *tail) run(first []held, gone <-chan struct{}) (code int, why string) {
 }
 
 // take judges the lines that came.
-func (t *tail) take() {
+func (t *tail) take(ctx context.Context) {
 	lines, lost, _ := t.follow.Read()
 	if lost < 0 || t.lost < 0 {
 		t.lost = -1
@@ -331,10 +342,10 @@ func (t *tail) take() {
 		if l.T < t.asked.start {
 			continue
 		}
-		if i%64 == 0 && t.api.ctx.Err() != nil {
+		ls, text, ok := t.matcher.Match(&logql.Line{T: l.T, Labels: l.Labels, Severity: l.Severity, Fields: l.Fields, Text: l.Text})
+		if ctx.Err() != nil {
 			return
 		}
-		ls, text, ok := t.asked.matcher.Match(&logql.Line{T: l.T, Labels: l.Labels, Severity: l.Severity, Fields: l.Fields, Text: l.Text})
 		if !ok {
 			continue
 		}

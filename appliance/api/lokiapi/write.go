@@ -95,7 +95,7 @@ func partial(s *logstore.Stats) []string {
 	if !s.Partial {
 		return nil
 	}
-	return []string{"the answer is partial: damaged parts of this node's log store were left out; another node may have them"}
+	return []string{"the answer is partial: damaged parts of this node's log store were left out, and no other node that was asked has them all"}
 }
 
 // buildInfo answers status/buildinfo.
