@@ -62,8 +62,9 @@ func buckets(start, end, step int64) (t0 int64, n int, err error) {
 }
 
 type hitSink struct {
-	h *Hits
-	n int
+	h    *Hits
+	n    int
+	only int // the bucket of all lines of the block at hand, when they are alike
 }
 
 func (v *hitSink) wants(int64, int64, uint64, uint64) bool { return true }
@@ -95,11 +96,22 @@ func (v *hitSink) add(_ *stream, l *block.Line) bool {
 	return true
 }
 
+// alike implements counter.
+func (v *hitSink) alike(h *block.Header) bool {
+	v.only = v.bucket(h.MinT)
+	return v.only == v.bucket(h.MaxT)
+}
+
 // addAll implements counter; times ascend.
 func (v *hitSink) addAll(times []int64, severities []byte, in query.Bits) {
 	bucket, next := 0, int64(minTime) // lines before next are in the bucket
+	if len(times) == 0 {
+		bucket, next = v.only, maxTime
+	}
 	in.Each(func(i int) {
-		if t := times[i]; t >= next {
+		if next == maxTime {
+			// and so are all others
+		} else if t := times[i]; t >= next {
 			bucket = v.bucket(t)
 			next = v.h.T0 + int64(bucket+1)*v.h.Step
 			if next < t { // beyond what can be said

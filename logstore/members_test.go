@@ -115,7 +115,7 @@ func (m *model) memberText() []byte {
 		}
 		return strconv.QuoteToASCII(s)
 	}
-	names := []string{"user", "code", "level", "host", "状态", "path", "face"}
+	names := []string{"user", "code", "took", "level", "host", "状态", "path", "face"}
 	name := func() string { return names[m.rng.IntN(len(names))] }
 	var b []byte
 	switch m.rng.IntN(4) {

@@ -30,7 +30,7 @@ func TestPassesAreCounted(t *testing.T) {
 
 // A pass that does not come to its end is no finished one, and the next one is.
 func TestPassThatFailsIsCounted(t *testing.T) {
-	m := newModel(6)
+	m := newModel(8)
 	fs, full := fullDisk()
 	s := testStore(t, t.TempDir(), Options{FS: fs, NoIndex: true, SealBytes: 1, MemTableBytes: 64 << 10})
 	m.apply(t, s, 30)

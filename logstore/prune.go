@@ -9,9 +9,38 @@ import (
 	"github.com/triward/triward/logstore/query"
 )
 
+// pruners are those of a day: for what every line must fulfil, and, when that is nothing, for what is left of the filter in blocks
+// that have not the fields asked for.
+type pruners struct {
+	day     pruner
+	reduced map[*query.Filter]*pruner
+}
+
+// maxPruners bounds the questions to the word index of a day.
+const maxPruners = 16
+
+// of returns the pruner for a filter; nil when there is none.
+func (p *pruners) of(f *query.Filter) *pruner {
+	if p.day.need.Op != query.NeedAnything {
+		return &p.day
+	}
+	if one, ok := p.reduced[f]; ok || len(p.reduced) >= maxPruners {
+		return one
+	}
+	if p.reduced == nil {
+		p.reduced = map[*query.Filter]*pruner{}
+	}
+	var one *pruner
+	if need := f.Need(); need.Op != query.NeedAnything {
+		one = &pruner{need: need}
+	}
+	p.reduced[f] = one
+	return one
+}
+
 // pruner is what the word index of a day answers to a need. It is asked once, when there are candidates.
 type pruner struct {
-	need    *query.Need
+	need    query.Need
 	asked   bool
 	indexed bool // it answered
 	pending bool // it could have answered if it were there
@@ -19,38 +48,47 @@ type pruner struct {
 	marks   map[uint64]struct{}
 }
 
-// prune leaves out the blocks that cannot match by the word index; blocks with a mark are not in it yet and stay. It
-// reports whether the index answered.
-func (c *scan) prune(d int64, p *pruner, cands []candidate) (left []candidate, indexed bool, err error) {
-	if !p.asked {
-		p.asked = true
-		if err := c.askIndex(d, p); err != nil {
-			return nil, false, err
-		}
-	}
-	if !p.indexed {
-		if p.pending {
-			c.stats.Pending += len(cands)
-		}
-		return cands, false, nil
-	}
+// prune leaves out the blocks that cannot match by the word index; blocks with a mark are not in it yet and stay.
+func (c *scan) prune(d int64, p *pruners, cands []candidate) (left []candidate, err error) {
 	left = cands[:0]
 	for i := range cands {
-		if _, cands[i].marked = p.marks[cands[i].id]; cands[i].marked {
+		k := &cands[i]
+		one := p.of(k.filter)
+		if one == nil {
+			left = append(left, *k)
+			continue
+		}
+		if !one.asked {
+			one.asked = true
+			if err := c.askIndex(d, one); err != nil {
+				return nil, err
+			}
+		}
+		if !one.indexed {
+			if one.pending {
+				c.stats.Pending++
+			}
+			left = append(left, *k)
+			continue
+		}
+		_, marked := one.marks[k.id]
+		if marked {
 			c.stats.Pending++
 		}
-		if _, hit := p.ids[cands[i].id]; hit || cands[i].marked {
-			left = append(left, cands[i])
+		if _, hit := one.ids[k.id]; !hit && !marked {
+			c.stats.SkippedIndex++
+			continue
 		}
+		k.asked = !marked
+		left = append(left, *k)
 	}
-	c.stats.SkippedIndex += len(cands) - len(left)
-	return left, true, nil
+	return left, nil
 }
 
 // askIndex asks the word index of the day. The snapshot is older than the index reader, so an unmarked block is in the
 // index. An index that cannot be used is dropped behind and the blocks are scanned.
 func (c *scan) askIndex(d int64, p *pruner) error {
-	q := indexQuery(p.need)
+	q := indexQuery(&p.need)
 	if c.e.index == nil || q.Op == index.Everything {
 		return nil
 	}

@@ -126,6 +126,12 @@ func (m *model) entry() wire.LogEntry {
 					if m.rng.IntN(2) == 0 {
 						f["user"] = m.word()
 					}
+					if m.rng.IntN(3) > 0 { // blocks have few of them, near each other or strange
+						f["took"] = strconv.FormatFloat(float64(m.index)+m.rng.Float64()*9, 'f', m.rng.IntN(3), 64)
+						if m.rng.IntN(9) == 0 {
+							f["took"] = []string{"NaN", "-1e3", "inf", "5ms", ""}[m.rng.IntN(5)]
+						}
+					}
 					if m.rng.IntN(4) == 0 {
 						f["host"] = "never seen: the label goes first"
 					}
@@ -272,11 +278,7 @@ func (m *model) ask(depth int) question {
 		h := fmt.Sprintf("web-%d", m.rng.IntN(4))
 		return question{"host:" + strings.ToUpper(h), func(r *Row) bool { return fieldOf(r, "host") == h }}
 	case 6:
-		n := m.rng.IntN(600)
-		return question{fmt.Sprintf("code>=%d", n), func(r *Row) bool {
-			v, err := strconv.ParseFloat(fieldOf(r, "code"), 64)
-			return err == nil && v >= float64(n)
-		}}
+		return m.askNumber()
 	case 7:
 		s := wire.Severity(m.rng.IntN(7))
 		if m.rng.IntN(2) == 0 {
@@ -292,6 +294,22 @@ func (m *model) ask(depth int) question {
 	}
 	ws := m.phraseOf(1)
 	return question{quote(strings.ToUpper(ws[0])), naivePhrase(naiveWords([]byte(strings.ToUpper(ws[0]))), false)}
+}
+
+// askNumber compares a field, which structured fields or texts hold, with a number.
+func (m *model) askNumber() question {
+	name, n := "code", float64(m.rng.IntN(600))
+	if m.rng.IntN(3) > 0 {
+		name, n = "took", float64(m.rng.IntN(int(m.index)+12))
+	}
+	cmp := []string{"<", "<=", ">", ">="}[m.rng.IntN(4)]
+	return question{fmt.Sprintf("%s%s%v", name, cmp, n), func(r *Row) bool {
+		v, err := strconv.ParseFloat(fieldOf(r, name), 64)
+		if err != nil {
+			return false
+		}
+		return map[string]bool{"<": v < n, "<=": v <= n, ">": v > n, ">=": v >= n}[cmp]
+	}}
 }
 
 func (m *model) find(q question, start, end int64, newest bool) []Row {

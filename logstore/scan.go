@@ -68,7 +68,9 @@ type scan struct {
 
 	reducer *query.Reducer
 	cands   []candidate
+	filters *pebble.Iterator // over those of blocks; nil until one is asked for
 	cols    block.Columns
+	spans   block.Spans
 	text    block.Text
 	view    block.View
 	lines   query.Lines
@@ -110,6 +112,9 @@ func (s *Store) scan(ctx context.Context, f *query.Filter, start, end int64) (*s
 	}
 	c.stop = c.breathe
 	return c, func() {
+		if c.filters != nil {
+			_ = c.filters.Close() // what it met was told when it was asked
+		}
 		_ = c.snap.Close() // a snapshot has nothing to fail with
 		stop()
 		cancel(nil)
@@ -321,7 +326,7 @@ type candidate struct {
 	st     *stream
 	filter *query.Filter
 	head   block.Header
-	marked bool
+	asked  bool   // the word index has answered for it
 	cut    uint64 // lines of entries up to here are hidden; 0: none is
 }
 
@@ -331,7 +336,7 @@ const maxCandidates = 1 << 15
 
 // day scans the blocks of one day.
 func (c *scan) day(d int64, need *query.Need) (err error) {
-	p := pruner{need: need}
+	p := pruners{day: pruner{need: *need}}
 	w, err := c.walk(d)
 	if err != nil {
 		return err
@@ -353,12 +358,10 @@ func (c *scan) day(d int64, need *query.Need) (err error) {
 }
 
 // blocks scans the candidates, which are of one day.
-func (c *scan) blocks(d int64, p *pruner) (err error) {
-	cands, indexed := c.cands, false
-	if p.need.Op != query.NeedAnything && len(cands) > 0 {
-		if cands, indexed, err = c.prune(d, p, cands); err != nil {
-			return err
-		}
+func (c *scan) blocks(d int64, p *pruners) (err error) {
+	cands, err := c.prune(d, p, c.cands)
+	if err != nil {
+		return err
 	}
 	slices.SortFunc(cands, func(a, b candidate) int {
 		if c.newest {
@@ -375,7 +378,7 @@ func (c *scan) blocks(d int64, p *pruner) (err error) {
 		if err := c.turn(); err != nil {
 			return err
 		}
-		if err := c.block(d, k, indexed && !k.marked); err != nil {
+		if err := c.block(d, k); err != nil {
 			if err := c.spoiled(fmt.Sprintf("block %d/%016x", d, k.id), err); err != nil {
 				return err
 			}
@@ -443,6 +446,8 @@ func (c *scan) offer(st *stream, in query.Bits) (err error) {
 
 // counter is a sink that takes many lines at once, by their time and severity alone.
 type counter interface {
+	// alike reports whether times do not matter among the lines of a block: then addAll gets none.
+	alike(h *block.Header) bool
 	addAll(times []int64, severities []byte, in query.Bits)
 }
 
@@ -460,19 +465,6 @@ func (c *scan) inRange(start, last int64) query.Bits {
 	from := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] >= start })
 	to := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] > last })
 	return query.Range(c.cols.N, from, max(from, to))
-}
-
-// columns decodes the columns of a block, which are there until free is called. Without an error and free the day was dropped
-// meanwhile.
-func (c *scan) columns(d int64, k *candidate, what block.What) (free func() error, err error) {
-	v, closer, err := c.snap.Get(blockKey(prefixColumns, d, k.id))
-	if err != nil {
-		return nil, c.missing(d, k.st.kind, err)
-	}
-	if err := c.e.store.codec.DecodeColumns(&c.cols, v, k.head.Lines, what); err != nil {
-		return nil, errors.Join(err, closer.Close())
-	}
-	return closer.Close, nil
 }
 
 // texts opens the texts of a block, of which o is the outline when it is known: c.templates, or c.text when that is nil. They are there until free is called. Without an

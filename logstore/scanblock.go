@@ -7,25 +7,32 @@ import (
 	"github.com/triward/triward/logstore/query"
 )
 
-// block scans one block. indexed tells that the word index has answered for it.
-func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
-	h, f := &k.head, k.filter
+// block scans one block.
+func (c *scan) block(d int64, k *candidate) (err error) {
+	h := &k.head
 	start, last := c.from(k.st), c.last
 	if err := c.tellTexts(d, k); err != nil {
 		return err
 	}
-	if f.IsAll() && h.MinT >= start && h.MaxT <= last && k.cut == 0 && c.sink.whole(k.st, h) {
+	if k.filter.IsAll() && h.MinT >= start && h.MaxT <= last && k.cut == 0 && c.sink.whole(k.st, h) {
 		c.stats.Lines += int64(h.Lines)
 		c.stats.Counted++
 		return nil
 	}
 	c.templates, c.positioned = nil, false
-	texts := blockTexts{c: c, d: d, k: k}
-	defer func() { err = errors.Join(err, texts.close()) }()
-	sight, may, err := c.look(&texts, indexed)
-	if err != nil || !may {
-		return texts.unlessDropped(err)
+	texts, columns := blockTexts{c: c, d: d, k: k}, blockColumns{c: c, d: d, k: k}
+	defer func() { err = errors.Join(err, texts.close(), columns.close()) }()
+	if k.filter, err = c.stored(d, k); err != nil {
+		return err
 	}
+	if may, err := c.within(k.filter, &columns); err != nil || !may {
+		return unlessDropped(err)
+	}
+	sight, may, err := c.look(&texts)
+	if err != nil || !may {
+		return unlessDropped(err)
+	}
+	f := k.filter
 	c.stats.Blocks++
 	if v, ok := c.sink.(limiter); ok {
 		from, to := v.limits()
@@ -40,14 +47,19 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 		}
 	}
 	positions, fields, text := c.sink.needs()
-	done, err := c.columns(d, k, block.What{Positions: k.cut > 0, Fields: fields || f.NeedsFields(), ByName: true})
-	if err != nil || done == nil {
-		return err
+	what := block.What{Positions: k.cut > 0, Fields: fields || f.NeedsFields(), ByName: true}
+	whole := h.MinT >= start && h.MaxT <= last
+	if v, ok := c.sink.(counter); ok && whole && !f.NeedsTimes() {
+		what.NoTimes = v.alike(h)
 	}
-	defer func() { err = errors.Join(err, done()) }()
+	if err := columns.decode(what); err != nil {
+		return unlessDropped(err)
+	}
 	if !alone {
 		c.positioned = k.cut > 0
-		in = c.inRange(start, last)
+		if in = query.Range(h.Lines, 0, h.Lines); !whole {
+			in = c.inRange(start, last)
+		}
 		if k.cut > 0 {
 			c.hide(in, k.cut)
 		}
@@ -57,7 +69,7 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	}
 	if text && texts.free == nil {
 		if err := texts.open(); err != nil {
-			return texts.unlessDropped(err)
+			return unlessDropped(err)
 		}
 	}
 	if s, ok := c.sink.(templated); ok && c.templates != nil {
@@ -71,9 +83,41 @@ func (c *scan) block(d int64, k *candidate, indexed bool) (err error) {
 	return c.offer(k.st, in)
 }
 
+// stored returns the filter of a block without its conditions on fields in texts when no text of the block holds the words for them.
+func (c *scan) stored(d int64, k *candidate) (*query.Filter, error) {
+	if !k.head.HasFields {
+		return k.filter, nil
+	}
+	var failed error
+	f := c.reducer.Stored(k.filter, func(need *query.Need) bool {
+		may, err := c.mayHold(d, k.id, need)
+		failed = errors.Join(failed, err)
+		return may
+	})
+	return f, failed
+}
+
+// within reports whether a block may match by the spans of the numbers in its fields.
+func (c *scan) within(f *query.Filter, columns *blockColumns) (bool, error) {
+	if !f.AsksNumbers() {
+		return true, nil
+	}
+	if err := columns.open(); err != nil {
+		return false, err
+	}
+	if err := c.e.store.codec.Spans(&c.spans, columns.b); err != nil {
+		return false, err
+	}
+	if !f.MayBeWithin(&c.spans) {
+		c.stats.SkippedFilter++
+		return false, nil
+	}
+	return true, nil
+}
+
 // look finds out whether a block may match without its columns, and opens its texts when the filter asks for them. The sight is what the
 // filter makes of what the block's lines have in common; nil when that is not known.
-func (c *scan) look(texts *blockTexts, indexed bool) (sight *query.Sight, may bool, err error) {
+func (c *scan) look(texts *blockTexts) (sight *query.Sight, may bool, err error) {
 	k, f := texts.k, texts.k.filter
 	asked := f.NeedsText()
 	if asked {
@@ -87,7 +131,7 @@ func (c *scan) look(texts *blockTexts, indexed bool) (sight *query.Sight, may bo
 			}
 		}
 	}
-	if need := f.Need(); need.Op != query.NeedAnything && !(indexed && settled(&need)) {
+	if need := f.Need(); need.Op != query.NeedAnything && !(k.asked && settled(&need)) {
 		if may, err = c.mayHold(texts.d, k.id, &need); err != nil {
 			return nil, false, err
 		}
@@ -155,7 +199,7 @@ func (c *scan) decide(texts *blockTexts, sight *query.Sight, in query.Bits) (que
 		return nil, err
 	}
 	if err := b.Err(); err != nil {
-		return nil, texts.unlessDropped(err)
+		return nil, unlessDropped(err)
 	}
 	return in, nil
 }
@@ -186,7 +230,7 @@ func (t *blockTexts) give() {
 	l.Text, l.Ends, l.View, l.Plans = t.c.text.Bytes, t.c.text.Ends, t.c.templates, &t.c.plans
 }
 
-func (t *blockTexts) unlessDropped(err error) error {
+func unlessDropped(err error) error {
 	if errors.Is(err, errDropped) {
 		return nil
 	}
@@ -198,4 +242,44 @@ func (t *blockTexts) close() error {
 		return nil
 	}
 	return t.free()
+}
+
+// blockColumns opens the columns of a block when they are needed.
+type blockColumns struct {
+	c    *scan
+	d    int64
+	k    *candidate
+	b    []byte
+	free func() error // once they are open
+}
+
+// open reads the container. It fails with errDropped when the day was dropped meanwhile.
+func (o *blockColumns) open() error {
+	if o.free != nil {
+		return nil
+	}
+	v, closer, err := o.c.snap.Get(blockKey(prefixColumns, o.d, o.k.id))
+	if err != nil {
+		if err = o.c.missing(o.d, o.k.st.kind, err); err == nil {
+			err = errDropped
+		}
+		return err
+	}
+	o.b, o.free = v, closer.Close
+	return nil
+}
+
+// decode decodes the columns into those of the scan.
+func (o *blockColumns) decode(what block.What) error {
+	if err := o.open(); err != nil {
+		return err
+	}
+	return o.c.e.store.codec.DecodeColumns(&o.c.cols, o.b, o.k.head.Lines, what)
+}
+
+func (o *blockColumns) close() error {
+	if o.free == nil {
+		return nil
+	}
+	return o.free()
 }

@@ -248,7 +248,7 @@ func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 		{headerKey(k.day, k.id, id), h.Append(nil, w.e.blockVersion())},
 		{blockKey(prefixColumns, k.day, id), out.Columns},
 		{blockKey(prefixText, k.day, id), out.Text},
-		{blockKey(prefixFilter, k.day, id), w.voc.Filter()},
+		{blockKey(prefixFilter, k.day, id), w.voc.Filter(w.e.blockVersion())},
 		{blockKey(prefixMark, k.day, id), mark},
 	} {
 		if err := w.batch.Set(kv.key, kv.value, nil); err != nil {

@@ -12,7 +12,7 @@ type Stats struct {
 	Considered    int // blocks of streams that can match
 	SkippedHeader int // passed over by time, severities and what is wanted still
 	SkippedIndex  int // passed over by the word index
-	SkippedFilter int // passed over by the filter of their words
+	SkippedFilter int // passed over by the filter of their words, or by the numbers of their fields
 	// SkippedTemplates were passed over by what their lines have in common: none of it can match.
 	SkippedTemplates int
 

@@ -152,6 +152,6 @@ func (w *walker) header(id uint64, v []byte) error {
 	if w.kept == nil {
 		w.kept = st.keep()
 	}
-	c.cands = append(c.cands, candidate{id: id, st: w.kept, filter: f, head: h, marked: true, cut: cut})
+	c.cands = append(c.cands, candidate{id: id, st: w.kept, filter: f, head: h, cut: cut})
 	return nil
 }

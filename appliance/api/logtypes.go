@@ -49,7 +49,7 @@ type LogStats struct {
 	Skipped       int `json:"skipped"`        // blocks that were not opened; the four below together
 	SkippedHeader int `json:"skipped_header"` // passed over by time and severity
 	SkippedIndex  int `json:"skipped_index"`  // passed over by the word index
-	SkippedFilter int `json:"skipped_filter"` // passed over by the filter of their words
+	SkippedFilter int `json:"skipped_filter"` // passed over by the filter of their words, or by the numbers of their fields
 	// SkippedTemplates were passed over by what their lines have in common.
 	SkippedTemplates int `json:"skipped_templates"`
 

@@ -113,7 +113,7 @@ func BenchmarkEncode(b *testing.B) {
 							if err != nil || out.Fallback != nil {
 								b.Fatal(err, out.Fallback)
 							}
-							size, filter = size+len(out.Columns)+len(out.Text), filter+len(voc.Filter())
+							size, filter = size+len(out.Columns)+len(out.Text), filter+len(voc.Filter(version))
 						}
 					}
 					n := float64(len(all[name]) * b.N)

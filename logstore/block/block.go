@@ -39,7 +39,7 @@
 // the uvarint length of a piece, the pieces, a byte of Classes for each slot; then the groups of the columns, one for each slot of each
 // template. 19 is a byte for each line, the number of its template from 1, 0 for a line that is kept flat; with more than 255
 // templates the high bytes follow. 16 and 17 are the flat lines only. Groups are uvarint n, then how many columns each has (uvarint);
-// group g is section 1024+g, its columns (column.go) one behind the other.
+// group g is section 1024+g, its columns (column.go) one behind the other. Sections from 65536 on (span.go) only save work.
 package block
 
 import (

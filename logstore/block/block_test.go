@@ -123,10 +123,32 @@ func TestGolden(t *testing.T) {
 			Fields: []wire.Label{{Name: "code", Value: strconv.Itoa(200 + i%2)}, {Name: "user", Value: "ann"}},
 		})
 	}
-	testGolden(t, "testdata/block_v2.hex", Version2, long)
+	testGolden(t, "testdata/block_v2.hex", Version2, long) // without lengths of slots and spans of fields
+	parts := testGolden(t, "testdata/block_v2_lengths.hex", Version2, long)
+	c := codec(t)
+	var spans Spans
+	if err := c.Spans(&spans, parts["columns"]); err != nil {
+		t.Fatal(err)
+	}
+	if s, known := spans.Of("code"); !known || s != (Span{200, 503}) {
+		t.Errorf("the golden span of code reads as %+v, %v", s, known)
+	}
+	if s, known := spans.Of("user"); !known || s != noNumbers {
+		t.Errorf("the golden span of user reads as %+v, %v", s, known)
+	}
+	var v View
+	if ok, err := c.View(&v, parts["text"], len(long)); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	for n, want := range map[int]bool{2: false, 3: true, 4: false} { // user=
+		if v.Template(0).MayHaveLength(0, n, false) != want {
+			t.Errorf("the golden lengths of a slot of 3 bytes let %d pass: %v", n, !want)
+		}
+	}
 }
 
-func testGolden(t *testing.T, file string, version int, lines []Line) {
+func testGolden(t *testing.T, file string, version int, lines []Line) (parts map[string][]byte) {
+	t.Helper()
 	c := codec(t)
 	var voc Vocabulary
 	out, err := c.Encode(lines, version, &voc)
@@ -136,7 +158,7 @@ func testGolden(t *testing.T, file string, version int, lines []Line) {
 	h := HeaderOf(lines)
 	now := []string{
 		"columns " + hex.EncodeToString(out.Columns), "text " + hex.EncodeToString(out.Text),
-		"header " + hex.EncodeToString(h.Append(nil, version)), "filter " + hex.EncodeToString(voc.Filter()),
+		"header " + hex.EncodeToString(h.Append(nil, version)), "filter " + hex.EncodeToString(voc.Filter(Version1)), "filter_v2 " + hex.EncodeToString(voc.Filter(Version2)),
 	}
 	if os.Getenv("UPDATE_GOLDEN") != "" {
 		if err := os.WriteFile(file, []byte(strings.Join(now, "\n")+"\n"), 0o644); err != nil {
@@ -147,7 +169,7 @@ func testGolden(t *testing.T, file string, version int, lines []Line) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parts := map[string][]byte{}
+	parts = map[string][]byte{}
 	for line := range strings.Lines(string(golden)) {
 		name, hexed, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if parts[name], err = hex.DecodeString(hexed); err != nil {
@@ -164,19 +186,28 @@ func testGolden(t *testing.T, file string, version int, lines []Line) {
 	if back, err := ParseHeader(parts["header"]); err != nil || back != h {
 		t.Errorf("the golden header of %s reads as %+v: %v", file, back, err)
 	}
-	if !bytes.Equal(parts["filter"], voc.Filter()) {
-		t.Errorf("filters differ from those of %s: words would not be found", file)
+	for name, version := range map[string]int{"filter": Version1, "filter_v2": Version2} {
+		if !bytes.Equal(parts[name], voc.Filter(version)) {
+			t.Errorf("filters differ from %s of %s: words would not be found", name, file)
+		}
 	}
+	return parts
 }
 
 func TestVocabularyHoldsEveryWord(t *testing.T) {
+	for _, version := range []int{Version1, Version2} {
+		testVocabulary(t, version)
+	}
+}
+
+func testVocabulary(t *testing.T, version int) {
 	var voc Vocabulary
-	text := []byte("Disk磁盘 full: blk_-1608999687919862906 deadbeef É9 " + strings.Repeat("x", 50))
+	text := []byte("Disk磁盘 full: blk_-1608999687919862906 deadbeef É9 " + strings.Repeat("x", 50) + " 4bf92f3577B34d " + strings.Repeat("9f", 70) + " v2 \u212A9")
 	voc.Add(text)
-	filter, terms := voc.Filter(), "\n"+string(voc.Terms())
+	filter, terms := voc.Filter(version), "\n"+string(voc.Terms())
 	all := append(words.Split(string(text)), "磁盘")
 	for _, w := range all {
-		if !MayHold(filter, WordHash(w)) {
+		if !MayHold(filter, w) {
 			t.Errorf("%q is not in the filter", w)
 		}
 		if term, _ := IndexTerm(w); term != "" && !strings.Contains(terms, "\n"+term+"\n") {
@@ -185,15 +216,29 @@ func TestVocabularyHoldsEveryWord(t *testing.T) {
 	}
 	hits := 0
 	for i := range 10000 {
-		if MayHold(filter, WordHash(fmt.Sprint("absent", i))) {
+		if MayHold(filter, fmt.Sprint("absent", i)) {
 			hits++
 		}
 	}
 	if hits > 1500 {
 		t.Errorf("%d of 10000 absent words pass", hits)
 	}
+	passed := 0 // of a form, or a length, that no word has
+	for i := range 10000 {
+		for _, w := range []string{fmt.Sprintf("%017x9", i), fmt.Sprintf("%d", 100000+i), fmt.Sprintf("z%06d", i)} {
+			if MayHold(filter, w) {
+				passed++
+			}
+		}
+	}
+	if (passed == 0) != (version == Version2) {
+		t.Errorf("version %d lets %d of 30000 words of other forms pass", version, passed)
+	}
+	for n := range len(filter) {
+		_ = MayHold(filter[:n], "4bf92f3577b34d") // must not panic
+	}
 	voc.Reset()
-	if MayHold(voc.Filter(), WordHash("full")) {
+	if MayHold(voc.Filter(version), "full") || MayHold(voc.Filter(version), "4bf92f3577b34d") {
 		t.Error("reset keeps words")
 	}
 }
@@ -211,7 +256,8 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("not ErrDamaged: %v", err)
 		}
 		_, _ = ParseHeader(columns) // must not panic
-		_ = MayHold(columns, 77)
+		_ = MayHold(columns, "77")
+		_ = MayHold(append([]byte{Version2, 5}, columns...), "77")
 	})
 }
 

@@ -51,6 +51,7 @@ type columnWriter struct {
 // when that may be all of them; they are valid until the next call.
 func (w *columnWriter) put(data []byte, ends []uint32) (distinct []int) {
 	w.n++
+	begin := len(w.all)
 	switch width, same := shape(data, ends); {
 	case same:
 		w.all = appendBytes(append(w.all, columnConstant), data[:ends[0]])
@@ -78,6 +79,9 @@ func (w *columnWriter) put(data []byte, ends []uint32) (distinct []int) {
 		}
 		w.all = append(w.all, data...)
 	}
+	if w.n > 1 && len(w.all)-begin >= groupBytes/2 { // whoever asks for those before need not decompress it
+		w.flushBefore(begin)
+	}
 	if len(w.all)-w.from >= groupBytes {
 		w.flush()
 	}
@@ -86,10 +90,17 @@ func (w *columnWriter) put(data []byte, ends []uint32) (distinct []int) {
 
 func (w *columnWriter) flush() {
 	if w.n > 0 {
-		w.groups = append(w.groups, section{secColumns + uint32(len(w.groups)), w.all[w.from:len(w.all):len(w.all)]})
-		w.counts = append(w.counts, w.n)
-		w.from, w.n = len(w.all), 0
+		w.group(len(w.all), w.n)
 	}
+}
+
+// flushBefore ends the group before the last column, which begins at `begin` of all.
+func (w *columnWriter) flushBefore(begin int) { w.group(begin, w.n-1) }
+
+func (w *columnWriter) group(end, columns int) {
+	w.groups = append(w.groups, section{secColumns + uint32(len(w.groups)), w.all[w.from:end:end]})
+	w.counts = append(w.counts, columns)
+	w.from, w.n = end, w.n-columns
 }
 
 func (w *columnWriter) reset() {

@@ -31,9 +31,9 @@ type Text struct {
 	view *View // of version 2
 }
 
-// What says which columns are wanted besides times and severities. ByName leaves fields that are kept by name undecoded
+// What says which columns are wanted besides severities, and times unless NoTimes. ByName leaves fields that are kept by name undecoded
 // (Columns.ByName): they are read when they are asked for, and the bytes of the block must not change until then.
-type What struct{ Positions, Fields, ByName bool }
+type What struct{ Positions, Fields, ByName, NoTimes bool }
 
 // DecodeColumns reads a container of columns into out. The lines are count many.
 func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) error {
@@ -56,18 +56,21 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		}
 		return reader{b: out.buf}, nil
 	}
-	r, err := load(secTimes)
-	if err != nil {
-		return err
+	bad := false
+	if out.Times = out.Times[:0]; !what.NoTimes {
+		r, err := load(secTimes)
+		if err != nil {
+			return err
+		}
+		out.Times = grow(out.Times, count)
+		if version == Version1 {
+			varints(&r, out.Times)
+		} else if unit := r.uvarint(1e9); count > 0 {
+			out.Times[0] = r.varint()
+			r.uvarints(out.Times[1:], out.Times[0], unit)
+		}
+		bad = r.bad || len(r.b) != 0
 	}
-	out.Times = grow(out.Times, count)
-	if version == Version1 {
-		varints(&r, out.Times)
-	} else if unit := r.uvarint(1e9); count > 0 {
-		out.Times[0] = r.varint()
-		r.uvarints(out.Times[1:], out.Times[0], unit)
-	}
-	bad := r.bad || len(r.b) != 0
 	if out.Severities, err = c.raw(out.Severities, secs.get(secSeverities)); err != nil {
 		return fmt.Errorf("section %d: %w", secSeverities, err)
 	}
@@ -83,7 +86,8 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		}
 	}
 	if _, there := secs.find(secFields); what.Fields && there {
-		if r, err = load(secFields); err != nil {
+		r, err := load(secFields)
+		if err != nil {
 			return err
 		}
 		bad = !out.fieldRows(&r) || bad
@@ -93,6 +97,11 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 			return err
 		}
 		if out.byName = true; !what.ByName {
+			if s, there := secs.find(secFieldSpans); there { // for whoever looks for damage
+				if out.buf, err = c.raw(out.buf, s); err != nil {
+					return fmt.Errorf("section %d: %w", secFieldSpans, err)
+				}
+			}
 			if err := out.spread(); err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package block
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/triward/triward/agent/wire"
 )
@@ -56,10 +57,14 @@ func (s *fieldSet) open(c *Codec, secs sections, lines int) (err error) {
 }
 
 func (f *Field) count() (n int) {
-	for i := range f.lines {
-		if f.Has(i) {
-			n++
+	if f.bitmap == nil {
+		return f.lines
+	}
+	for i, b := range f.bitmap {
+		if last := f.lines - 8*i; last < 8 { // bits behind the last line say nothing
+			b &= 1<<last - 1
 		}
+		n += bits.OnesCount8(b)
 	}
 	return n
 }
@@ -69,11 +74,19 @@ func (f *Field) Has(i int) bool { return f.bitmap == nil || f.bitmap[i/8]&(1<<(i
 
 // Each calls fn for the lines that have the field, ascending, with the row of the value (Values).
 func (f *Field) Each(fn func(line, row int)) {
+	if f.bitmap == nil {
+		for i := range f.lines {
+			fn(i, i)
+		}
+		return
+	}
 	row := 0
-	for i := range f.lines {
-		if f.Has(i) {
-			fn(i, row)
-			row++
+	for i, b := range f.bitmap {
+		for ; b != 0; b &= b - 1 {
+			if line := 8*i + bits.TrailingZeros8(b); line < f.lines {
+				fn(line, row)
+				row++
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package block
 
 import (
+	"encoding/binary"
 	"math/bits"
 
 	"github.com/triward/triward/logstore/words"
@@ -10,24 +11,61 @@ import (
 // A filter is a Bloom filter over all words of a block and over the pairs of CJK characters that follow each
 // other: version byte (1), number of probes, then the bits. Probe i of the word with hash h looks at bit
 // (high(h) + i*(low(h)|1)) mod number of bits, in 32-bit arithmetic. The hash is words.Hash.
+//
+// Version 2 has the forms of words before the bits, so that a word of a form that no word has is not let through by chance, which
+// costs the reading of a block: a uvarint for each wordForm, bit min(length, 63) of which is set when there is a word of the form and length.
 const (
 	filterProbes = 5
 	filterBits   = 8 // a word
 )
 
-// WordHash is the hash of a folded word in filters.
-func WordHash(word string) uint64 { return words.Hash([]byte(word)) }
+// wordForms are the forms of ASCII words with a digit: 1 for those with letters a to f, 2 for those with others, added up.
+const wordForms = 4
 
-// MayHold reports whether the block of the filter may hold a word with the hash. Filters that are no filters of
-// this format may hold everything.
-func MayHold(filter []byte, hash uint64) bool {
-	if len(filter) < 3 || filter[0] != Version1 {
+// formOf returns the form and the bit of its length; ok is false for words that have none.
+func formOf[T ~string | ~[]byte](word T) (form int, length uint64, ok bool) {
+	var c Classes
+	for i := range len(word) {
+		c |= classOf[word[i]]
+	}
+	if c&(Digit|Wide) != Digit {
+		return 0, 0, false
+	}
+	if c&(LowerHex|UpperHex) != 0 {
+		form = 1
+	}
+	if c&(Lower|Upper) != 0 {
+		form += 2
+	}
+	return form, 1 << min(len(word), 63), true
+}
+
+// MayHold reports whether the block of the filter may hold a folded word, or two CJK characters that follow each other. Filters that are no
+// filters of these formats may hold everything.
+func MayHold(filter []byte, word string) bool {
+	if len(filter) < 3 || filter[0] != Version1 && filter[0] != Version2 {
 		return true
 	}
-	bits := filter[2:]
+	probes, bits := filter[1], filter[2:]
+	if filter[0] == Version2 {
+		form, length, ok := formOf(word)
+		for i := range wordForms {
+			has, n := binary.Uvarint(bits)
+			if n <= 0 {
+				return true
+			}
+			if bits = bits[n:]; ok && i == form && has&length == 0 {
+				return false
+			}
+		}
+	}
 	n := uint32(len(bits)) * 8
+	if n == 0 {
+		return true
+	}
+	hash := words.Hash([]byte(word))
 	at, step := uint32(hash>>32), uint32(hash)|1
-	for range filter[1] {
+	for range probes {
 		if b := at % n; bits[b/8]&(1<<(b%8)) == 0 {
 			return false
 		}
@@ -41,6 +79,7 @@ func MayHold(filter []byte, hash uint64) bool {
 type Vocabulary struct {
 	words set
 	terms set
+	forms [wordForms]uint64
 	list  []byte // terms, each followed by a line feed
 	fold  []byte
 }
@@ -49,6 +88,7 @@ type Vocabulary struct {
 func (v *Vocabulary) Reset() {
 	v.words.reset()
 	v.terms.reset()
+	v.forms = [wordForms]uint64{}
 	v.list = v.list[:0]
 }
 
@@ -61,6 +101,9 @@ func (v *Vocabulary) Add(text []byte) {
 			continue
 		}
 		pairLen = 0
+		if s.Lead < s.End {
+			v.form(text[s.Start:s.End])
+		}
 		if !v.words.add(s.Hash()) || s.Lead == s.Start {
 			continue
 		}
@@ -75,8 +118,16 @@ func (v *Vocabulary) Add(text []byte) {
 
 // addWord takes the word of a slot.
 func (v *Vocabulary) addWord(word []byte) {
+	v.form(word)
 	if v.words.add(words.HashOf(word)) && (word[0] < '0' || word[0] > '9') {
 		v.index(word)
+	}
+}
+
+// form notes the form of a word: of every one, as two with one hash need not be alike.
+func (v *Vocabulary) form(word []byte) {
+	if form, length, ok := formOf(word); ok {
+		v.forms[form] |= length
 	}
 }
 
@@ -116,15 +167,21 @@ func (v *Vocabulary) term(t []byte) {
 // a line feed. It is valid until Reset.
 func (v *Vocabulary) Terms() []byte { return v.list }
 
-// Filter returns the bytes of the filter.
-func (v *Vocabulary) Filter() []byte {
+// Filter returns the bytes of the filter in a version.
+func (v *Vocabulary) Filter(version int) []byte {
 	n := uint32(v.words.n*filterBits+63) / 64 * 64
 	if n == 0 {
 		n = 64
 	}
-	out := make([]byte, 2+n/8)
-	out[0], out[1] = Version1, filterProbes
-	set := out[2:]
+	out := make([]byte, 2, 2+wordForms*binary.MaxVarintLen64+n/8)
+	out[0], out[1] = byte(version), filterProbes
+	if version >= Version2 {
+		for _, lengths := range v.forms {
+			out = binary.AppendUvarint(out, lengths)
+		}
+	}
+	set := out[len(out) : len(out)+int(n/8)]
+	out = out[:len(out)+len(set)]
 	inverse := ^uint64(0)/uint64(n) + 1
 	v.words.each(func(hash uint64) {
 		at, step := uint32(hash>>32), uint32(hash)|1

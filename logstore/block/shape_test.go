@@ -116,7 +116,7 @@ func TestDamageIsNotLearned(t *testing.T) {
 		lines = append(lines, Line{T: int64(i), Text: fmt.Appendf(nil, "user=u%dx", i)})
 	}
 	_, text := encode(t, c, lines, Version2)
-	text[len(text)-1] ^= 1
+	damageLastColumn(t, c, text)
 	var v View
 	if _, err := c.View(&v, text, len(lines)); err != nil {
 		t.Fatal(err)

@@ -76,7 +76,7 @@ func (e *encoder) text(c *Codec, lines []Line, size int, voc *Vocabulary) ([]byt
 	dict := binary.AppendUvarint(nil, uint64(size))
 	dict = binary.AppendUvarint(dict, uint64(kept))
 	e.cols.reset()
-	var classes []byte
+	var classes, slotLengths []byte
 	for t := range kept {
 		rows := e.rows[t]
 		exemplar := int(rows[0])
@@ -94,6 +94,7 @@ func (e *encoder) text(c *Codec, lines []Line, size int, voc *Vocabulary) ([]byt
 		e.gather(lines, rows, slots)
 		for s := range slots {
 			classes = append(classes, byte(e.column(&e.slots[s], voc)))
+			slotLengths = lengthsOf(slotLengths, e.slots[s].ends)
 		}
 		dict = append(dict, classes...)
 	}
@@ -104,7 +105,11 @@ func (e *encoder) text(c *Codec, lines []Line, size int, voc *Vocabulary) ([]byt
 		secs = append(secs, section{secLengths, lengths}, section{secText, flat})
 	}
 	secs = append(secs, section{secTemplates, dict}, section{secTemplateIDs, ids})
-	return c.pack(Version2, append(secs, e.cols.groups...))
+	secs = append(secs, e.cols.groups...)
+	if len(slotLengths) > 0 {
+		secs = append(secs, section{secSlotLengths, slotLengths})
+	}
+	return c.pack(Version2, secs)
 }
 
 // values are those of a column: value k ends at ends[k] of data.
@@ -188,6 +193,8 @@ func (e *encoder) fieldColumns(lines []Line) (secs []section, ok bool) {
 	dir := binary.AppendUvarint(nil, uint64(len(names)))
 	e.cols.reset()
 	bitmap := make([]byte, (len(lines)+7)/8)
+	var spans []byte
+	listed := 0
 	for _, name := range names {
 		rows := byName[name]
 		dir = appendString(dir, name)
@@ -204,11 +211,15 @@ func (e *encoder) fieldColumns(lines []Line) (secs []section, ok bool) {
 			e.data = append(e.data, wire.Labels(lines[i].Fields).Get(name)...)
 			e.ends = append(e.ends, uint32(len(e.data)))
 		}
-		e.cols.put(e.data, e.ends)
+		if span, known := spanOf(e.data, e.ends, e.cols.put(e.data, e.ends)); known && listed < maxSpans {
+			spans = appendSpan(spans, name, span)
+			listed++
+		}
 	}
 	e.cols.flush()
 	dir = e.cols.appendCounts(dir)
-	return append([]section{{secFieldNames, dir}}, e.cols.groups...), true
+	secs = append([]section{{secFieldNames, dir}}, e.cols.groups...)
+	return append(secs, section{secFieldSpans, append(binary.AppendUvarint(nil, uint64(listed)), spans...)}), true
 }
 
 var errDifferent = errors.New("what was encoded decodes to something else")

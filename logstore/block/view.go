@@ -2,6 +2,7 @@ package block
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 )
 
@@ -30,6 +31,8 @@ type View struct {
 	flatRead   bool
 	cols       columnSet
 	colRows    []uint32
+	lengths    []byte // of values of columns, two bytes for each; none when they are not known
+	lensRead   bool   // lengths are those of the block
 	size       int
 	err        error
 }
@@ -65,6 +68,34 @@ func (t *Template) Column(i int) *Values {
 	return v
 }
 
+// MayHaveLength reports whether a value of slot i may be n bytes long, or at least so long with more. It says yes of blocks that do not
+// tell, and of damaged ones (View.Err).
+func (t *Template) MayHaveLength(i, n int, more bool) bool {
+	v := t.view
+	v.readLengths()
+	if len(v.lengths) == 0 {
+		return true
+	}
+	least, most := int(v.lengths[2*(t.column+i)]), int(v.lengths[2*(t.column+i)+1])
+	return (n <= most || most == longValue) && (more || n >= least)
+}
+
+// readLengths reads the lengths of values, once. It may be called for what has templates.
+func (v *View) readLengths() {
+	if v.lensRead {
+		return
+	}
+	v.lensRead = true
+	if _, there := v.secs.find(secSlotLengths); !there {
+		return
+	}
+	var err error
+	if v.lengths, err = v.section(v.lengths, secSlotLengths); err != nil || len(v.lengths) != 2*len(v.colRows) {
+		v.fail(errors.Join(v.badTemplates(), err))
+		v.lengths = v.lengths[:0]
+	}
+}
+
 // View opens the text of a block of version 2. ok is false for one of version 1, which DecodeText reads.
 func (c *Codec) View(out *View, b []byte, count int) (ok bool, err error) {
 	return c.view(out, b, count, nil)
@@ -88,6 +119,7 @@ func (c *Codec) view(out *View, b []byte, count int, o *Outline) (ok bool, err e
 		return false, fmt.Errorf("%w: %d lines", ErrDamaged, count)
 	}
 	out.codec, out.secs, out.n, out.size = c, secs, count, 0
+	out.lengths, out.lensRead = out.lengths[:0], false
 	out.dictRead, out.idsRead, out.placed, out.flatPlaced, out.flatRead = false, false, false, false, false
 	if o != nil {
 		out.kinds, out.flatLines, out.cols.size = len(o.Shapes), o.FlatLines, 0
@@ -408,6 +440,7 @@ func (t *Template) loadValues() bool {
 // them that a few bytes could make very long.
 func (v *View) loadAll() error {
 	_, flat := v.Flat()
+	v.readLengths()
 	total := 0
 	if v.flatLines > 0 {
 		total = len(flat.Bytes)
@@ -418,6 +451,7 @@ func (v *View) loadAll() error {
 		for s := range t.Slots() {
 			if c := t.Column(s); c != nil {
 				total += c.size
+				v.checkLengths(t.column+s, c)
 			}
 		}
 	}
@@ -428,6 +462,21 @@ func (v *View) loadAll() error {
 		return fmt.Errorf("%w: texts of %d bytes, %d are written", ErrDamaged, total, v.textBytes)
 	}
 	return nil
+}
+
+// checkLengths compares the values of a column with the lengths that are written of it.
+func (v *View) checkLengths(column int, c *Values) {
+	if len(v.lengths) == 0 {
+		return
+	}
+	least, most := longValue, 0
+	for e := range c.entries {
+		from, to := c.place(e)
+		least, most = min(least, to-from), min(max(most, to-from), longValue)
+	}
+	if want := v.lengths[2*column:]; int(want[0]) != least || int(want[1]) != most {
+		v.fail(fmt.Errorf("%w: lengths of the values of column %d", ErrDamaged, column))
+	}
 }
 
 // decode writes all texts to out.

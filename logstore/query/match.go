@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"math/bits"
 	"regexp/syntax"
-	"strconv"
 	"strings"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
@@ -116,8 +116,8 @@ func (f *Filter) compare(v string) bool {
 	case Like:
 		return f.glob.Has([]byte(v))
 	}
-	n, err := strconv.ParseFloat(v, 64)
-	if err != nil {
+	n, ok := block.Number(v)
+	if !ok {
 		return false
 	}
 	switch f.cmp {
@@ -393,7 +393,8 @@ func (f *Filter) selectField(b *Lines, in, out Bits, is func(v string) bool) (la
 		if b.gone() {
 			return nil
 		}
-		b.entries = append(b.entries, is(string(values.Value(e))))
+		v := values.Value(e)
+		b.entries = append(b.entries, is(unsafe.String(unsafe.SliceData(v), len(v)))) // only read
 	}
 	field.Each(func(line, row int) {
 		if !in.Has(line) {

@@ -167,7 +167,51 @@ func (p *Plans) take(n int) {
 }
 
 // outlook puts together what leaf says of the leaves about text.
-func (f *Filter) outlook(leaf func(*Filter) Outlook) (is Outlook) {
+func (f *Filter) outlook(leaf func(*Filter) Outlook) Outlook {
+	return f.weigh(func(l *Filter) Outlook {
+		switch l.op {
+		case opPhrase, opLiteral, opRegex, opWords, opMember:
+			return leaf(l)
+		}
+		return Perhaps
+	})
+}
+
+// AsksNumbers reports whether a structured field is compared with a number.
+func (f *Filter) AsksNumbers() bool {
+	return f.any(func(f *Filter) bool { return f.op == opField && f.cmp >= Less })
+}
+
+// MayBeWithin reports whether a line may match of a block whose fields have the spans. The filter must have been reduced to the block.
+func (f *Filter) MayBeWithin(s *block.Spans) bool {
+	return Never != f.weigh(func(l *Filter) Outlook {
+		if l.op != opField || l.cmp < Less || l.text != nil {
+			return Perhaps
+		}
+		span, known := s.Of(l.field)
+		if !known {
+			return Perhaps
+		}
+		is := false
+		switch l.cmp {
+		case Less:
+			is = span.Least < l.num
+		case LessOrEqual:
+			is = span.Least <= l.num
+		case Greater:
+			is = span.Most > l.num
+		case GreaterOrEqual:
+			is = span.Most >= l.num
+		}
+		if is {
+			return Perhaps
+		}
+		return Never
+	})
+}
+
+// weigh puts together what leaf says of all leaves.
+func (f *Filter) weigh(leaf func(*Filter) Outlook) (is Outlook) {
 	switch f.op {
 	case opAll:
 		return Always
@@ -176,7 +220,7 @@ func (f *Filter) outlook(leaf func(*Filter) Outlook) (is Outlook) {
 	case opAnd:
 		is = Always
 		for _, k := range f.kids {
-			if is = min(is, k.outlook(leaf)); is == Never {
+			if is = min(is, k.weigh(leaf)); is == Never {
 				break
 			}
 		}
@@ -184,17 +228,15 @@ func (f *Filter) outlook(leaf func(*Filter) Outlook) (is Outlook) {
 	case opOr:
 		is = Never
 		for _, k := range f.kids {
-			if is = max(is, k.outlook(leaf)); is == Always {
+			if is = max(is, k.weigh(leaf)); is == Always {
 				break
 			}
 		}
 		return is
 	case opNot:
-		return Never + Always - f.kids[0].outlook(leaf)
-	case opPhrase, opLiteral, opRegex, opWords:
-		return leaf(f)
+		return Never + Always - f.kids[0].weigh(leaf)
 	}
-	return Perhaps
+	return leaf(f)
 }
 
 // outlook of a leaf on a shape.

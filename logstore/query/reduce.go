@@ -12,7 +12,14 @@ type Reducer struct {
 	leaves  []*Filter // those that kind and labels can settle
 	streams map[string]*Filter
 	blocks  map[blockCase]*Filter
+	stored  map[storedCase]*Filter
 	key     []byte
+}
+
+// storedCase is a filter and which of its conditions on fields look at texts, too.
+type storedCase struct {
+	filter *Filter
+	texts  string
 }
 
 type blockCase struct {
@@ -28,7 +35,7 @@ const maxReduced = 4096
 
 // Reducer returns a Reducer of the filter.
 func (f *Filter) Reducer() *Reducer {
-	r := &Reducer{filter: f, streams: map[string]*Filter{}, blocks: map[blockCase]*Filter{}}
+	r := &Reducer{filter: f, streams: map[string]*Filter{}, blocks: map[blockCase]*Filter{}, stored: map[storedCase]*Filter{}}
 	f.eachLeaf(func(l *Filter) {
 		if l.ofStream() {
 			r.leaves = append(r.leaves, l)
@@ -120,6 +127,48 @@ func (r *Reducer) Block(f *Filter, h *block.Header) *Filter {
 		if len(r.blocks) < maxReduced {
 			r.blocks[k] = out
 		}
+	}
+	return out
+}
+
+// Stored reduces a filter that Block returned further, where may says of the need of texts that hold a field by themselves that no text
+// of the block fulfils it: then the structured field alone is looked at.
+func (r *Reducer) Stored(f *Filter, may func(*Need) bool) *Filter {
+	r.key = r.key[:0]
+	none := true
+	f.eachLeaf(func(l *Filter) {
+		if l.op == opField && l.text != nil {
+			how := byte(no)
+			if need := l.text.Need(); may(&need) {
+				how = yes
+			}
+			r.key = append(r.key, how)
+			none = none && how == yes
+		}
+	})
+	if none {
+		return f
+	}
+	k := storedCase{f, string(r.key)}
+	if out, ok := r.stored[k]; ok {
+		return out
+	}
+	i := 0
+	out := f.rewrite(func(l *Filter) *Filter {
+		if l.op != opField || l.text == nil {
+			return l
+		}
+		how := k.texts[i] // leaves come in the same order
+		i++
+		if how == yes {
+			return l
+		}
+		stored := *l
+		stored.text = nil
+		return &stored
+	})
+	if len(r.stored) < maxReduced {
+		r.stored[k] = out
 	}
 	return out
 }

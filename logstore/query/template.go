@@ -233,6 +233,10 @@ func (f *Filter) selectValues(b *Lines, t *block.Template, alts [][]cond, in, ou
 			if len(rows) == 0 {
 				break
 			}
+			if !f.mayFit(t, c) {
+				rows = rows[:0]
+				break
+			}
 			column := t.Column(c.slot)
 			if column == nil {
 				return
@@ -243,6 +247,12 @@ func (f *Filter) selectValues(b *Lines, t *block.Template, alts [][]cond, in, ou
 			out.set(int(lines[k]))
 		}
 	}
+}
+
+// mayFit reports whether the length of a word lets it be a value of a slot, whose column need not be read otherwise.
+func (f *Filter) mayFit(t *block.Template, c cond) bool {
+	w, prefix, exact := f.word(c.word)
+	return !exact || !words.ASCII(w) || t.MayHaveLength(c.slot, len(w), prefix)
 }
 
 // keepRows keeps the rows whose value is a word of the phrase.

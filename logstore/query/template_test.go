@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -384,19 +385,23 @@ func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
 	for _, value := range []string{"", "ann", "ANN", "an", "nobody", "磁"} {
 		filters = append(filters, Field("user", Equal, value), Field("user", HasPrefix, value), matcher(MatchEqual, value), matcher(MatchNotEqual, value))
 	}
-	filters = append(filters, Field("user", Exists, ""), Field("none", Exists, ""), FieldNumber("code", GreaterOrEqual, 250), FieldNumber("user", Less, 1),
+	filters = append(filters, Field("user", Exists, ""), Field("none", Exists, ""), FieldNumber("code", GreaterOrEqual, 250), FieldNumber("user", Less, 1), FieldNumber("user", LessOrEqual, 7), FieldNumber("user", Greater, 7), FieldNumber("user", GreaterOrEqual, 7),
+		FieldNumber("code", Less, 3), FieldNumber("code", Greater, 498), FieldNumber("code", LessOrEqual, -2.5), FieldNumber("code", GreaterOrEqual, 1e3), FieldNumber("code", Greater, math.NaN()),
+		Not(FieldNumber("code", Greater, 498)), Or(FieldNumber("code", Less, 3), FieldNumber("user", GreaterOrEqual, 7)),
 		FieldRegex("code", regexp.MustCompile("7$")), matcher(MatchRegex, "a.*|"), matcher(MatchNotRegex, "a.+"), matcher(MatchNotRegex, ""))
 	rng := rand.New(rand.NewPCG(6, 6))
 	var cols block.Columns
 	var texts block.Text
 	var view block.View
+	var spans block.Spans
 	var b Lines
+	ruledOut := 0
 	for round := range 60 {
 		lines := make([]block.Line, 1+rng.IntN(200))
 		for i := range lines {
 			lines[i].T = int64(i)
 			if rng.IntN(3) > 0 || round%3 == 0 {
-				lines[i].Fields = append(lines[i].Fields, wire.Label{Name: "code", Value: fmt.Sprint(rng.IntN(500))})
+				lines[i].Fields = append(lines[i].Fields, wire.Label{Name: "code", Value: oddNumber(rng, round)})
 			}
 			lines[i].Text = memberText(rng)
 			if rng.IntN(3) > 0 && round%4 > 0 {
@@ -408,14 +413,23 @@ func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
 		if err == nil {
 			err = c.DecodeColumns(&cols, out.Columns, len(lines), block.What{Fields: true, ByName: true})
 		}
+		if err == nil {
+			err = c.Spans(&spans, out.Columns)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		head, words := block.HeaderOf(lines), voc.Filter()
+		if !FieldNumber("code", Greater, 498).stored().MayBeWithin(&spans) {
+			ruledOut++
+		}
+		head, words := block.HeaderOf(lines), voc.Filter(block.Version2)
 		for k, f := range filters {
 			whole := And(f, Not(Field("code", Equal, fmt.Sprint(k))))
 			var plans Plans
-			for _, f := range []*Filter{whole, whole.Reducer().Block(whole, &head)} {
+			reducer := whole.Reducer()
+			reduced := reducer.Block(whole, &head)
+			stored := reducer.Stored(reduced, func(n *Need) bool { return n.May(func(w string) bool { return block.MayHold(words, w) }) })
+			for _, f := range []*Filter{whole, reduced, stored} {
 				b.Reset()
 				if b.N = len(lines); cols.ByName() {
 					b.Columns = &cols
@@ -434,7 +448,10 @@ func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
 				}
 				got := f.Select(&b, Range(len(lines), 0, len(lines)))
 				need := f.Need()
-				may := need.May(func(w string) bool { return block.MayHold(words, block.WordHash(w)) })
+				may := need.May(func(w string) bool { return block.MayHold(words, w) })
+				if f == stored {
+					may = may && f.MayBeWithin(&spans)
+				}
 				for i := range lines {
 					if want := whole.Match(&Line{Fields: lines[i].Fields, Text: lines[i].Text}); got.Has(i) != want || b.Err() != nil || want && !may {
 						t.Fatalf("filter %d: line %q with %v is selected: %v, want %v; the block may: %v: %v", k, lines[i].Text, lines[i].Fields, got.Has(i), want, may, b.Err())
@@ -446,6 +463,27 @@ func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
 			}
 		}
 	}
+	if ruledOut < 20 || ruledOut == 60 {
+		t.Errorf("the spans of %d of 60 blocks rule out a number", ruledOut)
+	}
+}
+
+// oddNumber is the value of a field that is often a number.
+func oddNumber(rng *rand.Rand, round int) string {
+	if odd := []string{"1e3", "-2.5", "NaN", "inf", "-Inf", "0x1p9", "12ms", "1_000", "99999e999", ""}; round%5 == 2 && rng.IntN(40) < len(odd) {
+		return odd[rng.IntN(len(odd))]
+	}
+	if round%7 == 3 && rng.IntN(2) == 0 {
+		return fmt.Sprintf("%dms", rng.IntN(500))
+	}
+	return fmt.Sprint(rng.IntN(500))
+}
+
+// stored is the filter without what texts hold.
+func (f *Filter) stored() *Filter {
+	s := *f
+	s.text = nil
+	return &s
 }
 
 // memberText makes a text that may hold the fields user and code.
