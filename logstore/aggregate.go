@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
+	"time"
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
@@ -94,24 +96,54 @@ func (v *hitSink) add(_ *stream, l *block.Line) bool {
 	return true
 }
 
-// addAll implements counter; times ascend.
-func (v *hitSink) addAll(times []int64, severities []byte, in query.Bits) {
-	bucket, next := 0, int64(minTime) // lines before next are in the bucket
-	in.Each(func(i int) {
-		if t := times[i]; t >= next {
-			bucket = v.bucket(t)
-			next = v.h.T0 + int64(bucket+1)*v.h.Step
-			if next < t { // beyond what can be said
-				next = maxTime
+// byMinutes implements minuted: no minute is in two intervals.
+func (v *hitSink) byMinutes() bool { return v.h.Step%int64(time.Minute) == 0 }
+
+// addMinutes implements minuted.
+func (v *hitSink) addMinutes(m *block.Minutes) {
+	for s, counts := range m.Counts {
+		for i, lines := range counts {
+			if lines > 0 {
+				v.count(wire.Severity(s), v.bucket(m.First+int64(i)*int64(time.Minute)), int64(lines))
 			}
 		}
-		s := severities[i]
-		if v.h.Counts[s] == nil {
-			v.h.Counts[s] = make([]int64, v.n)
+	}
+}
+
+// timed implements counter.
+func (v *hitSink) timed(h *block.Header) bool { return v.bucket(h.MinT) != v.bucket(h.MaxT) }
+
+// addAll implements counter; times ascend.
+func (v *hitSink) addAll(h *block.Header, times []int64, severities []byte, in query.Bits) {
+	var n [wire.SeverityCritical + 1]int64 // of the bucket
+	bucket, next := v.bucket(h.MinT), int64(maxTime)
+	if len(times) > 0 {
+		next = minTime // lines before next are in the bucket
+	}
+	for k, w := range in {
+		for ; w != 0; w &= w - 1 {
+			i := k*64 + bits.TrailingZeros64(w)
+			if len(times) > 0 && times[i] >= next {
+				v.flush(bucket, &n)
+				bucket = v.bucket(times[i])
+				if next = v.h.T0 + int64(bucket+1)*v.h.Step; next < times[i] { // beyond what can be said
+					next = maxTime
+				}
+			}
+			n[severities[i]]++
 		}
-		v.h.Counts[s][bucket]++
-	})
-	v.h.Total += int64(in.Count())
+	}
+	v.flush(bucket, &n)
+}
+
+// flush counts n, which it clears.
+func (v *hitSink) flush(bucket int, n *[wire.SeverityCritical + 1]int64) {
+	for s, lines := range n {
+		if lines > 0 {
+			v.count(wire.Severity(s), bucket, lines)
+		}
+	}
+	clear(n[:])
 }
 
 // Facet is a value and in how many lines it occurs.

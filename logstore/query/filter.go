@@ -244,6 +244,11 @@ func (f *Filter) NeedsFields() bool {
 	return f.any(func(f *Filter) bool { return f.op == opField || f.op == opValue })
 }
 
+// NeedsTimes reports whether the times of lines must be looked at.
+func (f *Filter) NeedsTimes() bool {
+	return f.any(func(f *Filter) bool { return f.op == opTime })
+}
+
 // TextAlone reports whether nothing of a line but its text is looked at.
 func (f *Filter) TextAlone() bool {
 	return !f.any(func(f *Filter) bool {
