@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -62,9 +63,8 @@ func buckets(start, end, step int64) (t0 int64, n int, err error) {
 }
 
 type hitSink struct {
-	h    *Hits
-	n    int
-	only int // the bucket of all lines of the block at hand, when they are alike
+	h *Hits
+	n int
 }
 
 func (v *hitSink) wants(int64, int64, uint64, uint64) bool { return true }
@@ -96,35 +96,54 @@ func (v *hitSink) add(_ *stream, l *block.Line) bool {
 	return true
 }
 
-// alike implements counter.
-func (v *hitSink) alike(h *block.Header) bool {
-	v.only = v.bucket(h.MinT)
-	return v.only == v.bucket(h.MaxT)
-}
+// byMinutes implements minuted: no minute is in two intervals.
+func (v *hitSink) byMinutes() bool { return v.h.Step%int64(time.Minute) == 0 }
 
-// addAll implements counter; times ascend.
-func (v *hitSink) addAll(times []int64, severities []byte, in query.Bits) {
-	bucket, next := 0, int64(minTime) // lines before next are in the bucket
-	if len(times) == 0 {
-		bucket, next = v.only, maxTime
-	}
-	in.Each(func(i int) {
-		if next == maxTime {
-			// and so are all others
-		} else if t := times[i]; t >= next {
-			bucket = v.bucket(t)
-			next = v.h.T0 + int64(bucket+1)*v.h.Step
-			if next < t { // beyond what can be said
-				next = maxTime
+// addMinutes implements minuted.
+func (v *hitSink) addMinutes(m *block.Minutes) {
+	for s, counts := range m.Counts {
+		for i, lines := range counts {
+			if lines > 0 {
+				v.count(wire.Severity(s), v.bucket(m.First+int64(i)*int64(time.Minute)), int64(lines))
 			}
 		}
-		s := severities[i]
-		if v.h.Counts[s] == nil {
-			v.h.Counts[s] = make([]int64, v.n)
+	}
+}
+
+// timed implements counter.
+func (v *hitSink) timed(h *block.Header) bool { return v.bucket(h.MinT) != v.bucket(h.MaxT) }
+
+// addAll implements counter; times ascend.
+func (v *hitSink) addAll(h *block.Header, times []int64, severities []byte, in query.Bits) {
+	var n [wire.SeverityCritical + 1]int64 // of the bucket
+	bucket, next := v.bucket(h.MinT), int64(maxTime)
+	if len(times) > 0 {
+		next = minTime // lines before next are in the bucket
+	}
+	for k, w := range in {
+		for ; w != 0; w &= w - 1 {
+			i := k*64 + bits.TrailingZeros64(w)
+			if len(times) > 0 && times[i] >= next {
+				v.flush(bucket, &n)
+				bucket = v.bucket(times[i])
+				if next = v.h.T0 + int64(bucket+1)*v.h.Step; next < times[i] { // beyond what can be said
+					next = maxTime
+				}
+			}
+			n[severities[i]]++
 		}
-		v.h.Counts[s][bucket]++
-	})
-	v.h.Total += int64(in.Count())
+	}
+	v.flush(bucket, &n)
+}
+
+// flush counts n, which it clears.
+func (v *hitSink) flush(bucket int, n *[wire.SeverityCritical + 1]int64) {
+	for s, lines := range n {
+		if lines > 0 {
+			v.count(wire.Severity(s), bucket, lines)
+		}
+	}
+	clear(n[:])
 }
 
 // Facet is a value and in how many lines it occurs.

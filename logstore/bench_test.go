@@ -236,6 +236,7 @@ func benchmarkQueries(b *testing.B, s *Store) {
 		{"rare", "segfault"},
 		{"word", "error"},
 		{"and", "error failed"},
+		{"and-value", "authentication root"}, // of lines of TRIWARD_LOGS: a word that all lines of a form have and a value of some
 		{"phrase", `"connection closed"`},
 		{"prefix", "auth*"},
 		{"digits", "10.251.73.220"},

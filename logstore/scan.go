@@ -73,10 +73,12 @@ type scan struct {
 	spans   block.Spans
 	text    block.Text
 	view    block.View
-	lines   query.Lines
-	plans   query.Plans
-	late    map[dayStream]uint64 // see shows; nil until it is asked
-	began   time.Time
+
+	byMinute block.Minutes
+	lines    query.Lines
+	plans    query.Plans
+	late     map[dayStream]uint64 // see shows; nil until it is asked
+	began    time.Time
 
 	member     *query.Filter // of texts that the sink looks at, when it looks only for a field in them
 	templates  *block.View   // the texts of the block at hand, nil when c.text has them
@@ -387,10 +389,10 @@ func (c *scan) blocks(d int64, p *pruners) (err error) {
 	return nil
 }
 
-// offer hands the lines in the set to the sink, in the order of the scan. It stops at damage.
-func (c *scan) offer(st *stream, in query.Bits) (err error) {
+// offer hands the lines in the set, of a block with the header, to the sink, in the order of the scan. It stops at damage.
+func (c *scan) offer(st *stream, h *block.Header, in query.Bits) (err error) {
 	if v, ok := c.sink.(counter); ok {
-		v.addAll(c.cols.Times, c.cols.Severities, in)
+		v.addAll(h, c.cols.Times, c.cols.Severities, in)
 		return nil
 	}
 	positions, fields, text := c.sink.needs()
@@ -444,11 +446,12 @@ func (c *scan) offer(st *stream, in query.Bits) (err error) {
 	return err
 }
 
-// counter is a sink that takes many lines at once, by their time and severity alone.
+// counter is a sink that takes many lines of a block at once, by their time and severity alone.
 type counter interface {
-	// alike reports whether times do not matter among the lines of a block: then addAll gets none.
-	alike(h *block.Header) bool
-	addAll(times []int64, severities []byte, in query.Bits)
+	// timed reports whether it needs the times of single lines of a block.
+	timed(h *block.Header) bool
+	// addAll takes the lines in the set. There are no times when they are not needed.
+	addAll(h *block.Header, times []int64, severities []byte, in query.Bits)
 }
 
 // hide takes the lines of entries up to cut out of the set.
@@ -460,8 +463,11 @@ func (c *scan) hide(in query.Bits, cut uint64) {
 	}
 }
 
-// inRange returns the lines of the decoded columns from start to last.
+// inRange returns the lines of the decoded columns from start to last: all of them when no times were decoded.
 func (c *scan) inRange(start, last int64) query.Bits {
+	if len(c.cols.Times) == 0 {
+		return query.Range(c.cols.N, 0, c.cols.N)
+	}
 	from := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] >= start })
 	to := sort.Search(c.cols.N, func(i int) bool { return c.cols.Times[i] > last })
 	return query.Range(c.cols.N, from, max(from, to))

@@ -14,10 +14,18 @@ func (c *scan) block(d int64, k *candidate) (err error) {
 	if err := c.tellTexts(d, k); err != nil {
 		return err
 	}
-	if k.filter.IsAll() && h.MinT >= start && h.MaxT <= last && k.cut == 0 && c.sink.whole(k.st, h) {
-		c.stats.Lines += int64(h.Lines)
-		c.stats.Counted++
-		return nil
+	if k.filter.IsAll() && h.MinT >= start && h.MaxT <= last && k.cut == 0 {
+		counted := c.sink.whole(k.st, h)
+		if v, ok := c.sink.(minuted); ok && !counted && v.byMinutes() {
+			if counted, err = c.minutes(d, k, v); err != nil {
+				return err
+			}
+		}
+		if counted {
+			c.stats.Lines += int64(h.Lines)
+			c.stats.Counted++
+			return nil
+		}
 	}
 	c.templates, c.positioned = nil, false
 	texts, columns := blockTexts{c: c, d: d, k: k}, blockColumns{c: c, d: d, k: k}
@@ -47,11 +55,8 @@ func (c *scan) block(d int64, k *candidate) (err error) {
 		}
 	}
 	positions, fields, text := c.sink.needs()
-	what := block.What{Positions: k.cut > 0, Fields: fields || f.NeedsFields(), ByName: true}
 	whole := h.MinT >= start && h.MaxT <= last
-	if v, ok := c.sink.(counter); ok && whole && !f.NeedsTimes() {
-		what.NoTimes = v.alike(h)
-	}
+	what := block.What{Positions: k.cut > 0, Fields: fields || f.NeedsFields(), ByName: true, NoTimes: !c.timed(k, start, last)}
 	if err := columns.decode(what); err != nil {
 		return unlessDropped(err)
 	}
@@ -80,7 +85,33 @@ func (c *scan) block(d int64, k *candidate) (err error) {
 		}
 		return s.templates(c.templates, &c.cols, in)
 	}
-	return c.offer(k.st, in)
+	return c.offer(k.st, h, in)
+}
+
+// minuted is a sink that takes all lines of a block by how many are in each minute, when it says so.
+type minuted interface {
+	byMinutes() bool
+	addMinutes(m *block.Minutes)
+}
+
+// minutes gives the minutes of a block to the sink. It reports false when the block does not have them, or is dropped.
+func (c *scan) minutes(d int64, k *candidate, to minuted) (ok bool, err error) {
+	v, closer, err := c.snap.Get(blockKey(prefixColumns, d, k.id))
+	if err != nil {
+		return false, c.missing(d, k.st.kind, err)
+	}
+	ok, err = c.e.store.codec.DecodeMinutes(&c.byMinute, v, &k.head)
+	if err = errors.Join(err, closer.Close()); err != nil || !ok {
+		return false, err
+	}
+	to.addMinutes(&c.byMinute)
+	return true, nil
+}
+
+// timed reports whether the times of single lines of a block matter to what is found from start to last.
+func (c *scan) timed(k *candidate, start, last int64) bool {
+	v, ok := c.sink.(counter)
+	return !ok || k.head.MinT < start || k.head.MaxT > last || k.filter.NeedsTimes() || v.timed(&k.head)
 }
 
 // stored returns the filter of a block without its conditions on fields in texts when no text of the block holds the words for them.
@@ -228,6 +259,7 @@ func (t *blockTexts) open() (err error) {
 func (t *blockTexts) give() {
 	l := &t.c.lines
 	l.Text, l.Ends, l.View, l.Plans = t.c.text.Bytes, t.c.text.Ends, t.c.templates, &t.c.plans
+	l.Outline = t.outline
 }
 
 func unlessDropped(err error) error {

@@ -35,6 +35,11 @@
 // each with uvarint length, bytes, uvarint number of lines that have it and, when not all have, a bitmap of (lines+7)/8
 // bytes, ascending; then the groups of their columns.
 //
+// Section 65536 of the columns has how many lines are in each minute of UTC, from that of the least time to that of the greatest: a
+// uvarint for each minute, for one severity that occurs after the other. Header and section tell the same totals. It is left out for
+// lines of one minute or from before 1970, and where it would take more than a byte for four lines; blocks that were written before
+// there was such a section do not have it.
+//
 // Section 18 is the dictionary: uvarint bytes of all texts, uvarint n templates, each: uvarint lines, uvarint slots, slots+1 times
 // the uvarint length of a piece, the pieces, a byte of Classes for each slot; then the groups of the columns, one for each slot of each
 // template. 19 is a byte for each line, the number of its template from 1, 0 for a line that is kept flat; with more than 255
@@ -43,11 +48,13 @@
 package block
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"math/bits"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -94,6 +101,7 @@ const (
 	secTemplates   = 18
 	secTemplateIDs = 19
 	secColumns     = 1024 // and as many behind as there are groups
+	secMinutes     = optional
 )
 
 // maxFieldNames bounds the names of fields in one block that are kept as columns.
@@ -203,6 +211,10 @@ func (c *Codec) encodeV2(lines []Line, size int, voc *Vocabulary) (Encoded, erro
 		}
 		secs = append(secs, fields...)
 	}
+	if minutes := minutesOf(lines); minutes != nil {
+		secs = append(secs, section{secMinutes, minutes})
+	}
+	slices.SortFunc(secs, func(a, b section) int { return cmp.Compare(a.id, b.id) })
 	columns, err := c.pack(Version2, secs)
 	if err != nil {
 		return Encoded{}, err

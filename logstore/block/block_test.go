@@ -108,6 +108,21 @@ func TestRoundTripAndDamage(t *testing.T) {
 	}
 }
 
+// A row of a dictionary that refers to no value of it is damage.
+func TestDictionaryOfFewerValuesThanRowsName(t *testing.T) {
+	for last, want := range map[byte]bool{1: false, 2: true, 255: true} {
+		r := reader{b: []byte{columnDictionary, 2, 1, 'a', 2, 'b', 'c', 0, 1, last}}
+		var s columnSet
+		var v Values
+		if s.parse(&v, 3, &r); r.bad != want {
+			t.Errorf("row %d of 2 values: damaged is %v", last, r.bad)
+		}
+		if !want && (string(v.At(2)) != "bc" || v.size != 5) {
+			t.Errorf("%q, %d bytes", v.At(2), v.size)
+		}
+	}
+}
+
 // The bytes of both versions are read for ever.
 func TestGolden(t *testing.T) {
 	short := []Line{

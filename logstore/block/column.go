@@ -214,6 +214,7 @@ func appendBytes(dst, b []byte) []byte {
 
 // Values is a decoded column. It is valid until its View or Columns are opened on another block.
 type Values struct {
+	raw     []byte // what it was read from, until it is parsed
 	rows    int
 	entries int      // distinct values rows refer to; as many as rows when every row has its own
 	ids     []byte   // of a dictionary: the entry of each row
@@ -263,7 +264,7 @@ func (v *Values) At(k int) []byte { return v.Value(v.Entry(k)) }
 // Width returns the length of all values, or false when they differ in it.
 func (v *Values) Width() (int, bool) { return v.width, v.ends == nil }
 
-// columnSet reads the columns of a container, each group when it is first needed.
+// columnSet reads the columns of a container, each group when it is first needed, and each column of it when that is.
 type columnSet struct {
 	codec  *Codec
 	secs   sections
@@ -307,7 +308,43 @@ func (s *columnSet) column(i int) (*Values, error) {
 			return nil, err
 		}
 	}
-	return &s.vals[i], nil
+	v := &s.vals[i]
+	if v.raw != nil {
+		r := reader{b: v.raw}
+		if s.parse(v, int(s.rows[i]), &r); r.bad || len(r.b) != 0 {
+			v.raw = r.b[:0:0] // it stays damaged
+			return nil, fmt.Errorf("%w: column of %d rows", ErrDamaged, s.rows[i])
+		}
+	}
+	return v, nil
+}
+
+// passColumn moves behind a column, of which it looks only at how long it is.
+func passColumn(r *reader, rows int) {
+	switch kind := r.byte(); kind {
+	case columnConstant:
+		r.bytes(int(r.uvarint(MaxRaw)))
+	case columnDictionary:
+		for range r.uvarint(maxDictionary) {
+			r.bytes(int(r.uvarint(MaxRaw)))
+		}
+		r.bytes(rows)
+	case columnFixed:
+		r.bytes(int(r.uvarint(MaxRaw)) * rows) // rows is small: no overflow
+	case columnAny:
+		size := 0
+		for range rows {
+			size += int(r.uvarint(MaxRaw))
+		}
+		r.bytes(size)
+	case columnCounting:
+		r.uvarint(maxDigits)
+		for range rows {
+			r.varint()
+		}
+	default:
+		r.bad = true
+	}
 }
 
 func (s *columnSet) load(g int) (err error) {
@@ -322,7 +359,9 @@ func (s *columnSet) load(g int) (err error) {
 		end = s.first[g+1]
 	}
 	for i := s.first[g]; i < end && !r.bad; i++ {
-		s.parse(&s.vals[i], int(s.rows[i]), &r)
+		all := r.b
+		passColumn(&r, int(s.rows[i]))
+		s.vals[i] = Values{raw: all[:len(all)-len(r.b)]}
 	}
 	if r.bad || len(r.b) != 0 {
 		return fmt.Errorf("%w: columns of group %d", ErrDamaged, g)
@@ -384,12 +423,18 @@ func (s *columnSet) parseDictionary(v *Values, r *reader) {
 	if v.ids = r.bytes(v.rows); r.bad {
 		return
 	}
+	var n [256]int // rows of each entry
 	for _, id := range v.ids {
-		if int(id) >= v.entries {
+		n[id]++
+	}
+	for id, rows := range n {
+		switch {
+		case rows == 0:
+		case id >= v.entries:
 			r.bad = true
-			return
+		default:
+			v.size += rows * len(v.Value(id))
 		}
-		v.size += len(v.Value(int(id)))
 	}
 }
 

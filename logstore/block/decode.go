@@ -31,8 +31,9 @@ type Text struct {
 	view *View // of version 2
 }
 
-// What says which columns are wanted besides severities, and times unless NoTimes. ByName leaves fields that are kept by name undecoded
-// (Columns.ByName): they are read when they are asked for, and the bytes of the block must not change until then.
+// What says which columns are wanted besides times and severities. ByName leaves fields that are kept by name undecoded
+// (Columns.ByName): they are read when they are asked for, and the bytes of the block must not change until then. NoTimes leaves
+// the times out, which are more bytes than all severities: Columns.Times is empty then.
 type What struct{ Positions, Fields, ByName, NoTimes bool }
 
 // DecodeColumns reads a container of columns into out. The lines are count many.
@@ -56,20 +57,14 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		}
 		return reader{b: out.buf}, nil
 	}
+	var r reader
 	bad := false
 	if out.Times = out.Times[:0]; !what.NoTimes {
-		r, err := load(secTimes)
-		if err != nil {
+		if r, err = load(secTimes); err != nil {
 			return err
 		}
 		out.Times = grow(out.Times, count)
-		if version == Version1 {
-			varints(&r, out.Times)
-		} else if unit := r.uvarint(1e9); count > 0 {
-			out.Times[0] = r.varint()
-			r.uvarints(out.Times[1:], out.Times[0], unit)
-		}
-		bad = r.bad || len(r.b) != 0
+		bad = !readTimes(&r, out.Times, version)
 	}
 	if out.Severities, err = c.raw(out.Severities, secs.get(secSeverities)); err != nil {
 		return fmt.Errorf("section %d: %w", secSeverities, err)
@@ -111,6 +106,17 @@ func (c *Codec) DecodeColumns(out *Columns, b []byte, count int, what What) erro
 		return fmt.Errorf("%w: a column is not %d lines long", ErrDamaged, count)
 	}
 	return nil
+}
+
+// readTimes reads all times and reports whether there was nothing else.
+func readTimes(r *reader, times []int64, version byte) bool {
+	if version == Version1 {
+		varints(r, times)
+	} else if unit := r.uvarint(1e9); len(times) > 0 {
+		times[0] = r.varint()
+		r.uvarints(times[1:], times[0], unit)
+	}
+	return !r.bad && len(r.b) == 0
 }
 
 // DecodePositions reads the positions that DecodeColumns left out, whose bytes must not have changed.

@@ -2,6 +2,7 @@ package block
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"sync/atomic"
 
@@ -124,7 +125,7 @@ func within(folded string, has Classes) (odd, ok bool) {
 // Outline is what a block says of its lines by itself: what shapes they have, and the lines that have none.
 type Outline struct {
 	Shapes []*Shape // of its templates, in their order: Clones
-	leads  atomic.Pointer[[]byte]
+	known  atomic.Pointer[learned]
 	// FlatLines are lines without a template, Flat their texts in order. It is nil when they are too long to be kept.
 	FlatLines int
 	Flat      *Text
@@ -157,22 +158,46 @@ func (o *Outline) Size() int {
 	if o.Flat != nil {
 		n += 128 + cap(o.Flat.Bytes) + 4*cap(o.Flat.Ends)
 	}
-	if l := o.leads.Load(); l != nil {
-		n += 32 + cap(*l)
+	if l := o.known.Load(); l != nil {
+		n += 96 + cap(l.leads) + 12*cap(l.slots) + cap(l.values)
 	}
 	return n
 }
 
-// maxLeads bounds what is kept of the leads of a block, in bytes.
-const maxLeads = 1 << 10
+// Bounds of what is learned of a block: bytes of leads, slots that are known by themselves, and bytes of their values.
+const (
+	maxLeads       = 1 << 10
+	maxKnownSlots  = 512
+	maxKnownValues = 2 << 10
+)
+
+// learned is what is known of the values with letters.
+type learned struct {
+	leads  []byte      // of all slots, each between two line ends; empty when they are too many
+	slots  []knownSlot // by template and slot
+	values []byte      // of knownSlot
+}
+
+// knownSlot is a slot that has values with letters: leads is the set of their leads (leadBit), in which there may seem to be others;
+// those of sixteen are not in it. When all lines have the same value it is learned.values[from:to], else from is to.
+type knownSlot struct {
+	template, slot uint16
+	leads          uint32
+	from, to       uint16
+}
+
+// leadBit returns the bit of a lead in a knownSlot.
+func leadBit(lead []byte) uint32 { return 1 << (xxh3.Hash(lead) % 32) }
 
 // Learned reports whether Learn has been called.
-func (o *Outline) Learned() bool { return o.leads.Load() != nil }
+func (o *Outline) Learned() bool { return o.known.Load() != nil }
 
-// Learn has the outline remember which words with letters are values of slots, for MayBeValue. It reads the columns that have such
-// values from the View of the block. It is for whoever keeps the outline: Size grows. It reports false when the block is damaged (Err).
+// Learn has the outline remember which words with letters are values of slots, for MayBeValue, MayBeValueOf and OnlyValue. It reads the
+// columns that have such values from the View of the block. It is for whoever keeps the outline: Size grows. It reports false when the
+// block is damaged (Err).
 func (o *Outline) Learn(v *View) bool {
-	leads, seen := []byte{'\n'}, map[string]struct{}{}
+	l := &learned{leads: []byte{'\n'}}
+	seen := map[string]struct{}{}
 	for i := range v.Templates() {
 		t := v.Template(i)
 		for slot := range t.Slots() {
@@ -183,23 +208,54 @@ func (o *Outline) Learn(v *View) bool {
 			if column == nil {
 				return false
 			}
-			for e := range column.Entries() {
-				lead := leadOf(column.Value(e))
-				if _, known := seen[string(lead)]; known || sixteen(lead) {
-					continue
+			known := knownSlot{template: uint16(i), slot: uint16(slot)}
+			for e := 0; e < column.Entries() && (known.leads != ^uint32(0) || len(l.leads) > 0); e++ {
+				if lead := leadOf(column.Value(e)); !sixteen(lead) {
+					known.leads |= leadBit(lead)
+					l.take(lead, seen)
 				}
-				if len(leads)+len(lead) >= maxLeads {
-					o.leads.Store(new([]byte))
-					return true
-				}
-				seen[string(lead)] = struct{}{}
-				leads = append(append(leads, lead...), '\n')
 			}
+			if len(l.slots) == maxKnownSlots {
+				continue
+			}
+			if value := column.Value(0); column.Entries() == 1 && len(l.values)+len(value) <= maxKnownValues {
+				known.from = uint16(len(l.values))
+				l.values = append(l.values, value...)
+				known.to = uint16(len(l.values))
+			}
+			l.slots = append(l.slots, known)
 		}
 	}
-	leads = bytes.Clone(leads)
-	o.leads.Store(&leads)
+	l.leads, l.slots, l.values = bytes.Clone(l.leads), slices.Clone(l.slots), bytes.Clone(l.values)
+	o.known.Store(l)
 	return v.err == nil
+}
+
+// take adds a lead of any slot that was not seen before, unless there are too many.
+func (l *learned) take(lead []byte, seen map[string]struct{}) {
+	if _, is := seen[string(lead)]; is || len(l.leads) == 0 {
+		return
+	}
+	if len(l.leads)+len(lead) >= maxLeads {
+		l.leads = nil
+		return
+	}
+	seen[string(lead)] = struct{}{}
+	l.leads = append(append(l.leads, lead...), '\n')
+}
+
+// slot returns what is known of a slot, nil when nothing is.
+func (o *Outline) slot(template, slot int) (l *learned, known *knownSlot) {
+	if l = o.known.Load(); l == nil {
+		return nil, nil
+	}
+	at, ok := slices.BinarySearchFunc(l.slots, template<<16|slot, func(s knownSlot, at int) int {
+		return cmp.Compare(int(s.template)<<16|int(s.slot), at)
+	})
+	if !ok {
+		return nil, nil
+	}
+	return l, &l.slots[at]
 }
 
 // leadOf returns the folded letters before the first digit of a word.
@@ -220,8 +276,8 @@ func sixteen(lead []byte) bool {
 
 // MayBeValue reports whether a value of any slot may fold to a word, or begin so with prefix.
 func (o *Outline) MayBeValue(folded string, prefix bool) bool {
-	leads := o.leads.Load()
-	if leads == nil || len(*leads) == 0 {
+	l := o.known.Load()
+	if l == nil || len(l.leads) == 0 {
 		return true
 	}
 	n := words.Lead(folded)
@@ -233,5 +289,22 @@ func (o *Outline) MayBeValue(folded string, prefix bool) bool {
 	if !prefix || n < len(folded) {
 		lead = append(lead, '\n')
 	}
-	return bytes.Contains(*leads, lead)
+	return bytes.Contains(l.leads, lead)
+}
+
+// MayBeValueOf is MayBeValue for the slot of one template.
+func (o *Outline) MayBeValueOf(template, slot int, folded string, prefix bool) bool {
+	_, known := o.slot(template, slot)
+	n := words.Lead(folded)
+	lead := []byte(folded[:n])
+	return known == nil || prefix && n == len(folded) || sixteen(lead) || known.leads&leadBit(lead) != 0
+}
+
+// OnlyValue returns the value that a slot of a template has in all lines; nil when they differ or it is not known. Nobody may change it.
+func (o *Outline) OnlyValue(template, slot int) []byte {
+	l, known := o.slot(template, slot)
+	if known == nil || known.from == known.to {
+		return nil
+	}
+	return l.values[known.from:known.to]
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/triward/triward/logstore/words"
 )
 
 // Lines are picked by their templates, however many of these there are, also when only the outline is known.
@@ -105,6 +107,60 @@ func TestOutlinesKnowTheWordsOfSlots(t *testing.T) {
 	o = v.Outline(func(s *Shape) *Shape { return s.Clone(1) })
 	if !o.Learn(&v) || !o.MayBeValue("nobody", false) || o.Size() > maxLeads {
 		t.Errorf("very many values: %d bytes are kept", o.Size())
+	}
+}
+
+// Of every slot with letters it is known what its values may be, and of one that never changes what it is.
+func TestOutlinesKnowSlotsByThemselves(t *testing.T) {
+	c := codec(t)
+	var lines []Line
+	for i := range 400 {
+		text := fmt.Appendf(nil, "login tty=%s user=%s rest=%d", "NODEVssh", []string{"Anna", "bob"}[i/2%2], i)
+		if i%2 == 1 {
+			text = fmt.Appendf(nil, "logout user=%s of %s, code=fed", "Zoe", []string{"x7", "y8"}[i/2%2])
+		}
+		lines = append(lines, Line{T: int64(i), Text: text})
+	}
+	_, text := encode(t, c, lines, Version2)
+	var v View
+	if _, err := c.View(&v, text, len(lines)); err != nil {
+		t.Fatal(err)
+	}
+	o := v.Outline(func(s *Shape) *Shape { return s.Clone(1) })
+	if !o.MayBeValueOf(0, 0, "nobody", false) || o.OnlyValue(0, 0) != nil {
+		t.Error("an outline that has learned nothing says something")
+	}
+	if !o.Learn(&v) {
+		t.Fatal(v.Err())
+	}
+	only := map[string]int{}
+	for i := range v.Templates() {
+		tpl := v.Template(i)
+		for slot := range tpl.Slots() {
+			values, same := map[string]bool{}, true
+			column := tpl.Column(slot)
+			for k := range column.Len() {
+				values[string(column.At(k))] = true
+				same = len(values) == 1
+			}
+			for value := range values {
+				folded := string(words.AppendFold(nil, []byte(value)))
+				if !o.MayBeValueOf(i, slot, folded, false) || !o.MayBeValueOf(i, slot, folded[:1], true) {
+					t.Errorf("slot %d of %q has %q", slot, tpl.AppendText(nil, "<*>"), value)
+				}
+			}
+			got := o.OnlyValue(i, slot)
+			if got != nil && (!same || !values[string(got)]) {
+				t.Errorf("slot %d of %q is always %q, it has %v", slot, tpl.AppendText(nil, "<*>"), got, values)
+			}
+			only[string(got)]++
+			if tpl.Classes(slot)&(Lower|Upper|Wide) != 0 && o.MayBeValueOf(i, slot, "nobody", false) && o.MayBeValueOf(i, slot, "someone", false) && o.MayBeValueOf(i, slot, "whoever", false) {
+				t.Errorf("slot %d of %q may be anything", slot, tpl.AppendText(nil, "<*>"))
+			}
+		}
+	}
+	if only["NODEVssh"] != 1 || only["Zoe"] != 1 || o.Size() < 12*len(only) {
+		t.Errorf("always the same are %v in %d bytes", only, o.Size())
 	}
 }
 

@@ -18,9 +18,10 @@ type encoder struct {
 	data  []byte
 	ends  []uint32
 
-	check     View
-	checkCols Columns
-	labels    []wire.Label
+	check        View
+	checkCols    Columns
+	checkMinutes Minutes
+	labels       []wire.Label
 }
 
 // maxKept bounds the memory that an encoder keeps for the next block.
@@ -244,6 +245,9 @@ func (e *encoder) verify(c *Codec, lines []Line, columns, text []byte) error {
 		}
 	}
 	clear(e.labels[:cap(e.labels)])
+	if err := e.verifyMinutes(c, lines, columns); err != nil {
+		return fmt.Errorf("minutes: %w", err)
+	}
 	ok, err := c.View(&e.check, text, len(lines))
 	if err == nil && ok {
 		err = e.check.loadAll()

@@ -148,14 +148,17 @@ type Lines struct {
 	// after all (Filter.MayNeedText). nil when they are there.
 	Open func() error
 
-	// View has the texts in place of Text and Ends when it is not nil; Plans goes with it.
+	// View has the texts in place of Text and Ends when it is not nil; Plans goes with it. Outline is of the same block, nil when it
+	// is not known.
 	View      *block.View
+	Outline   *block.Outline
 	Plans     *Plans
 	undecided []bool // which of View's lines are in question (Sight.Open); nil for all
 
 	lowered  []byte
 	text     []byte   // of one line of View
 	rows     []uint16 // of one template
+	conds    []cond   // of one template
 	entries  []bool   // of one column
 	flat     *Lines   // lines of View without a template, when there are any
 	flatRows []uint16
@@ -182,7 +185,7 @@ func (b *Lines) Line(i int) []byte {
 
 // Reset makes b ready for other columns, keeping its memory.
 func (b *Lines) Reset() {
-	*b = Lines{lowered: b.lowered[:0], Fields: b.Fields[:0], Ends: b.Ends[:0], text: b.text, rows: b.rows, entries: b.entries, flat: b.flat}
+	*b = Lines{lowered: b.lowered[:0], Fields: b.Fields[:0], Ends: b.Ends[:0], text: b.text, rows: b.rows, conds: b.conds, entries: b.entries, flat: b.flat}
 }
 
 // gone reports whether Select is to give up.

@@ -193,7 +193,7 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 				}
 			}
 		case byValue:
-			f.selectValues(b, t, d.alts, in, out)
+			f.selectValues(b, i, d.alts, in, out)
 		case byMember:
 			f.selectMember(b, t, d.form, in, out)
 		case byText:
@@ -218,10 +218,15 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 	}
 }
 
-// selectValues decides the lines of a template by the values of its slots.
-func (f *Filter) selectValues(b *Lines, t *block.Template, alts [][]cond, in, out Bits) {
+// selectValues decides the lines of a template of the View by the values of its slots.
+func (f *Filter) selectValues(b *Lines, template int, alts [][]cond, in, out Bits) {
+	t := b.View.Template(template)
 	lines := t.Lines()
 	for _, conds := range alts {
+		conds, may := f.unknown(b, template, conds)
+		if !may {
+			continue
+		}
 		rows := b.rows[:0]
 		for k, line := range lines {
 			if in.Has(int(line)) && !out.Has(int(line)) {
@@ -253,6 +258,30 @@ func (f *Filter) selectValues(b *Lines, t *block.Template, alts [][]cond, in, ou
 func (f *Filter) mayFit(t *block.Template, c cond) bool {
 	w, prefix, exact := f.word(c.word)
 	return !exact || !words.ASCII(w) || t.MayHaveLength(c.slot, len(w), prefix)
+}
+
+// unknown returns the conditions on a template of the View that its columns must be asked for. It reports false when no line can fulfil
+// all of them.
+func (f *Filter) unknown(b *Lines, template int, conds []cond) (left []cond, may bool) {
+	o := b.Outline
+	if o == nil || !o.Learned() {
+		return conds, true
+	}
+	left = b.conds[:0]
+	for _, c := range conds {
+		if only := o.OnlyValue(template, c.slot); only != nil {
+			if !f.wordIs(c.word, only) {
+				return nil, false
+			}
+			continue
+		}
+		if head, prefix := f.head(c.word); head != "" && !o.MayBeValueOf(template, c.slot, head, prefix) {
+			return nil, false
+		}
+		left = append(left, c)
+	}
+	b.conds = left
+	return left, true
 }
 
 // keepRows keeps the rows whose value is a word of the phrase.

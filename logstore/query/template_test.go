@@ -189,7 +189,7 @@ func TestTemplatesSelectWhatLinesMatch(t *testing.T) {
 				sight := look.Look(f, o, nil)
 				seen[fmt.Sprint(sight.AnyOpen, sight.AnySure)]++
 				b.Reset()
-				b.N, b.View, b.Plans = len(lines), &v, &plans
+				b.N, b.View, b.Plans, b.Outline = len(lines), &v, &plans, o
 				fast := f.SelectSeen(&b, in, sight)
 				if v.Err() != nil {
 					t.Fatal(v.Err())
