@@ -6,6 +6,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,6 +85,16 @@ func New(opt Options) (*Agent, error) {
 	return a, nil
 }
 
+// ownLabels are those that the gateway sets in every stream of this agent. Whatever the agent says, the gateway sets them by its
+// certificate and its record; so it may be wrong here, and then costs the node that it writes the batch anew.
+func (a *Agent) ownLabels() wire.Labels {
+	ls := wire.LabelsFromMap(map[string]string{"agent": a.identity.AgentID, "host": cmp.Or(a.identity.Hostname, a.host.Hostname)})
+	if wire.CheckStreamLabels(ls) != nil {
+		return nil
+	}
+	return ls
+}
+
 func (a *Agent) open() (err error) {
 	if a.coder, err = wire.NewCoder(); err != nil {
 		return err
@@ -101,8 +112,9 @@ func (a *Agent) open() (err error) {
 	}
 	a.registry = prometheus.NewRegistry()
 	a.figures = newFigures(a.registry, a)
-	a.events = lines.NewBatcher(wire.LaneEvents, a.spool, a.coder, a.log, nil)
-	a.logs = lines.NewBatcher(wire.LaneLogs, a.spool, a.coder, a.log, a.Event)
+	own := a.ownLabels()
+	a.events = lines.NewBatcher(wire.LaneEvents, a.spool, a.coder, own, a.log, nil)
+	a.logs = lines.NewBatcher(wire.LaneLogs, a.spool, a.coder, own, a.log, a.Event)
 	if err := a.makeSender(); err != nil {
 		return err
 	}

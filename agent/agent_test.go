@@ -63,7 +63,7 @@ func (r *rig) start() {
 	reg.MustRegister(g)
 	a, err := New(Options{
 		Config: r.config(), Version: "v0", Gatherer: reg,
-		Identity:  sender.Identity{AgentID: gatewaytest.Agent, Nodes: []string{"https://a", "https://b"}},
+		Identity:  sender.Identity{AgentID: gatewaytest.Agent, Hostname: "enrolled", Nodes: []string{"https://a", "https://b"}},
 		Transport: gatewaytest.Transport{"a": r.gateway, "b": r.gateway},
 	})
 	if err != nil {
@@ -137,6 +137,9 @@ func TestAgent(t *testing.T) {
 			for _, l := range c.Lines {
 				if (l.Labels["source"] == "agent") != (l.Kind == wire.StreamEvent) {
 					t.Errorf("line of kind %d: %v", l.Kind, l.Labels)
+				}
+				if l.Labels["agent"] != gatewaytest.Agent || l.Labels["host"] != "enrolled" {
+					t.Errorf("a node has to write the batch with %v anew", l.Labels)
 				}
 			}
 			if c.Beats < 5 || c.LastBeat["spool_batches"] == nil {

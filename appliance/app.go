@@ -52,6 +52,9 @@ type Options struct {
 	Context context.Context
 }
 
+// decodedBytes bounds what is kept in memory of batches of lines from their check until they are applied, which takes tenths of a second.
+const decodedBytes = 16 << 20
+
 // App is a node: it owns every part of it. New opens the stores and joins the log, Start begins to serve, Stop
 // ends everything in the reverse order.
 type App struct {
@@ -79,6 +82,7 @@ type App struct {
 	// scrubbing says that somebody asked for a search for damage, which is under way.
 	scrubbing atomic.Bool
 	state     *lateState
+	decoded   *wire.Decoded // batches of lines between gateway and Apply
 	node      *raftstate.Node
 	auth      *auth.Service
 	view      *fleet.View
@@ -313,8 +317,9 @@ func (a *App) stagger(span time.Duration) time.Duration {
 
 // openNode takes the node's place in the log. From here on entries are applied.
 func (a *App) openNode() (err error) {
+	a.decoded = wire.NewDecoded(decodedBytes)
 	cfg := raftstate.Config{
-		NodeID: a.cfg.NodeID, DataDir: a.cfg.DataDir,
+		NodeID: a.cfg.NodeID, DataDir: a.cfg.DataDir, Decoded: a.decoded,
 		Listen: a.cfg.Listen.Peer.Address, Advertise: a.cfg.Listen.Peer.Advertise,
 		Identity: a.peerIdentity(), PeerHandler: a.cluster.peerHandler(), Repairs: a.repairs,
 		QueueBytes: a.queueBytes(), QueueAge: time.Duration(a.cfg.Queue.Retention.Time),
@@ -365,7 +370,7 @@ func (a *App) openServices() error {
 	}
 	a.onStop("self-monitoring", func(context.Context) error { return a.self.Close() })
 	gate := gateway.New(gateway.Options{
-		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, ClusterID: a.identity.ClusterID(),
+		Cluster: a.node, State: a.state, Auth: a.auth, Coder: coder, Decoded: a.decoded, ClusterID: a.identity.ClusterID(),
 		Certificates: a.agentCAs, Configs: a.configs, NodeCA: a.identity.CAPEM(), Log: a.part("gateway"), Metrics: a.registry,
 		Redactor: redactor, Intake: taken, Unusable: a.checkReplay,
 		Problem: problemOf, OnCloned: a.agentCloned, OnOverload: a.agentOverloads, Timeout: time.Duration(a.cfg.Listen.Agents.Timeout),

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft-wal/types"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/forward"
 	"github.com/triward/triward/raftstate/machine"
@@ -50,6 +51,7 @@ type Config struct {
 	Repairs     Repairs      // knows of damage; nil: a node that is damaged stops and does not mend itself
 	Founding    bool         // another node founds the cluster that this one is of from the beginning: with no state it may vote
 
+	Decoded        *wire.Decoded                   // log bodies that this node has decoded before they are applied; nil for none
 	Limits         machine.Limits                  // zero: machine.DefaultLimits
 	QueueBytes     int64                           // entries kept behind the mark, in bytes; 2 GiB
 	QueueAge       time.Duration                   // and no older than this; no bound when 0

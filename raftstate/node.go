@@ -164,6 +164,7 @@ func (n *Node) openState(context.Context) error {
 		return err
 	}
 	n.fsm.machine = machine.New(n.state, coder, n.cfg.Limits)
+	n.fsm.machine.TakeFrom(n.cfg.Decoded)
 	if mark, ok := n.state.Mark(); ok {
 		n.mark.Store(&mark)
 		n.fsm.adopt(&mark)

@@ -61,7 +61,7 @@ func (r *rig) life() (s *Source, end func(orderly bool)) {
 	r.t.Helper()
 	cfg := r.cfg
 	cfg.State = r.sp.State(wire.LaneEvents)[StateKey]
-	cfg.Batcher = lines.NewBatcher(wire.LaneEvents, r.sp, r.coder, cfg.Log, nil)
+	cfg.Batcher = lines.NewBatcher(wire.LaneEvents, r.sp, r.coder, nil, cfg.Log, nil)
 	s, err := New(cfg)
 	if err != nil {
 		r.t.Fatal(err)

@@ -79,7 +79,7 @@ func (r *rig) entries(t *testing.T, list ...string) {
 // follow lives once: it reads what there is, from where the spool stands.
 func (r *rig) follow(t *testing.T, flush bool) *Follower {
 	t.Helper()
-	b := lines.NewBatcher(wire.LaneLogs, r.sp, r.coder, slog.New(slog.DiscardHandler), nil)
+	b := lines.NewBatcher(wire.LaneLogs, r.sp, r.coder, nil, slog.New(slog.DiscardHandler), nil)
 	conf := Config{
 		Command: r.cmd, Batcher: b, Log: slog.New(slog.DiscardHandler),
 		Cursor: string(r.sp.State(wire.LaneLogs)[StateKey]), Report: func(kind, text string) { r.told = append(r.told, kind+": "+text) },
@@ -266,7 +266,7 @@ func TestManyLargeEntriesAreToldOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := lines.NewBatcher(wire.LaneLogs, nowhere{}, coder, slog.New(slog.DiscardHandler), nil)
+		b := lines.NewBatcher(wire.LaneLogs, nowhere{}, coder, nil, slog.New(slog.DiscardHandler), nil)
 		f := New(Config{
 			Batcher: b, Log: slog.New(slog.DiscardHandler),
 			Report: func(_, text string) { told = append(told, text) },

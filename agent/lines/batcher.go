@@ -51,6 +51,7 @@ type Batcher struct {
 	coder *wire.Coder
 	log   *slog.Logger
 	tell  func(kind, text string)
+	own   wire.Labels
 
 	sem     chan struct{} // held by whoever touches what follows; a channel, so that waiting for it can end
 	streams map[string]int
@@ -70,14 +71,15 @@ type Batcher struct {
 }
 
 // NewBatcher starts a Batcher that writes into the lane of sp. Close it. tell is called when lines had to be given
-// up; it may be nil, and must not use the Batcher.
-func NewBatcher(lane wire.Lane, sp Spool, coder *wire.Coder, log *slog.Logger, tell func(kind, text string)) *Batcher {
+// up; it may be nil, and must not use the Batcher. own are labels for every stream, those that the gateway would set (agent and host):
+// a node need not write a batch anew that has them.
+func NewBatcher(lane wire.Lane, sp Spool, coder *wire.Coder, own wire.Labels, log *slog.Logger, tell func(kind, text string)) *Batcher {
 	if tell == nil {
 		tell = func(string, string) {}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &Batcher{
-		lane: lane, spool: sp, coder: coder, log: log, tell: tell, streams: map[string]int{}, sem: make(chan struct{}, 1),
+		lane: lane, spool: sp, coder: coder, own: own, log: log, tell: tell, streams: map[string]int{}, sem: make(chan struct{}, 1),
 		marks: map[string]Position{}, notes: map[string]Position{}, wake: make(chan struct{}, 1),
 		done: make(chan struct{}), stop: cancel,
 	}
@@ -105,8 +107,8 @@ func (b *Batcher) Add(ctx context.Context, s *Stream, line wire.LogLine, mark Ma
 	if !known {
 		i = len(b.batch.Streams)
 		b.streams[s.key] = i
-		b.batch.Streams = append(b.batch.Streams, wire.LogStream{Kind: s.Kind, Labels: s.Labels})
-		size += s.size()
+		b.batch.Streams = append(b.batch.Streams, wire.LogStream{Kind: s.Kind, Labels: b.labels(s)})
+		size += b.size(s)
 	}
 	from := len(b.arena)
 	b.arena = append(b.arena, line.Text...)
@@ -135,12 +137,30 @@ func (b *Batcher) fits(s *Stream, size int, key string) bool {
 		if len(b.streams) >= wire.MaxStreams {
 			return false
 		}
-		size += s.size()
+		size += b.size(s)
 	}
 	if _, known := b.marks[key]; !known && len(b.marks) >= maxMarks {
 		return false
 	}
 	return b.raw+size <= batchRawMax
+}
+
+// labels returns the labels of a stream and the batcher's own.
+func (b *Batcher) labels(s *Stream) wire.Labels {
+	ls := s.Labels
+	for _, l := range b.own {
+		ls = ls.With(l.Name, l.Value)
+	}
+	return ls
+}
+
+// size is what a stream takes in a batch besides its lines.
+func (b *Batcher) size(s *Stream) int {
+	n := len(s.key) + 16
+	for _, l := range b.own {
+		n += len(l.Name) + len(l.Value) + 6
+	}
+	return n
 }
 
 // acquire takes the semaphore; an ended ctx keeps it from waiting, not from taking a free one.

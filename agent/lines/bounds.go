@@ -61,9 +61,6 @@ func NewStream(kind wire.StreamKind, labels wire.Labels) (*Stream, error) {
 	return &Stream{Kind: kind, Labels: labels, key: string(labels.AppendKey([]byte{byte(kind)}))}, nil
 }
 
-// size is what the stream takes in a batch besides its lines.
-func (s *Stream) size() int { return len(s.key) + 16 }
-
 // sizeOf is what the line takes in a batch, or a little more.
 func sizeOf(line *wire.LogLine) int {
 	n := len(line.Text) + 24

@@ -154,7 +154,7 @@ func batcher(t *testing.T) (*Batcher, *memory) {
 	}
 	m := &memory{coder: coder, state: map[string]string{}}
 	tell := func(kind, text string) { m.told = append(m.told, kind+": "+text) }
-	return NewBatcher(wire.LaneLogs, m, coder, slog.New(slog.DiscardHandler), tell), m
+	return NewBatcher(wire.LaneLogs, m, coder, nil, slog.New(slog.DiscardHandler), tell), m
 }
 
 func stream(name string) *Stream {

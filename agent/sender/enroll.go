@@ -87,7 +87,7 @@ func (c *Client) Enroll(ctx context.Context, node, token string, h Host) (Identi
 	if err := c.post(ctx, node, "/v1/agent/enroll", in, &id); err != nil {
 		return id, fmt.Errorf("enroll at %s: %w", node, err)
 	}
-	id.Key = key
+	id.Key, id.Hostname = key, h.Hostname
 	if id.AgentID == "" || id.Cert == "" {
 		return id, fmt.Errorf("enroll at %s: the answer lacks agent_id or cert_pem: is this the agents' port?", node)
 	}

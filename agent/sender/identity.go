@@ -14,6 +14,7 @@ import (
 type Identity struct {
 	AgentID   string   `json:"agent_id"`
 	ClusterID string   `json:"cluster_id"`
+	Hostname  string   `json:"hostname,omitempty"` // that the agent enrolled as; identities of older agents lack it
 	Nodes     []string `json:"nodes"`
 	CA        string   `json:"ca_pem,omitempty"`  // that nodes are checked by; empty means the roots of the system
 	Cert      string   `json:"cert_pem"`          // the agent's own

@@ -576,7 +576,7 @@ func TestEnroll(t *testing.T) {
 	g := &gatewaytest.Gateway{Cluster: gatewaytest.New()}
 	c := NewClient(gatewaytest.Transport{"a": g})
 	id, err := c.Enroll(t.Context(), "https://a", gatewaytest.Token, Host{Hostname: "h"})
-	if err != nil || id.AgentID != gatewaytest.Agent {
+	if err != nil || id.AgentID != gatewaytest.Agent || id.Hostname != "h" {
 		t.Fatalf("%+v, %v", id, err)
 	}
 	path := filepath.Join(t.TempDir(), "d", "identity.json")

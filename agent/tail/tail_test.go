@@ -96,7 +96,7 @@ func newRig(t *testing.T, groups ...Group) *rig {
 func (r *rig) start() {
 	r.gate = &gate{sp: r.sp}
 	log := slog.New(slog.DiscardHandler)
-	r.b = lines.NewBatcher(wire.LaneLogs, r.gate, r.coder, log, nil)
+	r.b = lines.NewBatcher(wire.LaneLogs, r.gate, r.coder, nil, log, nil)
 	r.cfg.Report = func(kind, text string) { r.told = append(r.told, kind+": "+text) }
 	r.cfg.Batcher, r.cfg.State, r.cfg.Log = r.b, r.sp.State(wire.LaneLogs), log
 	r.tail = New(r.cfg)
@@ -881,7 +881,7 @@ func (r *rig) torture(rnd *rand.Rand) {
 func BenchmarkTail(b *testing.B) {
 	line := "2026-11-23T21:00:01.123Z host app[123]: INFO request 4711 from 10.0.0.1 took 12 ms and was answered with 200\n"
 	t := New(Config{
-		Batcher: lines.NewBatcher(wire.LaneLogs, discard{}, mustCoder(b), slog.New(slog.DiscardHandler), nil),
+		Batcher: lines.NewBatcher(wire.LaneLogs, discard{}, mustCoder(b), nil, slog.New(slog.DiscardHandler), nil),
 		Parser:  &lines.Parser{Zone: time.UTC},
 	})
 	path := filepath.Join(b.TempDir(), "a.log")

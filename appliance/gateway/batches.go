@@ -123,6 +123,7 @@ func (g *Gateway) batches(w http.ResponseWriter, r *http.Request, agent *auth.Ag
 	proposed := make([]int, 0, len(batches))
 	refused := make([]refusal, len(batches))
 	check := checker{gateway: g, agent: agent}
+	defer g.opts.Decoded.Forget(batches) // what was not applied here; their bodies are in buf
 	for i := range batches {
 		results[i] = batchResult{Lane: batches[i].Lane.String(), Seq: batches[i].Seq}
 		if err := check.batch(&batches[i], &refused[i]); err != nil {
@@ -178,7 +179,7 @@ func (g *Gateway) count(r *batchResult) {
 	g.met.samples.WithLabelValues(r.Lane, "rejected").Add(float64(r.Rejected))
 }
 
-// checker checks the batches of one request, using its memory again from one to the next.
+// checker checks the batches of one request, using its memory again from one to the next but for what is kept in Options.Decoded.
 type checker struct {
 	gateway *Gateway
 	agent   *auth.Agent
@@ -225,6 +226,8 @@ func (c *checker) batch(b *wire.Batch, r *refusal) error {
 		}
 		b.RawLen = len(raw)
 		b.Codec, b.Body = c.gateway.opts.Coder.Compress(nil, raw)
+	} else if c.gateway.opts.Decoded.Keep(b, logs) {
+		c.raw = nil // lines point into it
 	}
 	return nil
 }

@@ -83,10 +83,12 @@ type GroupConfigs interface {
 
 // Options are the gateway's limits and parts. All fields are needed.
 type Options struct {
-	Cluster   Cluster
-	State     State
-	Auth      Auth
-	Coder     *wire.Coder
+	Cluster Cluster
+	State   State
+	Auth    Auth
+	Coder   *wire.Coder
+	// Decoded is given what batches of lines hold that are proposed as they came, for whoever applies them; nil for nobody.
+	Decoded   *wire.Decoded
 	ClusterID string
 	// Certificates are what agents prove themselves by, NodeCA the PEM of what they check the nodes by.
 	Certificates Certificates

@@ -127,7 +127,7 @@ func New(opts Options) (*Server, error) {
 			return nil, errors.Join(err, s.spool.Close())
 		}
 	}
-	s.batcher = lines.NewBatcher(wire.LaneLogs, s.spool, opts.Coder, opts.Log, nil)
+	s.batcher = lines.NewBatcher(wire.LaneLogs, s.spool, opts.Coder, nil, opts.Log, nil)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	delivering, stop := context.WithCancel(context.Background())
 	s.stop = stop

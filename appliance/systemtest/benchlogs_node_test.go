@@ -139,7 +139,7 @@ func (o *ourLogs) feed(ctx context.Context) error {
 			var batches []wire.Batch
 			for some := range slices.Chunk(lines, 500) {
 				delivered[host]++
-				batches = append(batches, s.batch(wire.LaneLogs, delivered[host], wire.AppendLogs(nil, &wire.LogBatch{Streams: streamsOf(some)})))
+				batches = append(batches, s.batch(wire.LaneLogs, delivered[host], wire.AppendLogs(nil, &wire.LogBatch{Streams: streamsOf(some, s.labels())})))
 			}
 			begin := time.Now()
 			if err := s.deliver(ctx, batches); err != nil {
@@ -157,7 +157,7 @@ func (o *ourLogs) feed(ctx context.Context) error {
 		seq := delivered[0] + 1
 		delivered[0] = seq
 		line := corpusLine{t: time.Now().UnixNano(), file: "/var/log/end.log", severity: wire.SeverityInfo, text: []byte("that is all")}
-		return s.deliver(ctx, []wire.Batch{s.batch(wire.LaneLogs, seq, wire.AppendLogs(nil, &wire.LogBatch{Streams: streamsOf([]corpusLine{line})}))})
+		return s.deliver(ctx, []wire.Batch{s.batch(wire.LaneLogs, seq, wire.AppendLogs(nil, &wire.LogBatch{Streams: streamsOf([]corpusLine{line}, s.labels())}))})
 	}
 	o.acks = slices.Sorted(slices.Values(slices.Concat(acks...)))
 	after, err := o.queueBytes(ctx)
@@ -165,14 +165,14 @@ func (o *ourLogs) feed(ctx context.Context) error {
 	return err
 }
 
-// streamsOf sorts lines of a host into the streams of its files.
-func streamsOf(lines []corpusLine) (streams []wire.LogStream) {
+// streamsOf sorts lines of a host into the streams of its files, which have the labels of the host.
+func streamsOf(lines []corpusLine, host wire.Labels) (streams []wire.LogStream) {
 	for i := range lines {
 		l := &lines[i]
 		k := slices.IndexFunc(streams, func(st wire.LogStream) bool { return st.Labels.Get("file") == l.file })
 		if k < 0 {
 			k = len(streams)
-			streams = append(streams, wire.LogStream{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "file", Value: l.file}, {Name: "source", Value: "file"}}})
+			streams = append(streams, wire.LogStream{Kind: wire.StreamLog, Labels: host.With("file", l.file).With("source", "file")})
 		}
 		streams[k].Lines = append(streams[k].Lines, wire.LogLine{T: l.t, Severity: l.severity, Fields: l.fields, Text: l.text})
 	}

@@ -141,7 +141,7 @@ func TestReferenceKnowsWords(t *testing.T) {
 
 // Lines of a host go into the streams of their files, none is lost.
 func TestStreamsOfLines(t *testing.T) {
-	streams := streamsOf([]corpusLine{{file: "a", text: []byte("1")}, {file: "b", text: []byte("2")}, {file: "a", text: []byte("3")}})
+	streams := streamsOf([]corpusLine{{file: "a", text: []byte("1")}, {file: "b", text: []byte("2")}, {file: "a", text: []byte("3")}}, nil)
 	if len(streams) != 2 || len(streams[0].Lines) != 2 || string(streams[0].Lines[1].Text) != "3" || streams[1].Labels.Get("file") != "b" {
 		t.Errorf("%+v", streams)
 	}

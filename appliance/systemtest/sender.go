@@ -112,6 +112,11 @@ func (s *sender) enroll(ctx context.Context, token string) error {
 	return nil
 }
 
+// labels are those that an agent gives its streams itself.
+func (s *sender) labels() wire.Labels {
+	return wire.Labels{{Name: "agent", Value: s.agent}, {Name: "host", Value: s.name}}
+}
+
 // register redeems the token, opens the epoch and registers that many series.
 func (s *sender) register(ctx context.Context, token string, columns int) error {
 	if err := s.enroll(ctx, token); err != nil {

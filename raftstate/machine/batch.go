@@ -162,14 +162,16 @@ func refuseAll(r *command.Result, from, n int, reason string) {
 // future stored at log time with their own time in the field time_sent. With dropRepeats those that are in the window
 // of recent lines are dropped and the others put there.
 func (m *Machine) lines(tx *meta.Tx, b *wire.Batch, dropRepeats bool, g *Group, r *command.Result) error {
-	raw, err := m.coder.Decompress(g.bufs.next(), b)
-	g.bufs.keep(raw)
-	if err != nil {
-		return err
-	}
-	logs, err := wire.DecodeLogs(raw)
-	if err != nil {
-		return err
+	logs := m.decoded.Take(b)
+	if logs == nil {
+		raw, err := m.coder.Decompress(g.bufs.next(), b)
+		g.bufs.keep(raw)
+		if err != nil {
+			return err
+		}
+		if logs, err = wire.DecodeLogs(raw); err != nil {
+			return err
+		}
 	}
 	changed := m.keepLines(tx, logs, dropRepeats, r)
 	if r.Accepted == 0 {

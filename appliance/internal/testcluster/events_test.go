@@ -124,7 +124,7 @@ func hostEvents(t *testing.T) [][]byte {
 	coder, err := wire.NewCoder()
 	must(t, err)
 	log := slog.New(slog.DiscardHandler)
-	b := lines.NewBatcher(wire.LaneEvents, sp, coder, log, nil)
+	b := lines.NewBatcher(wire.LaneEvents, sp, coder, nil, log, nil)
 	s, err := hostevents.New(hostevents.Config{
 		Warn: 90, Critical: 95, Journal: true, Command: []string{"/bin/sh", script}, Batcher: b, Log: log,
 		State:  []byte(`{"boot":"the one before","alive":1700000000000}`),
