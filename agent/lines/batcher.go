@@ -349,7 +349,7 @@ func encode(positions map[string]Position) (changes []spool.StateChange, size in
 func (b *Batcher) write(ctx context.Context, batch *wire.LogBatch, n int, changes []spool.StateChange) error {
 	raw := wire.AppendLogs(make([]byte, 0, b.raw+b.raw/8), batch)
 	c := spool.Content{Hash: wire.HashContent(raw), RawLen: len(raw), Items: n, Changes: changes}
-	c.Codec, c.Body = b.coder.Compress(nil, raw)
+	c.Codec, c.Body = b.coder.CompressLogs(nil, raw)
 	err := b.persist(ctx, func() error { return b.spool.Append(b.lane, c) })
 	switch {
 	case err == nil:

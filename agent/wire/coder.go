@@ -8,14 +8,21 @@ import (
 
 // Coder compresses and decompresses bodies. It is safe for concurrent use and holds no goroutine while idle.
 type Coder struct {
-	enc *zstd.Encoder
-	dec *zstd.Decoder
+	enc    *zstd.Encoder
+	dec    *zstd.Decoder
+	blocks blockWriters
+}
+
+func encoderOptions() []zstd.EOption {
+	return []zstd.EOption{
+		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(MaxBatchRaw), zstd.WithLowerEncoderMem(true),
+		zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), // so that every frame says its length
+	}
 }
 
 // NewCoder makes a Coder. Its memory is bounded by the number of processors.
 func NewCoder() (*Coder, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(MaxBatchRaw),
-		zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true)) // so that every frame says its length
+	enc, err := zstd.NewWriter(nil, encoderOptions()...)
 	if err != nil {
 		return nil, fmt.Errorf("make zstd encoder: %w", err)
 	}
@@ -24,7 +31,7 @@ func NewCoder() (*Coder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make zstd decoder: %w", err)
 	}
-	return &Coder{enc: enc, dec: dec}, nil
+	return &Coder{enc: enc, dec: dec, blocks: newBlockWriters()}, nil
 }
 
 // Compress appends raw to dst, compressed when that makes it smaller, and says how.

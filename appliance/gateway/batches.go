@@ -225,7 +225,7 @@ func (c *checker) batch(b *wire.Batch, r *refusal) error {
 			return fmt.Errorf("batch has %d bytes with the labels of its host, at most %d are allowed", len(raw), wire.MaxBatchRaw)
 		}
 		b.RawLen = len(raw)
-		b.Codec, b.Body = c.gateway.opts.Coder.Compress(nil, raw)
+		b.Codec, b.Body = c.gateway.opts.Coder.CompressLogs(nil, raw)
 	} else if c.gateway.opts.Decoded.Keep(b, logs) {
 		c.raw = nil // lines point into it
 	}

@@ -215,7 +215,7 @@ func (p *linePush) close(k openKey) {
 	delete(p.open, k)
 	raw := wire.AppendLogs(nil, b.batch)
 	d := command.Deliver{Source: cmp.Or(p.agent.ID, sourceOfLines), Lane: k.lane, Flags: k.flags, RawLen: len(raw), ConfigVersion: p.in.opts.Redactor.Version()}
-	d.Codec, d.Body = p.in.opts.Coder.Compress(nil, raw)
+	d.Codec, d.Body = p.in.opts.Coder.CompressLogs(nil, raw)
 	p.cmds = append(p.cmds, command.NewDeliver(d))
 	p.bodies = append(p.bodies, b.batch)
 }

@@ -273,7 +273,11 @@ func ledgerLine(name string, seq uint64, i int) string {
 
 func (s *sender) batch(lane wire.Lane, seq uint64, raw []byte) wire.Batch {
 	b := wire.Batch{Identity: wire.Identity{Agent: s.agent, Epoch: s.epoch, Lane: lane, Seq: seq, Hash: wire.HashContent(raw)}, RawLen: len(raw)}
-	b.Codec, b.Body = s.coder.Compress(nil, raw)
+	if lane.CarriesMetrics() {
+		b.Codec, b.Body = s.coder.Compress(nil, raw)
+	} else {
+		b.Codec, b.Body = s.coder.CompressLogs(nil, raw)
+	}
 	return b
 }
 
