@@ -192,7 +192,7 @@ func (s *Service) leave(txn *auth.Txn, date string) {
 func (s *Service) tidy(ctx context.Context, p *Policy) error {
 	for _, l := range list[left](s.cfg.Meta, prefixLeft) {
 		r, _, ok := get[DayRecord](s.cfg.Meta, prefixDay+l.Date)
-		if ok && l.Tag == s.tag && l.Again <= s.cfg.Meta.LogTime() && r.Tag == s.tag && r.Through > 0 && r.Error == "" && r.Target == p.Target.String() {
+		if ok && l.Tag == s.tag && l.Again <= s.cfg.Meta.LogTime() && r.Tag == s.tag && r.Target == p.Target.String() {
 			return s.tidyDay(ctx, p, l.Date)
 		}
 	}
