@@ -63,7 +63,7 @@ func (l *logQuestion) tell(st *api.LogStats) { tellStats(l.s.err, st, l.stats) }
 
 func tellStats(w io.Writer, st *api.LogStats, all bool) {
 	if all {
-		fmt.Fprintf(w, "%d lines (%s) looked at in %.1f ms; of %d blocks %d opened, %d counted by their header, passed over: %d by header, %d by word index, %d by filter, %d by what their lines have in common",
+		fmt.Fprintf(w, "%d lines (%s) looked at in %.1f ms; of %d blocks %d opened, %d counted without reading lines, passed over: %d by header, %d by word index, %d by filter, %d by what their lines have in common",
 			st.Lines, bytesText(st.Bytes), st.Ms, st.Considered, st.Blocks, st.Counted, st.SkippedHeader, st.SkippedIndex, st.SkippedFilter, st.SkippedTemplates)
 		if st.Pending > 0 {
 			fmt.Fprintf(w, "; %d are not in the word index yet", st.Pending)

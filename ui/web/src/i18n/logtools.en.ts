@@ -23,7 +23,7 @@ export const logtools = {
     templates: 'Passed over by what their lines have in common',
     node: (node: string) => `Node ${node} answered, as lines are damaged on this one.`,
     skipped: 'Passed over',
-    counted: 'Counted by their header alone',
+    counted: 'Counted without reading lines',
     opened: 'Opened and read',
     pending: 'Not in the word index yet',
     none: 'All lines of this range are so new that they lie in no block yet.',

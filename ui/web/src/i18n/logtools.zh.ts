@@ -23,7 +23,7 @@ export const logtools: Dictionary['logtools'] = {
     templates: '按日志行的共同模板跳过',
     node: (node: string) => `本节点上有日志损坏，由节点 ${node} 回答。`,
     skipped: '跳过',
-    counted: '仅凭块头计数',
+    counted: '不读日志行就计数',
     opened: '打开并读取',
     pending: '尚未进入词索引',
     none: '此时间范围内的行都很新，还没有写入块。',
