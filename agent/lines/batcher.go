@@ -15,10 +15,13 @@ import (
 	"github.com/triward/triward/agent/wire"
 )
 
-// Bounds of a batch.
+// BatchRaw is how many bytes of lines a batch holds when it is written before its time. Larger ones compress better: in the Raft log
+// lines of `make bench-logs` take a tenth less than in batches of 64 KiB. Small ones are the rule: what comes slower than this waits a second.
+const BatchRaw = 256 << 10
+
+// Other bounds of a batch.
 const (
-	batchRaw    = 64 << 10  // a batch is written when it holds so much
-	batchRawMax = 420 << 10 // and never grows beyond this
+	batchRawMax = 420 << 10 // a batch never grows beyond this
 	batchAge    = time.Second
 	noteAge     = 10 * time.Second // positions without lines may wait longer
 	fullRetry   = 500 * time.Millisecond
@@ -121,7 +124,7 @@ func (b *Batcher) Add(ctx context.Context, s *Stream, line wire.LogLine, mark Ma
 		delete(b.notes, mark.Key)
 	}
 	b.Lines.Add(1)
-	if b.raw < batchRaw {
+	if b.raw < BatchRaw {
 		return nil
 	}
 	// The line is taken, whatever comes of this flush: a later one writes it.
@@ -325,7 +328,7 @@ func (b *Batcher) forget() {
 	clear(b.batch.Streams)
 	b.batch.Streams = b.batch.Streams[:0]
 	b.lines, b.raw = 0, 0
-	if cap(b.arena) > 2*batchRaw {
+	if cap(b.arena) > 2*BatchRaw {
 		b.arena = nil
 	}
 	b.arena = b.arena[:0]

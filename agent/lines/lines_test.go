@@ -187,13 +187,20 @@ func TestBatchesByAgeSizeAndStreams(t *testing.T) {
 		if len(m.batches) != 1 || m.state["k"] != "2" {
 			t.Errorf("%d batches, state %v", len(m.batches), m.state)
 		}
+		for written := len(m.batches); len(m.batches) == written; {
+			add(s, 1000, "3")
+		}
+		if raw := len(wire.AppendLogs(nil, m.batches[len(m.batches)-1])); raw < BatchRaw-10_000 || raw > BatchRaw+1000 {
+			t.Errorf("lines in one moment made a batch of %d bytes", raw)
+		}
+		before := len(m.batches)
 		for range 2 {
 			add(s, wire.MaxLine, "3") // two of them are more than a batch may hold
 		}
-		if len(m.batches) < 2 {
-			t.Errorf("%d batches after long lines", len(m.batches))
+		if len(m.batches) < before+2 {
+			t.Errorf("%d batches after long lines, %d before", len(m.batches), before)
 		}
-		before := len(m.batches)
+		before = len(m.batches)
 		for i := range wire.MaxStreams + 1 {
 			add(stream(fmt.Sprint(i)), 1, "4")
 		}
@@ -236,7 +243,7 @@ func TestFullSpoolMakesAddWait(t *testing.T) {
 		for ; err == nil && n < 1000; n++ {
 			err = b.Add(ctx, stream("a"), wire.LogLine{Text: make([]byte, 1000)}, Mark{"k", at(fmt.Sprint(n))})
 		}
-		if !errors.Is(err, context.DeadlineExceeded) || n > 100 {
+		if !errors.Is(err, context.DeadlineExceeded) || n > 2*BatchRaw/1000 {
 			t.Fatalf("%d lines were taken, then %v", n, err)
 		}
 		m.setFull(false)

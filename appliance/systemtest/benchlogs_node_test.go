@@ -17,6 +17,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/triward/triward/agent/lines"
 	"github.com/triward/triward/agent/wire"
 )
 
@@ -135,19 +136,35 @@ func (o *ourLogs) feed(ctx context.Context) error {
 	acks, delivered := make([][]time.Duration, corpusHosts), make([]uint64, corpusHosts)
 	err = o.c.deal(ctx, func(ctx context.Context, host int, parts <-chan []corpusLine) error {
 		s := senders[host]
-		for lines := range parts {
-			var batches []wire.Batch
-			for some := range slices.Chunk(lines, 500) {
-				delivered[host]++
-				batches = append(batches, s.batch(wire.LaneLogs, delivered[host], wire.AppendLogs(nil, &wire.LogBatch{Streams: streamsOf(some, s.labels())})))
-			}
+		var pending []corpusLine
+		size := 0
+		deliver := func() error {
+			delivered[host]++
+			batch := s.batch(wire.LaneLogs, delivered[host], wire.AppendLogs(nil, &wire.LogBatch{Streams: streamsOf(pending, s.labels())}))
+			pending, size = pending[:0], 0
 			begin := time.Now()
-			if err := s.deliver(ctx, batches); err != nil {
+			if err := s.deliver(ctx, []wire.Batch{batch}); err != nil {
 				return fmt.Errorf("deliver: %w", err)
 			}
 			acks[host] = append(acks[host], time.Since(begin))
+			return nil
 		}
-		return nil
+		for part := range parts {
+			for i := range part {
+				pending = append(pending, part[i])
+				// As agents do whose files have more than they send in a second.
+				if size += part[i].size(); size < lines.BatchRaw {
+					continue
+				}
+				if err := deliver(); err != nil {
+					return err
+				}
+			}
+		}
+		if len(pending) == 0 {
+			return nil
+		}
+		return deliver()
 	})
 	if err != nil {
 		return err
@@ -163,6 +180,15 @@ func (o *ourLogs) feed(ctx context.Context) error {
 	after, err := o.queueBytes(ctx)
 	o.queue = after - before
 	return err
+}
+
+// size is what the line takes in a batch, about.
+func (l *corpusLine) size() int {
+	n := len(l.text) + 16
+	for _, f := range l.fields {
+		n += len(f.Name) + len(f.Value) + 4
+	}
+	return n
 }
 
 // streamsOf sorts lines of a host into the streams of its files, which have the labels of the host.
