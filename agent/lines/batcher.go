@@ -15,12 +15,11 @@ import (
 	"github.com/triward/triward/agent/wire"
 )
 
-// BatchRaw is how many bytes of lines a batch holds when it is written before its time. Larger ones compress better: in the Raft log
-// lines of `make bench-logs` take a tenth less than in batches of 64 KiB. Small ones are the rule: what comes slower than this waits a second.
-const BatchRaw = 256 << 10
-
-// Other bounds of a batch.
+// Bounds of a batch.
 const (
+	// batchRaw is how many bytes of lines a batch has that is written before its time. Larger ones compress better: lines of the bench of
+	// logs take a tenth less than in batches of 64 KiB. Small ones are the rule, since most hosts have less in a second.
+	batchRaw    = 256 << 10
 	batchRawMax = 420 << 10 // a batch never grows beyond this
 	batchAge    = time.Second
 	noteAge     = 10 * time.Second // positions without lines may wait longer
@@ -124,7 +123,7 @@ func (b *Batcher) Add(ctx context.Context, s *Stream, line wire.LogLine, mark Ma
 		delete(b.notes, mark.Key)
 	}
 	b.Lines.Add(1)
-	if b.raw < BatchRaw {
+	if b.raw < batchRaw {
 		return nil
 	}
 	// The line is taken, whatever comes of this flush: a later one writes it.
@@ -328,7 +327,7 @@ func (b *Batcher) forget() {
 	clear(b.batch.Streams)
 	b.batch.Streams = b.batch.Streams[:0]
 	b.lines, b.raw = 0, 0
-	if cap(b.arena) > 2*BatchRaw {
+	if cap(b.arena) > 2*batchRaw {
 		b.arena = nil
 	}
 	b.arena = b.arena[:0]

@@ -190,7 +190,7 @@ func TestBatchesByAgeSizeAndStreams(t *testing.T) {
 		for written := len(m.batches); len(m.batches) == written; {
 			add(s, 1000, "3")
 		}
-		if raw := len(wire.AppendLogs(nil, m.batches[len(m.batches)-1])); raw < BatchRaw-10_000 || raw > BatchRaw+1000 {
+		if raw := len(wire.AppendLogs(nil, m.batches[len(m.batches)-1])); raw < batchRaw-10_000 || raw > batchRaw+1000 {
 			t.Errorf("lines in one moment made a batch of %d bytes", raw)
 		}
 		before := len(m.batches)
@@ -243,7 +243,7 @@ func TestFullSpoolMakesAddWait(t *testing.T) {
 		for ; err == nil && n < 1000; n++ {
 			err = b.Add(ctx, stream("a"), wire.LogLine{Text: make([]byte, 1000)}, Mark{"k", at(fmt.Sprint(n))})
 		}
-		if !errors.Is(err, context.DeadlineExceeded) || n > 2*BatchRaw/1000 {
+		if !errors.Is(err, context.DeadlineExceeded) || n > 2*batchRaw/1000 {
 			t.Fatalf("%d lines were taken, then %v", n, err)
 		}
 		m.setFull(false)

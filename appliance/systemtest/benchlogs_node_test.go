@@ -17,7 +17,6 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/triward/triward/agent/lines"
 	"github.com/triward/triward/agent/wire"
 )
 
@@ -152,8 +151,7 @@ func (o *ourLogs) feed(ctx context.Context) error {
 		for part := range parts {
 			for i := range part {
 				pending = append(pending, part[i])
-				// As agents do whose files have more than they send in a second.
-				if size += part[i].size(); size < lines.BatchRaw {
+				if size += part[i].size(); size < agentBatch {
 					continue
 				}
 				if err := deliver(); err != nil {
@@ -181,6 +179,9 @@ func (o *ourLogs) feed(ctx context.Context) error {
 	o.queue = after - before
 	return err
 }
+
+// agentBatch is how many bytes of lines agents send at once when there are more (agent/lines.batchRaw).
+const agentBatch = 256 << 10
 
 // size is what the line takes in a batch, about.
 func (l *corpusLine) size() int {
