@@ -140,6 +140,30 @@ func (s *session) pages(t *testing.T, nodes []*Node, query string, total int) {
 				t.Errorf("%s (forward %v): pages of %d give %d lines, not the %d\n%v\n%v", query, p.forward, p.batch, len(got), len(whole), got, whole)
 			}
 		}
+		// --parallel-duration: parts of the time, each by itself, are the whole.
+		var parts []row
+		for at := s.base.UnixNano(); at < p.end; at += int64(7 * time.Second) {
+			part := *p
+			part.start, part.end = at, at+int64(7*time.Second)
+			if at > s.base.Add(time.Minute).UnixNano() { // behind the last line
+				part.end = p.end
+			}
+			got, _, err := part.read(nodes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.forward {
+				parts = append(parts, got...)
+			} else {
+				parts = append(got, parts...)
+			}
+			if part.end == p.end {
+				break
+			}
+		}
+		if !sameRows(whole, parts) {
+			t.Errorf("%s (forward %v): parts of the time give %d lines, not the %d", query, p.forward, len(parts), len(whole))
+		}
 		p.limit, p.batch = total-3, 4
 		got, _, err := p.read(nodes)
 		if err != nil || len(got) != p.limit || got[len(got)-1].t != whole[len(got)-1].t {
