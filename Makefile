@@ -63,12 +63,18 @@ $(CACHE)/victoria-logs: packaging/logpeers.mod
 	@mkdir -p $(CACHE)
 	go build -modfile=packaging/logpeers.mod -o $@ github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs
 
+# Grafana's grammar of LogQL, which our parser is compared with.
+GRAMMAR := packaging/logqlgrammar
+$(GRAMMAR)/node_modules/.package-lock.json: $(GRAMMAR)/package-lock.json
+	cd $(GRAMMAR) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
 .PHONY: senders
 senders: $(CACHE)/prometheus $(CACHE)/lokiclient ## build and install the senders that tests deliver with
 	@packaging/syslog.sh install
 
 .PHONY: test-go
-test-go: $(CACHE)/versitygw senders fault-tools ## tests of the Go packages
+test-go: $(CACHE)/versitygw $(GRAMMAR)/node_modules/.package-lock.json senders fault-tools ## tests of the Go packages
 	TRIWARD_BIN=$(BIN) TRIWARD_VERSITYGW=$(CACHE)/versitygw TRIWARD_SENDERS=$(CACHE) go test -timeout 20m -parallel 4 ./...
 	@echo 'test-go: passed'
 
@@ -235,5 +241,5 @@ bench: go-build ## whole-path figures for docs/benchmarks.md, then those of the 
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf $(BIN) $(CACHE) $(WEB)/node_modules
+	rm -rf $(BIN) $(CACHE) $(WEB)/node_modules $(GRAMMAR)/node_modules
 	find $(WEB)/dist -mindepth 1 -not -name .gitkeep -delete

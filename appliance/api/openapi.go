@@ -43,6 +43,7 @@ func describe(routes []Route) ([]byte, error) {
 			"securitySchemes": object{
 				"session": object{"type": "apiKey", "in": "cookie", "name": auth.CookieSecure},
 				"token":   object{"type": "http", "scheme": "bearer"},
+				"named":   object{"type": "http", "scheme": "basic", "description": "any name, with a token as the password; not for browsers"},
 			},
 		},
 	}
@@ -99,7 +100,7 @@ func (s *schemas) operation(r *Route) object {
 	if r.Permission == auth.Public {
 		op["security"] = []object{}
 	} else {
-		op["security"] = []object{{"session": []string{}}, {"token": []string{}}}
+		op["security"] = []object{{"session": []string{}}, {"token": []string{}}, {"named": []string{}}}
 	}
 	if r.Body != nil {
 		op["requestBody"] = object{

@@ -398,6 +398,9 @@ func TestAuthenticate(t *testing.T) {
 	header := func(v string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set("Authorization", v) }
 	}
+	asUser := func(password string) func(*http.Request) {
+		return func(r *http.Request) { r.SetBasicAuth("ada", password) }
+	}
 	from := func(addr string) func(*http.Request) { return func(r *http.Request) { r.RemoteAddr = addr } }
 	cases := []struct {
 		name string
@@ -414,7 +417,12 @@ func TestAuthenticate(t *testing.T) {
 		{"token", []func(*http.Request){header("Bearer " + token)}, "ci"},
 		{"token in lower case scheme", []func(*http.Request){header("bearer " + token)}, "ci"},
 		{"session as a token", []func(*http.Request){header("Bearer " + session)}, ""},
-		{"basic", []func(*http.Request){header("Basic YWRhOmFkYQ==")}, ""},
+		{"a user's password", []func(*http.Request){header("Basic YWRhOmFkYQ==")}, ""},
+		{"token as a password", []func(*http.Request){asUser(token)}, "ci"},
+		{"token as a password, by a browser", []func(*http.Request){asUser(token), func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }}, ""},
+		{"token as a password, by a page", []func(*http.Request){asUser(token), func(r *http.Request) { r.Header.Set("Origin", "https://other.example") }}, ""},
+		{"session as a password", []func(*http.Request){asUser(session)}, ""},
+		{"bad password beside a good cookie", []func(*http.Request){secure, cookie(auth.CookieSecure, session), asUser("x")}, ""},
 		{"bad token beside a good cookie", []func(*http.Request){secure, header("Bearer twt_x"), cookie(auth.CookieSecure, session)}, ""},
 	}
 	for _, c := range cases {

@@ -38,11 +38,19 @@ func ClearCookie(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// Authenticate returns who makes the request: the holder of the bearer token when there is one, otherwise that of
-// the session's cookie. It returns ErrUnauthenticated for neither; a bad bearer token is never made good by a
-// cookie. A plain cookie counts only on loopback.
+// Authenticate returns who makes the request: the holder of the API token when one is shown, otherwise that of
+// the session's cookie. It returns ErrUnauthenticated for neither; a bad token is never made good by a
+// cookie. A plain cookie counts only on loopback. The token is a bearer token, or the password of any user name for
+// programs that know nothing but names and passwords; users' own passwords open sessions only. A browser shows a name and
+// password again to whatever page asks, so of one they count for nothing.
 func (s *Service) Authenticate(r *http.Request) (Principal, error) {
 	if h := r.Header.Get("Authorization"); h != "" {
+		if _, password, ok := r.BasicAuth(); ok {
+			if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+				return Principal{}, ErrUnauthenticated
+			}
+			return s.Token(password)
+		}
 		scheme, secret, _ := strings.Cut(h, " ")
 		if !strings.EqualFold(scheme, "Bearer") {
 			return Principal{}, ErrUnauthenticated

@@ -181,6 +181,11 @@ func TestAnswers(t *testing.T) {
 		{"query_range", around("query", `{app="web"} |= "500"`), `{"result":[{"stream":{"app":"web","detected_level":"info","host":"a","trace_id":"abc"},"values":[["1700006401000000000","{\"status\":500,\"path\":\"/x\",\"took\":\"12ms\"}"]]}],"resultType":"streams"}`},
 		{"query_range", around("query", `sum by (app) (count_over_time({app=~".+"}[30s]))`, "step", "30"), `{"result":[` +
 			`{"metric":{"app":"db"},"values":[[1700006400,"1"],[1700006430,"1"]]},{"metric":{"app":"web"},"values":[[1700006400,"2"],[1700006430,"2"]]}],"resultType":"matrix"}`},
+		{"query_range", params("query", `{app="db"}`, "start", "2023-11-15T00:00:00.000Z", "end", "2023-11-15T00:00:01.000Z"), `{"result":[{"stream":{"app":"db"},"values":[["1700006400000000000","vacuum 1"]]}],"resultType":"streams"}`},
+		{"query_range", params("query", `{app="db"}`, "start", "1700006400.5", "end", "2023-11-15T02:00:02+02:00"), `{"result":[{"stream":{"app":"db"},"values":[["1700006401000000000","vacuum 2"]]}],"resultType":"streams"}`},
+		{"query_range", params("query", `{app="db"}`, "end", "1700006402000000000", "since", "1s"), `{"result":[{"stream":{"app":"db"},"values":[["1700006401000000000","vacuum 2"]]}],"resultType":"streams"}`},
+		{"query_range", params("query", `{app="db"}`, "end", "1700006402", "since", "1h", "start", "1700006401"), `{"result":[{"stream":{"app":"db"},"values":[["1700006401000000000","vacuum 2"]]}],"resultType":"streams"}`},
+		{"query_range", around("query", `{app="db"}`, "interval", "1.5", "direction", "forward"), `{"result":[{"stream":{"app":"db"},"values":[["1700006400000000000","vacuum 1"]]}],"resultType":"streams"}`},
 		{"query_range", around("query", `{nothing="here"}`), `{"result":[],"resultType":"streams"}`},
 		{"query", params("query", "vector(1)+vector(1)", "time", "4000000000"), `{"result":[{"metric":{},"value":[4000000000,"2"]}],"resultType":"vector"}`},
 		{"query", params("query", `sum(count_over_time({app="db"}[1m]))`, "time", "1700006430"), `{"result":[{"metric":{},"value":[1700006430,"2"]}],"resultType":"vector"}`},
@@ -250,6 +255,13 @@ func TestAnswersOfTheirOwnForm(t *testing.T) {
 	var info map[string]string
 	if err := json.Unmarshal(w.Body.Bytes(), &info); err != nil || info["version"] != Version || info["revision"] != "v1.2.3" {
 		t.Error(err, w.Body)
+	}
+	// What Logs Drilldown asks: all parsers in a row, without their mistakes.
+	w = s.ask("GET", "detected_fields", around("query", `{app="web", host="b"} | json | logfmt | drop __error__, __error_details__`))
+	fields := `{"fields":[{"label":"code","type":"int","cardinality":1,"parsers":null},{"label":"detected_level","type":"string","cardinality":1,"parsers":null},` +
+		`{"label":"level","type":"string","cardinality":1,"parsers":null},{"label":"msg","type":"string","cardinality":1,"parsers":null}],"limit":1000}`
+	if got := strings.TrimSpace(w.Body.String()); got != fields {
+		t.Errorf("fields behind parsers:\n got %s\nwant %s", got, fields)
 	}
 	w = s.ask("GET", "query_range", around("query", `{app="web", host="a"} | json`, "direction", "forward", "limit", "2"), encodingHeader, "x, categorize-labels")
 	want := `{"encodingFlags":["categorize-labels"],"result":[{"stream":{"app":"web","host":"a"},"values":[` +

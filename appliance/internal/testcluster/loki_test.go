@@ -26,13 +26,14 @@ type asked struct {
 	Path       string              `json:"path"`
 	Params     map[string][]string `json:"params"`
 	Categorize bool                `json:"categorize"`
+	Basic      bool                `json:"basic"` // the token is shown as the password of a user
 	Code       int                 `json:"code"`  // 200 when absent
 	Raw        bool                `json:"raw"`   // the answer has no status and data
 	Want       json.RawMessage     `json:"want"`  // data of the answer without its stats
 	Holds      []string            `json:"holds"` // pieces of the answer
 }
 
-// session replays what Grafana's Explore asks of a data source.
+// session replays what a client of Loki asks.
 type session struct {
 	c    *Cluster
 	base time.Time
@@ -95,6 +96,9 @@ func (s *session) ask(n *Node, a *asked) error {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	req.Header.Set("Authorization", "Bearer "+s.c.Token)
+	if a.Basic {
+		req.SetBasicAuth("anybody", s.c.Token)
+	}
 	req.Header.Set("X-Scope-OrgID", "1")
 	if a.Categorize {
 		req.Header.Set("X-Loki-Response-Encoding-Flags", "categorize-labels")
@@ -224,7 +228,7 @@ func TestExploreOverThreeNodes(t *testing.T) {
 			follower = n
 		}
 	}
-	live := s.follow(t, follower)
+	live := s.follow(t, follower, "0")
 	leader.Stop(t)
 	s.lines(t, token.Token, 40, 60)
 	c.WaitEqual(t)
@@ -233,8 +237,35 @@ func TestExploreOverThreeNodes(t *testing.T) {
 			s.replay(t, n)
 		}
 	}
+	onceEach(t, live, 60)
+	leader.Start(t)
+	leader.WaitReady(t)
+	c.WaitEqual(t)
+	s.replay(t, leader)
+}
+
+// follow opens a live tail of all lines of the application, which wait delay seconds for earlier ones.
+func (s *session) follow(t *testing.T, n *Node, delay string) *websocket.Conn {
+	t.Helper()
+	conf := s.c.TLS.Clone()
+	conf.NextProtos = []string{"http/1.1"}
+	q := url.Values{"query": {`{app="web"}`}, "start": {s.fill("$ns(-60)")}, "limit": {"1000"}, "delay_for": {delay}}
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	dialer := websocket.Dialer{TLSClientConfig: conf}
+	ws, resp, err := dialer.DialContext(ctx, "wss"+strings.TrimPrefix(n.URL(), "https")+"/loki/api/v1/tail?"+q.Encode(), http.Header{"Authorization": {"Bearer " + s.c.Token}})
+	if err != nil {
+		t.Fatalf("%v %v", resp, err)
+	}
+	t.Cleanup(func() { _ = ws.Close() })
+	return ws
+}
+
+// onceEach reads a tail until n lines came, of which none may come twice.
+func onceEach(t *testing.T, live *websocket.Conn, n int) {
+	t.Helper()
 	seen := map[string]int{}
-	for len(seen) < 60 {
+	for len(seen) < n {
 		var m struct {
 			Streams []struct {
 				Values [][]any `json:"values"`
@@ -256,25 +287,4 @@ func TestExploreOverThreeNodes(t *testing.T) {
 			t.Errorf("the tail showed %s %d times", text, n)
 		}
 	}
-	leader.Start(t)
-	leader.WaitReady(t)
-	c.WaitEqual(t)
-	s.replay(t, leader)
-}
-
-// follow opens a live tail of all lines of the application.
-func (s *session) follow(t *testing.T, n *Node) *websocket.Conn {
-	t.Helper()
-	conf := s.c.TLS.Clone()
-	conf.NextProtos = []string{"http/1.1"}
-	q := url.Values{"query": {`{app="web"}`}, "start": {s.fill("$ns(-60)")}, "limit": {"1000"}, "delay_for": {"0"}}
-	ctx, cancel := context.WithTimeout(t.Context(), Patience)
-	defer cancel()
-	dialer := websocket.Dialer{TLSClientConfig: conf}
-	ws, resp, err := dialer.DialContext(ctx, "wss"+strings.TrimPrefix(n.URL(), "https")+"/loki/api/v1/tail?"+q.Encode(), http.Header{"Authorization": {"Bearer " + s.c.Token}})
-	if err != nil {
-		t.Fatalf("%v %v", resp, err)
-	}
-	t.Cleanup(func() { _ = ws.Close() })
-	return ws
 }

@@ -272,7 +272,7 @@ func (p *parser) namesFollow() bool {
 	}
 }
 
-// names reads (a, b, …), which may be empty.
+// names reads (a, b, …), which may be empty or end with a comma.
 func (p *parser) names() ([]string, error) {
 	if err := p.expect("(", "before label names"); err != nil {
 		return nil, err
@@ -282,6 +282,9 @@ func (p *parser) names() ([]string, error) {
 		if len(out) > 0 {
 			if err := p.expect(",", "between label names"); err != nil {
 				return nil, err
+			}
+			if p.accept(")") {
+				break
 			}
 		}
 		n, _, err := p.name("in a list of labels")

@@ -459,6 +459,8 @@ func (p *parser) numberPred(name string) (Pred, error) {
 	sign := 1.0
 	if p.accept("-") {
 		sign, f.Text = -1, "-"
+	} else {
+		p.accept("+")
 	}
 	t := p.take()
 	if t.kind != tokNumber {
