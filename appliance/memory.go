@@ -46,7 +46,7 @@ func (c *Config) planMemory(allowed int64) memoryPlan {
 		return p
 	}
 	p.limit = allowed - allowed/unseenShare
-	room := p.limit / heldShare
+	room := p.limit/heldShare - decodedBytes
 	if most := int(room / 2 / sampleBytes); c.Limits.QuerySamples > most {
 		c.Limits.QuerySamples, p.shortened = max(most, 10_000), true
 	}
@@ -64,7 +64,7 @@ func (c *Config) planMemory(allowed int64) memoryPlan {
 		{&p.seal, 16 << 20, sealTakes},
 		{&p.outlines, 4 << 20, 1},
 	}
-	wanted := int64(decodedBytes)
+	wanted := int64(0)
 	for _, part := range parts {
 		wanted += *part.bytes * part.times
 	}
