@@ -244,8 +244,11 @@ func (l *alertLogs) EventsAfter(ctx context.Context, text string, index uint64, 
 	var out []alerting.Line
 	for i := range found.Rows {
 		r := &found.Rows[i]
-		if !logstore.Matches(f, r.Kind, r.Labels, &wire.LogLine{T: r.T, Severity: r.Severity, Text: r.Text, Fields: r.Fields}) {
+		if !logstore.Matches(ctx, f, r.Kind, r.Labels, &wire.LogLine{T: r.T, Severity: r.Severity, Text: r.Text, Fields: r.Fields}) {
 			continue
+		}
+		if ctx.Err() != nil {
+			return nil, false, ctx.Err()
 		}
 		out = append(out, alerting.Line{
 			Index: r.Index, T: r.T / 1e6, Labels: r.Labels.Map(), Fields: wire.Labels(r.Fields).Map(), Text: validText(r.Text),

@@ -69,6 +69,7 @@ type App struct {
 	parts    []api.Check
 	version  string
 	identity *pki.Identity
+	memory   memoryPlan
 	keys     *Keys
 	agentCAs *agentCAs
 	registry *prometheus.Registry
@@ -175,6 +176,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	a.quiet, a.ownLines = opts.Log.With("node", a.cfg.NodeID), selfmon.NewBuffer()
 	a.rootLog = slog.New(selfmon.NewHandler(opts.Log.Handler(), a.ownLines))
 	a.log = a.rootLog.With("node", a.cfg.NodeID)
+	a.memory = a.cfg.limitMemory(a.log)
 	if a.identity, err = a.cfg.loadIdentity(a.log); err != nil {
 		return nil, err
 	}
@@ -293,6 +295,7 @@ func (a *App) openStores() (err error) {
 		Log: a.part("logstore"), CacheBytes: int64(a.cfg.Logs.CacheBytes), NoIndex: !a.cfg.Logs.WordIndex, SealAge: time.Duration(a.cfg.Logs.SealAge),
 		OnDamage: a.guard.damaged, OnFallback: a.guard.fellBack, OnIndex: func(day int64, why error) { a.integrity.indexChanged(day, why) },
 		Queries: a.cfg.Limits.LogQueries, QueryBytes: int64(a.cfg.Limits.LogQueryMemory),
+		MemTableBytes: a.memory.memTable, SealBytes: a.memory.seal, OutlineBytes: a.memory.outlines,
 	})
 	if err != nil {
 		return errors.Join(err, a.metrics.Close())

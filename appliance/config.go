@@ -113,6 +113,8 @@ type LimitsConfig struct {
 	LogQueries     int  `yaml:"log_queries"`
 	LogQueryMemory Size `yaml:"log_query_memory"`
 	LiveClients    int  `yaml:"live_clients"`
+	// Memory is what the process may take; 0: what its control group or the machine allows.
+	Memory Size `yaml:"memory"`
 }
 
 // MetricsConfig is the metrics store.
@@ -336,6 +338,9 @@ func (c *Config) validate(bad func(path, format string, args ...any)) {
 	between("limits.queries", int64(c.Limits.Queries), 1, 1000)
 	between("limits.log_queries", int64(c.Limits.LogQueries), 1, 100)
 	between("limits.log_query_memory", int64(c.Limits.LogQueryMemory), 64<<20, 16<<30)
+	if c.Limits.Memory != 0 {
+		size("limits.memory", c.Limits.Memory, 256<<20, 1<<42)
+	}
 	between("limits.live_clients", int64(c.Limits.LiveClients), 1, 100_000)
 	span("metrics.retention", c.Metrics.Retention, 7*day, 3650*day)
 	span("logs.retention", c.Logs.Retention, day, 3650*day)

@@ -55,7 +55,7 @@ func TestFilterOfEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		match := func(kind wire.StreamKind, ls wire.Labels, l *wire.LogLine) bool {
-			return logstore.Matches(f, kind, ls, l)
+			return logstore.Matches(t.Context(), f, kind, ls, l)
 		}
 		if got := match(line(wire.StreamEvent, web, wire.SeverityCritical, "java was killed")); got != c.web {
 			t.Errorf("%+v of web: %v", c.q, got)

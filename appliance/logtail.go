@@ -91,8 +91,8 @@ type filterMatcher struct {
 }
 
 // Match implements ui.Matcher.
-func (m filterMatcher) Match(_ context.Context, l *ui.Line) (json.RawMessage, bool) {
-	if !logstore.Matches(m.filter, l.Kind, l.Labels, &l.LogLine) {
+func (m filterMatcher) Match(ctx context.Context, l *ui.Line) (json.RawMessage, bool) {
+	if !logstore.Matches(ctx, m.filter, l.Kind, l.Labels, &l.LogLine) {
 		return nil, false
 	}
 	return m.tails.encode(l.T, l.Pos.String(), l.Severity, l.Text, l.Labels, l.Fields), true

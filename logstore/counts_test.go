@@ -204,7 +204,7 @@ func TestSearchGoesOnBesideADamagedDay(t *testing.T) {
 	}
 	var want int64
 	for i := range m.rows {
-		if r := &m.rows[i]; Day(r.T) != testDay+1 && Matches(f, r.Kind, r.Labels, &wire.LogLine{Severity: r.Severity, Text: r.Text, Fields: r.Fields}) {
+		if r := &m.rows[i]; Day(r.T) != testDay+1 && Matches(t.Context(), f, r.Kind, r.Labels, &wire.LogLine{Severity: r.Severity, Text: r.Text, Fields: r.Fields}) {
 			want++
 		}
 	}

@@ -207,6 +207,7 @@ func (c *scan) turn() error {
 	if a := c.e.applying.Load(); a != nil {
 		a.wait(c.ctx)
 	}
+	c.e.waitForSealing(c.ctx)
 	select {
 	case c.ticket.lane.turns <- struct{}{}:
 		c.hasTurn = true
@@ -214,6 +215,19 @@ func (c *scan) turn() error {
 	case <-c.ctx.Done():
 	}
 	return c.err()
+}
+
+// waitForSealing gives way to it while the inbox has twice as much as is sealed at once: a search looks at every line there.
+func (e *engine) waitForSealing(ctx context.Context) {
+	if e.inboxBytes.Load() < e.inboxBound()/2 || e.store.opt.Manual {
+		return
+	}
+	timer := time.NewTimer(giveWay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // breathe is called within a block, every few lines: a long query gives way there too, and stops when nobody waits for it.

@@ -257,3 +257,48 @@ func TestQueriesGiveWayToIntake(t *testing.T) {
 		}
 	})
 }
+
+// Apply is held up the longer the more lines wait to be sealed, and long queries give way to sealing.
+func TestSealingThatIsBehindHoldsOthersUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Options{SealBytes: 32 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		e := &engine{store: s}
+		var cancel context.CancelFunc
+		e.ctx, cancel = context.WithCancel(t.Context())
+		took := func(fn func()) time.Duration {
+			begin := time.Now()
+			fn()
+			return time.Since(begin)
+		}
+		search := func() { e.waitForSealing(t.Context()) }
+		for _, c := range []struct {
+			inbox         int64
+			apply, search time.Duration
+		}{
+			{0, 0, 0},
+			{63 << 20, 0, 0},
+			{64 << 20, 0, giveWay},
+			{128 << 20, 0, giveWay},
+			{160 << 20, inboxPatience / 4, giveWay},
+			{256 << 20, inboxPatience, giveWay},
+			{10 << 30, inboxPatience, giveWay},
+		} {
+			e.inboxBytes.Store(c.inbox)
+			if apply, search := took(e.pushBack), took(search); apply != c.apply || search != c.search {
+				t.Errorf("with %d MiB in the inbox Apply waits %v and a search %v", c.inbox>>20, apply, search)
+			}
+		}
+		cancel()
+		if d := took(e.pushBack); d != 0 {
+			t.Errorf("Apply of a store that ends waits %v", d)
+		}
+		e.store.opt.Manual = true
+		if d := took(search); d != 0 {
+			t.Errorf("where nothing seals by itself a search waits %v", d)
+		}
+	})
+}

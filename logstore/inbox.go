@@ -106,11 +106,38 @@ func (s *Store) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 		return err
 	}
 	defer release()
+	e.pushBack()
 	if err := e.apply(through, entries); err != nil {
 		return fmt.Errorf("apply logs through %d: %w", through, err)
 	}
 	s.tails.wake()
 	return nil
+}
+
+// Bounds of the inbox, which a node fills faster than it seals when many send and many search.
+const (
+	inboxSeals    = 4 // times what is sealed at once: from there on Apply is held up
+	inboxLeast    = 64 << 20
+	inboxPatience = time.Second // for the entries of one call, at twice the bound; a full disk seals nothing
+)
+
+// inboxBound is how many bytes of lines the inbox has before Apply is held up.
+func (e *engine) inboxBound() int64 { return max(inboxSeals*e.store.opt.SealBytes, inboxLeast) }
+
+// pushBack holds Apply up while sealing is behind, the longer the more it is, so that senders wait or spool and no more comes than is
+// sealed: what lies in the inbox is decompressed as a whole by each search.
+func (e *engine) pushBack() {
+	bound := e.inboxBound()
+	over := e.inboxBytes.Load() - bound
+	if over <= 0 || e.store.opt.Manual {
+		return
+	}
+	timer := time.NewTimer(time.Duration(float64(inboxPatience) * min(1, float64(over)/float64(bound))))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-e.ctx.Done():
+	}
 }
 
 func (e *engine) apply(through uint64, entries []wire.LogEntry) error {

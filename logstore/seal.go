@@ -17,7 +17,8 @@ import (
 //
 // A mark says "not in the word index". Its value: version byte (1), the stream (16 bytes), uvarint lines,
 // uvarint bytes as block.Size counts, then the block's terms (block.Vocabulary.Terms) as a zstd frame, or nothing when they
-// must be computed again. Only blocks with a mark are merged, so a document never outlives its block except by
+// must be computed again. A block with too many words (block.Vocabulary.Wordy) keeps its mark, so that its filter answers for it; in the
+// word index is a document without terms, from which is known later that it was looked at. Only blocks with a mark are merged, so a document never outlives its block except by
 // retention.
 
 const (
@@ -192,6 +193,8 @@ type madeBlock struct {
 	id    uint64
 	lines int
 	bytes int // as block.Size counts
+	// wordy says that its words are known to be too many for the word index.
+	wordy bool
 }
 
 // write sorts lines and writes them as blocks.
@@ -243,7 +246,10 @@ func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 	}
 	h := block.HeaderOf(lines)
 	mark := appendMark(nil, k.id, h.Lines, h.Bytes)
-	mark = w.e.store.codec.Compress(mark, w.voc.Terms())
+	wordy := w.voc.Wordy(h.Lines)
+	if !wordy {
+		mark = w.e.store.codec.Compress(mark, w.voc.Terms())
+	}
 	for _, kv := range [...]struct{ key, value []byte }{
 		{headerKey(k.day, k.id, id), h.Append(nil, w.e.blockVersion())},
 		{blockKey(prefixColumns, k.day, id), out.Columns},
@@ -255,7 +261,7 @@ func (w *blockWriter) one(k dayStream, lines []block.Line) error {
 			return err
 		}
 	}
-	w.made = append(w.made, madeBlock{k, id, h.Lines, h.Bytes})
+	w.made = append(w.made, madeBlock{k, id, h.Lines, h.Bytes, wordy})
 	return nil
 }
 

@@ -1,15 +1,19 @@
 package logstore
 
 import (
+	"context"
 	"sync"
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/query"
 )
 
-// Matches reports whether a line matches a filter, for live tails that see lines as they are applied.
-func Matches(f *query.Filter, kind wire.StreamKind, labels wire.Labels, l *wire.LogLine) bool {
-	return f.Match(&query.Line{T: l.T, Kind: kind, Severity: l.Severity, Labels: labels, Fields: l.Fields, Text: l.Text})
+// Matches reports whether a line matches a filter, for live tails that see lines as they are applied. Once ctx ends a long line is
+// given up, and what is returned means nothing.
+func Matches(ctx context.Context, f *query.Filter, kind wire.StreamKind, labels wire.Labels, l *wire.LogLine) bool {
+	return f.Match(&query.Line{
+		T: l.T, Kind: kind, Severity: l.Severity, Labels: labels, Fields: l.Fields, Text: l.Text, Stop: func() bool { return ctx.Err() != nil },
+	})
 }
 
 // feed tells waiters that lines were applied.

@@ -197,7 +197,7 @@ func (e *engine) remark(d int64) error {
 		if err != nil {
 			return err
 		}
-		made = append(made, madeBlock{dayStream{d, sid}, id, h.Lines, h.Bytes})
+		made = append(made, madeBlock{k: dayStream{d, sid}, id: id, lines: h.Lines, bytes: h.Bytes})
 		return batch.Set(blockKey(prefixMark, d, id), appendMark(nil, sid, h.Lines, h.Bytes), nil)
 	})
 	if err != nil {
@@ -218,8 +218,8 @@ func (e *engine) remark(d int64) error {
 // docsAtOnce bounds one batch of the word index.
 const docsAtOnce = 64
 
-// indexBatch gives some blocks of one day to the word index and then takes their marks away. The documents are
-// durable before the marks go; a crash in between only has them written twice.
+// indexBatch gives some blocks of one day to the word index and then takes their marks away, except from those with too many words. The
+// documents are durable before the marks go; a crash in between only has them written twice.
 func (e *engine) indexBatch() (bool, error) {
 	if e.index == nil || len(e.ripe.ready) == 0 {
 		return false, nil
@@ -234,10 +234,14 @@ func (e *engine) indexBatch() (bool, error) {
 			delete(e.ripe.ready, d)
 		}
 	}
-	docs := make([]index.Doc, 0, n)
+	name, there, err := e.indexName(e.db, d)
+	if err != nil {
+		return false, fmt.Errorf("index: %w", err)
+	}
+	docs, unmark := make([]index.Doc, 0, n), make([]uint64, 0, n)
 	for i, m := range blocks[:n] {
-		terms, err := e.terms(m)
-		if errors.Is(err, errNoMark) { // it was merged meanwhile
+		terms, wordy, err := e.terms(m, name, there)
+		if errors.Is(err, errNoMark) || errors.Is(err, errLookedAt) { // it was merged meanwhile, or keeps its mark
 			continue
 		}
 		if err != nil { // it keeps its mark, and is scanned or found damaged by whoever asks
@@ -246,14 +250,14 @@ func (e *engine) indexBatch() (bool, error) {
 			e.ripe.ready[d] = append(e.ripe.ready[d], blocks[:i]...)
 			return false, fmt.Errorf("index: %w", e.wrap(fmt.Sprintf("block %d/%016x", d, m.id), err))
 		}
-		docs = append(docs, index.Doc{ID: m.id, Terms: terms})
+		if docs = append(docs, index.Doc{ID: m.id, Terms: terms}); !wordy {
+			unmark = append(unmark, m.id)
+		}
 	}
-	name, ok, err := e.indexName(e.db, d)
-	if err == nil && !ok {
-		name, err = e.index.Create(d)
-	}
-	if err != nil {
-		return false, fmt.Errorf("index: %w", err)
+	if !there {
+		if name, err = e.index.Create(d); err != nil {
+			return false, fmt.Errorf("index: %w", err)
+		}
 	}
 	if err := e.index.Add(d, name, docs); err != nil {
 		if errors.Is(err, index.ErrUnusable) {
@@ -264,8 +268,8 @@ func (e *engine) indexBatch() (bool, error) {
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
 	err = batch.Set(dayPrefix(prefixIndex, d), appendIndexName(nil, name), nil)
-	for _, m := range blocks[:n] {
-		err = errors.Join(err, batch.Delete(blockKey(prefixMark, d, m.id), nil))
+	for _, id := range unmark {
+		err = errors.Join(err, batch.Delete(blockKey(prefixMark, d, id), nil))
 	}
 	if err == nil {
 		err = e.commit(batch)
@@ -278,10 +282,14 @@ func (e *engine) indexBatch() (bool, error) {
 	return true, nil
 }
 
-var errNoMark = errors.New("block has no mark")
+var (
+	errNoMark   = errors.New("block has no mark")
+	errLookedAt = errors.New("block was found to have too many words before")
+)
 
-// terms returns the terms of a block, from its mark or from its text.
-func (e *engine) terms(m madeBlock) (out []byte, err error) {
+// terms returns the terms of a block, from its mark or from its text, none when they are too many. The index of its day has the name when it
+// is there.
+func (e *engine) terms(m madeBlock, name index.Name, there bool) (out []byte, wordy bool, err error) {
 	err = e.get(blockKey(prefixMark, m.k.day, m.id), func(v []byte) error {
 		_, frame, err := parseMark(blockKey(prefixMark, m.k.day, m.id), v)
 		if err == nil && len(frame) > 0 {
@@ -290,18 +298,26 @@ func (e *engine) terms(m madeBlock) (out []byte, err error) {
 		return err
 	})
 	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, errNoMark
+		return nil, false, errNoMark
 	}
-	if err != nil || out != nil {
-		return out, err
+	if err != nil || out != nil || m.wordy {
+		return out, m.wordy, err
+	}
+	if there {
+		if has, err := e.index.Holds(m.k.day, name, m.id); err != nil || has {
+			return nil, false, errors.Join(err, errLookedAt) // an index that cannot be read is found so by Add
+		}
 	}
 	lines, err := e.readBlock(m)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var voc block.Vocabulary
 	for i := range lines {
 		voc.Add(lines[i].Text)
 	}
-	return voc.Terms(), nil
+	if voc.Wordy(len(lines)) {
+		return nil, true, nil
+	}
+	return voc.Terms(), false, nil
 }

@@ -42,6 +42,7 @@ type tailTopic struct {
 	subs   map[*tailSub]struct{}
 	leftAt time.Time
 	head   Position // everything up to here was looked at
+	giveUp func()   // the lines that are judged just now; nil before the first
 }
 
 // tailSub is a subscription; the topic's lock guards it.
@@ -232,6 +233,9 @@ func (s *tailSub) detach() {
 	defer s.topic.mu.Unlock()
 	delete(s.topic.subs, s)
 	s.topic.leftAt = time.Now()
+	if len(s.topic.subs) == 0 && s.topic.giveUp != nil {
+		s.topic.giveUp()
+	}
 }
 
 // delta makes a message of rows; nothing else is making one for this subscription at the time.
@@ -305,19 +309,39 @@ func (t *tailTopic) run(ctx context.Context) {
 		}
 		began := time.Now()
 		lines, lost, head := t.reader.read()
-		var rows []Row
-		for i := range lines {
-			if row, ok := t.matcher.Match(ctx, &lines[i]); ok {
-				rows = append(rows, Row{Pos: lines[i].Pos, Row: row})
-			}
-			if ctx.Err() != nil {
-				return
-			}
+		rows, left := t.judge(ctx, lines)
+		if ctx.Err() != nil {
+			return
+		}
+		if lost >= 0 {
+			lost += left
 		}
 		t.deliver(rows, lost, head)
 		// A query that is slow to judge takes at most half of a processor; what it misses meanwhile it is told.
 		wake.Reset(max(t.hub.cfg.TailEvery, time.Since(began)))
 	}
+}
+
+// judge matches lines for as long as somebody is subscribed: a long line may take seconds. It returns how many it left out.
+func (t *tailTopic) judge(ctx context.Context, lines []Line) (rows []Row, left int) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	t.mu.Lock()
+	t.giveUp = cancel
+	if len(t.subs) == 0 {
+		cancel()
+	}
+	t.mu.Unlock()
+	for i := range lines {
+		row, ok := t.matcher.Match(ctx, &lines[i])
+		if ctx.Err() != nil {
+			return rows, len(lines) - i
+		}
+		if ok {
+			rows = append(rows, Row{Pos: lines[i].Pos, Row: row})
+		}
+	}
+	return rows, 0
 }
 
 // deliver gives the rows to every subscription, thinned to what each may be sent.

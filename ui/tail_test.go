@@ -361,3 +361,34 @@ func TestEventsAreNotGoneOnWithBehindAHole(t *testing.T) {
 		}
 	})
 }
+
+// A line that takes long to judge is given up when the last client has gone; who comes then is told that lines are missing.
+func TestTailThatNobodyFollowsIsGivenUp(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		b := newBench(t, nil)
+		c := b.dial("ada")
+		c.send(`{"op":"sub","id":"l","kind":"logs.tail","params":{"query":"endless","backlog":0}}`)
+		c.next("snap")
+		b.apply("one", "two", "three")
+		<-b.lines.begun
+		if gone {
+			_ = c.ws.Close()
+		} else {
+			c.send(`{"op":"unsub","id":"l"}`)
+		}
+		waitFor(t, func() bool {
+			b.hub.mu.Lock()
+			defer b.hub.mu.Unlock()
+			return len(b.hub.topics) == 0
+		})
+	}
+}
+
+// Who subscribes while lines are given up is told how many those were.
+func TestTailTellsOfLinesGivenUp(t *testing.T) {
+	topic := &tailTopic{matcher: endless(make(chan struct{}, 1)), subs: map[*tailSub]struct{}{}}
+	rows, left := topic.judge(t.Context(), make([]Line, 3))
+	if len(rows) != 0 || left != 3 {
+		t.Errorf("%d rows, %d lines left out", len(rows), left)
+	}
+}

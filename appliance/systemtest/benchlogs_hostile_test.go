@@ -75,6 +75,10 @@ func (b *benchLogs) hostileLines(ctx context.Context) error {
 		return err
 	}
 	cpu, disk, err := costOf(ctx, o)
+	var parts []benchPart
+	if err == nil {
+		parts, err = o.bytesByPart(ctx)
+	}
 	o.stop()
 	if err != nil {
 		return err
@@ -94,6 +98,10 @@ func (b *benchLogs) hostileLines(ctx context.Context) error {
 		return err
 	}
 	b.say("| CPU-s a million lines | %.2f | %.2f | |", 1e6*cpu/line, 1e6*peerCPU/line)
-	b.say("| store, bytes a line | %.1f | %.1f | %s |\n", disk/line, peerDisk/line, goal(disk/line, peerDisk/line, "%.1f"))
+	b.say("| store, bytes a line | %.1f | %.1f | %s |", disk/line, peerDisk/line, goal(disk/line, peerDisk/line, "%.1f"))
+	for _, p := range parts {
+		b.say("| of that, %s | %.2f | | |", p.name, p.bytes/line)
+	}
+	b.say("")
 	return nil
 }

@@ -104,7 +104,7 @@ func (v *Vocabulary) Add(text []byte) {
 		if s.Lead < s.End {
 			v.form(text[s.Start:s.End])
 		}
-		if !v.words.add(s.Hash()) || s.Lead == s.Start {
+		if !v.words.add(s.Hash()) || s.Lead == s.Start || v.full() {
 			continue
 		}
 		v.fold = words.AppendFold(v.fold[:0], text[s.Start:s.End])
@@ -119,7 +119,7 @@ func (v *Vocabulary) Add(text []byte) {
 // addWord takes the word of a slot.
 func (v *Vocabulary) addWord(word []byte) {
 	v.form(word)
-	if v.words.add(words.HashOf(word)) && (word[0] < '0' || word[0] > '9') {
+	if v.words.add(words.HashOf(word)) && (word[0] < '0' || word[0] > '9') && !v.full() {
 		v.index(word)
 	}
 }
@@ -158,10 +158,20 @@ func (v *Vocabulary) addCJK(char []byte, pairLen int) int {
 }
 
 func (v *Vocabulary) term(t []byte) {
-	if len(t) > 0 && v.terms.add(xxh3.Hash(t)) {
+	if len(t) > 0 && !v.full() && v.terms.add(xxh3.Hash(t)) {
 		v.list = append(append(v.list, t...), '\n')
 	}
 }
+
+// fewTerms are worth it to be in a word index, however few lines they are of.
+const fewTerms = 1024
+
+// full reports whether there are more terms than a block of any size may have in a word index.
+func (v *Vocabulary) full() bool { return v.terms.n > MaxLines }
+
+// Wordy reports whether the words of a block of so many lines are too many for a word index, as those of lines with random letters are:
+// each would be there for this block alone, and take more bytes than the lines. Terms may lack some of them then.
+func (v *Vocabulary) Wordy(lines int) bool { return v.terms.n > max(lines, fewTerms) }
 
 // Terms returns the distinct terms of the word index (words.Term and pairs of CJK characters), each followed by
 // a line feed. It is valid until Reset.

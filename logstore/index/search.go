@@ -209,3 +209,27 @@ func (f *finder) ids(set docs) (map[uint64]struct{}, error) {
 	}
 	return out, nil
 }
+
+// Holds reports whether there is a document of a block. An error that wraps ErrUnusable asks for Drop.
+func (d *Days) Holds(dayNo int64, name Name, id uint64) (holds bool, err error) {
+	h, err := d.hold(dayName{dayNo, name})
+	if err != nil {
+		return false, err
+	}
+	defer d.release(h)
+	defer rescue(&err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	r, err := h.raw.Reader()
+	if err != nil {
+		return false, fmt.Errorf("%w: %s: %w", ErrUnusable, h.path, err)
+	}
+	defer func() { _ = r.Close() }() // nothing was written
+	have, err := r.InternalID(docID(id))
+	if err == nil {
+		err = checkSums(r)
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w: %s: %w", ErrUnusable, h.path, err)
+	}
+	return have != nil, nil
+}

@@ -64,7 +64,7 @@ type Filter struct {
 	prefix  bool     // the last word of the phrase may be the beginning of one
 	literal string   // of opLiteral; for a regular expression a piece that every match contains, or ""
 	re      *regexp.Regexp
-	slow    *regex.Regexp // re of opRegex
+	slow    *regex.Regexp // re, when there is one
 	mask    uint16        // severities that match; for opKind the kind
 	field   string
 	cmp     Compare
@@ -88,7 +88,7 @@ type Line struct {
 	Labels   wire.Labels
 	Fields   []wire.Label
 	Text     []byte
-	// Stop is asked now and then while a regular expression is at a long text; once it returns true what Match says means nothing.
+	// Stop is asked now and then while something that takes long is at a long text; once it returns true what Match says means nothing.
 	// nil goes on to the end.
 	Stop func() bool
 }
@@ -206,7 +206,7 @@ func FieldNumber(name string, cmp Compare, num float64) *Filter {
 
 // FieldRegex matches when re matches the value called name somewhere.
 func FieldRegex(name string, re *regexp.Regexp) *Filter {
-	return withMember(&Filter{op: opField, field: name, cmp: Matches, re: re})
+	return withMember(&Filter{op: opField, field: name, cmp: Matches, re: re, slow: regex.New(re)})
 }
 
 // FieldLike matches when the value called name matches a pattern, in which * stands for any characters.

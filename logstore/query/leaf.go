@@ -36,7 +36,8 @@ type Matcher struct {
 	Op    MatchOp
 	Value string
 
-	re *labels.FastRegexMatcher
+	re   *labels.FastRegexMatcher
+	slow *regex.Regexp // the same, for long values
 }
 
 // NewMatcher makes a Matcher. It fails when an expression is none of RE2, or beyond the bounds.
@@ -52,20 +53,29 @@ func NewMatcher(name string, op MatchOp, value string) (*Matcher, error) {
 	if m.re, err = labels.NewFastRegexMatcher(value); err != nil {
 		return nil, fmt.Errorf("regular expression %.80q: %w", value, err)
 	}
-	return m, nil
+	m.slow, err = regex.NewWhole(value)
+	return m, err
 }
 
 // Matches reports whether the value fulfils the condition. A name that is not there has the value "".
-func (m *Matcher) Matches(value string) bool {
+func (m *Matcher) Matches(value string) bool { return m.MatchesUntil(value, nil) }
+
+// MatchesUntil is Matches. stop is asked now and then while an expression is at a long value; once it returns true what MatchesUntil
+// returns means nothing. nil goes on to the end.
+func (m *Matcher) MatchesUntil(value string, stop func() bool) bool {
 	switch m.Op {
 	case MatchEqual:
 		return value == m.Value
 	case MatchNotEqual:
 		return value != m.Value
-	case MatchRegex:
-		return m.re.MatchString(value)
 	}
-	return !m.re.MatchString(value)
+	is := false
+	if m.slow.Slow(len(value), stop) {
+		is = m.slow.MatchString(value, stop)
+	} else {
+		is = m.re.MatchString(value)
+	}
+	return is == (m.Op == MatchRegex)
 }
 
 // String returns the condition as it is written.

@@ -20,14 +20,14 @@ func (f *Filter) Match(l *Line) bool {
 		return true
 	case opAnd:
 		for _, k := range f.kids {
-			if !k.Match(l) {
+			if l.gone() || !k.Match(l) {
 				return false
 			}
 		}
 		return true
 	case opOr:
 		for _, k := range f.kids {
-			if k.Match(l) {
+			if l.gone() || k.Match(l) {
 				return true
 			}
 		}
@@ -48,31 +48,36 @@ func (f *Filter) Match(l *Line) bool {
 			v = wire.Labels(l.Fields).Get(f.field)
 		}
 		if v == "" && f.text != nil {
-			return f.text.matchMember(l.Text)
+			return f.text.matchMember(l.Text, l.Stop)
 		}
-		return v != "" && f.compare(v)
+		return v != "" && f.compare(v, l.Stop)
 	case opLabel:
-		return f.matcher.Matches(l.Labels.Get(f.field))
+		return f.matcher.MatchesUntil(l.Labels.Get(f.field), l.Stop)
 	case opValue:
 		v := l.Labels.Get(f.field)
 		if v == "" {
 			v = wire.Labels(l.Fields).Get(f.field)
 		}
-		return f.matcher.Matches(v)
+		return f.matcher.MatchesUntil(v, l.Stop)
 	}
 	return false
 }
 
+// gone reports whether nobody waits for what is said of a long line: of thousands of conditions each may take its time.
+func (l *Line) gone() bool { return len(l.Text) > longText && l.Stop != nil && l.Stop() }
+
+const longText = 4 << 10
+
 func (f *Filter) matchText(text []byte, stop func() bool) bool {
 	switch f.op {
 	case opPhrase:
-		return f.matchPhrase(text)
+		return f.matchPhrase(text, stop)
 	case opLiteral:
 		return bytes.Contains(text, []byte(f.literal))
 	case opWords:
-		return f.matchWords(text)
+		return f.matchWords(text, stop)
 	case opMember:
-		return f.matchMember(text)
+		return f.matchMember(text, stop)
 	}
 	if f.literal != "" && !bytes.Contains(text, []byte(f.literal)) {
 		return false
@@ -83,8 +88,12 @@ func (f *Filter) matchText(text []byte, stop func() bool) bool {
 	return f.slow.Match(text, stop)
 }
 
-func (f *Filter) matchPhrase(text []byte) bool {
-	last := len(f.words) - 1
+// stepsAtOnce is how many words of a text are held against one of the filter between two questions whether to go on: a text that
+// repeats what a long phrase begins with takes as many steps as both have words, multiplied.
+const stepsAtOnce = 1 << 14
+
+func (f *Filter) matchPhrase(text []byte, stop func() bool) bool {
+	last, steps := len(f.words)-1, 0
 	for s := (words.Scanner{Text: text}); s.Next(); {
 		if !words.Same(text[s.Start:s.End], f.words[0], f.prefix && last == 0) {
 			continue
@@ -99,18 +108,23 @@ func (f *Filter) matchPhrase(text []byte) bool {
 			}
 			i++
 		}
+		if steps += i; steps > stepsAtOnce && stop != nil {
+			if steps = 0; stop() {
+				return false
+			}
+		}
 	}
 	return false
 }
 
-func (f *Filter) compare(v string) bool {
+func (f *Filter) compare(v string, stop func() bool) bool {
 	switch f.cmp {
 	case Equal:
 		return words.Same([]byte(v), f.value, false)
 	case HasPrefix:
 		return words.Same([]byte(v), f.value, true)
 	case Matches:
-		return f.re.MatchString(v)
+		return f.slow.MatchString(v, stop)
 	case Exists:
 		return true
 	case Like:
@@ -163,7 +177,7 @@ type Lines struct {
 	flat     *Lines   // lines of View without a template, when there are any
 	flatRows []uint16
 	flatRead bool
-	looked   uint
+	looked   int // lines since Stop was asked
 	err      error
 }
 
@@ -189,16 +203,22 @@ func (b *Lines) Reset() {
 }
 
 // gone reports whether Select is to give up.
-func (b *Lines) gone() bool {
-	if b.looked++; b.Stop == nil || b.looked%16 != 0 {
+func (b *Lines) gone() bool { return b.goneBefore(nil) }
+
+// goneBefore is gone before a text is decided, of which each 4 KiB count as much as a line.
+func (b *Lines) goneBefore(text []byte) bool {
+	if b.looked += 1 + len(text)>>12; b.Stop == nil || b.looked < askAfter {
 		return false
 	}
-	if b.Stop() {
-		b.looked-- // so that it is asked again at once
+	if b.Stop() { // it is asked again at once
 		return true
 	}
+	b.looked = 0
 	return false
 }
+
+// askAfter is how many lines are decided between two questions whether to go on.
+const askAfter = 16
 
 func (b *Lines) lower() []byte {
 	if len(b.lowered) != len(b.Text) {
@@ -304,9 +324,9 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 			}
 		})
 	case opValue:
-		f.selectField(b, in, out, f.matcher.Matches)
+		f.selectField(b, in, out, func(v string) bool { return f.matcher.MatchesUntil(v, b.Stop) })
 	case opField:
-		lacking := f.selectField(b, in, out, func(v string) bool { return v != "" && f.compare(v) })
+		lacking := f.selectField(b, in, out, func(v string) bool { return v != "" && f.compare(v, b.Stop) })
 		if f.text != nil && lacking.Count() > 0 {
 			f.text.selectByText(b, lacking, out)
 		}
@@ -393,10 +413,10 @@ func (f *Filter) selectField(b *Lines, in, out Bits, is func(v string) bool) (la
 	}
 	b.entries = b.entries[:0]
 	for e := range values.Entries() {
-		if b.gone() {
+		v := values.Value(e)
+		if b.goneBefore(v) {
 			return nil
 		}
-		v := values.Value(e)
 		b.entries = append(b.entries, is(unsafe.String(unsafe.SliceData(v), len(v)))) // only read
 	}
 	field.Each(func(line, row int) {
@@ -433,7 +453,7 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 	}
 	if piece == "" || in.Count()*8 < b.N {
 		in.Each(func(i int) {
-			if !b.gone() && f.matchText(b.Line(i), b.Stop) {
+			if text := b.Line(i); !b.goneBefore(text) && f.matchText(text, b.Stop) {
 				out.set(i)
 			}
 		})
@@ -446,7 +466,7 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 	at, line, needle := 0, 0, []byte(piece)
 	for {
 		k := bytes.Index(text[at:], needle)
-		if k < 0 || b.gone() {
+		if k < 0 {
 			return
 		}
 		for at += k; int(b.Ends[line]) <= at; {
@@ -458,6 +478,8 @@ func (f *Filter) selectText(b *Lines, in, out Bits) {
 			at = end
 		case which >= 0 && (at+len(piece) > end || !f.hit(text[start:end], at-start, which)):
 			at++
+		case b.goneBefore(text[start:end]):
+			return
 		default:
 			if len(f.words) == 1 && which == 0 || f.matchText(b.Line(line), b.Stop) {
 				out.set(line)

@@ -46,13 +46,13 @@ func (f *Filter) memberNeed() Need {
 var readers = sync.Pool{New: func() any { return new(members.Reader) }}
 
 // matchMember decides a text by the field that it holds.
-func (f *Filter) matchMember(text []byte) bool {
+func (f *Filter) matchMember(text []byte, stop func() bool) bool {
 	if n := f.name.Needle(); n != "" && !bytes.Contains(text, []byte(n)) {
 		return false
 	}
 	r := readers.Get().(*members.Reader)
 	v := r.Get(text, &f.name)
-	is := len(v) > 0 && f.compare(unsafe.String(unsafe.SliceData(v), len(v))) // only read
+	is := len(v) > 0 && f.compare(unsafe.String(unsafe.SliceData(v), len(v)), stop) // only read
 	readers.Put(r)
 	return is
 }
@@ -129,7 +129,7 @@ func (f *Filter) selectMember(b *Lines, t *block.Template, m *memberForm, in, ou
 		}
 	}
 	rows = f.keepMembers(b, t, m.value, rows, func(v []byte) bool {
-		return len(v) <= members.MaxValue && f.compare(unsafe.String(unsafe.SliceData(v), len(v))) // only read
+		return len(v) <= members.MaxValue && f.compare(unsafe.String(unsafe.SliceData(v), len(v)), b.Stop) // only read
 	})
 	for _, scalar := range m.scalars {
 		if len(rows) == 0 {

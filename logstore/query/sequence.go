@@ -29,7 +29,8 @@ func (t *wordTest) is(word []byte) bool {
 // sequence matches lines that hold words for all tests, one after the other.
 func sequence(tests []wordTest) *Filter { return &Filter{op: opWords, tests: tests} }
 
-func (f *Filter) matchWords(text []byte) bool {
+func (f *Filter) matchWords(text []byte, stop func() bool) bool {
+	steps := 0
 	for s := (words.Scanner{Text: text}); s.Next(); {
 		t, i := s, 0
 		for f.tests[i].is(t.Text[t.Start:t.End]) {
@@ -37,6 +38,11 @@ func (f *Filter) matchWords(text []byte) bool {
 				return true
 			}
 			if !t.Next() {
+				return false
+			}
+		}
+		if steps += i; steps > stepsAtOnce && stop != nil {
+			if steps = 0; stop() {
 				return false
 			}
 		}

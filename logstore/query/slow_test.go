@@ -3,8 +3,10 @@ package query
 import (
 	"bytes"
 	"regexp"
+	"strings"
 	"testing"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
 )
 
@@ -46,5 +48,54 @@ func TestSlowLineIsLeft(t *testing.T) {
 	f.Select(&b, Range(2, 0, 2))
 	if asked == 0 {
 		t.Error("a template: nobody is asked whether to go on")
+	}
+}
+
+// So is one under a condition on a field, a matcher of LogQL, words in a row that it repeats, and very many conditions.
+func TestSlowConditionsAreLeft(t *testing.T) {
+	const expr = `(x?x?x?x?){200}[yz]`
+	re := regexp.MustCompile(expr)
+	not, err := NewMatcher("f", MatchNotRegex, ".*"+expr+".*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := strings.Repeat("a ", 4000)
+	long, repeats := strings.Repeat("x", 256<<10), strings.Repeat("a ", 128<<10)
+	var many []*Filter
+	for range 200 {
+		many = append(many, Not(Regex(regexp.MustCompile(`(x?x?x?x?)[yz]`)))) // each takes less than is worth asking
+	}
+	sequenceOf := make([]wordTest, 4000)
+	for i := range sequenceOf {
+		sequenceOf[i].word = "a"
+	}
+	sequenceOf[3999].word = "b"
+	for _, c := range []struct {
+		name   string
+		filter *Filter
+		line   Line
+	}{
+		{"structured field", FieldRegex("f", re), Line{Fields: []wire.Label{{Name: "f", Value: long}}}},
+		{"matcher", Value(not), Line{Fields: []wire.Label{{Name: "f", Value: long}}}},
+		{"phrase", Phrase(again+"b", false), Line{Text: []byte(repeats)}},
+		{"words", sequence(sequenceOf), Line{Text: []byte(repeats)}},
+		{"and", And(many...), Line{Text: []byte(long)}},
+		{"or", Or(Not(And(many...)), Regex(regexp.MustCompile(`y`))), Line{Text: []byte(long)}},
+	} {
+		for _, patience := range []int{0, 3} {
+			asked := 0
+			stop := func() bool { asked++; return asked > patience }
+			c.line.Stop = stop
+			c.filter.Match(&c.line)
+			if asked == 0 || asked > patience+2 {
+				t.Errorf("%s, a line: asked %d times whether to go on, %d is patience", c.name, asked, patience)
+			}
+			asked = 0
+			b := Lines{N: 1, Text: c.line.Text, Ends: []uint32{uint32(len(c.line.Text))}, Fields: [][]wire.Label{c.line.Fields}, Stop: stop}
+			c.filter.Select(&b, Range(1, 0, 1))
+			if asked == 0 || asked > patience+len(many) {
+				t.Errorf("%s, of a block: asked %d times whether to go on, %d is patience", c.name, asked, patience)
+			}
+		}
 	}
 }

@@ -201,10 +201,7 @@ func (f *Filter) selectView(b *Lines, in, out Bits) {
 				if !in.Has(int(line)) {
 					continue
 				}
-				if b.gone() {
-					return
-				}
-				if b.text = v.Append(b.text[:0], int(line)); v.Err() != nil {
+				if b.text = v.Append(b.text[:0], int(line)); v.Err() != nil || b.goneBefore(b.text) {
 					return
 				}
 				if f.matchText(b.text, b.Stop) {

@@ -7,6 +7,7 @@ package regex
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"regexp/syntax"
@@ -71,20 +72,38 @@ func New(re *regexp.Regexp) *Regexp {
 	return s
 }
 
-func (s *Regexp) slow(n int, stop func() bool) bool { return stop != nil && n*s.steps > slowSteps }
+// NewWhole makes one that matches only texts as a whole, as matchers of labels do in Prometheus.
+func NewWhole(expr string) (*Regexp, error) {
+	re, err := regexp.Compile("^(?s:" + expr + ")$")
+	if err != nil {
+		return nil, fmt.Errorf("regular expression %.80q: %w", expr, err)
+	}
+	return New(re), nil
+}
+
+// Slow reports whether a text of n bytes is looked at in a way that can be stopped, which takes longer where it is not.
+func (s *Regexp) Slow(n int, stop func() bool) bool { return stop != nil && n*s.steps > slowSteps }
 
 // Match reports whether the text holds a match. stop is asked now and then while a long text is looked at; once it returns true
 // Match returns soon, and what it returns means nothing. nil goes on to the end.
 func (s *Regexp) Match(text []byte, stop func() bool) bool {
-	if !s.slow(len(text), stop) {
+	if !s.Slow(len(text), stop) {
 		return s.re.Match(text)
 	}
 	return s.re.MatchReader(&stoppable[[]byte]{text: text, decode: utf8.DecodeRune, stop: stop})
 }
 
+// MatchString is Match for a string.
+func (s *Regexp) MatchString(text string, stop func() bool) bool {
+	if !s.Slow(len(text), stop) {
+		return s.re.MatchString(text)
+	}
+	return s.re.MatchReader(&stoppable[string]{text: text, decode: utf8.DecodeRuneInString, stop: stop})
+}
+
 // FindStringSubmatchIndex is that of the expression, with stop as Match has it.
 func (s *Regexp) FindStringSubmatchIndex(text string, stop func() bool) []int {
-	if !s.slow(len(text), stop) {
+	if !s.Slow(len(text), stop) {
 		return s.re.FindStringSubmatchIndex(text)
 	}
 	return s.re.FindReaderSubmatchIndex(&stoppable[string]{text: text, decode: utf8.DecodeRuneInString, stop: stop})

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/triward/triward/logstore/logql/syntax"
 	"github.com/triward/triward/logstore/regex"
 )
@@ -138,7 +139,7 @@ func runHolds(run string, spec syntax.IPSpec) bool {
 func newPred(f syntax.Pred) (stage, error) {
 	switch f := f.(type) {
 	case *syntax.PredMatch:
-		return &matchPred{f.Matcher}, nil
+		return newMatchPred(f.Matcher)
 	case *syntax.PredNumber:
 		return &numberPred{f}, nil
 	case *syntax.PredIP:
@@ -155,9 +156,28 @@ func newPred(f syntax.Pred) (stage, error) {
 	return nil, fmt.Errorf("label filter %T is not known", f)
 }
 
-type matchPred struct{ m *syntax.Matcher }
+type matchPred struct {
+	m    *syntax.Matcher
+	slow *regex.Regexp // of an expression, for long values
+}
 
-func (f *matchPred) run(p *Pipeline) bool { return f.m.Matches(p.labels.Get(f.m.Name)) }
+func newMatchPred(m *syntax.Matcher) (stage, error) {
+	f := &matchPred{m: m}
+	if m.Type != labels.MatchRegexp && m.Type != labels.MatchNotRegexp {
+		return f, nil
+	}
+	var err error
+	f.slow, err = regex.NewWhole(m.Value)
+	return f, err
+}
+
+func (f *matchPred) run(p *Pipeline) bool {
+	v := p.labels.Get(f.m.Name)
+	if f.slow != nil && f.slow.Slow(len(v), p.opts.Stop) {
+		return f.slow.MatchString(v, p.opts.Stop) == (f.m.Type == labels.MatchRegexp)
+	}
+	return f.m.Matches(v)
+}
 
 type bothPred struct {
 	or          bool

@@ -13,6 +13,7 @@ func TestSlowStagesStop(t *testing.T) {
 	for _, text := range []string{
 		"{a=\"b\"} |~ `(x?x?x?x?){200}y`", "{a=\"b\"} !~ `(x?x?x?x?){200}y`", "{a=\"b\"} | regexp `(?P<n>(x?x?x?x?){200}y)`",
 		`{a="b"} | line_format "{{ regexReplaceAll \"x.*y|x\" __line__ \"z\" }}"`, `{a="b"} | line_format "{{ __line__ | count \"x.*y|x\" }}"`,
+		"{a=\"b\"} | regexp `(?P<n>.*)` | n =~ `.*(x?x?x?x?){200}y`", "{a=\"b\"} | regexp `(?P<n>.*)` | n !~ `.*(x?x?x?x?){200}y`",
 	} {
 		x, err := syntax.ParseLog(text)
 		if err != nil {
