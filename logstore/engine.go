@@ -44,13 +44,14 @@ type engine struct {
 	applying atomic.Pointer[applying] // nil while nothing is being stored
 	known    map[dayStream]struct{}   // stream keys that are written
 
-	ripe    ripeness
-	swept   floors                 // that dropKinds has dealt with
-	dropped atomic.Pointer[floors] // the same, for Pending
-	lows    floors                 // below which lines may be gone, as noteFloors wrote down; of background work
-	sparse  map[int64]bool         // days that streams were removed from, of background work
-	trim    trimming
-	trims   atomic.Bool // what cuts hide is being removed
+	ripe     ripeness
+	squeezed squeezing
+	swept    floors                 // that dropKinds has dealt with
+	dropped  atomic.Pointer[floors] // the same, for Pending
+	lows     floors                 // below which lines may be gone, as noteFloors wrote down; of background work
+	sparse   map[int64]bool         // days that streams were removed from, of background work
+	trim     trimming
+	trims    atomic.Bool // what cuts hide is being removed
 
 	pressure pressure
 	tables   sync.Mutex // held while no table may be made

@@ -1,7 +1,6 @@
 package logstore
 
 import (
-	"bytes"
 	"errors"
 	"unsafe"
 
@@ -46,39 +45,44 @@ func (c *scan) tellTexts(d int64, k *candidate) error {
 
 // mayHold asks the filter of a block for a need.
 func (c *scan) mayHold(d int64, id uint64, need *query.Need) (bool, error) {
-	if need.Op == query.NeedAnything {
-		return true, nil
+	if may, known := c.mayHoldSeen(id, need); known {
+		return may, nil
 	}
-	v, err := c.filterOf(blockKey(prefixFilter, d, id))
-	if err != nil {
+	v, err := c.filters.get(c.snap, blockKey(prefixFilter, d, id))
+	if err != nil && !errors.Is(err, pebble.ErrNotFound) {
 		return false, err
 	}
-	return need.May(func(w string) bool { return block.MayHold(v, w) }), nil
+	c.e.outlines.PutFilter(id, v)
+	f := block.ReadFilter(v)
+	return c.lets(&f, need), nil
 }
 
-// filterOf returns the filter of a block, valid until the next call; empty when there is none. Many are read one after the other: an
-// iterator that is there already takes half the time of a Get.
-func (c *scan) filterOf(key []byte) (filter []byte, err error) {
-	if c.filters == nil {
-		if c.filters, err = c.snap.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixFilter}, UpperBound: []byte{prefixFilter + 1}}); err != nil {
-			return nil, err
+// mayHoldSeen is mayHold by what is remembered of the filter; known is false when that does not tell.
+func (c *scan) mayHoldSeen(id uint64, need *query.Need) (may, known bool) {
+	if need.Op == query.NeedAnything {
+		return true, true
+	}
+	f := c.e.outlines.Filter(id)
+	if f == nil {
+		return true, false
+	}
+	may = c.lets(f, need)
+	return may, !may || !f.IsBrief()
+}
+
+// lets reports whether a filter lets a need pass.
+func (c *scan) lets(f *block.Filter, need *query.Need) bool {
+	return need.May(func(word string) bool {
+		w, ok := c.sought[word]
+		if !ok {
+			if c.sought == nil {
+				c.sought = map[string]block.Sought{}
+			}
+			w = block.Seek(word)
+			c.sought[word] = w
 		}
-	}
-	it := c.filters
-	if it.SeekGE(key) && bytes.Equal(it.Key(), key) {
-		return it.ValueAndErr()
-	}
-	if it.Error() == nil {
-		return nil, nil
-	}
-	v, closer, err := c.snap.Get(key) // what is damaged may be the row behind it
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return bytes.Clone(v), closer.Close()
+		return f.MayHold(&w)
+	})
 }
 
 // countedBy is what lines are counted by: severity (or level), kind, a label of the stream, or else a structured field, or

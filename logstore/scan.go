@@ -68,7 +68,12 @@ type scan struct {
 
 	reducer *query.Reducer
 	cands   []candidate
-	filters *pebble.Iterator // over those of blocks; nil until one is asked for
+	filters fetcher                 // of prefixFilter
+	columns fetcher                 // of prefixColumns
+	texts   fetcher                 // of prefixText
+	sought  map[string]block.Sought // words that filters are asked for
+	need    query.Need              // of needFor
+	needFor *query.Filter
 	cols    block.Columns
 	spans   block.Spans
 	text    block.Text
@@ -114,8 +119,8 @@ func (s *Store) scan(ctx context.Context, f *query.Filter, start, end int64) (*s
 	}
 	c.stop = c.breathe
 	return c, func() {
-		if c.filters != nil {
-			_ = c.filters.Close() // what it met was told when it was asked
+		for _, f := range []*fetcher{&c.filters, &c.columns, &c.texts} {
+			f.close()
 		}
 		_ = c.snap.Close() // a snapshot has nothing to fail with
 		stop()
@@ -473,12 +478,12 @@ func (c *scan) inRange(start, last int64) query.Bits {
 	return query.Range(c.cols.N, from, max(from, to))
 }
 
-// texts opens the texts of a block, of which o is the outline when it is known: c.templates, or c.text when that is nil. They are there until free is called. Without an
-// error and free the day was dropped meanwhile.
-func (c *scan) texts(d int64, k *candidate, o *block.Outline) (free func() error, err error) {
-	v, closer, err := c.snap.Get(blockKey(prefixText, d, k.id))
+// openTexts opens the texts of a block, of which o is the outline when it is known: c.templates, or c.text when that is nil. They are there until
+// those of another block are opened. Without an error and open the day was dropped meanwhile.
+func (c *scan) openTexts(d int64, k *candidate, o *block.Outline) (open bool, err error) {
+	v, err := c.texts.get(c.snap, blockKey(prefixText, d, k.id))
 	if err != nil {
-		return nil, c.missing(d, k.st.kind, err)
+		return false, c.missing(d, k.st.kind, err)
 	}
 	c.templates = nil
 	ok, err := c.e.store.codec.ViewSeen(&c.view, v, k.head.Lines, o)
@@ -488,15 +493,7 @@ func (c *scan) texts(d int64, k *candidate, o *block.Outline) (free func() error
 		err = c.e.store.codec.DecodeText(&c.text, v, k.head.Lines)
 		c.stats.Bytes += int64(len(c.text.Bytes))
 	}
-	if err != nil {
-		return nil, errors.Join(err, closer.Close())
-	}
-	return func() error {
-		if ok {
-			c.stats.Bytes += int64(c.view.Decompressed())
-		}
-		return closer.Close()
-	}, nil
+	return err == nil, err
 }
 
 // missing tells a block of a day that retention took away from a block that is lost.

@@ -29,9 +29,12 @@ func (c *scan) block(d int64, k *candidate) (err error) {
 	}
 	c.templates, c.positioned = nil, false
 	texts, columns := blockTexts{c: c, d: d, k: k}, blockColumns{c: c, d: d, k: k}
-	defer func() { err = errors.Join(err, texts.close(), columns.close()) }()
+	defer texts.close()
 	if k.filter, err = c.stored(d, k); err != nil {
 		return err
+	}
+	if c.countNumbers(k, start, last) {
+		return nil
 	}
 	if may, err := c.within(k.filter, &columns); err != nil || !may {
 		return unlessDropped(err)
@@ -60,6 +63,9 @@ func (c *scan) block(d int64, k *candidate) (err error) {
 	if err := columns.decode(what); err != nil {
 		return unlessDropped(err)
 	}
+	if err := c.keepNumbers(k); err != nil {
+		return err
+	}
 	if !alone {
 		c.positioned = k.cut > 0
 		if in = query.Range(h.Lines, 0, h.Lines); !whole {
@@ -72,7 +78,7 @@ func (c *scan) block(d int64, k *candidate) (err error) {
 			return err
 		}
 	}
-	if text && texts.free == nil {
+	if text && !texts.there {
 		if err := texts.open(); err != nil {
 			return unlessDropped(err)
 		}
@@ -96,16 +102,59 @@ type minuted interface {
 
 // minutes gives the minutes of a block to the sink. It reports false when the block does not have them, or is dropped.
 func (c *scan) minutes(d int64, k *candidate, to minuted) (ok bool, err error) {
-	v, closer, err := c.snap.Get(blockKey(prefixColumns, d, k.id))
+	v, err := c.columns.get(c.snap, blockKey(prefixColumns, d, k.id))
 	if err != nil {
 		return false, c.missing(d, k.st.kind, err)
 	}
-	ok, err = c.e.store.codec.DecodeMinutes(&c.byMinute, v, &k.head)
-	if err = errors.Join(err, closer.Close()); err != nil || !ok {
+	if ok, err = c.e.store.codec.DecodeMinutes(&c.byMinute, v, &k.head); err != nil || !ok {
 		return false, err
 	}
 	to.addMinutes(&c.byMinute)
 	return true, nil
+}
+
+// countNumbers counts the lines of a block that match by what is remembered of a field's numbers, and reports whether it could.
+func (c *scan) countNumbers(k *candidate, start, last int64) bool {
+	v, counts := c.sink.(counter)
+	field, ok := k.filter.OfNumbers()
+	if !counts || !ok || k.cut > 0 {
+		return false
+	}
+	n := c.e.outlines.Numbers(k.id, field)
+	timed := c.timed(k, start, last)
+	if n == nil || timed && len(n.Times) < len(n.Values) {
+		return false
+	}
+	in := make(query.Bits, (len(n.Values)+63)/64)
+	for i, value := range n.Values {
+		if k.filter.MatchesNumber(value) && (!timed || start <= n.Times[i] && n.Times[i] <= last) {
+			in[i/64] |= 1 << (i % 64)
+		}
+	}
+	times := n.Times
+	if !timed {
+		times = nil
+	}
+	v.addAll(&k.head, times, n.Severities, in)
+	c.stats.Lines += int64(k.head.Lines)
+	c.stats.Counted++
+	return true
+}
+
+// keepNumbers has the numbers remembered by which the lines of a block were decided, when it is not the first time.
+func (c *scan) keepNumbers(k *candidate) error {
+	if _, counts := c.sink.(counter); !counts {
+		return nil
+	}
+	field, ok := k.filter.OfNumbers()
+	if !ok || !c.e.outlines.AskNumbers(k.id, field) {
+		return nil
+	}
+	n, err := c.cols.Numbers(field)
+	if err == nil {
+		c.e.outlines.PutNumbers(k.id, field, n)
+	}
+	return err
 }
 
 // timed reports whether the times of single lines of a block matter to what is found from start to last.
@@ -150,6 +199,14 @@ func (c *scan) within(f *query.Filter, columns *blockColumns) (bool, error) {
 // filter makes of what the block's lines have in common; nil when that is not known.
 func (c *scan) look(texts *blockTexts) (sight *query.Sight, may bool, err error) {
 	k, f := texts.k, texts.k.filter
+	need := c.needOf(f)
+	known := need.Op == query.NeedAnything || k.asked && settled(need)
+	if !known {
+		if may, known = c.mayHoldSeen(k.id, need); !may {
+			c.stats.SkippedFilter++
+			return nil, false, nil
+		}
+	}
 	asked := f.NeedsText()
 	if asked {
 		if texts.outline = c.e.outlines.Get(k.id); texts.outline != nil {
@@ -162,8 +219,8 @@ func (c *scan) look(texts *blockTexts) (sight *query.Sight, may bool, err error)
 			}
 		}
 	}
-	if need := f.Need(); need.Op != query.NeedAnything && !(k.asked && settled(&need)) {
-		if may, err = c.mayHold(texts.d, k.id, &need); err != nil {
+	if !known {
+		if may, err = c.mayHold(texts.d, k.id, need); err != nil {
 			return nil, false, err
 		}
 		if !may {
@@ -199,6 +256,14 @@ func (c *scan) look(texts *blockTexts) (sight *query.Sight, may bool, err error)
 	return sight, true, nil
 }
 
+// needOf returns the need of a filter: many blocks in a row have the same one.
+func (c *scan) needOf(f *query.Filter) *query.Need {
+	if c.needFor != f {
+		c.need, c.needFor = f.Need(), f
+	}
+	return &c.need
+}
+
 // limiter is a sink that now wants only lines of some times, both included, whatever part they are in.
 type limiter interface{ limits() (from, to int64) }
 
@@ -216,7 +281,7 @@ func (c *scan) decide(texts *blockTexts, sight *query.Sight, in query.Bits) (que
 	if c.cols.ByName() {
 		b.Columns = &c.cols
 	}
-	if texts.free == nil {
+	if !texts.there {
 		b.Open = texts.open
 	} else {
 		texts.give()
@@ -237,10 +302,10 @@ func (c *scan) decide(texts *blockTexts, sight *query.Sight, in query.Bits) (que
 
 // blockTexts opens the texts of a block when they are needed.
 type blockTexts struct {
-	c    *scan
-	d    int64
-	k    *candidate
-	free func() error // once they are open
+	c     *scan
+	d     int64
+	k     *candidate
+	there bool // they are open
 
 	outline *block.Outline // nil when it is not remembered
 }
@@ -249,7 +314,7 @@ var errDropped = errors.New("retention took the day away")
 
 // open gives the texts to c.lines. It fails with errDropped when the day was dropped meanwhile.
 func (t *blockTexts) open() (err error) {
-	if t.free, err = t.c.texts(t.d, t.k, t.outline); err == nil && t.free == nil {
+	if t.there, err = t.c.openTexts(t.d, t.k, t.outline); err == nil && !t.there {
 		return errDropped
 	}
 	t.give()
@@ -269,35 +334,34 @@ func unlessDropped(err error) error {
 	return err
 }
 
-func (t *blockTexts) close() error {
-	if t.free == nil {
-		return nil
+// close counts what was read of the texts.
+func (t *blockTexts) close() {
+	if t.there && t.c.templates != nil {
+		t.c.stats.Bytes += int64(t.c.view.Decompressed())
 	}
-	return t.free()
 }
 
 // blockColumns opens the columns of a block when they are needed.
 type blockColumns struct {
-	c    *scan
-	d    int64
-	k    *candidate
-	b    []byte
-	free func() error // once they are open
+	c     *scan
+	d     int64
+	k     *candidate
+	b     []byte
+	there bool // they are open
 }
 
 // open reads the container. It fails with errDropped when the day was dropped meanwhile.
-func (o *blockColumns) open() error {
-	if o.free != nil {
+func (o *blockColumns) open() (err error) {
+	if o.there {
 		return nil
 	}
-	v, closer, err := o.c.snap.Get(blockKey(prefixColumns, o.d, o.k.id))
-	if err != nil {
+	if o.b, err = o.c.columns.get(o.c.snap, blockKey(prefixColumns, o.d, o.k.id)); err != nil {
 		if err = o.c.missing(o.d, o.k.st.kind, err); err == nil {
 			err = errDropped
 		}
 		return err
 	}
-	o.b, o.free = v, closer.Close
+	o.there = true
 	return nil
 }
 
@@ -307,11 +371,4 @@ func (o *blockColumns) decode(what block.What) error {
 		return err
 	}
 	return o.c.e.store.codec.DecodeColumns(&o.c.cols, o.b, o.k.head.Lines, what)
-}
-
-func (o *blockColumns) close() error {
-	if o.free == nil {
-		return nil
-	}
-	return o.free()
 }

@@ -16,7 +16,7 @@ type Stats struct {
 	// SkippedTemplates were passed over by what their lines have in common: none of it can match.
 	SkippedTemplates int
 
-	Counted int // answered by their header alone, or by how many lines are in each of their minutes
+	Counted int // answered by their header alone, by how many lines are in each of their minutes, or by remembered numbers of a field
 	Blocks  int // opened
 	Pending int // of Considered, blocks that the word index should have answered for and does not hold yet
 

@@ -170,12 +170,13 @@ type Store struct {
 
 // bounds of what a query holds.
 type bounds struct {
-	window int           // bytes of lines that a walk in the order of time collects before it hands them out; up to twice that
-	values int           // bytes of the distinct values that are counted at once
-	pass   time.Duration // after that a walk gives its snapshot up at the end of a day
+	window  int           // bytes of lines that a walk in the order of time collects before it hands them out; up to twice that
+	values  int           // bytes of the distinct values that are counted at once
+	squeeze int64         // bytes on disk that are worth a compaction (squeeze)
+	pass    time.Duration // after that a walk gives its snapshot up at the end of a day
 }
 
-var defaultBounds = bounds{window: 16 << 20, values: 16 << 20, pass: 5 * time.Second}
+var defaultBounds = bounds{window: 16 << 20, values: 16 << 20, squeeze: 1 << 20, pass: 5 * time.Second}
 
 // New makes a Store without a directory; Open gives it one.
 func New(opt Options) (*Store, error) {

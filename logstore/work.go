@@ -61,7 +61,7 @@ func (e *engine) pass(ctx context.Context, force bool) error {
 			}
 			return e.seal()
 		},
-		e.merge, e.indexBatch,
+		e.merge, e.indexBatch, e.squeeze,
 	} {
 		for again := true; again; {
 			select {
@@ -71,6 +71,9 @@ func (e *engine) pass(ctx context.Context, force bool) error {
 			}
 			var err error
 			again, err = step()
+			if again { // it removed rows
+				e.squeezed.until = e.store.opt.Now().UnixNano() + squeezeWithin
+			}
 			e.noteWaiting()
 			<-e.maint
 			if err != nil {

@@ -53,7 +53,7 @@ type LogStats struct {
 	// SkippedTemplates were passed over by what their lines have in common.
 	SkippedTemplates int `json:"skipped_templates"`
 
-	Counted int      `json:"counted"`       // answered by their header alone, or by how many lines are in each of their minutes
+	Counted int      `json:"counted"`       // answered by their header alone, by how many lines are in each of their minutes, or by remembered numbers of a field
 	Blocks  int      `json:"blocks"`        // opened
 	Pending int      `json:"pending_index"` // of those considered, not in the word index yet
 	Lines   int64    `json:"scanned_lines"`

@@ -14,10 +14,15 @@ import (
 //
 // Version 2 has the forms of words before the bits, so that a word of a form that no word has is not let through by chance, which
 // costs the reading of a block: a uvarint for each wordForm, bit min(length, 63) of which is set when there is a word of the form and length.
-const (
-	filterProbes = 5
-	filterBits   = 8 // a word
-)
+
+// filterSize returns how large filters are written. How many bits there are for a word is not part of the format. Of 1,000 words that a block does not have 4 pass 12 bits
+// with 6 probes, 21 pass 8 bits with 5, which filters of version 2 had before.
+func filterSize(version int) (bitsPerWord, probes int) {
+	if version >= Version2 {
+		return 12, 6
+	}
+	return 8, 5
+}
 
 // wordForms are the forms of ASCII words with a digit: 1 for those with letters a to f, 2 for those with others, added up.
 const wordForms = 4
@@ -40,36 +45,78 @@ func formOf[T ~string | ~[]byte](word T) (form int, length uint64, ok bool) {
 	return form, 1 << min(len(word), 63), true
 }
 
-// MayHold reports whether the block of the filter may hold a folded word, or two CJK characters that follow each other. Filters that are no
-// filters of these formats may hold everything.
-func MayHold(filter []byte, word string) bool {
-	if len(filter) < 3 || filter[0] != Version1 && filter[0] != Version2 {
-		return true
+// Sought is a folded word, or two CJK characters that follow each other, as filters are asked for it.
+type Sought struct {
+	at, step uint32
+	form     int
+	length   uint64
+	formed   bool
+}
+
+// Seek returns what filters are asked for a word.
+func Seek(word string) Sought {
+	hash := words.Hash([]byte(word))
+	s := Sought{at: uint32(hash >> 32), step: uint32(hash) | 1}
+	s.form, s.length, s.formed = formOf(word)
+	return s
+}
+
+// Filter is one that was read. It is immutable.
+type Filter struct {
+	forms  [wordForms]uint64
+	formed bool // forms are known
+	brief  bool // bits were left out
+	probes byte
+	bits   []byte // none when it may hold everything
+}
+
+// ReadFilter reads the bytes of a filter, which it keeps. What is no filter of these formats may hold everything.
+func ReadFilter(b []byte) Filter {
+	var f Filter
+	if len(b) < 3 || b[0] != Version1 && b[0] != Version2 {
+		return f
 	}
-	probes, bits := filter[1], filter[2:]
-	if filter[0] == Version2 {
-		form, length, ok := formOf(word)
-		for i := range wordForms {
+	probes, bits := b[1], b[2:]
+	if b[0] == Version2 {
+		for i := range f.forms {
 			has, n := binary.Uvarint(bits)
 			if n <= 0 {
-				return true
+				return Filter{}
 			}
-			if bits = bits[n:]; ok && i == form && has&length == 0 {
-				return false
-			}
+			f.forms[i], bits = has, bits[n:]
 		}
+		f.formed = true
 	}
-	n := uint32(len(bits)) * 8
+	f.probes, f.bits = probes, bits
+	return f
+}
+
+// Brief returns the filter without its bits: it lets every word pass whose form and length the block has.
+func (f *Filter) Brief() *Filter {
+	return &Filter{forms: f.forms, formed: f.formed, brief: true}
+}
+
+// IsBrief reports whether the filter is one that Brief returned, which the whole one may say no where it says yes.
+func (f *Filter) IsBrief() bool { return f.brief }
+
+// Size returns about how many bytes the filter takes.
+func (f *Filter) Size() int { return 96 + cap(f.bits) }
+
+// MayHold reports whether the block of the filter may hold a word.
+func (f *Filter) MayHold(w *Sought) bool {
+	if f.formed && w.formed && f.forms[w.form]&w.length == 0 {
+		return false
+	}
+	n := uint32(len(f.bits)) * 8
 	if n == 0 {
 		return true
 	}
-	hash := words.Hash([]byte(word))
-	at, step := uint32(hash>>32), uint32(hash)|1
-	for range probes {
-		if b := at % n; bits[b/8]&(1<<(b%8)) == 0 {
+	at := w.at
+	for range f.probes {
+		if b := at % n; f.bits[b/8]&(1<<(b%8)) == 0 {
 			return false
 		}
-		at += step
+		at += w.step
 	}
 	return true
 }
@@ -179,12 +226,17 @@ func (v *Vocabulary) Terms() []byte { return v.list }
 
 // Filter returns the bytes of the filter in a version.
 func (v *Vocabulary) Filter(version int) []byte {
-	n := uint32(v.words.n*filterBits+63) / 64 * 64
+	bitsPerWord, probes := filterSize(version)
+	return v.filter(version, bitsPerWord, probes)
+}
+
+func (v *Vocabulary) filter(version, bitsPerWord, probes int) []byte {
+	n := uint32(v.words.n*bitsPerWord+63) / 64 * 64
 	if n == 0 {
 		n = 64
 	}
 	out := make([]byte, 2, 2+wordForms*binary.MaxVarintLen64+n/8)
-	out[0], out[1] = byte(version), filterProbes
+	out[0], out[1] = byte(version), byte(probes)
 	if version >= Version2 {
 		for _, lengths := range v.forms {
 			out = binary.AppendUvarint(out, lengths)
@@ -195,7 +247,7 @@ func (v *Vocabulary) Filter(version int) []byte {
 	inverse := ^uint64(0)/uint64(n) + 1
 	v.words.each(func(hash uint64) {
 		at, step := uint32(hash>>32), uint32(hash)|1
-		for range filterProbes {
+		for range probes {
 			b, _ := bits.Mul64(inverse*uint64(at), uint64(n)) // at % n, as Lemire, Kaser and Kurz have it ("Faster remainder by direct computation")
 			set[b/8] |= 1 << (b % 8)
 			at += step

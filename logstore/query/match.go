@@ -131,9 +131,10 @@ func (f *Filter) compare(v string, stop func() bool) bool {
 		return f.glob.Has([]byte(v))
 	}
 	n, ok := block.Number(v)
-	if !ok {
-		return false
-	}
+	return ok && f.compareNumber(n)
+}
+
+func (f *Filter) compareNumber(n float64) bool {
 	switch f.cmp {
 	case Less:
 		return n < f.num

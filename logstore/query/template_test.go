@@ -422,13 +422,17 @@ func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
 		if !FieldNumber("code", Greater, 498).stored().MayBeWithin(&spans) {
 			ruledOut++
 		}
-		head, words := block.HeaderOf(lines), voc.Filter(block.Version2)
+		head, filter := block.HeaderOf(lines), block.ReadFilter(voc.Filter(block.Version2))
+		has := func(word string) bool {
+			w := block.Seek(word)
+			return filter.MayHold(&w)
+		}
 		for k, f := range filters {
 			whole := And(f, Not(Field("code", Equal, fmt.Sprint(k))))
 			var plans Plans
 			reducer := whole.Reducer()
 			reduced := reducer.Block(whole, &head)
-			stored := reducer.Stored(reduced, func(n *Need) bool { return n.May(func(w string) bool { return block.MayHold(words, w) }) })
+			stored := reducer.Stored(reduced, func(n *Need) bool { return n.May(has) })
 			for _, f := range []*Filter{whole, reduced, stored} {
 				b.Reset()
 				if b.N = len(lines); cols.ByName() {
@@ -448,7 +452,7 @@ func TestFieldColumnsSelectWhatLinesMatch(t *testing.T) {
 				}
 				got := f.Select(&b, Range(len(lines), 0, len(lines)))
 				need := f.Need()
-				may := need.May(func(w string) bool { return block.MayHold(words, w) })
+				may := need.May(has)
 				if f == stored {
 					may = may && f.MayBeWithin(&spans)
 				}
