@@ -179,16 +179,16 @@ func ValidName(name string) bool { return fileName.MatchString(name) }
 
 // Parse reads a file. What is wrong with it is told in one *Error.
 func Parse(name string, body []byte, promql parser.Parser, queries Queries) (*File, error) {
-	return parse(name, body, promql, queries, false)
+	return readFile(name, body, promql, queries, false)
 }
 
 // ParseStored reads a file that was taken before, maybe by another version. A query that this one does not take makes its rule
 // Refused and keeps none of the others from being evaluated.
 func ParseStored(name string, body []byte, promql parser.Parser, queries Queries) (*File, error) {
-	return parse(name, body, promql, queries, true)
+	return readFile(name, body, promql, queries, true)
 }
 
-func parse(name string, body []byte, promql parser.Parser, queries Queries, stored bool) (*File, error) {
+func readFile(name string, body []byte, promql parser.Parser, queries Queries, stored bool) (*File, error) {
 	bad := &Error{File: name, stored: stored}
 	switch {
 	case !ValidName(name):
