@@ -3,6 +3,7 @@ package appliance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"strconv"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/triward/triward/appliance/alerting"
 	"github.com/triward/triward/appliance/alerting/notify"
 	"github.com/triward/triward/appliance/alerting/rules"
+	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/api/promapi"
 	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/fleet"
@@ -179,13 +181,26 @@ type alertLogs struct {
 
 // CheckQuery implements alerting.Logs.
 func (l *alertLogs) CheckQuery(text string) error {
-	_, err := compile(text)
+	_, err := ruleQuery(text)
 	return err
+}
+
+// ruleQuery reads the query of a rule. Its error has the place and the remedy in its text, as there is nothing else to show of it.
+func ruleQuery(text string) (*query.Filter, error) {
+	f, err := compile(text)
+	if bad, ok := errors.AsType[*api.QueryError](err); ok {
+		hint := ""
+		if bad.Hint != "" {
+			hint = ": " + bad.Hint
+		}
+		return nil, fmt.Errorf("at byte %d: %w%s", bad.Pos, bad, hint)
+	}
+	return f, err
 }
 
 // Count implements alerting.Logs.
 func (l *alertLogs) Count(ctx context.Context, text string, start, end int64, by string, limit int) ([]alerting.Count, bool, error) {
-	f, err := compile(text)
+	f, err := ruleQuery(text)
 	if err != nil {
 		return nil, false, err
 	}
@@ -227,7 +242,7 @@ const eventsBack = 8 * day
 
 // EventsAfter implements alerting.Logs.
 func (l *alertLogs) EventsAfter(ctx context.Context, text string, index uint64, limit int) ([]alerting.Line, bool, error) {
-	f, err := compile(text)
+	f, err := ruleQuery(text)
 	if err != nil {
 		return nil, false, err
 	}

@@ -383,7 +383,7 @@ func (a *App) openServices() error {
 	a.onStop("gateway", func(context.Context) error { return gate.Close() })
 	a.hub = ui.NewHub(ui.Config{
 		Gate: live.NewGate(a.auth, a.origins), Hosts: live.Hosts{View: a.view}, Ranges: &ranges{a.query, a.checkReplay},
-		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Agents: live.Agents{View: a.view}, Tail: lineTails(a.logs, a.state.LogTime), Events: eventTails(a.logs, a.state.LogTime), Lines: a.lines,
+		Cluster: live.Cluster{Source: a.cluster}, Alerts: &live.Alerts{Source: a.alerts}, Agents: live.Agents{View: a.view}, Tail: lineTails(a.logs, a.others, a.state.LogTime), Events: eventTails(a.logs, a.others, a.state.LogTime), Lines: a.lines,
 		Node: a.cfg.NodeID, Log: a.part("live"), Registerer: a.registry, MaxConnections: a.cfg.Limits.LiveClients,
 	})
 	a.onStop("live hub", func(context.Context) error { return a.hub.Close() })
@@ -405,7 +405,7 @@ func (a *App) openServices() error {
 	if err := a.registry.Register(a.retention); err != nil {
 		return fmt.Errorf("register metrics of disk and retention: %w", err)
 	}
-	logs := &wholeLogs{&logQueries{a.logs}, a.others}
+	logs := &wholeLogs{&logQueries{a.logs}, a.others, a.others.forHints()}
 	a.api, err = api.New(api.Config{
 		Auth: a.auth, Reads: &reads{a.node}, Logs: logs, Events: logs, Fleet: a.view, Cluster: a.cluster, Alerts: a.alerts, Checks: a.parts,
 		Snapshots: a.snapshots, LogArchive: a.archive, Audit: auditlog.New(a.state), AgentConfigs: a.configs, AgentCAs: a, Retention: a.retention, Queue: a.queue, Keys: a.keys, Membership: a, Upgrades: a, Integrity: a.integrity,

@@ -79,8 +79,7 @@ func (l *logQueries) Events(ctx context.Context, q api.EventQuery) (api.EventPag
 	}
 	page := api.EventPage{Events: make([]api.EventRow, len(a.Rows)), Next: a.Next, Stats: apiStats(&a.Stats)}
 	for i := range a.Rows {
-		r := &a.Rows[i]
-		page.Events[i] = apiEvent(r.T, r.Position.String(), r.Severity, r.Text, r.Labels, r.Fields)
+		page.Events[i] = apiEvent(&a.Rows[i])
 	}
 	return page, nil
 }
@@ -115,20 +114,20 @@ func (l *logQueries) EventFacets(ctx context.Context, q api.EventQuery, field st
 }
 
 // apiEvent is an event as it is shown.
-func apiEvent(t int64, pos string, sev wire.Severity, text []byte, labels wire.Labels, fields []wire.Label) api.EventRow {
+func apiEvent(r *logstore.Row) api.EventRow {
 	e := api.EventRow{
-		ID: pos, T: strconv.FormatInt(t, 10), Severity: sev.String(), Message: validText(text), Count: 1,
-		Kind: labels.Get(labelEventName), Host: labels.Get("host"), Agent: labels.Get("agent"), Source: labels.Get("source"),
+		ID: r.Position.String(), T: strconv.FormatInt(r.T, 10), Severity: r.Severity.String(), Message: validText(r.Text), Count: 1,
+		Kind: r.Labels.Get(labelEventName), Host: r.Labels.Get("host"), Agent: r.Labels.Get("agent"), Source: r.Labels.Get("source"),
 	}
 	tags := make(map[string]string)
-	for _, l := range labels {
+	for _, l := range r.Labels {
 		switch l.Name {
 		case labelEventName, "host", "agent", "source":
 		default:
 			tags[l.Name] = l.Value
 		}
 	}
-	for _, f := range fields {
+	for _, f := range r.Fields {
 		switch f.Name {
 		case fieldKey:
 			e.Key = f.Value

@@ -11,17 +11,21 @@ import (
 )
 
 func TestEventIsReadFromItsLine(t *testing.T) {
-	e := apiEvent(1_700_000_000_000_000_001, "5.1", wire.SeverityError, []byte("first line\nsecond"),
-		wire.LabelsFromMap(map[string]string{"source": "agent", "name": "unit_failed", "host": "web1", "agent": "a1", "rack": "4"}),
-		wire.LabelsFromMap(map[string]string{"key": "x.service", "count": "7", "unit": "x.service", "severity": "error"}))
+	e := apiEvent(&logstore.Row{
+		T: 1_700_000_000_000_000_001, Position: logstore.Position{Index: 5, Ord: 1}, Severity: wire.SeverityError, Text: []byte("first line\nsecond"),
+		Labels: wire.LabelsFromMap(map[string]string{"source": "agent", "name": "unit_failed", "host": "web1", "agent": "a1", "rack": "4"}),
+		Fields: wire.LabelsFromMap(map[string]string{"key": "x.service", "count": "7", "unit": "x.service", "severity": "error"}),
+	})
 	if e.ID != "5.1" || e.T != "1700000000000000001" || e.Kind != "unit_failed" || e.Title != "first line" || e.Message != "first line\nsecond" ||
 		e.Key != "x.service" || e.Count != 7 || e.Agent != "a1" || len(e.Tags) != 2 || e.Tags["rack"] != "4" || e.Tags["unit"] != "x.service" {
 		t.Errorf("%+v", e)
 	}
 	// From a sender: no agent of ours, a title of its own, a count that is none, a text without an end.
-	e = apiEvent(1, "1.0", wire.SeverityInfo, []byte(strings.Repeat("é", 1000)),
-		wire.LabelsFromMap(map[string]string{"source": "api", "name": "deploy", "agent_id": "door-7"}),
-		wire.LabelsFromMap(map[string]string{"title": "Deployed", "count": "-3"}))
+	e = apiEvent(&logstore.Row{
+		T: 1, Position: logstore.Position{Index: 1}, Severity: wire.SeverityInfo, Text: []byte(strings.Repeat("é", 1000)),
+		Labels: wire.LabelsFromMap(map[string]string{"source": "api", "name": "deploy", "agent_id": "door-7"}),
+		Fields: wire.LabelsFromMap(map[string]string{"title": "Deployed", "count": "-3"}),
+	})
 	if e.Host != "door-7" || e.Title != "Deployed" || e.Count != 1 || e.Tags["count"] != "-3" || len(e.Tags) != 1 {
 		t.Errorf("%+v", e)
 	}

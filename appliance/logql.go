@@ -42,15 +42,20 @@ func compileLogQL(text string) (*query.Filter, error) {
 	return f, nil
 }
 
-// staged returns a query in LogQL whose lines must go through a pipeline, nil for one that a filter answers. One for numbers is an error.
+// numbersError refuses a query for numbers where lines are asked for: taken for words of the search box it would find nothing, or
+// by chance something.
+func numbersError(text string) *api.QueryError {
+	return &api.QueryError{
+		Pos:     len(text) - len(strings.TrimLeft(text, " \t\r\n")),
+		Message: "here begins a query for numbers in LogQL, and only lines can be asked for here",
+		Hint: "numbers are answered by the page Logs, by `triward logs query` and by /loki/api/v1/query and query_range, and a rule of them stands below logql; " +
+			"ask here with its selector and its filters alone, such as {host=\"web-1\"} |= \"error\", or put words that are meant as they stand in quotes",
+	}
+}
+
+// staged returns a query in LogQL whose lines must go through a pipeline, nil for one that compile reads or refuses.
 func staged(text string) (*syntax.Log, error) {
-	if len(text) > maxLogQuery {
-		return nil, nil
-	}
-	if syntax.ForNumbers(text) {
-		return nil, &api.QueryError{Message: "this is a query for numbers in LogQL, and here only lines can be answered; ask /loki/api/v1/query or query_range, or put words that are meant as they stand in quotes"}
-	}
-	if !syntax.ForLines(text) {
+	if len(text) > maxLogQuery || !syntax.ForLines(text) {
 		return nil, nil
 	}
 	x, err := parseLogQL(text)
@@ -108,7 +113,7 @@ func (l *logQueries) queryStaged(ctx context.Context, x *syntax.Log, q *api.LogQ
 			page.Next = last
 			return errEnough
 		}
-		page.Rows = append(page.Rows, apiRow(r.T, r.Position.String(), r.Severity, []byte(text), labels, nil))
+		page.Rows = append(page.Rows, apiRow(stagedRow(r, labels, text), labels.Map()))
 		for _, l := range labels {
 			bytes += len(l.Name) + len(l.Value) + 32
 		}
@@ -134,10 +139,7 @@ func (l *logQueries) exportStaged(ctx context.Context, x *syntax.Log, req logsto
 			return errEnough
 		}
 		n++
-		row := apiRow(r.T, r.Position.String(), r.Severity, []byte(text), labels, nil)
-		if r.Kind == wire.StreamEvent {
-			row.Kind = kindOf(r.Kind)
-		}
+		row := apiRow(stagedRow(r, labels, text), labels.Map())
 		return line(&row)
 	})
 }

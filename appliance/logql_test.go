@@ -127,3 +127,49 @@ func TestExportOfLogQL(t *testing.T) {
 		}
 	}
 }
+
+// A query for numbers is no search for its words: whoever asks for lines with one is told where it begins and what to do.
+func TestQueriesForNumbersAreRefused(t *testing.T) {
+	l := linesForLogQL(t)
+	const text = ` sum by (host) (rate({source="journal"}[5m]))`
+	event := api.EventQuery{Query: text, End: 100e9, Limit: 5}
+	for name, ask := range map[string]func() error{
+		"query": func() error { _, err := l.Query(t.Context(), api.LogQuery{Query: text, End: 100e9}); return err },
+		"hits":  func() error { _, err := l.Hits(t.Context(), text, 0, 100e9, 1e9); return err },
+		"hits by": func() error {
+			_, err := l.HitsBy(t.Context(), text, 0, 100e9, 1e9, "host", 5)
+			return err
+		},
+		"top":    func() error { _, err := l.Facets(t.Context(), text, 0, 100e9, "host", 5); return err },
+		"series": func() error { _, err := l.Series(t.Context(), text, 0, 100e9, 5); return err },
+		"patterns": func() error {
+			_, err := l.Patterns(t.Context(), api.LogPatternsQuery{Query: text, End: 100e9})
+			return err
+		},
+		"export": func() error {
+			_, err := l.Export(t.Context(), api.LogQuery{Query: text, End: 100e9}, func() func(*api.LogRow) error { t.Error("begun"); return nil })
+			return err
+		},
+		"events":         func() error { _, err := l.Events(t.Context(), event); return err },
+		"hits of events": func() error { _, err := l.EventHits(t.Context(), event, 1e9); return err },
+		"top of events":  func() error { _, err := l.EventFacets(t.Context(), event, "host", 5); return err },
+		"rule":           func() error { return (&alertLogs{}).CheckQuery(text) },
+		"count of a rule": func() error {
+			_, _, err := (&alertLogs{}).Count(t.Context(), text, 0, 100, "", 5)
+			return err
+		},
+	} {
+		bad, ok := errors.AsType[*api.QueryError](ask())
+		if !ok || bad.Pos != 1 || !strings.Contains(bad.Message, "numbers") || !strings.Contains(bad.Hint, "query_range") {
+			t.Errorf("%s: %+v", name, bad)
+		}
+	}
+	if err := (&alertLogs{}).CheckQuery(text); !strings.HasPrefix(err.Error(), "at byte 1: ") || !strings.Contains(err.Error(), "below logql") {
+		t.Errorf("a rule says %v", err)
+	}
+	for _, words := range []string{`"rate({a})"`, "rate", "sum of it", "rate limit"} {
+		if _, err := compile(words); err != nil {
+			t.Errorf("%s: %v", words, err)
+		}
+	}
+}

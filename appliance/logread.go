@@ -27,7 +27,10 @@ func compile(text string) (*query.Filter, error) {
 	if len(text) > maxLogQuery {
 		return nil, &api.QueryError{Pos: maxLogQuery, Message: "the query is longer than " + strconv.Itoa(maxLogQuery) + " bytes"}
 	}
-	if syntax.ForLines(text) {
+	switch {
+	case syntax.ForNumbers(text):
+		return nil, numbersError(text)
+	case syntax.ForLines(text):
 		return compileLogQL(text)
 	}
 	f, err := query.Parse(text)
@@ -86,19 +89,29 @@ func apiStats(s *logstore.Stats) api.LogStats {
 func apiRows(rows []logstore.Row) []api.LogRow {
 	out := make([]api.LogRow, len(rows))
 	for i := range rows {
-		r := &rows[i]
-		out[i] = apiRow(r.T, r.Position.String(), r.Severity, r.Text, r.Labels, r.Fields)
+		out[i] = apiRow(&rows[i], rows[i].Labels.Map())
 	}
 	return out
 }
 
-func apiRow(t int64, pos string, sev wire.Severity, text []byte, labels wire.Labels, fields []wire.Label) api.LogRow {
-	row := api.LogRow{T: strconv.FormatInt(t, 10), Pos: pos, Severity: sev.String(), Labels: labels.Map()}
-	row.SetText(text)
-	if len(fields) > 0 {
-		row.Fields = wire.Labels(fields).Map()
+// apiRow is a line as it is shown, with its labels as a map.
+func apiRow(r *logstore.Row, labels map[string]string) api.LogRow {
+	row := api.LogRow{T: strconv.FormatInt(r.T, 10), Pos: r.Position.String(), Severity: r.Severity.String(), Labels: labels}
+	if r.Kind == wire.StreamEvent {
+		row.Kind = kindOf(r.Kind)
+	}
+	row.SetText(r.Text)
+	if len(r.Fields) > 0 {
+		row.Fields = wire.Labels(r.Fields).Map()
 	}
 	return row
+}
+
+// stagedRow is a line as a pipeline makes it: with its labels and text, and without the fields of before.
+func stagedRow(r *logstore.Row, labels wire.Labels, text string) *logstore.Row {
+	made := *r
+	made.Labels, made.Text, made.Fields = labels, []byte(text), nil
+	return &made
 }
 
 // validText is the line as JSON can carry it; bytes that are no UTF-8 become U+FFFD.
@@ -273,11 +286,8 @@ const maxLabelMaps = 4096
 
 // row returns a row that is valid until the next call.
 func (m *rowMaker) row(r *logstore.Row) *api.LogRow {
-	m.last = apiRow(r.T, r.Position.String(), r.Severity, r.Text, nil, r.Fields)
-	if r.Kind == wire.StreamEvent {
-		m.last.Kind = kindOf(r.Kind)
-	}
 	if len(r.Labels) == 0 {
+		m.last = apiRow(r, r.Labels.Map())
 		return &m.last
 	}
 	labels, ok := m.maps[&r.Labels[0]]
@@ -288,6 +298,6 @@ func (m *rowMaker) row(r *logstore.Row) *api.LogRow {
 		labels = r.Labels.Map()
 		m.maps[&r.Labels[0]] = labels
 	}
-	m.last.Labels = labels
+	m.last = apiRow(r, labels)
 	return &m.last
 }

@@ -28,34 +28,31 @@ const (
 
 // tails answers what live tails ask of the log store. It implements ui.TailSource.
 type tails struct {
-	store *logstore.Store
-	now   func() int64 // log time, ms
-	back  time.Duration
+	store  *logstore.Store
+	others *others      // nil on a node that answers another one
+	now    func() int64 // log time, ms
+	back   time.Duration
 	// patience is how long it looks for the first lines, or for those it missed; what is not found by then is not waited for.
 	patience time.Duration
 	only     *query.Filter // of all lines; nil for all
 	// stages says that queries may have stages which parse or change lines.
 	stages bool
-	encode func(t int64, pos string, sev wire.Severity, text []byte, labels wire.Labels, fields []wire.Label) json.RawMessage
+	encode func(r *logstore.Row) json.RawMessage
 }
 
 // lineTails are the tails of lines.
-func lineTails(store *logstore.Store, now func() int64) *tails {
+func lineTails(store *logstore.Store, o *others, now func() int64) *tails {
 	return &tails{
-		store: store, now: now, back: tailBack, patience: tailPatience, stages: true,
-		encode: func(t int64, pos string, sev wire.Severity, text []byte, labels wire.Labels, fields []wire.Label) json.RawMessage {
-			return encodeRow(apiRow(t, pos, sev, text, labels, fields))
-		},
+		store: store, others: o, now: now, back: tailBack, patience: tailPatience, stages: true,
+		encode: func(r *logstore.Row) json.RawMessage { return encodeRow(apiRow(r, r.Labels.Map())) },
 	}
 }
 
 // eventTails are the live streams of events.
-func eventTails(store *logstore.Store, now func() int64) *tails {
+func eventTails(store *logstore.Store, o *others, now func() int64) *tails {
 	return &tails{
-		store: store, now: now, back: eventsBack, patience: tailPatience, only: query.KindIs(wire.StreamEvent),
-		encode: func(t int64, pos string, sev wire.Severity, text []byte, labels wire.Labels, fields []wire.Label) json.RawMessage {
-			return encodeRow(apiEvent(t, pos, sev, text, labels, fields))
-		},
+		store: store, others: o, now: now, back: eventsBack, patience: tailPatience, only: query.KindIs(wire.StreamEvent),
+		encode: func(r *logstore.Row) json.RawMessage { return encodeRow(apiEvent(r)) },
 	}
 }
 
@@ -76,7 +73,11 @@ func (t *tails) compile(text string) (f *query.Filter, x *syntax.Log, err error)
 		f, err = compile(text)
 	}
 	if q, ok := errors.AsType[*api.QueryError](err); ok {
-		return nil, nil, &ui.QueryError{Pos: q.Pos, Message: q.Message}
+		bad := &ui.QueryError{Pos: q.Pos, Message: q.Message}
+		if q.Hint != "" {
+			bad.Message += ": " + q.Hint
+		}
+		return nil, nil, bad
 	}
 	if err == nil && t.only != nil {
 		f = query.And(t.only, f)
@@ -95,7 +96,7 @@ func (m filterMatcher) Match(ctx context.Context, l *ui.Line) (json.RawMessage, 
 	if !logstore.Matches(ctx, m.filter, l.Kind, l.Labels, &l.LogLine) {
 		return nil, false
 	}
-	return m.tails.encode(l.T, l.Pos.String(), l.Severity, l.Text, l.Labels, l.Fields), true
+	return m.tails.encode(rowOf(l)), true
 }
 
 // stageMatcher puts lines through the pipeline of a query.
@@ -119,7 +120,15 @@ func (m *stageMatcher) Match(ctx context.Context, l *ui.Line) (json.RawMessage, 
 	if !ok {
 		return nil, false
 	}
-	return m.tails.encode(l.T, l.Pos.String(), l.Severity, []byte(text), labels, nil), true
+	return m.tails.encode(stagedRow(rowOf(l), labels, text)), true
+}
+
+// rowOf is a line that comes, as the store has it.
+func rowOf(l *ui.Line) *logstore.Row {
+	return &logstore.Row{
+		T: l.T, Position: logstore.Position{Index: l.Pos.Index, Ord: l.Pos.Ord}, Kind: l.Kind, Severity: l.Severity,
+		Labels: l.Labels, Fields: l.Fields, Text: l.Text,
+	}
 }
 
 // Compile implements ui.TailSource.
@@ -142,111 +151,162 @@ func (t *tails) Compile(text string) (ui.Matcher, error) {
 func (t *tails) since() int64 { return t.now()*1e6 - t.back.Nanoseconds() }
 
 func (t *tails) row(r *logstore.Row) ui.Row {
-	return ui.Row{
-		Pos: ui.Position{Index: r.Index, Ord: r.Ord},
-		Row: t.encode(r.T, r.Position.String(), r.Severity, r.Text, r.Labels, r.Fields),
-	}
+	return ui.Row{Pos: ui.Position{Index: r.Index, Ord: r.Ord}, Row: t.encode(r)}
 }
 
-// Newest implements ui.TailSource: newest by time, which for a tail is what people mean.
-func (t *tails) Newest(ctx context.Context, text string, n int) ([]ui.Row, error) {
+// tailRows is what a tail finds in the store.
+type tailRows struct {
+	Rows  []ui.Row     `json:"rows"` // in ascending order of position
+	More  bool         `json:"more"` // there is more behind the last row, or more than was looked at
+	Late  bool         `json:"late"` // the time was over before all was looked at
+	Stats api.LogStats `json:"stats"`
+}
+
+func statsOfTail(r *tailRows) *api.LogStats { return &r.Stats }
+
+// newest finds the newest n lines from since on: newest by time, which for a tail is what people mean.
+func (t *tails) newest(ctx context.Context, text string, n int, since int64) (out tailRows, err error) {
 	f, x, err := t.compile(text)
-	if err != nil || n <= 0 {
-		return nil, err
+	if err != nil {
+		return out, err
 	}
 	within, cancel := context.WithTimeout(ctx, t.patience)
 	defer cancel()
-	var rows []ui.Row
 	if x != nil {
-		rows, err = t.newestStaged(within, x, n)
+		err = t.newestStaged(within, x, n, since, &out)
 	} else {
 		var a *logstore.Answer
-		if a, err = t.store.Search(within, logstore.Request{Filter: f, Start: t.since(), End: math.MaxInt64, Limit: n}); err == nil {
+		if a, err = t.store.Search(within, logstore.Request{Filter: f, Start: since, End: math.MaxInt64, Limit: n}); err == nil {
+			out.Stats = apiStats(&a.Stats)
 			for i := range a.Rows {
-				rows = append(rows, t.row(&a.Rows[i]))
+				out.Rows = append(out.Rows, t.row(&a.Rows[i]))
 			}
 		}
 	}
-	if err != nil && (within.Err() == nil || ctx.Err() != nil) {
-		return nil, err
+	if err != nil && within.Err() != nil && ctx.Err() == nil {
+		out.Late, err = true, nil
 	}
-	slices.SortFunc(rows, func(x, y ui.Row) int {
+	slices.SortFunc(out.Rows, func(x, y ui.Row) int {
 		return cmp.Or(cmp.Compare(x.Pos.Index, y.Pos.Index), cmp.Compare(x.Pos.Ord, y.Pos.Ord))
 	})
-	return rows, nil
+	return out, err
 }
 
-// newestStaged is Newest with a pipeline; with an error it returns what it found.
-func (t *tails) newestStaged(ctx context.Context, x *syntax.Log, n int) (rows []ui.Row, err error) {
+// newestStaged is newest with a pipeline; with an error out holds what it found.
+func (t *tails) newestStaged(ctx context.Context, x *syntax.Log, n int, since int64, out *tailRows) error {
 	l := &logQueries{t.store}
 	bytes := 0
-	_, err = l.walkStaged(ctx, x, logstore.Request{Start: t.since(), End: math.MaxInt64}, func(r *logstore.Row, labels wire.Labels, text string) error {
-		row := t.encode(r.T, r.Position.String(), r.Severity, []byte(text), labels, nil)
-		rows = append(rows, ui.Row{Pos: ui.Position{Index: r.Index, Ord: r.Ord}, Row: row})
-		if bytes += len(row); len(rows) == n || bytes > maxPageBytes {
+	st, err := l.walkStaged(ctx, x, logstore.Request{Start: since, End: math.MaxInt64}, func(r *logstore.Row, labels wire.Labels, text string) error {
+		row := t.row(stagedRow(r, labels, text))
+		out.Rows = append(out.Rows, row)
+		if bytes += len(row.Row); len(out.Rows) == n || bytes > maxPageBytes {
 			return errEnough
 		}
 		return nil
 	})
-	return rows, err
+	out.Stats = apiStats(&st)
+	return err
 }
 
-// ReadAfter implements ui.TailSource.
-func (t *tails) ReadAfter(ctx context.Context, text string, after ui.Position, limit int) ([]ui.Row, bool, error) {
+// behind finds up to limit lines from since on that came into the log behind a position.
+func (t *tails) behind(ctx context.Context, text string, after ui.Position, limit int, since int64) (out tailRows, err error) {
 	f, x, err := t.compile(text)
 	if err != nil {
-		return nil, false, err
+		return out, err
 	}
 	within, cancel := context.WithTimeout(ctx, t.patience)
 	defer cancel()
-	rows, complete, err := t.readAfter(within, f, x, after, limit)
+	out, err = t.readBehind(within, f, x, after, limit, since)
 	if err != nil && within.Err() != nil && ctx.Err() == nil {
-		return nil, false, nil // too far to be looked for
+		return tailRows{Late: true}, nil // too far to be looked for
 	}
-	return rows, complete, err
+	return out, err
 }
 
-func (t *tails) readAfter(ctx context.Context, f *query.Filter, x *syntax.Log, after ui.Position, limit int) (rows []ui.Row, complete bool, err error) {
+func (t *tails) readBehind(ctx context.Context, f *query.Filter, x *syntax.Log, after ui.Position, limit int, since int64) (out tailRows, err error) {
 	from := logstore.Position{Index: after.Index, Ord: after.Ord}
 	if x == nil {
-		found, err := t.store.ReadAfter(ctx, from, f, t.since(), limit)
+		found, err := t.store.ReadAfter(ctx, from, f, since, limit)
 		if err != nil {
-			return nil, false, err
+			return out, err
 		}
 		for i := range found.Rows {
-			rows = append(rows, t.row(&found.Rows[i]))
+			out.Rows = append(out.Rows, t.row(&found.Rows[i]))
 		}
-		return rows, !found.More && !found.Stats.Partial, nil
+		out.More, out.Stats = found.More, apiStats(&found.Stats)
+		return out, nil
 	}
 	m, err := t.stageMatcher(x)
 	if err != nil {
-		return nil, false, err
+		return out, err
 	}
 	q := m.lines.Query()
 	f, _ = storesource.Filter(&q)
 	for range resumeLooks {
-		found, err := t.store.ReadAfter(ctx, from, f, t.since(), logstore.MaxRows)
+		found, err := t.store.ReadAfter(ctx, from, f, since, logstore.MaxRows)
 		if err != nil {
-			return nil, false, err
+			return tailRows{}, err
 		}
+		st := apiStats(&found.Stats)
+		out.Stats.Add(&st)
 		for i := range found.Rows {
 			r := &found.Rows[i]
 			pos := ui.Position{Index: r.Index, Ord: r.Ord}
 			row, ok := m.Match(ctx, &ui.Line{Pos: pos, Kind: r.Kind, Labels: r.Labels, LogLine: wire.LogLine{T: r.T, Severity: r.Severity, Text: r.Text, Fields: r.Fields}})
 			switch {
 			case ctx.Err() != nil:
-				return nil, false, ctx.Err()
+				return tailRows{}, ctx.Err()
 			case !ok:
 				continue
-			case len(rows) == limit:
-				return rows, false, nil
+			case len(out.Rows) == limit:
+				out.More = true
+				return out, nil
 			}
-			rows = append(rows, ui.Row{Pos: pos, Row: row})
+			out.Rows = append(out.Rows, ui.Row{Pos: pos, Row: row})
 		}
-		if !found.More || len(found.Rows) == 0 || found.Stats.Partial {
-			return rows, !found.More && !found.Stats.Partial, nil
+		if out.More = found.More && len(found.Rows) > 0; !out.More || found.Stats.Partial {
+			return out, nil
 		}
 		from = found.Rows[len(found.Rows)-1].Position
 	}
-	return rows, false, nil
+	return out, nil
+}
+
+// Newest implements ui.TailSource. What this node has of the lines only in part is asked of another one.
+func (t *tails) Newest(ctx context.Context, text string, n int) ([]ui.Row, ui.Lack, error) {
+	if n <= 0 {
+		return nil, ui.LackNothing, nil
+	}
+	since := t.since()
+	found, err := t.newest(ctx, text, n, since)
+	if err != nil {
+		return nil, ui.LackNothing, err
+	}
+	found = t.whole(ctx, peerQuestion{Op: opTailNewest, Ask: api.LogQuery{Query: text, Start: since, Limit: n}}, found)
+	switch {
+	case found.Stats.Partial:
+		return found.Rows, ui.LackDamaged, nil
+	case found.Late:
+		return found.Rows, ui.LackTime, nil
+	}
+	return found.Rows, ui.LackNothing, nil
+}
+
+// ReadAfter implements ui.TailSource. What this node has of the lines only in part is asked of another one.
+func (t *tails) ReadAfter(ctx context.Context, text string, after ui.Position, limit int) ([]ui.Row, bool, error) {
+	since := t.since()
+	found, err := t.behind(ctx, text, after, limit, since)
+	if err != nil {
+		return nil, false, err
+	}
+	found = t.whole(ctx, peerQuestion{Op: opTailBehind, Ask: api.LogQuery{Query: text, Start: since, Limit: limit}, Pos: after.String()}, found)
+	return found.Rows, !found.More && !found.Late && !found.Stats.Partial, nil
+}
+
+// whole returns own, or what another node has when this one lacks something: a tail waits for it as long as for its own.
+func (t *tails) whole(ctx context.Context, q peerQuestion, own tailRows) tailRows {
+	ctx, cancel := context.WithTimeout(ctx, t.patience)
+	defer cancel()
+	q.Event = t.only != nil
+	return whole(ctx, t.others, q, own, statsOfTail)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -12,6 +13,9 @@ import (
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/ui"
 )
+
+// nobody is other nodes that are not there.
+func nobody(t *testing.T) *others { return (&standIns{t: t}).others() }
 
 const stagesOfTail = "{source=\"journal\"} | logfmt | n >= 10 | kind=\"odd\" | line_format `{{.host}}: {{.n}}`"
 
@@ -30,7 +34,7 @@ func texts(t *testing.T, rows []ui.Row) (out []string) {
 // What a tail with stages shows of lines as they come, of the newest ones and of those behind a cursor is what a query answers.
 func TestTailWithStages(t *testing.T) {
 	l := linesForLogQL(t)
-	tail := lineTails(l.store, func() int64 { return 100_000 })
+	tail := lineTails(l.store, nobody(t), func() int64 { return 100_000 })
 	page, err := l.Query(t.Context(), api.LogQuery{Query: stagesOfTail, End: 100e9, Limit: 100, Oldest: true})
 	if err != nil || len(page.Rows) != 15 {
 		t.Fatalf("%d rows, %v", len(page.Rows), err)
@@ -69,8 +73,8 @@ func TestTailWithStages(t *testing.T) {
 		t.Errorf("as they come: %v\n%s\nwant %s", err, raw(came), want)
 	}
 
-	newest, err := tail.Newest(t.Context(), stagesOfTail, 4)
-	if err != nil || !slices.Equal(raw(newest), want[11:]) {
+	newest, lack, err := tail.Newest(t.Context(), stagesOfTail, 4)
+	if err != nil || lack != ui.LackNothing || !slices.Equal(raw(newest), want[11:]) {
 		t.Errorf("the newest: %v\n%s\nwant %s", err, raw(newest), want[11:])
 	}
 
@@ -90,7 +94,7 @@ func TestTailWithStages(t *testing.T) {
 // A tail that finds nothing in its time begins with the lines that come, and one that cannot find all that it missed says so.
 func TestTailDoesNotWaitForWhatIsFar(t *testing.T) {
 	l := linesForLogQL(t)
-	tail := lineTails(l.store, func() int64 { return 100_000 })
+	tail := lineTails(l.store, nobody(t), func() int64 { return 100_000 })
 	var lines []wire.LogLine
 	for range resumeLooks*logstore.MaxRows + 1 {
 		lines = append(lines, wire.LogLine{T: 50e9, Text: []byte("kind=other")})
@@ -111,8 +115,8 @@ func TestTailDoesNotWaitForWhatIsFar(t *testing.T) {
 	}
 	tail.patience = 0
 	for _, text := range []string{stagesOfTail, "kind"} {
-		if rows, err := tail.Newest(t.Context(), text, 5); err != nil || len(rows) != 0 {
-			t.Errorf("the newest of %s without time: %d rows, %v", text, len(rows), err)
+		if rows, lack, err := tail.Newest(t.Context(), text, 5); err != nil || len(rows) != 0 || lack != ui.LackTime {
+			t.Errorf("the newest of %s without time: %d rows, %q, %v", text, len(rows), lack, err)
 		}
 		if _, all, err := tail.ReadAfter(t.Context(), text, ui.Position{}, 5); err != nil || all {
 			t.Errorf("what was missed of %s without time: complete %v, %v", text, all, err)
@@ -129,19 +133,141 @@ func TestWhatTailsRefuse(t *testing.T) {
 		text string
 		pos  int
 	}{
-		{eventTails(l.store, now), `{source="journal"} | logfmt`, 18},
-		{lineTails(l.store, now), `{source="journal"} | logfmt | nothing`, 30},
-		{lineTails(l.store, now), `{source="journal"`, 17},
-		{lineTails(l.store, now), `host:"x`, 5},
-		{lineTails(l.store, now), `rate({source="journal"}[5m])`, 0},
+		{eventTails(l.store, nobody(t), now), `{source="journal"} | logfmt`, 18},
+		{lineTails(l.store, nobody(t), now), `{source="journal"} | logfmt | nothing`, 30},
+		{lineTails(l.store, nobody(t), now), `{source="journal"`, 17},
+		{lineTails(l.store, nobody(t), now), `host:"x`, 5},
+		{lineTails(l.store, nobody(t), now), `rate({source="journal"}[5m])`, 0},
 	} {
 		var bad *ui.QueryError
 		_, err := c.tail.Compile(c.text)
-		if _, newest := c.tail.Newest(t.Context(), c.text, 1); fmt.Sprint(newest) != fmt.Sprint(err) {
+		if _, _, newest := c.tail.Newest(t.Context(), c.text, 1); fmt.Sprint(newest) != fmt.Sprint(err) {
 			t.Errorf("%s: %v and %v", c.text, err, newest)
 		}
 		if !errors.As(err, &bad) || bad.Pos != c.pos {
 			t.Errorf("%s: %+v", c.text, err)
 		}
 	}
+}
+
+// The first lines of a tail, and those that it missed, are another node's where this one is damaged; when none has them the tail
+// says that some may lack.
+func TestTailsOfADamagedNode(t *testing.T) {
+	l, good := linesForLogQL(t), linesForLogQL(t)
+	for _, to := range []*logQueries{l, good} {
+		b := wire.LogBatch{Streams: []wire.LogStream{{
+			Kind: wire.StreamEvent, Labels: wire.LabelsFromMap(map[string]string{"host": "h1", "name": "unit_failed"}),
+			Lines: []wire.LogLine{{T: 45e9, Text: []byte("the unit failed, kind odd")}, {T: 46e9, Text: []byte("again, kind odd")}},
+		}}}
+		if to == good { // what the other one has lost
+			b.Streams[0].Lines = append(b.Streams[0].Lines, wire.LogLine{T: 47e9, Text: []byte("and again, kind odd")})
+			b.Streams = append(b.Streams, wire.LogStream{
+				Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{"host": "h1", "source": "journal"}),
+				Lines: []wire.LogLine{{T: 48e9, Text: []byte("n=41 kind=odd")}},
+			})
+		}
+		e := wire.LogEntry{Index: 41, Batches: []wire.AcceptedLogs{{Agent: "a", Body: wire.AppendLogs(nil, &b), Batch: &b}}}
+		if err := to.store.ApplyLogs(41, []wire.LogEntry{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lacking(l)
+	now := func() int64 { return 100_000 }
+	for name, c := range map[string]struct {
+		of   func(*logstore.Store, *others, func() int64) *tails
+		text string
+		n    int
+	}{
+		"words":  {lineTails, "kind odd", 24},
+		"stages": {lineTails, stagesOfTail, 16},
+		"events": {eventTails, "odd", 3},
+	} {
+		whole := c.of(good.store, nobody(t), now)
+		want, lack, err := whole.Newest(t.Context(), c.text, 100)
+		if err != nil || lack != ui.LackNothing || len(want) != c.n {
+			t.Fatalf("%s: %d lines, %q, %v", name, len(want), lack, err)
+		}
+		s := &standIns{t: t, nodes: map[string]func(*peerQuestion) (any, error){
+			"n2": func(*peerQuestion) (any, error) { return nil, errors.New("connection refused") },
+			"n3": func(q *peerQuestion) (any, error) { return q.answer(t.Context(), good) },
+		}}
+		tail := c.of(l.store, s.others("n2", "n3"), now)
+		got, lack, err := tail.Newest(t.Context(), c.text, 100)
+		if err != nil || lack != ui.LackNothing || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: the newest: %q, %v\n%s\nwant %s", name, lack, err, got, want)
+		}
+		got, all, err := tail.ReadAfter(t.Context(), c.text, want[0].Pos, 100)
+		if err != nil || !all || !reflect.DeepEqual(got, want[1:]) {
+			t.Errorf("%s: behind the first: complete %v, %v\n%s\nwant %s", name, all, err, got, want[1:])
+		}
+		if fmt.Sprint(s.asked) != "[n2 n3 n2 n3]" {
+			t.Errorf("%s: asked %v", name, s.asked)
+		}
+		tail = c.of(l.store, s.others("n2"), now)
+		if got, lack, err = tail.Newest(t.Context(), c.text, 100); err != nil || lack != ui.LackDamaged || len(got) >= len(want) {
+			t.Errorf("%s: nobody has them: %d lines, %q, %v", name, len(got), lack, err)
+		}
+		if _, all, err = tail.ReadAfter(t.Context(), c.text, want[0].Pos, 100); err != nil || all {
+			t.Errorf("%s: nobody has what was missed: complete %v, %v", name, all, err)
+		}
+	}
+}
+
+// A line that is an event says so wherever lines are shown, and one of a log does not.
+func TestEventsAreMarkedAmongLines(t *testing.T) {
+	l := linesForLogQL(t)
+	b := wire.LogBatch{Streams: []wire.LogStream{{
+		Kind: wire.StreamEvent, Labels: wire.LabelsFromMap(map[string]string{"source": "journal", "host": "h1", "name": "unit_failed"}),
+		Lines: []wire.LogLine{{T: 39e9 + 1, Text: []byte("kind=even n=99")}},
+	}}}
+	e := wire.LogEntry{Index: 41, Batches: []wire.AcceptedLogs{{Agent: "a", Body: wire.AppendLogs(nil, &b), Batch: &b}}}
+	if err := l.store.ApplyLogs(41, []wire.LogEntry{e}); err != nil {
+		t.Fatal(err)
+	}
+	tail := lineTails(l.store, nobody(t), func() int64 { return 100_000 })
+	check := func(what string, rows []api.LogRow, err error) {
+		t.Helper()
+		kinds := map[string]int{}
+		for i := range rows {
+			kinds[rows[i].Kind]++
+			if (rows[i].Kind == "event") != (rows[i].Pos == "41.0") {
+				t.Errorf("%s: %+v", what, rows[i])
+			}
+		}
+		if err != nil || kinds["event"] != 1 {
+			t.Errorf("%s: %v, %v", what, kinds, err)
+		}
+	}
+	ofTail := func(rows []ui.Row) (out []api.LogRow) {
+		for i := range rows {
+			var r api.LogRow
+			if err := json.Unmarshal(rows[i].Row, &r); err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, r)
+		}
+		return out
+	}
+	for _, text := range []string{"kind", `{source="journal"} | logfmt | n >= 10`} {
+		page, err := l.Query(t.Context(), api.LogQuery{Query: text, End: 100e9, Limit: 100})
+		check("query "+text, page.Rows, err)
+		var rows []api.LogRow
+		_, err = l.Export(t.Context(), api.LogQuery{Query: text, End: 100e9}, func() func(*api.LogRow) error {
+			return func(r *api.LogRow) error {
+				rows = append(rows, *r)
+				return nil
+			}
+		})
+		check("export "+text, rows, err)
+		newest, _, err := tail.Newest(t.Context(), text, 3)
+		check("tail "+text, ofTail(newest), err)
+		m, err := tail.Compile(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row, _ := m.Match(t.Context(), &ui.Line{Pos: ui.Position{Index: 41}, Kind: wire.StreamEvent, Labels: b.Streams[0].Labels, LogLine: b.Streams[0].Lines[0]})
+		check("as it comes "+text, ofTail([]ui.Row{{Row: row}}), nil)
+	}
+	around, err := l.Context(t.Context(), "41.0", 39e9+1, 5, 5)
+	check("context", around.Rows, err)
 }

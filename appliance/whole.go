@@ -17,7 +17,9 @@ import (
 	"github.com/triward/triward/appliance/api"
 	"github.com/triward/triward/appliance/api/lokiapi"
 	"github.com/triward/triward/appliance/problem"
+	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/raftstate"
+	"github.com/triward/triward/ui"
 )
 
 // A node that knows its log store to be damaged leaves parts out until they are repaired, and says so. Whoever asks through
@@ -34,6 +36,7 @@ const (
 const (
 	askPatience     = 10 * time.Second // for one node
 	askCatchUp      = 2 * time.Second  // for it to hold what this one does
+	hintPatience    = time.Second      // for all of them, while somebody types
 	asksAtOnce      = 2                // others show what this node has
 	maxPeerAnswer   = 96 << 20         // bytes
 	exportPageLines = 5000
@@ -59,6 +62,9 @@ type peerQuestion struct {
 
 	Events   *api.EventQuery       `json:"events,omitempty"`
 	Patterns *api.LogPatternsQuery `json:"patterns,omitempty"`
+	Suggest  *api.LogSuggestQuery  `json:"suggest,omitempty"`
+
+	Event bool `json:"event,omitempty"` // a tail is of events
 }
 
 // lokiQuestion is a request to Loki's API.
@@ -104,6 +110,13 @@ func newOthers(a *App) *others {
 	}
 	a.registry.MustRegister(o.asked)
 	return o
+}
+
+// forHints returns others who are asked while somebody types, which takes no place from questions.
+func (o *others) forHints() *others {
+	hints := *o
+	hints.asking = make(chan struct{}, 1)
+	return &hints
 }
 
 // first asks one node after the other until take has taken an answer, and reports whether it has, and whether any answered.
@@ -158,6 +171,7 @@ func (o *others) one(ctx context.Context, node, path string, body []byte, take f
 type wholeLogs struct {
 	*logQueries
 	others *others
+	hints  *others // for suggestions
 }
 
 // whole returns own, or the answer of another node when own lacks something that it has.
@@ -201,6 +215,10 @@ const (
 	opSeries  = "series"
 	opExport  = "export"
 
+	opTailNewest = "tail_newest"
+	opTailBehind = "tail_behind"
+
+	opSuggest     = "suggest"
 	opPatterns    = "patterns"
 	opEvents      = "events"
 	opEventHits   = "event_hits"
@@ -305,6 +323,28 @@ func (l *wholeLogs) Patterns(ctx context.Context, q api.LogPatternsQuery) (api.L
 		return found, err
 	}
 	return whole(ctx, l.others, peerQuestion{Op: opPatterns, Patterns: &q}, found, func(p *api.LogPatterns) *api.LogStats { return &p.Stats }), nil
+}
+
+// suggested is suggestions with what whole looks at.
+type suggested struct {
+	api.LogSuggestions
+	Stats api.LogStats `json:"stats"`
+}
+
+func newSuggested(s api.LogSuggestions) suggested {
+	return suggested{s, api.LogStats{Partial: s.Partial}}
+}
+
+// Suggest implements api.LogSuggester.
+func (l *wholeLogs) Suggest(ctx context.Context, q api.LogSuggestQuery) (api.LogSuggestions, error) {
+	own, err := l.logQueries.Suggest(ctx, q)
+	if err != nil {
+		return own, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, hintPatience)
+	defer cancel()
+	ask := peerQuestion{Op: opSuggest, Suggest: &q}
+	return whole(ctx, l.hints, ask, newSuggested(own), func(s *suggested) *api.LogStats { return &s.Stats }).LogSuggestions, nil
 }
 
 // Events implements api.Events.
@@ -414,8 +454,19 @@ func (q *peerQuestion) answer(ctx context.Context, l *logQueries) (any, error) {
 		return l.Series(ctx, a.Query, a.Start, a.End, a.Limit)
 	case opExport:
 		return l.exportPage(ctx, *a)
+	case opTailNewest:
+		return q.tails(l.store).newest(ctx, a.Query, a.Limit, a.Start)
+	case opTailBehind:
+		after, err := ui.ParsePosition(q.Pos)
+		if err != nil {
+			return nil, problem.Wrap(http.StatusBadRequest, err)
+		}
+		return q.tails(l.store).behind(ctx, a.Query, after, a.Limit, a.Start)
 	}
 	switch {
+	case q.Op == opSuggest && q.Suggest != nil:
+		s, err := l.Suggest(ctx, *q.Suggest)
+		return newSuggested(s), err
 	case q.Op == opPatterns && q.Patterns != nil:
 		return l.Patterns(ctx, *q.Patterns)
 	case q.Op == opEvents && q.Events != nil:
@@ -426,6 +477,14 @@ func (q *peerQuestion) answer(ctx context.Context, l *logQueries) (any, error) {
 		return l.EventFacets(ctx, *q.Events, q.Field, q.Top)
 	}
 	return nil, problem.New(http.StatusBadRequest, fmt.Sprintf("question %.40q is not known", q.Op))
+}
+
+// tails are those whose questions of the store q may be.
+func (q *peerQuestion) tails(store *logstore.Store) *tails {
+	if q.Event {
+		return eventTails(store, nil, nil)
+	}
+	return lineTails(store, nil, nil)
 }
 
 // serveOthers answers what other nodes cannot.

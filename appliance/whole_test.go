@@ -164,12 +164,12 @@ func TestPartialAnswersAreAskedElsewhere(t *testing.T) {
 				t.Fatal(want, err)
 			}
 			s := &standIns{t: t, nodes: map[string]func(*peerQuestion) (any, error){"n2": down, "n3": fromStore}}
-			w := &wholeLogs{good, s.others("n2", "n3")}
+			w := &wholeLogs{logQueries: good, others: s.others("n2", "n3")}
 			if got, st, err := op(asks{w, t.Context()}); err != nil || st.Node != "" || !reflect.DeepEqual(got, want) || len(s.asked) != 0 {
 				t.Errorf("a whole answer: %v %+v, asked %v", err, st, s.asked)
 			}
 			lacking(l)
-			w = &wholeLogs{l, s.others("n2", "n3")}
+			w = &wholeLogs{logQueries: l, others: s.others("n2", "n3")}
 			got, st, err := op(asks{w, t.Context()})
 			if err != nil || st.Partial || st.Node != "n3" || len(st.Damaged) != 0 || !reflect.DeepEqual(got, want) {
 				t.Errorf("%v: %+v\n%v\nwant %v", err, st, got, want)
@@ -216,7 +216,7 @@ func TestExportOfADamagedNode(t *testing.T) {
 	}
 	lacking(l)
 	s := &standIns{t: t, nodes: map[string]func(*peerQuestion) (any, error){"n2": func(q *peerQuestion) (any, error) { return q.answer(t.Context(), good) }}}
-	w := &wholeLogs{l, s.others("n2")}
+	w := &wholeLogs{logQueries: l, others: s.others("n2")}
 	for limit, pages := range map[int]int{0: 3, exportPageLines: 1, exportPageLines + 1: 2} {
 		s.asked = nil
 		begun, n := 0, 0
@@ -241,5 +241,39 @@ func TestExportOfADamagedNode(t *testing.T) {
 	var bad *api.QueryError
 	if _, err := w.Export(t.Context(), api.LogQuery{Query: `{a="b"`, End: 1}, func() func(*api.LogRow) error { t.Error("begun"); return nil }); !errors.As(err, &bad) {
 		t.Error(err)
+	}
+}
+
+// Suggestions of a damaged node are those of another one, asked in a place of their own: typing takes none from questions.
+func TestSuggestionsOfADamagedNode(t *testing.T) {
+	l, good := linesForLogQL(t), linesForLogQL(t)
+	ask := api.LogSuggestQuery{Query: "kind:", At: 5, End: 100e9, Limit: 5}
+	want, err := good.Suggest(t.Context(), ask)
+	if err != nil || len(want.Items) == 0 || want.Partial {
+		t.Fatal(want, err)
+	}
+	lacking(l)
+	up := true
+	s := &standIns{t: t, nodes: map[string]func(*peerQuestion) (any, error){"n2": func(q *peerQuestion) (any, error) {
+		if !up {
+			return nil, errors.New("connection refused")
+		}
+		return q.answer(t.Context(), good)
+	}}}
+	o := s.others("n2")
+	w := &wholeLogs{l, o, o.forHints()}
+	for range asksAtOnce {
+		o.asking <- struct{}{}
+	}
+	got, err := w.Suggest(t.Context(), ask)
+	if err != nil || got.Partial || !reflect.DeepEqual(got.Items, want.Items) || len(s.asked) != 1 {
+		t.Errorf("%v: %+v\nwant %+v, asked %v", err, got, want, s.asked)
+	}
+	if len(o.asking) != asksAtOnce {
+		t.Errorf("%d places of questions are taken", len(o.asking))
+	}
+	up = false
+	if got, err := w.Suggest(t.Context(), ask); err != nil || !got.Partial || len(s.asked) != 2 {
+		t.Errorf("nobody has more: %v %+v, asked %v", err, got, s.asked)
 	}
 }

@@ -131,6 +131,7 @@ type lines struct {
 	gone Position // rows up to here are gone
 	// begun is told of each line that is looked at by the query "endless".
 	begun chan struct{}
+	lack  Lack // of the newest ones
 }
 
 func (l *lines) add(pos Position, text string) {
@@ -165,9 +166,9 @@ func (l *lines) Compile(query string) (Matcher, error) {
 	return contains(query), nil
 }
 
-func (l *lines) Newest(_ context.Context, query string, n int) ([]Row, error) {
+func (l *lines) Newest(_ context.Context, query string, n int) ([]Row, Lack, error) {
 	rows, _, err := l.ReadAfter(context.Background(), query, Position{}, 1<<30)
-	return rows[max(0, len(rows)-n):], err
+	return rows[max(0, len(rows)-n):], l.lack, err
 }
 
 func (l *lines) ReadAfter(_ context.Context, query string, after Position, limit int) ([]Row, bool, error) {
@@ -251,6 +252,7 @@ type client struct {
 // got is any message of the server.
 type got struct {
 	Op, ID, Code, Cursor, Node, Message, From, To string
+	Lacks                                         Lack
 	Seq                                           uint64
 	T0, T, Step                                   int64
 	Pos                                           *int

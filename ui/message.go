@@ -47,6 +47,7 @@ type (
 		Series json.RawMessage `json:"series"`
 		V      json.RawMessage `json:"v"`
 		Cursor string          `json:"cursor"`
+		Lacks  Lack            `json:"lacks,omitempty"` // of a tail
 	}
 	msgDelta struct {
 		Op      string          `json:"op"`

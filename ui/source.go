@@ -153,14 +153,24 @@ type Matcher interface {
 	Match(ctx context.Context, l *Line) (json.RawMessage, bool)
 }
 
+// Lack says why the first lines of a tail may not be all that there are.
+type Lack string
+
+// Reasons of a Lack.
+const (
+	LackNothing Lack = ""        // they are all
+	LackDamaged Lack = "damaged" // parts of the store are, and no other node had the lines
+	LackTime    Lack = "time"    // looking for them takes longer than is waited for
+)
+
 // TailSource answers what a live tail asks of the log store.
 type TailSource interface {
 	// Compile reads the query; one that cannot be read is a *QueryError. Queries that need more than one line
 	// are refused.
 	Compile(query string) (Matcher, error)
 	// Newest returns the newest n lines that match, or as many of them as it finds in the time that it takes for it, in
-	// ascending order of position.
-	Newest(ctx context.Context, query string, n int) ([]Row, error)
+	// ascending order of position, and why there may be others.
+	Newest(ctx context.Context, query string, n int) ([]Row, Lack, error)
 	// ReadAfter returns up to limit lines that match and come after the position, in ascending order of
 	// position. complete is false when there may be more, or when lines after the position are gone or too far
 	// to be looked for.

@@ -171,9 +171,10 @@ func (s *tailSub) begin(ctx context.Context, p tailParams, cursor *Position) err
 		first = append(first, frame{gap})
 	}
 	var rows []Row
+	var lacks Lack
 	if p.Backlog > 0 {
 		var err error
-		if rows, err = src.Newest(ctx, p.Query, p.Backlog); err != nil {
+		if rows, lacks, err = src.Newest(ctx, p.Query, p.Backlog); err != nil {
 			return fmt.Errorf("read newest lines: %w", err)
 		}
 		rows = upTo(rows, head)
@@ -181,7 +182,7 @@ func (s *tailSub) begin(ctx context.Context, p tailParams, cursor *Position) err
 	s.seq++
 	snap, err := json.Marshal(msgSnap{
 		Op: "snap", ID: s.id, Seq: s.seq, Series: json.RawMessage("[]"),
-		V: json.RawMessage("0"), Cursor: head.String(), T0: time.Now().UnixMilli(),
+		V: json.RawMessage("0"), Cursor: head.String(), T0: time.Now().UnixMilli(), Lacks: lacks,
 	})
 	if err != nil {
 		return fmt.Errorf("encode snapshot: %w", err)

@@ -1,9 +1,11 @@
 package ui
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,6 +57,23 @@ func TestTailShowsBacklogAndFollows(t *testing.T) {
 	b.apply("fine", "error live")
 	if list, _ := c.follow(1); list[0] != "error live" {
 		t.Fatal(list)
+	}
+}
+
+// A tail whose first lines may lack some says why; one that is asked for none, or has them all, does not.
+func TestTailSaysWhatItsBeginningLacks(t *testing.T) {
+	b := newBench(t, nil)
+	b.apply("one")
+	for _, lack := range []Lack{LackNothing, LackDamaged, LackTime} {
+		b.lines.lack = lack
+		for backlog, want := range map[int]Lack{0: LackNothing, 5: lack} {
+			c := b.dial("ada")
+			c.send(fmt.Sprintf(`{"op":"sub","id":"l","kind":"logs.tail","params":{"query":"","backlog":%d}}`, backlog))
+			if m := c.next("snap"); m.Lacks != want {
+				t.Errorf("%d lines, %q: %q", backlog, lack, m.Lacks)
+			}
+			c.ws.Close()
+		}
 	}
 }
 
@@ -390,5 +409,65 @@ func TestTailTellsOfLinesGivenUp(t *testing.T) {
 	rows, left := topic.judge(t.Context(), make([]Line, 3))
 	if len(rows) != 0 || left != 3 {
 		t.Errorf("%d rows, %d lines left out", len(rows), left)
+	}
+}
+
+// slow judges lines for a while each, in the time of a bubble.
+type slow struct {
+	each   time.Duration
+	judged *time.Duration
+}
+
+func (m slow) Match(_ context.Context, l *Line) (json.RawMessage, bool) {
+	time.Sleep(m.each)
+	*m.judged += m.each
+	return json.RawMessage(`{}`), true
+}
+
+// A query that is slow to judge takes at most half of a processor, and a quick one is looked at as often as is set.
+func TestSlowQueriesOfTailsTakeHalfOfAProcessor(t *testing.T) {
+	for each, least := range map[time.Duration]float64{0: 0, time.Millisecond: 0, time.Second: 0.4, 10 * time.Second: 0.4} {
+		synctest.Test(t, func(t *testing.T) {
+			feed := NewLineFeed()
+			var judged time.Duration
+			s := &tailSub{conn: &conn{wake: make(chan struct{}, 1)}}
+			hub := &Hub{cfg: Config{TailEvery: 200 * time.Millisecond, TailRate: 1e6}, topics: map[string]topic{}}
+			tp := &tailTopic{hub: hub, key: "slow", matcher: slow{each, &judged}, subs: map[*tailSub]struct{}{s: {}}}
+			s.topic = tp
+			tp.reader, tp.head = feed.reader()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			rounds := 0
+			var coming sync.WaitGroup
+			coming.Go(func() { // a line whenever somebody has looked
+				tick := time.NewTicker(100 * time.Millisecond)
+				defer tick.Stop()
+				for index := uint64(1); ; index++ {
+					feed.mu.Lock()
+					waiting := len(feed.lines) > feed.off
+					feed.mu.Unlock()
+					if !waiting {
+						rounds++
+						feed.Observe(index, []wire.LogEntry{{Index: index, Batches: []wire.AcceptedLogs{{Batch: &wire.LogBatch{
+							Streams: []wire.LogStream{{Kind: wire.StreamLog, Lines: []wire.LogLine{{Text: []byte("x")}}}},
+						}}}}})
+					}
+					select {
+					case <-ctx.Done():
+						return
+					case <-tick.C:
+					}
+				}
+			})
+			tp.run(ctx)
+			coming.Wait()
+			share := judged.Seconds() / time.Minute.Seconds()
+			if share > 0.55 || share < least {
+				t.Errorf("judging a line takes %s: %.2f of a processor", each, share)
+			}
+			if each < time.Second && rounds < 250 {
+				t.Errorf("judging a line takes %s: lines are looked at %d times in a minute", each, rounds)
+			}
+		})
 	}
 }

@@ -198,6 +198,9 @@ func (b *board) takeFile(key string, v Value, ok bool) {
 	if f.parsed, f.err = b.parse(rec.Name, []byte(rec.Body)); f.err != nil {
 		b.log.Error("a rule file cannot be used", "file", key, "err", f.err)
 	}
+	for _, r := range f.refused() {
+		b.log.Error("a rule cannot be evaluated any more", "rule", r.ID, "err", r.Refused)
+	}
 	b.files[key] = f
 }
 
@@ -219,6 +222,22 @@ func (b *board) takeRoutes(v Value, ok bool) {
 // active reports whether a rule of the file is evaluated.
 func (f *heldFile) active(r *rules.Rule) bool {
 	return !f.rec.Disabled && !f.rec.Removed && !slices.Contains(f.rec.Off, r.Name)
+}
+
+// refused are the rules of the file, of those to be evaluated, whose queries this version does not take.
+func (f *heldFile) refused() (list []*rules.Rule) {
+	if f.parsed == nil {
+		return nil
+	}
+	for gi := range f.parsed.Groups {
+		g := &f.parsed.Groups[gi]
+		for ri := range g.Rules {
+			if r := &g.Rules[ri]; r.Refused != "" && f.active(r) {
+				list = append(list, r)
+			}
+		}
+	}
+	return list
 }
 
 // fileNames returns the names of the files in order. mu is held.

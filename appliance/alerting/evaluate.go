@@ -159,6 +159,8 @@ func (s *Service) evaluateGroup(ctx context.Context, e *evaluation, resumed int6
 		res := ruleResult{rule: r}
 		var found []Sample
 		switch {
+		case r.Refused != "":
+			res.err = errors.New(r.Refused)
 		case recovering && (r.Kind == rules.SilentAgent || r.Kind == rules.SilentStream || r.Shape.Absent):
 			res.err = errRecovering
 		case r.Kind == rules.Record:

@@ -142,6 +142,7 @@ func (m nodeMeta) Commit(ctx context.Context, t Txn) (uint64, error) {
 
 // fakeWorld is what rules look at.
 type fakeWorld struct {
+	refused string // queries that hold it are not taken
 	mu      sync.Mutex
 	samples map[string][]Sample // by expression
 	logql   map[string][]Sample // by expression
@@ -190,10 +191,20 @@ func (w *fakeWorld) Instant(_ context.Context, q string, t int64) ([]Sample, err
 func (w *fakeWorld) Range(context.Context, string, int64, int64, int64) ([]Series, error) {
 	return nil, nil
 }
-func (w *fakeWorld) Parser() parser.Parser   { return parser.NewParser(parser.Options{}) }
-func (w *fakeWorld) CheckQuery(string) error { return nil }
+func (w *fakeWorld) Parser() parser.Parser { return parser.NewParser(parser.Options{}) }
+func (w *fakeWorld) CheckQuery(q string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.refused != "" && strings.Contains(q, w.refused) {
+		return errors.New("its expressions are too large")
+	}
+	return nil
+}
 
 func (w *fakeWorld) CheckLogQL(expr string) (rules.Shape, error) {
+	if err := w.CheckQuery(expr); err != nil {
+		return rules.Shape{}, err
+	}
 	if !strings.Contains(expr, "{") {
 		return rules.Shape{}, errors.New("no selector")
 	}

@@ -269,6 +269,9 @@ func (b *board) eventRules() []*rules.Rule {
 // eventResults are the alerts of the events of entries behind `after` up to `through`. last is the entry up to which
 // they are complete.
 func (s *Service) eventResults(ctx context.Context, r *rules.Rule, after, through uint64, now int64) (out []state.Result, last uint64, err error) {
+	if r.Refused != "" {
+		return nil, 0, errors.New(r.Refused)
+	}
 	lines, more, err := s.cfg.Logs.EventsAfter(ctx, r.Query, after, eventsAtOnce)
 	if err != nil {
 		return nil, 0, err

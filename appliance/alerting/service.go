@@ -74,13 +74,17 @@ func New(cfg Config) *Service {
 	s := &Service{
 		cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), leading: make(chan bool, 1), stop: func() {},
 	}
-	s.board = newBoard(cfg.Meta, s.parse, cfg.Log)
+	s.board = newBoard(cfg.Meta, s.parseStored, cfg.Log)
 	s.metrics = newServiceMetrics(cfg.Registerer, s)
 	return s
 }
 
 func (s *Service) parse(name string, body []byte) (*rules.File, error) {
 	return rules.Parse(name, body, s.cfg.Metrics.Parser(), s.cfg.Logs)
+}
+
+func (s *Service) parseStored(name string, body []byte) (*rules.File, error) {
+	return rules.ParseStored(name, body, s.cfg.Metrics.Parser(), s.cfg.Logs)
 }
 
 // Start begins to work in the background until Close.

@@ -343,6 +343,9 @@ func (b *board) ruleView(f *heldFile, g *rules.Group, r *rules.Rule, interval in
 	if h, ok := b.health[r.ID]; ok {
 		v.Error, v.Since = h.rec.Error, h.rec.Since
 	}
+	if r.Refused != "" { // also before this node leads, and evaluates it
+		v.Error = r.Refused
+	}
 	if r.Kind == rules.Record {
 		v.State = "recording"
 	}

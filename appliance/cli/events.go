@@ -20,6 +20,7 @@ import (
 type eventAnswer struct {
 	Events []json.RawMessage `json:"events"`
 	Next   string            `json:"next"`
+	Stats  api.LogStats      `json:"stats"`
 }
 
 func newEvents(s streams) *cobra.Command {
@@ -102,9 +103,15 @@ func newEventsQuery(s streams, t *target) *cobra.Command {
 			if err := when.set(q); err != nil {
 				return err
 			}
-			return pages(c.Context(), cl, "/v1/events", q, limit, func(a *eventAnswer) (int, string, error) {
+			var all api.LogStats
+			err = pages(c.Context(), cl, "/v1/events", q, limit, func(a *eventAnswer) (int, string, error) {
+				all.Add(&a.Stats)
 				return len(a.Events), a.Next, printEvents(s.out, &form, a.Events)
 			})
+			if err != nil {
+				return err
+			}
+			return tellStats(s.err, &all, false)
 		},
 	}
 	form.flag(c)

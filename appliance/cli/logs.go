@@ -84,7 +84,7 @@ func (l *logQuestion) rows(ctx context.Context, cl *client, q url.Values, limit 
 		return len(a.Rows), a.Next, printRows(l.s.out, &l.form, a.Rows, ids)
 	})
 	if err == nil {
-		l.tell(&all)
+		err = l.tell(&all)
 	}
 	return err
 }
@@ -145,6 +145,9 @@ func rowLine(r *api.LogRow) string {
 		if source == "" {
 			source = r.Labels[name]
 		}
+	}
+	if r.Kind == "event" {
+		source = "event " + r.Labels["name"]
 	}
 	text := strings.ReplaceAll(r.Text, "\n", " ⏎ ")
 	var fields []string
@@ -229,6 +232,7 @@ type liveMessage struct {
 	Op      string            `json:"op"`
 	V       []json.RawMessage `json:"v"`
 	Cursor  string            `json:"cursor"`
+	Lacks   string            `json:"lacks"` // of a snap: why the first lines may not be all
 	Sampled int               `json:"sampled"`
 	Dropped int               `json:"dropped"`
 	Code    string            `json:"code"`
@@ -267,6 +271,12 @@ func (f *follower) follow(ctx context.Context, base string) (got bool, err error
 		switch m.Op {
 		case "snap", "delta":
 			got = true
+			switch m.Lacks {
+			case "damaged":
+				fmt.Fprintln(f.s.err, "warning: the first lines lack some, because parts are damaged on the node that was asked and no other node had them all; what comes is all shown")
+			case "time":
+				fmt.Fprintln(f.s.err, "note: looking for the first lines took too long, so there may be others; what comes is all shown")
+			}
 			if err := f.print(m.V); err != nil {
 				return got, err
 			}
@@ -277,7 +287,11 @@ func (f *follower) follow(ctx context.Context, base string) (got bool, err error
 				f.cursor = m.Cursor
 			}
 		case "gap":
-			fmt.Fprintf(f.s.err, "... lines are missing here (%d)\n", m.Dropped)
+			if m.Dropped < 0 {
+				fmt.Fprintln(f.s.err, "... lines may be missing here; nobody knows how many")
+			} else {
+				fmt.Fprintf(f.s.err, "... %d lines are missing here\n", m.Dropped)
+			}
 		case "err":
 			if m.Code == "unavailable" { // now, or at this node
 				return got, errors.New(m.Message)

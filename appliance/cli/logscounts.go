@@ -58,10 +58,10 @@ func (l *logQuestion) ask(text string) (url.Values, *client, error) {
 	return q, cl, err
 }
 
-// tell prints what an answer cost, when asked for, and always what is missing in it.
-func (l *logQuestion) tell(st *api.LogStats) { tellStats(l.s.err, st, l.stats) }
+// tell prints what an answer cost, when asked for, and always what is missing in it, which is errWarnings then.
+func (l *logQuestion) tell(st *api.LogStats) error { return tellStats(l.s.err, st, l.stats) }
 
-func tellStats(w io.Writer, st *api.LogStats, all bool) {
+func tellStats(w io.Writer, st *api.LogStats, all bool) error {
 	if all {
 		fmt.Fprintf(w, "%d lines (%s) looked at in %.1f ms; of %d blocks %d opened, %d counted without reading lines, passed over: %d by header, %d by word index, %d by filter, %d by what their lines have in common",
 			st.Lines, bytesText(st.Bytes), st.Ms, st.Considered, st.Blocks, st.Counted, st.SkippedHeader, st.SkippedIndex, st.SkippedFilter, st.SkippedTemplates)
@@ -76,7 +76,7 @@ func tellStats(w io.Writer, st *api.LogStats, all bool) {
 		if places != "" {
 			places = ": " + places
 		}
-		others := "no other node had the answer"
+		others := "the other nodes that answered lack parts too"
 		if st.Unasked {
 			others = "no other node could be asked"
 		}
@@ -85,6 +85,10 @@ func tellStats(w io.Writer, st *api.LogStats, all bool) {
 	if st.Expired {
 		fmt.Fprintln(w, "warning: retention took the oldest lines of the span away while it was read")
 	}
+	if st.Partial {
+		return errWarnings
+	}
+	return nil
 }
 
 // tellNode says which node answered in place of the one that was asked, if one did.
@@ -115,17 +119,13 @@ func newLogsHits(s streams, t *target) *cobra.Command {
 		if err := cl.get(ctx, "/v1/logs/hits", q, &h); err != nil {
 			return err
 		}
-		if l.form.json() {
-			return writeJSON(s.out, &h)
-		}
-		if err := printHits(s.out, &h); err != nil {
+		if err := l.form.write(s.out, &h, func() error { return printHits(s.out, &h) }); err != nil {
 			return err
 		}
-		if h.Capped {
+		if h.Capped && !l.form.json() {
 			fmt.Fprintln(s.err, "there are so many values that another one may be more frequent than these")
 		}
-		l.tell(&h.Stats)
-		return nil
+		return l.tell(&h.Stats)
 	})
 	c.Flags().StringVar(&field, "field", "", "count by the values of this label or field")
 	c.Flags().IntVar(&top, "top", 10, "how many values are told apart, the most frequent ones")
@@ -188,21 +188,20 @@ func newLogsTop(s streams, t *target) *cobra.Command {
 			if err := cl.get(c.Context(), "/v1/logs/facets", q, &f); err != nil {
 				return err
 			}
-			if l.form.json() {
-				return writeJSON(s.out, &f)
-			}
-			tab := newTable(s.out, f.Field, "lines")
-			for _, v := range f.Values {
-				tab.row(v.Value, strconv.FormatInt(v.Count, 10))
-			}
-			if err := tab.flush(); err != nil {
+			err = l.form.write(s.out, &f, func() error {
+				tab := newTable(s.out, f.Field, "lines")
+				for _, v := range f.Values {
+					tab.row(v.Value, strconv.FormatInt(v.Count, 10))
+				}
+				return tab.flush()
+			})
+			if err != nil {
 				return err
 			}
-			if f.Capped {
+			if f.Capped && !l.form.json() {
 				fmt.Fprintln(s.err, "there are so many values that another one may be more frequent than the last of these")
 			}
-			l.tell(&f.Stats)
-			return nil
+			return l.tell(&f.Stats)
 		},
 	}
 	l.flags(c, "now-1h")
@@ -237,17 +236,19 @@ func newLogsLabels(s streams, t *target) *cobra.Command {
 			if err := cl.get(c.Context(), path, q, &answer); err != nil {
 				return err
 			}
-			l.tell(&answer.Stats)
 			list := append(answer.Labels, answer.Values...)
-			if form.json() {
-				return writeJSON(s.out, list)
-			}
-			for _, v := range list {
-				if _, err := fmt.Fprintln(s.out, printable(v)); err != nil {
-					return err
+			err = form.write(s.out, list, func() error {
+				for _, v := range list {
+					if _, err := fmt.Fprintln(s.out, printable(v)); err != nil {
+						return err
+					}
 				}
+				return nil
+			})
+			if err != nil {
+				return err
 			}
-			return nil
+			return l.tell(&answer.Stats)
 		},
 	}
 	form.flag(c)
@@ -275,21 +276,20 @@ func newLogsSeries(s streams, t *target) *cobra.Command {
 			if err := cl.get(c.Context(), "/v1/logs/series", q, &answer); err != nil {
 				return err
 			}
-			if form.json() {
-				return writeJSON(s.out, &answer)
-			}
-			tab := newTable(s.out, "kind", "stream")
-			for i := range answer.Streams {
-				tab.row(answer.Streams[i].Kind, seriesName(answer.Streams[i].Labels))
-			}
-			if err := tab.flush(); err != nil {
+			err = form.write(s.out, &answer, func() error {
+				tab := newTable(s.out, "kind", "stream")
+				for i := range answer.Streams {
+					tab.row(answer.Streams[i].Kind, seriesName(answer.Streams[i].Labels))
+				}
+				return tab.flush()
+			})
+			if err != nil {
 				return err
 			}
-			if answer.More {
+			if answer.More && !form.json() {
 				fmt.Fprintln(s.err, "there are more; raise --limit or ask for less")
 			}
-			l.tell(&answer.Stats)
-			return nil
+			return l.tell(&answer.Stats)
 		},
 	}
 	form.flag(c)
@@ -322,20 +322,22 @@ func newLogsContext(s streams, t *target) *cobra.Command {
 			if err := cl.get(c.Context(), "/v1/logs/context", q, &around); err != nil {
 				return err
 			}
-			if form.json() {
-				return writeJSON(s.out, &around)
-			}
-			for i := range around.Rows {
-				mark := "  "
-				if i == around.At {
-					mark = "> "
+			err = form.write(s.out, &around, func() error {
+				for i := range around.Rows {
+					mark := "  "
+					if i == around.At {
+						mark = "> "
+					}
+					if _, err := fmt.Fprintln(s.out, mark+rowLine(&around.Rows[i])); err != nil {
+						return err
+					}
 				}
-				if _, err := fmt.Fprintln(s.out, mark+rowLine(&around.Rows[i])); err != nil {
-					return err
-				}
+				return nil
+			})
+			if err != nil {
+				return err
 			}
-			tellStats(s.err, &around.Stats, false)
-			return nil
+			return tellStats(s.err, &around.Stats, false)
 		},
 	}
 	form.flag(c)

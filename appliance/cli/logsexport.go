@@ -76,8 +76,7 @@ for a formula begin with '.`,
 				}
 				return err
 			}
-			tellStats(s.err, &e.stats, stats)
-			if e.stats.Partial {
+			if tellStats(s.err, &e.stats, stats) != nil {
 				return errors.New("the export is not whole")
 			}
 			return nil

@@ -163,7 +163,7 @@ func TestLogCountsArePrinted(t *testing.T) {
 		{[]string{"query", "a", "--ids", "--stats"}, []string{"1700000000000000000.1.1 "}, []string{"77 lines"}},
 	} {
 		code, out, errs := run(t, append([]string{"logs"}, c.args...)...)
-		if code != ExitOK {
+		if want := c.args[0] == "hits"; (code == ExitWarnings) != want || !want && code != ExitOK { // its answer is partial
 			t.Errorf("%v: code %d %s", c.args, code, errs)
 		}
 		for _, want := range c.out {
@@ -179,5 +179,43 @@ func TestLogCountsArePrinted(t *testing.T) {
 	}
 	if code, _, errs := run(t, "logs", "context", "abc"); code != ExitFailed || !strings.Contains(errs, "--ids") {
 		t.Errorf("a bad id: %d %s", code, errs)
+	}
+}
+
+// Answers that lack what is damaged are warned of and exit with 3, whatever is asked and in whichever form. Whole ones are not, and
+// the node that gave one in place of another is named.
+func TestPartialAnswersAreWarnings(t *testing.T) {
+	var stats api.LogStats
+	exportNodes(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]any{"stats": stats})
+	}))
+	for _, args := range [][]string{
+		{"logs", "query", "x"},
+		{"logs", "hits"},
+		{"logs", "top", "host"},
+		{"logs", "labels"},
+		{"logs", "series"},
+		{"logs", "patterns"},
+		{"logs", "context", "1.2.3"},
+		{"events", "query"},
+	} {
+		for _, c := range []struct {
+			stats api.LogStats
+			code  int
+			says  string
+		}{
+			{api.LogStats{}, ExitOK, ""},
+			{api.LogStats{Node: "n3"}, ExitOK, "node n3 answered"},
+			{api.LogStats{Partial: true, Damaged: []string{"day 3"}}, ExitWarnings, "day 3, and the other nodes that answered lack parts too"},
+			{api.LogStats{Partial: true, Unasked: true}, ExitWarnings, "no other node could be asked"},
+		} {
+			for _, form := range []string{"table", "json"} {
+				stats = c.stats
+				code, _, errs := run(t, append(args, "-o", form)...)
+				if code != c.code || !strings.Contains(errs, c.says) || c.says == "" && errs != "" {
+					t.Errorf("%v as %s with %+v: %d %s", args, form, c.stats, code, errs)
+				}
+			}
+		}
 	}
 }

@@ -58,8 +58,13 @@ func (l *logQuestion) numbers(c *cobra.Command, query string, step time.Duration
 		return err
 	}
 	var answer numbersAnswer
-	if shown, err := cl.show(c.Context(), l.s, &l.form, path, asked, &answer); err != nil || shown {
+	shown, err := cl.show(c.Context(), l.s, &l.form, path, asked, &answer)
+	if err != nil {
 		return err
+	}
+	tellNode(l.s.err, cl.answered)
+	if shown { // with its warnings
+		return nil
 	}
 	if err := printProm(l.s.out, &answer.Data.promData); err != nil {
 		return err
@@ -69,9 +74,11 @@ func (l *logQuestion) numbers(c *cobra.Command, query string, step time.Duration
 		fmt.Fprintf(l.s.err, "%d lines (%s) looked at in %.1f ms; of %d blocks %d opened, %d passed over\n",
 			sum.Lines, bytesText(sum.Bytes), sum.Seconds*1000, blocks.Considered, blocks.Opened, blocks.Skipped)
 	}
-	tellNode(l.s.err, cl.answered)
 	for _, w := range answer.Warnings {
 		fmt.Fprintf(l.s.err, "warning: %s\n", printable(w))
+	}
+	if len(answer.Warnings) > 0 {
+		return errWarnings
 	}
 	return nil
 }

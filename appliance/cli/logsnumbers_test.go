@@ -46,7 +46,7 @@ func TestNumbersOfLogs(t *testing.T) {
 		t.Errorf("asked %s", asked)
 	}
 	code, out, errs = run(t, "logs", "query", query, "--start", "1699990000", "--end", "1700000000", "--step", "90s")
-	if code != ExitOK || strings.Count(out, "\n") != 3 || !strings.Contains(out, "2.5") || errs != "warning: the answer is partial\n" {
+	if code != ExitWarnings || strings.Count(out, "\n") != 3 || !strings.Contains(out, "2.5") || errs != "warning: the answer is partial\n" {
 		t.Errorf("%d %s%s", code, out, errs)
 	}
 	if q = asked.Query(); asked.Path != "/loki/api/v1/query_range" || q.Get("start") != "1699990000000000000" || q.Get("end") != "1700000000000000000" || q.Get("step") != "90" {

@@ -42,14 +42,10 @@ func newLogsPatterns(s streams, t *target) *cobra.Command {
 		if err := cl.get(ctx, "/v1/logs/patterns", q, &found); err != nil {
 			return err
 		}
-		if l.form.json() {
-			return writeJSON(s.out, &found)
-		}
-		if err := printPatterns(s, &found, onlyNew); err != nil {
+		if err := l.form.write(s.out, &found, func() error { return printPatterns(s, &found, onlyNew) }); err != nil {
 			return err
 		}
-		l.tell(&found.Stats)
-		return nil
+		return l.tell(&found.Stats)
 	})
 	c.Flags().IntVar(&limit, "limit", 50, "how many patterns at most, up to 1000")
 	c.Flags().BoolVar(&onlyNew, "new", false, "only patterns that are new since --since")

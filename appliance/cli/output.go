@@ -36,6 +36,14 @@ func (f *outputForm) Type() string { return "form" }
 
 func (f *outputForm) json() bool { return *f == "json" }
 
+// write prints v as JSON, or for people.
+func (f *outputForm) write(out io.Writer, v any, people func() error) error {
+	if f.json() {
+		return writeJSON(out, v)
+	}
+	return people()
+}
+
 // writeJSON prints v indented; what came from the cluster as it came.
 func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)

@@ -190,7 +190,7 @@ func newRulesList(s streams, t *target) *cobra.Command {
 				if kind == "record" && r.Lang == "logql" {
 					kind = "record_logql"
 				}
-				if len(text) > 100 {
+				if len(text) > 100 && r.Error == "" { // what is wrong is told in full
 					text = text[:97] + "..."
 				}
 				tab.row(f.Name, r.Name, r.Labels["severity"], state, strconv.Itoa(r.Alerts), kind, (time.Duration(r.ForMs) * time.Millisecond).String(), text)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 
@@ -62,11 +63,45 @@ func newUpgradeStatus(s streams, t *target) *cobra.Command {
 				}
 				tab.row(n.ID, n.Version, known)
 			}
-			return tab.flush()
+			if err := tab.flush(); err != nil {
+				return err
+			}
+			return tellRefusedRules(c.Context(), s, cl)
 		},
 	}
 	form.flag(c)
 	return c
+}
+
+// tellRefusedRules says how many rules have errors on the node that is asked: a new version may not take what was stored.
+func tellRefusedRules(ctx context.Context, s streams, cl *client) error {
+	var answer struct {
+		Files []struct {
+			Error string `json:"error"`
+			Rules []struct {
+				Error string `json:"error"`
+			} `json:"rules"`
+		} `json:"files"`
+	}
+	if err := cl.get(ctx, "/v1/rules", nil, &answer); err != nil {
+		return err
+	}
+	bad := 0
+	for _, f := range answer.Files {
+		if f.Error != "" {
+			bad++
+		}
+		for _, r := range f.Rules {
+			if r.Error != "" {
+				bad++
+			}
+		}
+	}
+	if bad == 0 {
+		return nil
+	}
+	fmt.Fprintf(s.out, "\n%d rules or files of them have errors as the node that was asked sees them: `triward rules list` says which\n", bad)
+	return errWarnings
 }
 
 func newUpgradeFinalize(s streams, t *target) *cobra.Command {

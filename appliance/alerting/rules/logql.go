@@ -136,15 +136,15 @@ func (r *logqlRule) shape(rule *Rule, promql parser.Parser, queries Queries, bad
 		if _, prom := promql.ParseExpr(rule.Expr); prom == nil && rule.Expr[0] != '{' {
 			hint = "; as PromQL it can be read: rules on metrics stand below groups, not below logql"
 		}
-		bad.add(&r.expr, "rule %q: expr: %v%s", rule.Name, err, hint)
+		bad.query(rule, &r.expr, "expr: %v%s", err, hint)
 		return
 	}
 	if shape.Window > MaxRange {
-		bad.add(&r.expr, "rule %q: expr: a range of %s; at most %s, since it is read anew at each evaluation: record a shorter one and sum that up",
-			rule.Name, model.Duration(shape.Window), model.Duration(MaxRange))
+		bad.query(rule, &r.expr, "expr: a range of %s; at most %s, since it is read anew at each evaluation: record a shorter one and sum that up",
+			model.Duration(shape.Window), model.Duration(MaxRange))
 	}
 	if shape.Reach > MaxReach {
-		bad.add(&r.expr, "rule %q: expr: with its offset it looks %s back; at most %s", rule.Name, model.Duration(shape.Reach), model.Duration(MaxReach))
+		bad.query(rule, &r.expr, "expr: with its offset it looks %s back; at most %s", model.Duration(shape.Reach), model.Duration(MaxReach))
 	}
 	rule.Shape = shape
 }

@@ -207,7 +207,7 @@ func (r *ownRule) fill(rule *Rule, queries Queries, bad *Error) {
 	rule.Query = query
 	if query != "" && queries != nil {
 		if err := queries.CheckQuery(query); err != nil {
-			bad.add(&r.node, "rule %q: query: %v", r.Alert, err)
+			bad.query(rule, &r.node, "query: %v", err)
 		}
 	}
 }

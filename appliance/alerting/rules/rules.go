@@ -95,6 +95,10 @@ type Rule struct {
 	Match  map[string]string
 
 	Shape Shape // of what is in LogQL
+
+	// Refused says why the rule's query is not taken any more, of a file that was stored by a version with other bounds; "" for
+	// none. Only ParseStored sets it: such a rule is not evaluated and its alerts stay, while the others of the file go on.
+	Refused string
 }
 
 // Severity returns the rule's level: its label severity.
@@ -119,6 +123,8 @@ type Problem struct {
 type Error struct {
 	File     string
 	Problems []Problem
+
+	stored bool // a query that is not taken is its rule's own matter
 }
 
 // Error names the first problems.
@@ -150,6 +156,15 @@ func (e *Error) add(node *yaml.Node, format string, args ...any) {
 	e.Problems = append(e.Problems, p)
 }
 
+// query notes what is wrong with the query of a rule.
+func (e *Error) query(rule *Rule, node *yaml.Node, format string, args ...any) {
+	if e.stored {
+		rule.Refused = fmt.Sprintf("this version does not take its query any more: "+format, args...)
+		return
+	}
+	e.add(node, "rule %q: %s", rule.Name, fmt.Sprintf(format, args...))
+}
+
 // document is a file. Groups in LogQL and of Triward's own kinds stand beside those of Prometheus, which stay as they are.
 type document struct {
 	Groups  []rulefmt.RuleGroup `yaml:"groups"`
@@ -164,7 +179,17 @@ func ValidName(name string) bool { return fileName.MatchString(name) }
 
 // Parse reads a file. What is wrong with it is told in one *Error.
 func Parse(name string, body []byte, promql parser.Parser, queries Queries) (*File, error) {
-	bad := &Error{File: name}
+	return readFile(name, body, promql, queries, false)
+}
+
+// ParseStored reads a file that was taken before, maybe by another version. A query that this one does not take makes its rule
+// Refused and keeps none of the others from being evaluated.
+func ParseStored(name string, body []byte, promql parser.Parser, queries Queries) (*File, error) {
+	return readFile(name, body, promql, queries, true)
+}
+
+func readFile(name string, body []byte, promql parser.Parser, queries Queries, stored bool) (*File, error) {
+	bad := &Error{File: name, stored: stored}
 	switch {
 	case !ValidName(name):
 		bad.add(nil, "the name must be 1 to 63 of a-z, 0-9, '.', '_' and '-', and begin with a letter or digit")

@@ -286,6 +286,10 @@ func TestBadParameters(t *testing.T) {
 	s.fill()
 	deep := strings.Repeat("(", 60_000)
 	many := url.Values{"match[]": make([]string, MaxSelectors+1)}
+	large := url.Values{"match[]": {}} // each of them may be asked for alone
+	for i := range 13 {
+		large.Add("match[]", fmt.Sprintf(`{a%d=~"%s"}`, i, strings.Repeat("x{1000}", 4)))
+	}
 	cases := []struct {
 		path   string
 		params url.Values
@@ -320,6 +324,8 @@ func TestBadParameters(t *testing.T) {
 		{"labels", params("start", "x"), 400, "parameter start"},
 		{"labels", params("query", `{`), 400, "parse error"},
 		{"series", many, 400, "101 times"},
+		{"series", large, 400, "unfold"},
+		{"series", url.Values{"match[]": large["match[]"][:12]}, 200, "[]"},
 		{"series", params("match[]", `{a=`), 400, "parse error"},
 		{"index/stats", around(), 400, "query is missing"},
 		{"index/volume", around("query", `{a="b"}`, "aggregateBy", "x"), 400, "aggregateBy"},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore"
+	"github.com/triward/triward/logstore/logql/syntax"
 	"github.com/triward/triward/logstore/query"
 )
 
@@ -112,12 +113,13 @@ func (a *API) series(q *request) error {
 		return badf("match[] is given %d times, at most %d are allowed", len(asked), MaxSelectors)
 	}
 	any := make([]*query.Filter, 0, len(asked))
+	var read syntax.Reader // of all of them
 	for _, text := range asked {
 		if text == "{}" {
 			any = append(any, query.All())
 			continue
 		}
-		sel, err := selectorOf(text)
+		sel, err := selectorOf(&read, text)
 		if err != nil {
 			return err
 		}

@@ -179,12 +179,12 @@ func (q *request) selector(must bool) ([]*labels.Matcher, error) {
 	case "{}":
 		return nil, nil
 	}
-	return selectorOf(text)
+	return selectorOf(new(syntax.Reader), text)
 }
 
 // selectorOf reads a selector; stages behind it are left out, since questions about streams do not look at lines.
-func selectorOf(text string) ([]*labels.Matcher, error) {
-	e, err := logql.Parse(text)
+func selectorOf(read *syntax.Reader, text string) ([]*labels.Matcher, error) {
+	e, err := read.Parse(text)
 	if err != nil {
 		return nil, err
 	}

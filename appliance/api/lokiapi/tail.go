@@ -79,7 +79,7 @@ func (a *API) admitTail(user string) error {
 	most := a.opts.Tails
 	switch {
 	case t.closed:
-		return &httpError{code: http.StatusServiceUnavailable, text: "the node is stopping", retry: "5"}
+		return errStopping()
 	case t.n >= most:
 		return &httpError{code: http.StatusTooManyRequests, text: "this node has as many live tails as it can hold; use another one, or close some", retry: "5"}
 	case t.perUser[user] >= max(1, most/5):
@@ -89,6 +89,10 @@ func (a *API) admitTail(user string) error {
 	t.perUser[user]++
 	a.work.Add(1)
 	return nil
+}
+
+func errStopping() error {
+	return &httpError{code: http.StatusServiceUnavailable, text: "the node is stopping", retry: "5"}
 }
 
 func (a *API) leaveTail(user string) {
@@ -167,9 +171,14 @@ func (a *API) tail(q *request) error {
 	defer follow.Close()
 	t.follow = follow
 	ctx, cancel := context.WithTimeout(q.ctx(), a.opts.Timeout)
+	stop := context.AfterFunc(a.ctx, cancel) // Close waits for it
 	first, err := t.backlog(ctx, head)
+	stop()
 	cancel()
-	if err != nil {
+	switch {
+	case err != nil && a.ctx.Err() != nil:
+		return errStopping()
+	case err != nil:
 		return err
 	}
 	upgrader := websocket.Upgrader{
@@ -222,7 +231,8 @@ func newHeld(came time.Time, t int64, labels wire.Labels, text string) held {
 
 var errEnough = errors.New("enough lines")
 
-// backlog reads the newest lines up to the position from which on the feed tells of all, oldest first.
+// backlog reads the newest lines up to the position from which on the feed tells of all, oldest first. When some may lack, as parts
+// are damaged, they count as lost.
 func (t *tail) backlog(ctx context.Context, head ui.Position) ([]held, error) {
 	ctx, leave, err := t.api.opts.Store.Admit(ctx, lookupBytes)
 	if err != nil {
@@ -235,7 +245,7 @@ func (t *tail) backlog(ctx context.Context, head ui.Position) ([]held, error) {
 	var out []held
 	bytes := 0
 	req := logstore.Request{Filter: f, Start: t.asked.start, End: farFuture, Direction: logstore.NewestFirst}
-	_, err = t.api.opts.Store.Walk(ctx, req, func(r *logstore.Row) error {
+	st, err := t.api.opts.Store.Walk(ctx, req, func(r *logstore.Row) error {
 		if head.Less(ui.Position{Index: r.Index, Ord: r.Ord}) {
 			return nil // the feed has it
 		}
@@ -255,6 +265,9 @@ func (t *tail) backlog(ctx context.Context, head ui.Position) ([]held, error) {
 	})
 	if err != nil && !errors.Is(err, errEnough) {
 		return nil, err
+	}
+	if st.Partial {
+		t.lost = -1
 	}
 	slices.Reverse(out)
 	return out, nil

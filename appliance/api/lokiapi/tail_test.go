@@ -2,6 +2,7 @@ package lokiapi
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/triward/triward/agent/wire"
+	"github.com/triward/triward/logstore"
 )
 
 // follow opens a tail; the header may be nil for a token.
@@ -303,5 +305,48 @@ func TestTailHoldsLabelsWithinItsBound(t *testing.T) {
 	}
 	if came >= most || dropped == 0 {
 		t.Errorf("beyond the first lines %d were held, %d dropped", came, dropped)
+	}
+}
+
+// Stopping the node does not wait until a tail has its first lines.
+func TestCloseEndsTailsAtTheirBeginning(t *testing.T) {
+	s := newStand(t, func(o *Options) { o.Timeout = time.Hour })
+	for range 4 { // all places of the store: the tail waits for one
+		_, leave, err := s.store.Admit(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer leave()
+	}
+	answered := make(chan *http.Response, 1)
+	go func() {
+		_, resp, _ := s.follow(params("query", `{app="db"}`), nil)
+		answered <- resp
+	}()
+	s.until("the tail has begun", func() bool {
+		s.api.tails.mu.Lock()
+		defer s.api.tails.mu.Unlock()
+		return s.api.tails.n == 1
+	})
+	if err := s.api.Close(); err != nil {
+		t.Error(err)
+	}
+	if resp := <-answered; resp == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("the tail is answered %v", resp)
+	}
+}
+
+// A tail of a damaged node says that its first lines may lack some.
+func TestTailOfADamagedNodeSaysSo(t *testing.T) {
+	s := newStand(t, nil)
+	s.fill()
+	s.store.Report("", logstore.KindDay{Kind: wire.StreamLog, Day: t0 / int64(24*time.Hour)}, errors.New("planted"))
+	ws, _, err := s.follow(params("query", `{app="db"}`, "start", fmt.Sprint(t0)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body, err := ws.ReadMessage()
+	if err != nil || !strings.Contains(string(body), `"dropped_entries":[{"labels":{"dropped":"unknown"}`) {
+		t.Errorf("%s %v", body, err)
 	}
 }

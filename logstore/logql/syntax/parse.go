@@ -15,7 +15,13 @@ import (
 )
 
 // Parse reads an expression. Errors are of type *Error.
-func Parse(text string) (Expr, error) {
+func Parse(text string) (Expr, error) { return new(Reader).Parse(text) }
+
+// Reader reads the queries of one question, whose regular expressions are bounded together as those of one query are.
+type Reader struct{ progs int }
+
+// Parse is the function Parse.
+func (r *Reader) Parse(text string) (Expr, error) {
 	if len(text) > MaxText {
 		return nil, errorAt(text, MaxText, fmt.Sprintf("the query is longer than %d bytes", MaxText))
 	}
@@ -23,7 +29,8 @@ func Parse(text string) (Expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &parser{text: text, tokens: tokens}
+	p := &parser{text: text, tokens: tokens, progs: r.progs}
+	defer func() { r.progs = p.progs }()
 	if p.peek().kind == tokEnd {
 		return nil, p.fail(p.peek(), "the query is empty: a selector such as {source=\"journal\"} is expected")
 	}

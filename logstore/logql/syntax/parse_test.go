@@ -304,6 +304,12 @@ func TestExpressionsOfAQueryAreBounded(t *testing.T) {
 			t.Errorf("%.60q: %v", q, err)
 		}
 	}
+	var together Reader
+	for i := range 14 {
+		if _, err := together.Parse(`{a=~"` + large + `"}`); (err != nil) != (i >= 12) {
+			t.Errorf("query %d of a question: %v", i, err)
+		}
+	}
 	list := "pod-" + strings.Repeat("0123456789|pod-", 250) + "x"
 	if _, err := Parse(`{a="b"}` + strings.Repeat(` | a=~"`+list+`"`, 10)); err != nil {
 		t.Error(err)

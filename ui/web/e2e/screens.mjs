@@ -52,6 +52,31 @@ const PAGES = {
       await p.waitForSelector('[data-testid=log-detail]');
     },
   },
+  'logs-partial': {
+    path: '/logs',
+    ready: async (p) => {
+      // As a damaged node answers of which no other one can be asked.
+      await p.route(/\/v1\/logs\/(query|hits|facets)\?/, async (route) => {
+        const response = await route.fetch();
+        const json = await response.json();
+        json.stats = {
+          ...json.stats,
+          partial: true,
+          unasked: true,
+          damaged: ['2026-05-01 log: block 17: checksum'],
+        };
+        await route.fulfill({ response, json });
+      });
+      await p.click('form button.primary');
+      await p.waitForSelector('[data-testid=partial]', { timeout: 10_000 });
+      await p.waitForTimeout(700);
+      await p.unrouteAll({ behavior: 'ignoreErrors' });
+    },
+  },
+  'logs-numbers-error': {
+    path: `/logs?q=${q('sum by (host) (rate({source="journal"} |= "x" [5m])')}`,
+    ready: (p) => p.waitForSelector('[data-testid=query-error]'),
+  },
   'logs-suggest': {
     path: '/logs',
     ready: async (p) => {
@@ -346,7 +371,12 @@ for (const lang of pick('SCREENS_LANG', ['en', 'zh'])) {
         const context = await newContext(browser, { lang, theme, width, height });
         // These the browser writes itself for answers the page provokes on purpose.
         if (spec.anonymous) context.expected = [/401/];
-        if (name === 'metrics-error' || name === 'logs-error' || name === 'logs-logql')
+        if (
+          name === 'metrics-error' ||
+          name === 'logs-error' ||
+          name === 'logs-numbers-error' ||
+          name === 'logs-logql'
+        )
           context.expected = [/400/];
         if (!spec.anonymous) await logIn(context);
         const page = await newPage(context);

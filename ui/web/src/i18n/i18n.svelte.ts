@@ -27,6 +27,10 @@ class I18n {
   int(n: number | null | undefined): string {
     return n == null || !Number.isFinite(n) ? '-' : new Intl.NumberFormat('en-US').format(n);
   }
+  /** "lines, counts" */
+  list(names: string[]): string {
+    return names.join(this.lang === 'zh' ? '、' : ', ');
+  }
   ago(ms: number | null | undefined, now: number): string {
     const a = this.t.overview.ago;
     if (!ms) return a.never;

@@ -8,9 +8,29 @@ export const logtools = {
   last: 'Last',
   min: 'Least',
   max: 'Most',
-  partialWhy: (node: string) =>
-    `Parts of the log store of this node${node ? ` (${node})` : ''} are damaged and were left out of this answer. Another node may have them. The page Cluster shows the repair.`,
-  askAnother: 'Ask another node:',
+  lack: {
+    missing: (parts: string) => `Not all is here: ${parts}.`,
+    why: (node: string) =>
+      `Parts of the log store of this node${node ? ` (${node})` : ''} are damaged and left out; the page Cluster shows the repair.`,
+    nowhere: 'The other nodes that answered lack parts too.',
+    unasked: 'No other node could be asked.',
+    again: 'Ask again',
+    askAnother: 'Ask another node:',
+    damaged: 'What is damaged',
+    node: (nodes: string) =>
+      `Node ${nodes} answered, as lines are damaged on this one. Nothing is missing from that.`,
+    late: 'Looking for the first lines took too long: older ones may be missing here. A search finds them.',
+    part: {
+      lines: 'lines',
+      counts: 'counts over time',
+      values: 'top values',
+      patterns: 'patterns',
+      numbers: 'numbers',
+      around: 'lines around',
+      first: 'the first lines of the tail (new ones are all shown)',
+      events: 'events',
+    },
+  },
   expired: 'Retention removed lines of this range while the answer was on its way.',
   read: (lines: string, bytes: string, ms: string) => `${lines} lines (${bytes}) read in ${ms} ms`,
   blocks: (n: string, all: string) => `${n} of ${all} blocks opened`,
@@ -21,7 +41,6 @@ export const logtools = {
     index: 'Passed over by the word index',
     filter: 'Passed over by the filter of words',
     templates: 'Passed over by what their lines have in common',
-    node: (node: string) => `Node ${node} answered, as lines are damaged on this one.`,
     skipped: 'Passed over',
     counted: 'Counted without reading lines',
     opened: 'Opened and read',
@@ -60,8 +79,6 @@ export const logtools = {
     holds: 'Holds',
     holdsHint:
       'Every line that matches now, not only those loaded on the page. Lines that retention removes before their turn are not in it.',
-    partial:
-      'Parts of the log store of this node are damaged. Their lines would be missing: export from another node.',
     form: 'Form',
     forms: { jsonl: 'JSON lines', text: 'Text', csv: 'CSV', raw: 'Raw' },
     formHint: {

@@ -41,6 +41,8 @@ export interface CallOptions {
   signal?: AbortSignal;
   /** Do not treat 401 as "the session is over". */
   anonymous?: boolean;
+  /** Is given the headers of an answer that is a success. */
+  head?: (headers: Headers) => void;
 }
 
 export async function call<T>(path: string, o: CallOptions = {}): Promise<T> {
@@ -66,6 +68,7 @@ export async function call<T>(path: string, o: CallOptions = {}): Promise<T> {
     cache: 'no-store',
   });
   position.atLeast(Number(res.headers.get('X-Triward-Index') ?? 0));
+  if (res.ok) o.head?.(res.headers);
   if (res.ok) return (res.status === 204 ? undefined : await res.json()) as T;
   if (res.status === 401 && !o.anonymous) onUnauthorized.handler?.();
   throw await problemOf(res);

@@ -81,7 +81,7 @@ describe('counts of queries that parse or change lines', () => {
     expect(h.other).toEqual([3, 0]);
     expect(h.without).toEqual([5, 1]);
     expect(h.total).toBe(42);
-    expect(h).toMatchObject({ capped: false, partial: true });
+    expect(h).toMatchObject({ capped: false, stats: { partial: true } });
   });
   it('are top values of several fields out of one answer', () => {
     const one = (host: string, level: string, n: string) => ({

@@ -110,7 +110,6 @@ export function hitsOf(field: string, name: string, n: Numbers): LogHits {
     other: sum(named.slice(TOP_LAYERS)),
     without: sum(all.filter((s) => s.value === '')),
     capped: n.total > labels.length,
-    partial: n.stats.partial,
     stats: n.stats,
   };
 }
@@ -121,7 +120,10 @@ function severityOf(level: string | undefined): LogSeverity {
 }
 
 interface Vector {
-  data?: { result?: { metric: Record<string, string>; value: [number, string] }[] };
+  data?: {
+    result?: { metric: Record<string, string>; value: [number, string] }[];
+    stats?: { triward?: { partial?: boolean; damaged?: string[] | null } };
+  };
 }
 
 /** The most frequent values of labels that the stages of a query may have made; all of them in one walk. */
@@ -142,6 +144,7 @@ export async function facetsByLabel(
 }
 
 export function facetsOf(fields: string[], answer: Vector): Facet[] {
+  const stats = answer.data?.stats?.triward;
   return fields.map((field) => {
     const name = labelName(field);
     const count = new Map<string, number>();
@@ -150,6 +153,6 @@ export function facetsOf(fields: string[], answer: Vector): Facet[] {
       if (v !== '') count.set(v, (count.get(v) ?? 0) + Number(value[1]));
     }
     const values = [...count].map(([value, n]) => ({ value, count: n })).sort((a, b) => b.count - a.count);
-    return { field, lines: values.reduce((a, v) => a + v.count, 0), values: values.slice(0, 20) };
+    return { field, lines: values.reduce((a, v) => a + v.count, 0), values: values.slice(0, 20), stats };
   });
 }

@@ -29,6 +29,9 @@ interface Answer {
   warnings?: string[] | null;
 }
 
+/** Header that names the node which answered in place of the one that was asked. */
+const NODE = 'X-Triward-Node';
+
 /** Asks for from…to (ms) on a grid that is aligned to the step. */
 export async function askNumbers(
   query: string,
@@ -39,11 +42,14 @@ export async function askNumbers(
 ): Promise<Numbers> {
   const start = Math.ceil(from / stepMs) * stepMs;
   const end = Math.max(start, Math.floor(to / stepMs) * stepMs);
+  let node: string | undefined;
   const answer = await call<Answer>('/loki/api/v1/query_range', {
     query: { query, start, end, step: stepMs / 1000 },
     signal,
+    head: (h) => (node = h.get(NODE) ?? undefined),
   });
-  return numbersOf(answer, start, end, stepMs);
+  const numbers = numbersOf(answer, start, end, stepMs);
+  return { ...numbers, stats: { ...numbers.stats, node } };
 }
 
 export function numbersOf(answer: Answer, start: number, end: number, stepMs: number): Numbers {

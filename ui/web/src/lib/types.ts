@@ -52,6 +52,8 @@ export interface LogRow {
   text: string;
   labels: Record<string, string>;
   fields?: Record<string, string> | null;
+  /** Absent of a line of a log. */
+  kind?: 'event';
 }
 /** What an answer cost; each of the blocks considered was skipped, counted or opened. */
 export interface LogStats {
@@ -72,7 +74,10 @@ export interface LogStats {
   scanned_lines?: number;
   bytes?: number;
   ms?: number;
+  /** Something damaged was left out, and no other node had it all. */
   partial?: boolean;
+  /** Partial, and no other node could be asked. */
+  unasked?: boolean;
   damaged?: string[] | null;
   expired?: boolean;
 }
@@ -92,7 +97,6 @@ export interface LogHits {
   other?: number[] | null;
   without?: number[] | null;
   capped?: boolean;
-  partial?: boolean;
   stats?: LogStats;
 }
 export interface Facet {
@@ -101,7 +105,7 @@ export interface Facet {
   lines?: number;
   values: { value: string; count: number }[] | null;
   capped?: boolean;
-  partial?: boolean;
+  stats?: LogStats;
 }
 
 export interface ClusterNode {

@@ -11,6 +11,8 @@ export interface Snap {
   series?: unknown;
   v: unknown;
   cursor?: string;
+  /** Of a tail: why its first lines may not be all that there are. */
+  lacks?: 'damaged' | 'time';
 }
 export interface Delta {
   op: 'delta';

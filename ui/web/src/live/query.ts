@@ -9,6 +9,8 @@ export interface QueryFailure {
   pos?: number;
   line?: number;
   col?: number;
+  /** What to do about it. */
+  hint?: string;
 }
 export interface Sink {
   data(c: Columns): void;
@@ -98,7 +100,11 @@ export async function ask(
 
 export function failure(e: unknown): QueryFailure {
   const message = messageOf(e);
-  return { message, ...place(message), pos: e instanceof ApiError ? e.pos : undefined };
+  return {
+    message,
+    ...place(message),
+    ...(e instanceof ApiError ? { pos: e.pos, hint: e.hint } : { pos: undefined }),
+  };
 }
 
 /** Line and column out of "invalid parameter "query": 1:5: parse error: …". */
