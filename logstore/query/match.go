@@ -50,7 +50,7 @@ func (f *Filter) Match(l *Line) bool {
 		if v == "" && f.text != nil {
 			return f.text.matchMember(l.Text)
 		}
-		return v != "" && f.compare(v)
+		return v != "" && f.compare(v, l.Stop)
 	case opLabel:
 		return f.matcher.Matches(l.Labels.Get(f.field))
 	case opValue:
@@ -58,7 +58,7 @@ func (f *Filter) Match(l *Line) bool {
 		if v == "" {
 			v = wire.Labels(l.Fields).Get(f.field)
 		}
-		return f.matcher.Matches(v)
+		return f.matcher.matches(v, l.Stop)
 	}
 	return false
 }
@@ -84,33 +84,53 @@ func (f *Filter) matchText(text []byte, stop func() bool) bool {
 }
 
 func (f *Filter) matchPhrase(text []byte) bool {
-	last := len(f.words) - 1
-	for s := (words.Scanner{Text: text}); s.Next(); {
-		if !words.Same(text[s.Start:s.End], f.words[0], f.prefix && last == 0) {
-			continue
-		}
-		if last == 0 {
-			return true
-		}
-		t, i := s, 1
-		for t.Next() && words.Same(text[t.Start:t.End], f.words[i], f.prefix && i == last) {
-			if i == last {
-				return true
-			}
-			i++
-		}
-	}
-	return false
+	is, _ := f.findPhrase(text)
+	return is
 }
 
-func (f *Filter) compare(v string) bool {
+// findPhrase goes over the words of a text once, however often the phrase begins in it. tried is how often a word was compared.
+func (f *Filter) findPhrase(text []byte) (is bool, tried int) {
+	last := len(f.words) - 1
+	n := 0 // words of the phrase with which those before end
+	for s := (words.Scanner{Text: text}); s.Next(); {
+		word := text[s.Start:s.End]
+		for n >= 0 {
+			if tried++; words.Same(word, f.words[n], f.prefix && n == last) {
+				break
+			}
+			n = f.back[n]
+		}
+		if n++; n > last {
+			return true, tried
+		}
+	}
+	return false, tried
+}
+
+// backOf tells for each word of a phrase with how many words of its beginning those before it end, not all of them: where to go on when the
+// word is not the next one (Knuth, Morris and Pratt). -1 is behind it.
+func backOf(ws []string) []int {
+	back := make([]int, len(ws))
+	k := -1
+	for i := range ws {
+		back[i] = k
+		for k >= 0 && ws[k] != ws[i] {
+			k = back[k]
+		}
+		k++
+	}
+	return back
+}
+
+// compare decides a value. stop is asked now and then while an expression is at a long one, see Line.Stop.
+func (f *Filter) compare(v string, stop func() bool) bool {
 	switch f.cmp {
 	case Equal:
 		return words.Same([]byte(v), f.value, false)
 	case HasPrefix:
 		return words.Same([]byte(v), f.value, true)
 	case Matches:
-		return f.re.MatchString(v)
+		return f.slow.MatchString(v, stop)
 	case Exists:
 		return true
 	case Like:
@@ -304,9 +324,9 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 			}
 		})
 	case opValue:
-		f.selectField(b, in, out, f.matcher.Matches)
+		f.selectField(b, in, out, func(v string) bool { return f.matcher.matches(v, b.Stop) })
 	case opField:
-		lacking := f.selectField(b, in, out, func(v string) bool { return v != "" && f.compare(v) })
+		lacking := f.selectField(b, in, out, func(v string) bool { return v != "" && f.compare(v, b.Stop) })
 		if f.text != nil && lacking.Count() > 0 {
 			f.text.selectByText(b, lacking, out)
 		}

@@ -38,7 +38,7 @@ func (f *Filter) memberNeed() Need {
 	}
 	n := Need{Op: NeedAll}
 	for _, w := range all {
-		n.Kids = append(n.Kids, Need{Op: NeedWord, Text: w})
+		n.word(w)
 	}
 	return n.simple()
 }
@@ -52,7 +52,7 @@ func (f *Filter) matchMember(text []byte) bool {
 	}
 	r := readers.Get().(*members.Reader)
 	v := r.Get(text, &f.name)
-	is := len(v) > 0 && f.compare(unsafe.String(unsafe.SliceData(v), len(v))) // only read
+	is := len(v) > 0 && f.compare(unsafe.String(unsafe.SliceData(v), len(v)), nil) // only read
 	readers.Put(r)
 	return is
 }
@@ -129,7 +129,7 @@ func (f *Filter) selectMember(b *Lines, t *block.Template, m *memberForm, in, ou
 		}
 	}
 	rows = f.keepMembers(b, t, m.value, rows, func(v []byte) bool {
-		return len(v) <= members.MaxValue && f.compare(unsafe.String(unsafe.SliceData(v), len(v))) // only read
+		return len(v) <= members.MaxValue && f.compare(unsafe.String(unsafe.SliceData(v), len(v)), nil) // only read
 	})
 	for _, scalar := range m.scalars {
 		if len(rows) == 0 {
@@ -167,6 +167,9 @@ func (f *Filter) keepMembers(b *Lines, t *block.Template, parts []part, rows []u
 		if c := columns[0]; c.Entries() < c.Len() {
 			b.entries = b.entries[:0]
 			for e := range c.Entries() {
+				if b.gone() {
+					return kept
+				}
 				b.entries = append(b.entries, is(c.Value(e)))
 			}
 			for _, k := range rows {
@@ -177,8 +180,8 @@ func (f *Filter) keepMembers(b *Lines, t *block.Template, parts []part, rows []u
 			return kept
 		}
 	}
-	for n, k := range rows {
-		if n%1024 == 1023 && b.gone() {
+	for _, k := range rows {
+		if b.gone() {
 			return kept
 		}
 		b.text = b.text[:0]

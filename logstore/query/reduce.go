@@ -106,7 +106,7 @@ func (f *Filter) settled(kind wire.StreamKind, label func(name string) string) b
 	case f.op == opLabel, f.op == opValue && v != "":
 		return settle(f.matcher.Matches(v))
 	case f.op == opField && v != "":
-		return settle(f.compare(v))
+		return settle(f.compare(v, nil))
 	}
 	return open
 }

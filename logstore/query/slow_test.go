@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"testing"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/block"
 )
 
@@ -46,5 +47,35 @@ func TestSlowLineIsLeft(t *testing.T) {
 	f.Select(&b, Range(2, 0, 2))
 	if asked == 0 {
 		t.Error("a template: nobody is asked whether to go on")
+	}
+}
+
+// Nor does anything but the end of the question end a comparison with a long value of a field.
+func TestSlowValueIsLeft(t *testing.T) {
+	const expr = `(x?x?x?x?){200}x*[yz]`
+	m, err := NewMatcher("f", MatchRegex, expr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := string(bytes.Repeat([]byte("x"), 256<<10))
+	fields := []wire.Label{{Name: "f", Value: value}}
+	for what, f := range map[string]*Filter{"a field": FieldRegex("f", regexp.MustCompile(expr)), "a matcher": Value(m)} {
+		asked := 0
+		stop := func() bool { asked++; return true }
+		f.Match(&Line{Fields: fields, Stop: stop})
+		if asked != 1 {
+			t.Errorf("%s of a line: asked %d times whether to go on", what, asked)
+		}
+		asked = 0
+		f.Select(&Lines{N: 1, Fields: [][]wire.Label{fields}, Stop: stop}, Range(1, 0, 1))
+		if asked == 0 {
+			t.Errorf("%s of a block: nobody is asked whether to go on", what)
+		}
+	}
+	if !m.Matches("xxy") || m.Matches("xxyx") || m.Matches("") {
+		t.Error("a matcher does not match whole values")
+	}
+	if stop := func() bool { return false }; !m.matches(value+"z", stop) || m.matches(value+"z\n", stop) {
+		t.Error("a long value is not matched as a short one")
 	}
 }

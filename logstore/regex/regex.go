@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"unicode/utf8"
+
+	"github.com/prometheus/prometheus/model/labels"
 )
 
 const (
@@ -82,6 +84,14 @@ func (s *Regexp) Match(text []byte, stop func() bool) bool {
 	return s.re.MatchReader(&stoppable[[]byte]{text: text, decode: utf8.DecodeRune, stop: stop})
 }
 
+// MatchString is Match of a string.
+func (s *Regexp) MatchString(text string, stop func() bool) bool {
+	if !s.slow(len(text), stop) {
+		return s.re.MatchString(text)
+	}
+	return s.re.MatchReader(&stoppable[string]{text: text, decode: utf8.DecodeRuneInString, stop: stop})
+}
+
 // FindStringSubmatchIndex is that of the expression, with stop as Match has it.
 func (s *Regexp) FindStringSubmatchIndex(text string, stop func() bool) []int {
 	if !s.slow(len(text), stop) {
@@ -133,6 +143,34 @@ func (s *Regexp) FindAllStringSubmatchIndex(text string, n int, stop func() bool
 // ExpandString is that of the expression.
 func (s *Regexp) ExpandString(dst []byte, template, src string, match []int) []byte {
 	return s.re.ExpandString(dst, template, src, match)
+}
+
+// Whole is an expression that has to match a whole value, as in Prometheus, and can be told to stop. It is immutable and safe for
+// concurrent use.
+type Whole struct {
+	fast *labels.FastRegexMatcher
+	slow *Regexp
+}
+
+// NewWhole makes one of an expression; it fails when that is none of RE2.
+func NewWhole(expr string) (*Whole, error) {
+	re, err := regexp.Compile("^(?s:" + expr + ")$") // as the matcher has it
+	if err != nil {
+		return nil, err
+	}
+	fast, err := labels.NewFastRegexMatcher(expr)
+	if err != nil {
+		return nil, err
+	}
+	return &Whole{fast, New(re)}, nil
+}
+
+// Match reports whether the expression matches all of the value, with stop as Regexp.Match has it.
+func (w *Whole) Match(value string, stop func() bool) bool {
+	if !w.slow.slow(len(value), stop) {
+		return w.fast.MatchString(value)
+	}
+	return w.slow.MatchString(value, stop)
 }
 
 // stoppable reads a text that ends when stop says so.
