@@ -169,9 +169,9 @@ func (a *attacker) fields() []wire.Label {
 		return nil
 	}
 	for range 1 + a.rng.IntN(4) {
-		name := a.pick([]string{"code", "took", "user", "host", "a.b", "状态", "a b", `q"x`, "k[0]", "=", "x-y", "lvl", "severity", "kind", "名"})
+		name := a.pick([]string{"code", "took", "user", "host", "a.b", "状态", "a b", `q"x`, "k[0]", "=", "x-y", "lvl", "severity", "kind", "名", "elapsed", "elapsed"})
 		value := a.pick(oddWords)
-		if a.rng.IntN(3) > 0 && (name == "took" || name == "code") {
+		if a.rng.IntN(3) > 0 && (name == "took" || name == "code" || name == "elapsed") {
 			value = strconv.FormatFloat(float64(a.index)+a.rng.Float64(), 'f', a.rng.IntN(4), 64)
 		}
 		f[name] = value
@@ -308,7 +308,7 @@ func (a *attacker) leaf() (*query.Filter, string) {
 		if v, err := strconv.ParseFloat(value, 64); err == nil {
 			n = v
 		}
-		name, how := a.pick([]string{name, "took", "code"}), []query.Compare{query.Less, query.LessOrEqual, query.Greater, query.GreaterOrEqual}[a.rng.IntN(4)]
+		name, how := a.pick([]string{name, "took", "code", "elapsed"}), []query.Compare{query.Less, query.LessOrEqual, query.Greater, query.GreaterOrEqual}[a.rng.IntN(4)]
 		return query.FieldNumber(name, how, n), fmt.Sprintf("field %q %d %v", name, how, n)
 	case 7:
 		expr := "(?i)" + regexp.QuoteMeta(strings.ToValidUTF8(part, ""))
@@ -530,18 +530,27 @@ func campaign(t *testing.T, seed uint64, rounds, asked int) {
 }
 
 func TestCampaign(t *testing.T) {
-	minutes, _ := strconv.ParseFloat(os.Getenv("TRIWARD_CAMPAIGN"), 64)
-	first, _ := strconv.ParseUint(os.Getenv("TRIWARD_SEED"), 10, 64)
-	if minutes == 0 {
-		for seed := range rounds[uint64](2, 1) {
-			campaign(t, first+seed, 3, 5)
-		}
-		return
+	seeds, first := campaignSeeds(t, rounds(2, 1))
+	round, asked := 3, 5
+	if os.Getenv("TRIWARD_CAMPAIGN") != "" {
+		round, asked = 10, 12
 	}
-	for end, seed := time.Now().Add(time.Duration(minutes*float64(time.Minute))), first; time.Now().Before(end); seed++ {
-		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) { campaign(t, seed, 10, 12) })
+	for seed := first; seeds(); seed++ {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) { campaign(t, seed, round, asked) })
 		if t.Failed() {
 			return
 		}
 	}
+}
+
+// campaignSeeds reports before each seed whether there is to be one: n of them, or as many as there is time for.
+func campaignSeeds(t *testing.T, n int) (more func() bool, first uint64) {
+	t.Helper()
+	first, _ = strconv.ParseUint(os.Getenv("TRIWARD_SEED"), 10, 64)
+	minutes, err := strconv.ParseFloat(os.Getenv("TRIWARD_CAMPAIGN"), 64)
+	if err != nil {
+		return func() bool { n--; return n >= 0 }, first
+	}
+	end := time.Now().Add(time.Duration(minutes * float64(time.Minute)))
+	return func() bool { return time.Now().Before(end) }, first
 }
