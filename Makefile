@@ -189,6 +189,11 @@ torture: go-build fault-tools ## every fault over and over: MINUTES=60 SEED='1 2
 torture-damage: ## twenty flipped bits in each kind of file, and damage of two nodes: DAMAGE_FLIPS=20 DAMAGE_KINDS='part of a name'
 	$(MAKE) torture ROWS='bit-* damage-*' MINUTES=0 DAMAGE_FLIPS=$(or $(DAMAGE_FLIPS),20)
 
+.PHONY: torture-search
+torture-search: ## odd lines and random questions to log stores, held against a look at every line: MINUTES=60 SEED=1
+	TRIWARD_CAMPAIGN=$(MINUTES) TRIWARD_SEED=$(or $(SEED),1) go test -count=1 -run '^TestCampaign$$' -timeout 0 ./logstore ./logstore/logql/storesource
+	@echo 'make torture-search: passed'
+
 .PHONY: fault-tools
 fault-tools: ## install what disks and networks are broken with, when something is missing and we may
 	@packaging/faults.sh install

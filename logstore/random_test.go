@@ -344,52 +344,58 @@ func (m *model) check(t *testing.T, s *Store, n int, floor int64) {
 		if err != nil {
 			t.Fatalf("parse %q: %v", q.text, err)
 		}
-		start := testDay*DayNs + m.rng.Int64N(2*DayNs)
-		end := start + 1 + m.rng.Int64N(2*DayNs)
-		if m.rng.IntN(2) == 0 {
-			start, end = minTime, 0
+		m.checkQuestion(t, s, f, q, floor)
+	}
+}
+
+// checkQuestion compares the answers to a question, of which f is the filter, with the model: over a random time, in a random order.
+func (m *model) checkQuestion(t *testing.T, s *Store, f *query.Filter, q question, floor int64) {
+	t.Helper()
+	start := testDay*DayNs + m.rng.Int64N(2*DayNs)
+	end := start + 1 + m.rng.Int64N(2*DayNs)
+	if m.rng.IntN(2) == 0 {
+		start, end = minTime, 0
+	}
+	newest := m.rng.IntN(2) == 0
+	want := m.find(q, max(start, floor), end, newest)
+	req := Request{Filter: f, Start: start, End: end, Limit: MaxRows}
+	if m.rng.IntN(3) == 0 {
+		req.Limit = 1 + len(want)/4
+	}
+	if !newest {
+		req.Direction = OldestFirst
+	}
+	var got []Row
+	for {
+		a, err := s.Search(t.Context(), req)
+		if err != nil || a.Stats.Partial {
+			t.Fatalf("search %q: %v %+v", q.text, err, a)
 		}
-		newest := m.rng.IntN(2) == 0
-		want := m.find(q, max(start, floor), end, newest)
-		req := Request{Filter: f, Start: start, End: end, Limit: MaxRows}
-		if m.rng.IntN(3) == 0 {
-			req.Limit = 1 + len(want)/4
+		got = append(got, a.Rows...)
+		if req.Cursor = a.Next; a.Next == "" {
+			break
 		}
-		if !newest {
-			req.Direction = OldestFirst
+		if len(a.Rows) != req.Limit {
+			t.Fatalf("search %q: page of %d rows with a next", q.text, len(a.Rows))
 		}
-		var got []Row
-		for {
-			a, err := s.Search(t.Context(), req)
-			if err != nil || a.Stats.Partial {
-				t.Fatalf("search %q: %v %+v", q.text, err, a)
-			}
-			got = append(got, a.Rows...)
-			if req.Cursor = a.Next; a.Next == "" {
-				break
-			}
-			if len(a.Rows) != req.Limit {
-				t.Fatalf("search %q: page of %d rows with a next", q.text, len(a.Rows))
-			}
+	}
+	if len(got) != len(want) {
+		t.Fatalf("search %q [%d %d): %d rows, want %d; %s", q.text, start, end, len(got), len(want), firstDifference(got, want))
+	}
+	for i := range got {
+		if !sameRow(&got[i], &want[i]) {
+			t.Fatalf("search %q: row %d is %+v, want %+v", q.text, i, got[i], want[i])
 		}
-		if len(got) != len(want) {
-			t.Fatalf("search %q [%d %d): %d rows, want %d; %s", q.text, start, end, len(got), len(want), firstDifference(got, want))
-		}
-		for i := range got {
-			if !sameRow(&got[i], &want[i]) {
-				t.Fatalf("search %q: row %d is %+v, want %+v", q.text, i, got[i], want[i])
-			}
-		}
-		req.Cursor = ""
-		m.checkWalk(t, s, req, q, want)
-		if m.rng.IntN(3) == 0 {
-			m.checkPatterns(t, s, req, q, floor, want)
-		}
-		if end != 0 {
-			m.checkHits(t, s, req, q, want)
-			m.checkHitsBy(t, s, req, q, want)
-			m.checkFacets(t, s, req, q, want)
-		}
+	}
+	req.Cursor = ""
+	m.checkWalk(t, s, req, q, want)
+	if m.rng.IntN(3) == 0 {
+		m.checkPatterns(t, s, req, q, floor, want)
+	}
+	if end != 0 {
+		m.checkHits(t, s, req, q, want)
+		m.checkHitsBy(t, s, req, q, want)
+		m.checkFacets(t, s, req, q, want)
 	}
 }
 

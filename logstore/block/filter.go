@@ -125,7 +125,7 @@ func (f *Filter) MayHold(w *Sought) bool {
 // next block.
 type Vocabulary struct {
 	words set
-	terms set
+	terms termSet
 	forms [wordForms]uint64
 	list  []byte // terms, each followed by a line feed
 	fold  []byte
@@ -151,23 +151,21 @@ func (v *Vocabulary) Add(text []byte) {
 		if s.Lead < s.End {
 			v.form(text[s.Start:s.End])
 		}
-		if !v.words.add(s.Hash()) || s.Lead == s.Start || v.full() {
-			continue
+		if at, fresh := v.words.add(s.Hash()); s.Lead > s.Start {
+			v.index(&s, at, fresh)
 		}
-		v.fold = words.AppendFold(v.fold[:0], text[s.Start:s.End])
-		lead := s.Lead - s.Start
-		if !s.ASCII {
-			lead = words.Lead(string(v.fold))
-		}
-		v.term(words.Term(v.fold, lead))
 	}
 }
 
 // addWord takes the word of a slot.
 func (v *Vocabulary) addWord(word []byte) {
 	v.form(word)
-	if v.words.add(words.HashOf(word)) && (word[0] < '0' || word[0] > '9') && !v.full() {
-		v.index(word)
+	at, fresh := v.words.add(words.HashOf(word))
+	if word[0] >= '0' && word[0] <= '9' {
+		return
+	}
+	if s := (words.Scanner{Text: word}); s.Next() && s.Lead > s.Start {
+		v.index(&s, at, fresh)
 	}
 }
 
@@ -178,36 +176,65 @@ func (v *Vocabulary) form(word []byte) {
 	}
 }
 
-// index takes a word that was not known for the word index.
-func (v *Vocabulary) index(word []byte) {
-	s := words.Scanner{Text: word}
-	if !s.Next() || s.Lead == s.Start {
+// index takes the word at which s stands for the word index. at is where the term of a word with its hash is noted. Whoever writes
+// lines can make words with one hash, so a word that is not fresh need not be the one that was there.
+func (v *Vocabulary) index(s *words.Scanner, at *uint32, fresh bool) {
+	word, lead := s.Text[s.Start:s.End], s.Lead-s.Start
+	if v.full() || !fresh && s.ASCII && lead <= words.MaxTerm && v.isTerm(*at, word[:lead]) {
 		return
 	}
 	v.fold = words.AppendFold(v.fold[:0], word)
-	lead := s.Lead - s.Start
 	if !s.ASCII {
 		lead = words.Lead(string(v.fold))
 	}
-	v.term(words.Term(v.fold, lead))
+	*at = v.term(words.Term(v.fold, lead))
 }
 
 // addCJK adds a character, and the pair it makes with the one before.
 func (v *Vocabulary) addCJK(char []byte, pairLen int) int {
 	v.fold = words.AppendFold(v.fold[:pairLen], char)
-	if word := v.fold[pairLen:]; v.words.add(words.Hash(word)) {
-		v.term(word)
-	}
-	if pairLen > 0 && v.words.add(words.Hash(v.fold)) {
-		v.term(v.fold)
+	v.whole(v.fold[pairLen:])
+	if pairLen > 0 {
+		v.whole(v.fold)
 	}
 	return copy(v.fold, v.fold[pairLen:])
 }
 
-func (v *Vocabulary) term(t []byte) {
-	if len(t) > 0 && !v.full() && v.terms.add(xxh3.Hash(t)) {
+// whole takes a folded word that is a term as a whole.
+func (v *Vocabulary) whole(word []byte) {
+	if at, fresh := v.words.add(words.Hash(word)); !v.full() && (fresh || !v.isTerm(*at, word)) {
+		*at = v.term(word)
+	}
+}
+
+// isTerm reports whether letters fold to the term that is noted at a place; ASCII letters may be of any case.
+func (v *Vocabulary) isTerm(at uint32, letters []byte) bool {
+	if at == 0 || len(v.list) <= int(at-1)+len(letters) {
+		return false
+	}
+	term := v.list[at-1 : int(at-1)+len(letters)+1]
+	for i, b := range letters {
+		if 'A' <= b && b <= 'Z' {
+			b += 'a' - 'A'
+		}
+		if term[i] != b {
+			return false
+		}
+	}
+	return term[len(letters)] == '\n'
+}
+
+// term returns the place of a term, plus one: where it begins in the list, to which it is added when it is new. 0 is that of none.
+func (v *Vocabulary) term(t []byte) uint32 {
+	if len(t) == 0 {
+		return 0
+	}
+	slot := v.terms.find(xxh3.Hash(t), func(at uint32) bool { return v.isTerm(at, t) })
+	if slot.at == 0 {
+		slot.at = uint32(len(v.list)) + 1
 		v.list = append(append(v.list, t...), '\n')
 	}
+	return slot.at
 }
 
 // fewTerms are worth it to be in a word index, however few lines they are of.
@@ -256,29 +283,35 @@ func (v *Vocabulary) filter(version, bitsPerWord, probes int) []byte {
 	return out
 }
 
-// set is an open-addressing set of hashes; zero is kept apart.
+// set is an open-addressing set of hashes, each with a place in the list of terms; zero is kept apart.
 type set struct {
-	slots []uint64
-	n     int
-	zero  bool
+	slots  []uint64
+	places []uint32
+	n      int
+	zero   bool
+	zeroAt uint32
 }
+
+// largeSet is beyond what is kept for the next block: one odd block must not hold memory for ever.
+const largeSet = 1 << 18
 
 func (s *set) reset() {
-	if len(s.slots) > 1<<18 {
-		s.slots = nil // one odd block must not hold memory for ever
+	if len(s.slots) > largeSet {
+		s.slots, s.places = nil, nil
 	}
 	clear(s.slots)
-	s.n, s.zero = 0, false
+	clear(s.places)
+	s.n, s.zero, s.zeroAt = 0, false, 0
 }
 
-func (s *set) add(h uint64) bool {
+// add returns the place that is noted with a hash, valid until the next add, and whether the hash is new.
+func (s *set) add(h uint64) (place *uint32, fresh bool) {
 	if h == 0 {
-		if s.zero {
-			return false
+		if !s.zero {
+			s.zero, fresh = true, true
+			s.n++
 		}
-		s.zero = true
-		s.n++
-		return true
+		return &s.zeroAt, fresh
 	}
 	if 2*s.n >= len(s.slots) {
 		s.grow()
@@ -289,18 +322,19 @@ func (s *set) add(h uint64) bool {
 		case 0:
 			s.slots[i] = h
 			s.n++
-			return true
+			return &s.places[i], true
 		case h:
-			return false
+			return &s.places[i], false
 		}
 	}
 }
 
 func (s *set) grow() {
-	old := s.slots
-	s.slots = make([]uint64, max(1024, 2*len(old)))
+	slots, places := s.slots, s.places
+	s.slots = make([]uint64, max(1024, 2*len(slots)))
+	s.places = make([]uint32, len(s.slots))
 	mask := uint64(len(s.slots) - 1)
-	for _, h := range old {
+	for k, h := range slots {
 		if h == 0 {
 			continue
 		}
@@ -308,7 +342,7 @@ func (s *set) grow() {
 		for s.slots[i] != 0 {
 			i = (i + 1) & mask
 		}
-		s.slots[i] = h
+		s.slots[i], s.places[i] = h, places[k]
 	}
 }
 
@@ -321,6 +355,60 @@ func (s *set) each(fn func(uint64)) {
 			fn(h)
 		}
 	}
+}
+
+// termSet finds terms by their hash.
+type termSet struct {
+	slots []termSlot
+	n     int
+}
+
+// termSlot is a term: its hash, and its place in the list, 0 for no term.
+type termSlot struct {
+	hash uint64
+	at   uint32
+}
+
+func (s *termSet) reset() {
+	if len(s.slots) > largeSet {
+		s.slots = nil
+	}
+	clear(s.slots)
+	s.n = 0
+}
+
+// find returns the slot of a term with a hash, for which is says yes, or one where the caller puts it. It is valid until the next find.
+func (s *termSet) find(hash uint64, is func(at uint32) bool) *termSlot {
+	if 2*s.n >= len(s.slots) {
+		old := s.slots
+		s.slots = make([]termSlot, max(1024, 2*len(old)))
+		for _, t := range old {
+			if t.at != 0 {
+				*s.free(t.hash) = t
+			}
+		}
+	}
+	mask := uint64(len(s.slots) - 1)
+	for i := hash & mask; ; i = (i + 1) & mask {
+		switch t := &s.slots[i]; {
+		case t.at == 0:
+			t.hash = hash
+			s.n++
+			return t
+		case t.hash == hash && is(t.at):
+			return t
+		}
+	}
+}
+
+// free returns an empty slot for a hash.
+func (s *termSet) free(hash uint64) *termSlot {
+	mask := uint64(len(s.slots) - 1)
+	i := hash & mask
+	for s.slots[i].at != 0 {
+		i = (i + 1) & mask
+	}
+	return &s.slots[i]
 }
 
 // IndexTerm returns the term by which the word index knows a folded word or a pair of CJK characters, and

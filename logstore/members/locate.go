@@ -123,6 +123,9 @@ func (l *locator) array(depth int) bool {
 		return false
 	}
 	return l.doc.Elements(func(int) bool {
+		if depth == MaxDepth { // an element would be too deep
+			return false
+		}
 		l.doc.Space()
 		switch l.doc.Next() {
 		case '"':

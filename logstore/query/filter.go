@@ -60,12 +60,13 @@ const (
 type Filter struct {
 	op      op
 	kids    []*Filter
-	words   []string // of a phrase, folded
-	prefix  bool     // the last word of the phrase may be the beginning of one
-	literal string   // of opLiteral; for a regular expression a piece that every match contains, or ""
-	re      *regexp.Regexp
-	slow    *regex.Regexp // re, when there is one
-	mask    uint16        // severities that match; for opKind the kind
+	words   []string       // of a phrase, folded
+	back    []int          // of a phrase, see backOf
+	prefix  bool           // the last word of the phrase may be the beginning of one
+	literal string         // of opLiteral; for a regular expression a piece that every match contains, or ""
+	re      *regexp.Regexp // of opRegex
+	slow    *regex.Regexp  // as re, also of a field
+	mask    uint16         // severities that match; for opKind the kind
 	field   string
 	cmp     Compare
 	value   string // folded
@@ -165,7 +166,7 @@ func Phrase(text string, prefix bool) *Filter {
 	if len(ws) == 0 {
 		return Literal(text)
 	}
-	return &Filter{op: opPhrase, words: ws, prefix: prefix}
+	return &Filter{op: opPhrase, words: ws, back: backOf(ws), prefix: prefix}
 }
 
 // Literal matches lines whose text contains exactly these bytes.
@@ -206,7 +207,7 @@ func FieldNumber(name string, cmp Compare, num float64) *Filter {
 
 // FieldRegex matches when re matches the value called name somewhere.
 func FieldRegex(name string, re *regexp.Regexp) *Filter {
-	return withMember(&Filter{op: opField, field: name, cmp: Matches, re: re, slow: regex.New(re)})
+	return withMember(&Filter{op: opField, field: name, cmp: Matches, slow: regex.New(re)})
 }
 
 // FieldLike matches when the value called name matches a pattern, in which * stands for any characters.

@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"regexp/syntax"
 
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/triward/triward/logstore/regex"
 )
 
@@ -36,8 +35,7 @@ type Matcher struct {
 	Op    MatchOp
 	Value string
 
-	re   *labels.FastRegexMatcher
-	slow *regex.Regexp // the same, for long values
+	re *regex.Whole
 }
 
 // NewMatcher makes a Matcher. It fails when an expression is none of RE2, or beyond the bounds.
@@ -50,32 +48,26 @@ func NewMatcher(name string, op MatchOp, value string) (*Matcher, error) {
 		return nil, err
 	}
 	var err error
-	if m.re, err = labels.NewFastRegexMatcher(value); err != nil {
+	if m.re, err = regex.NewWhole(value); err != nil {
 		return nil, fmt.Errorf("regular expression %.80q: %w", value, err)
 	}
-	m.slow, err = regex.NewWhole(value)
-	return m, err
+	return m, nil
 }
 
 // Matches reports whether the value fulfils the condition. A name that is not there has the value "".
-func (m *Matcher) Matches(value string) bool { return m.MatchesUntil(value, nil) }
+func (m *Matcher) Matches(value string) bool { return m.matches(value, nil) }
 
-// MatchesUntil is Matches. stop is asked now and then while an expression is at a long value; once it returns true what MatchesUntil
-// returns means nothing. nil goes on to the end.
-func (m *Matcher) MatchesUntil(value string, stop func() bool) bool {
+// matches is Matches; once stop, which is asked now and then while an expression is at a long value, returns true it means nothing.
+func (m *Matcher) matches(value string, stop func() bool) bool {
 	switch m.Op {
 	case MatchEqual:
 		return value == m.Value
 	case MatchNotEqual:
 		return value != m.Value
+	case MatchRegex:
+		return m.re.Match(value, stop)
 	}
-	is := false
-	if m.slow.Slow(len(value), stop) {
-		is = m.slow.MatchString(value, stop)
-	} else {
-		is = m.re.MatchString(value)
-	}
-	return is == (m.Op == MatchRegex)
+	return !m.re.Match(value, stop)
 }
 
 // String returns the condition as it is written.

@@ -52,13 +52,13 @@ func (f *Filter) Match(l *Line) bool {
 		}
 		return v != "" && f.compare(v, l.Stop)
 	case opLabel:
-		return f.matcher.MatchesUntil(l.Labels.Get(f.field), l.Stop)
+		return f.matcher.matches(l.Labels.Get(f.field), l.Stop)
 	case opValue:
 		v := l.Labels.Get(f.field)
 		if v == "" {
 			v = wire.Labels(l.Fields).Get(f.field)
 		}
-		return f.matcher.MatchesUntil(v, l.Stop)
+		return f.matcher.matches(v, l.Stop)
 	}
 	return false
 }
@@ -71,7 +71,7 @@ const longText = 4 << 10
 func (f *Filter) matchText(text []byte, stop func() bool) bool {
 	switch f.op {
 	case opPhrase:
-		return f.matchPhrase(text, stop)
+		return f.matchPhrase(text)
 	case opLiteral:
 		return bytes.Contains(text, []byte(f.literal))
 	case opWords:
@@ -88,35 +88,46 @@ func (f *Filter) matchText(text []byte, stop func() bool) bool {
 	return f.slow.Match(text, stop)
 }
 
-// stepsAtOnce is how many words of a text are held against one of the filter between two questions whether to go on: a text that
-// repeats what a long phrase begins with takes as many steps as both have words, multiplied.
-const stepsAtOnce = 1 << 14
-
-func (f *Filter) matchPhrase(text []byte, stop func() bool) bool {
-	last, steps := len(f.words)-1, 0
-	for s := (words.Scanner{Text: text}); s.Next(); {
-		if !words.Same(text[s.Start:s.End], f.words[0], f.prefix && last == 0) {
-			continue
-		}
-		if last == 0 {
-			return true
-		}
-		t, i := s, 1
-		for t.Next() && words.Same(text[t.Start:t.End], f.words[i], f.prefix && i == last) {
-			if i == last {
-				return true
-			}
-			i++
-		}
-		if steps += i; steps > stepsAtOnce && stop != nil {
-			if steps = 0; stop() {
-				return false
-			}
-		}
-	}
-	return false
+func (f *Filter) matchPhrase(text []byte) bool {
+	is, _ := f.findPhrase(text)
+	return is
 }
 
+// findPhrase goes over the words of a text once, however often the phrase begins in it. tried is how often a word was compared.
+func (f *Filter) findPhrase(text []byte) (is bool, tried int) {
+	last := len(f.words) - 1
+	n := 0 // words of the phrase with which those before end
+	for s := (words.Scanner{Text: text}); s.Next(); {
+		word := text[s.Start:s.End]
+		for n >= 0 {
+			if tried++; words.Same(word, f.words[n], f.prefix && n == last) {
+				break
+			}
+			n = f.back[n]
+		}
+		if n++; n > last {
+			return true, tried
+		}
+	}
+	return false, tried
+}
+
+// backOf tells for each word of a phrase with how many words of its beginning those before it end, not all of them: where to go on when the
+// word is not the next one (Knuth, Morris and Pratt). -1 is behind it.
+func backOf(ws []string) []int {
+	back := make([]int, len(ws))
+	k := -1
+	for i := range ws {
+		back[i] = k
+		for k >= 0 && ws[k] != ws[i] {
+			k = back[k]
+		}
+		k++
+	}
+	return back
+}
+
+// compare decides a value. stop is asked now and then while an expression is at a long one, see Line.Stop.
 func (f *Filter) compare(v string, stop func() bool) bool {
 	switch f.cmp {
 	case Equal:
@@ -325,7 +336,7 @@ func (f *Filter) Select(b *Lines, in Bits) Bits {
 			}
 		})
 	case opValue:
-		f.selectField(b, in, out, func(v string) bool { return f.matcher.MatchesUntil(v, b.Stop) })
+		f.selectField(b, in, out, func(v string) bool { return f.matcher.matches(v, b.Stop) })
 	case opField:
 		lacking := f.selectField(b, in, out, func(v string) bool { return v != "" && f.compare(v, b.Stop) })
 		if f.text != nil && lacking.Count() > 0 {

@@ -38,7 +38,7 @@ func (f *Filter) memberNeed() Need {
 	}
 	n := Need{Op: NeedAll}
 	for _, w := range all {
-		n.Kids = append(n.Kids, Need{Op: NeedWord, Text: w})
+		n.word(w)
 	}
 	return n.simple()
 }
@@ -167,6 +167,9 @@ func (f *Filter) keepMembers(b *Lines, t *block.Template, parts []part, rows []u
 		if c := columns[0]; c.Entries() < c.Len() {
 			b.entries = b.entries[:0]
 			for e := range c.Entries() {
+				if b.gone() {
+					return kept
+				}
 				b.entries = append(b.entries, is(c.Value(e)))
 			}
 			for _, k := range rows {
@@ -177,8 +180,8 @@ func (f *Filter) keepMembers(b *Lines, t *block.Template, parts []part, rows []u
 			return kept
 		}
 	}
-	for n, k := range rows {
-		if n%1024 == 1023 && b.gone() {
+	for _, k := range rows {
+		if b.gone() {
 			return kept
 		}
 		b.text = b.text[:0]

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"slices"
 	"unicode/utf8"
 
 	"github.com/triward/triward/logstore/words"
@@ -72,6 +73,9 @@ func (n Need) simple() Need {
 	return n
 }
 
+// maxNeeds bounds the words of one condition that a block is asked for: each is looked up in the index of every day.
+const maxNeeds = 64
+
 func phraseNeed(ws []string, prefix bool) Need {
 	n := Need{Op: NeedAll}
 	for i, w := range ws {
@@ -79,12 +83,19 @@ func phraseNeed(ws []string, prefix bool) Need {
 			n.Kids = append(n.Kids, Need{Op: NeedPrefix, Text: w})
 			break
 		}
-		n.Kids = append(n.Kids, Need{Op: NeedWord, Text: w})
+		n.word(w)
 		if i > 0 && words.IsCJKWord(ws[i-1]) && words.IsCJKWord(w) {
-			n.Kids = append(n.Kids, Need{Op: NeedWord, Text: ws[i-1] + w})
+			n.word(ws[i-1] + w)
 		}
 	}
 	return n.simple()
+}
+
+// word adds a word, unless it is there or there are many already.
+func (n *Need) word(w string) {
+	if len(n.Kids) < maxNeeds && !slices.ContainsFunc(n.Kids, func(k Need) bool { return k.Text == w && k.Op == NeedWord }) {
+		n.Kids = append(n.Kids, Need{Op: NeedWord, Text: w})
+	}
 }
 
 // inner returns the words of a piece of text that are whole words wherever the piece occurs. A piece may begin or end within

@@ -265,7 +265,7 @@ func (p *Plans) outlook(f *Filter, s *block.Shape, slots uint64, stop func() boo
 func (f *Filter) mayMatch(l *leafPlan, s *block.Shape, lowered []byte, slots uint64) bool {
 	switch f.op {
 	case opPhrase:
-		for j, w := range f.words {
+		for j, w := range f.words[:min(len(f.words), maxNeeds)] {
 			if words.Caseless(w) && !bytes.Contains(lowered, []byte(w)) && !(slotted(slots, j) && s.MayHaveValue(w, f.prefix && j == len(f.words)-1)) {
 				return false
 			}

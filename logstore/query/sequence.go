@@ -29,6 +29,10 @@ func (t *wordTest) is(word []byte) bool {
 // sequence matches lines that hold words for all tests, one after the other.
 func sequence(tests []wordTest) *Filter { return &Filter{op: opWords, tests: tests} }
 
+// stepsAtOnce is how many words of a text are held against tests between two questions whether to go on: a text that repeats what the
+// sequence begins with takes as many steps as both have words, multiplied.
+const stepsAtOnce = 1 << 14
+
 func (f *Filter) matchWords(text []byte, stop func() bool) bool {
 	steps := 0
 	for s := (words.Scanner{Text: text}); s.Next(); {

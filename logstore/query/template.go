@@ -143,9 +143,14 @@ func units(t *block.Shape) (out []unit) {
 	return out
 }
 
+// maxTried is how many words judgePhrase compares for each word of a template, on the average: where a long phrase begins again and
+// again, lines are decided by their texts.
+const maxTried = 64
+
 // judgePhrase finds where in the template the words of a phrase, or of a sequence of tests, may stand.
 func (f *Filter) judgePhrase(t *block.Shape, slots uint64) (v verdict) {
 	us := units(t)
+	left := maxTried * len(us)
 	for from := range us {
 		if from+f.length() > len(us) {
 			break
@@ -153,6 +158,9 @@ func (f *Filter) judgePhrase(t *block.Shape, slots uint64) (v verdict) {
 		var conds []cond
 		fits := true
 		for j := 0; fits && j < f.length(); j++ {
+			if left--; left < 0 {
+				return verdict{how: byText}
+			}
 			u := us[from+j]
 			switch {
 			case u.slot < 0:

@@ -106,7 +106,7 @@ func leafFor(rng *rand.Rand, lines []block.Line) *Filter {
 	if rng.IntN(3) == 0 {
 		return sequenceOf(rng, part)
 	}
-	return &Filter{op: opPhrase, words: part, prefix: prefix}
+	return &Filter{op: opPhrase, words: part, back: backOf(part), prefix: prefix}
 }
 
 // memberLeaf asks for a field that texts hold, also of a name that slots may have.

@@ -7,8 +7,11 @@ import (
 	"github.com/triward/triward/logstore/words"
 )
 
-// maxStars bounds the stars of one condition.
-const maxStars = 16
+// Bounds of a condition with stars: stars, and words in a row, which are compared one after the other wherever the first stands.
+const (
+	maxStars     = 16
+	maxWildWords = 64
+)
 
 // stars checks how many stars a text has that stands at start.
 func (p *parser) stars(text string, start int) error {
@@ -42,6 +45,9 @@ func (p *parser) wildcards(text string, start int) (*Filter, error) {
 	}
 	if err := w.flush(len(text), false); err != nil {
 		return nil, err
+	}
+	if n := len(w.tests); n > maxWildWords {
+		return nil, p.fail(start, "%d words in a row with * among them, at most %d are allowed: put the words in quotes, or use a /regular expression/", n, maxWildWords)
 	}
 	for i := range w.tests {
 		if w.tests[i].glob == nil || strings.Join(w.tests[i].glob.Pieces(), "") != "" {

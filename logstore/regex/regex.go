@@ -7,11 +7,12 @@ package regex
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"regexp"
 	"regexp/syntax"
 	"unicode/utf8"
+
+	"github.com/prometheus/prometheus/model/labels"
 )
 
 const (
@@ -72,30 +73,21 @@ func New(re *regexp.Regexp) *Regexp {
 	return s
 }
 
-// NewWhole makes one that matches only texts as a whole, as matchers of labels do in Prometheus.
-func NewWhole(expr string) (*Regexp, error) {
-	re, err := regexp.Compile("^(?s:" + expr + ")$")
-	if err != nil {
-		return nil, fmt.Errorf("regular expression %.80q: %w", expr, err)
-	}
-	return New(re), nil
-}
-
-// Slow reports whether a text of n bytes is looked at in a way that can be stopped, which takes longer where it is not.
-func (s *Regexp) Slow(n int, stop func() bool) bool { return stop != nil && n*s.steps > slowSteps }
+// slow reports whether a text of n bytes is looked at in a way that can be stopped, which takes longer where it is not.
+func (s *Regexp) slow(n int, stop func() bool) bool { return stop != nil && n*s.steps > slowSteps }
 
 // Match reports whether the text holds a match. stop is asked now and then while a long text is looked at; once it returns true
 // Match returns soon, and what it returns means nothing. nil goes on to the end.
 func (s *Regexp) Match(text []byte, stop func() bool) bool {
-	if !s.Slow(len(text), stop) {
+	if !s.slow(len(text), stop) {
 		return s.re.Match(text)
 	}
 	return s.re.MatchReader(&stoppable[[]byte]{text: text, decode: utf8.DecodeRune, stop: stop})
 }
 
-// MatchString is Match for a string.
+// MatchString is Match of a string.
 func (s *Regexp) MatchString(text string, stop func() bool) bool {
-	if !s.Slow(len(text), stop) {
+	if !s.slow(len(text), stop) {
 		return s.re.MatchString(text)
 	}
 	return s.re.MatchReader(&stoppable[string]{text: text, decode: utf8.DecodeRuneInString, stop: stop})
@@ -103,7 +95,7 @@ func (s *Regexp) MatchString(text string, stop func() bool) bool {
 
 // FindStringSubmatchIndex is that of the expression, with stop as Match has it.
 func (s *Regexp) FindStringSubmatchIndex(text string, stop func() bool) []int {
-	if !s.Slow(len(text), stop) {
+	if !s.slow(len(text), stop) {
 		return s.re.FindStringSubmatchIndex(text)
 	}
 	return s.re.FindReaderSubmatchIndex(&stoppable[string]{text: text, decode: utf8.DecodeRuneInString, stop: stop})
@@ -152,6 +144,34 @@ func (s *Regexp) FindAllStringSubmatchIndex(text string, n int, stop func() bool
 // ExpandString is that of the expression.
 func (s *Regexp) ExpandString(dst []byte, template, src string, match []int) []byte {
 	return s.re.ExpandString(dst, template, src, match)
+}
+
+// Whole is an expression that has to match a whole value, as in Prometheus, and can be told to stop. It is immutable and safe for
+// concurrent use.
+type Whole struct {
+	fast *labels.FastRegexMatcher
+	slow *Regexp
+}
+
+// NewWhole makes one of an expression; it fails when that is none of RE2.
+func NewWhole(expr string) (*Whole, error) {
+	re, err := regexp.Compile("^(?s:" + expr + ")$") // as the matcher has it
+	if err != nil {
+		return nil, err
+	}
+	fast, err := labels.NewFastRegexMatcher(expr)
+	if err != nil {
+		return nil, err
+	}
+	return &Whole{fast, New(re)}, nil
+}
+
+// Match reports whether the expression matches all of the value, with stop as Regexp.Match has it.
+func (w *Whole) Match(value string, stop func() bool) bool {
+	if !w.slow.slow(len(value), stop) {
+		return w.fast.MatchString(value)
+	}
+	return w.slow.MatchString(value, stop)
 }
 
 // stoppable reads a text that ends when stop says so.

@@ -139,7 +139,8 @@ func runHolds(run string, spec syntax.IPSpec) bool {
 func newPred(f syntax.Pred) (stage, error) {
 	switch f := f.(type) {
 	case *syntax.PredMatch:
-		return newMatchPred(f.Matcher)
+		m, err := newMatch(f.Matcher)
+		return &matchPred{m}, err
 	case *syntax.PredNumber:
 		return &numberPred{f}, nil
 	case *syntax.PredIP:
@@ -156,28 +157,31 @@ func newPred(f syntax.Pred) (stage, error) {
 	return nil, fmt.Errorf("label filter %T is not known", f)
 }
 
-type matchPred struct {
-	m    *syntax.Matcher
-	slow *regex.Regexp // of an expression, for long values
+// match is a matcher that can be told to stop at a long value.
+type match struct {
+	*syntax.Matcher
+	re *regex.Whole // of one with an expression
 }
 
-func newMatchPred(m *syntax.Matcher) (stage, error) {
-	f := &matchPred{m: m}
-	if m.Type != labels.MatchRegexp && m.Type != labels.MatchNotRegexp {
-		return f, nil
+func newMatch(m *syntax.Matcher) (out match, err error) {
+	out.Matcher = m
+	if m.Type == labels.MatchRegexp || m.Type == labels.MatchNotRegexp {
+		out.re, err = regex.NewWhole(m.Value)
 	}
-	var err error
-	f.slow, err = regex.NewWhole(m.Value)
-	return f, err
+	return out, err
 }
 
-func (f *matchPred) run(p *Pipeline) bool {
-	v := p.labels.Get(f.m.Name)
-	if f.slow != nil && f.slow.Slow(len(v), p.opts.Stop) {
-		return f.slow.MatchString(v, p.opts.Stop) == (f.m.Type == labels.MatchRegexp)
+// matches decides a value; once stop returns true what it says means nothing.
+func (m *match) matches(value string, stop func() bool) bool {
+	if m.re == nil {
+		return m.Matches(value)
 	}
-	return f.m.Matches(v)
+	return m.re.Match(value, stop) == (m.Type == labels.MatchRegexp)
 }
+
+type matchPred struct{ m match }
+
+func (f *matchPred) run(p *Pipeline) bool { return f.m.matches(p.labels.Get(f.m.Name), p.opts.Stop) }
 
 type bothPred struct {
 	or          bool
@@ -251,26 +255,45 @@ func (f *ipPred) run(p *Pipeline) bool {
 	return ok && holdsIP([]byte(v), f.spec) != f.not
 }
 
-type drop struct{ items []syntax.NameMatch }
-
-func hits(it *syntax.NameMatch, name, value string) bool {
-	return it.Name == name && (it.Matcher == nil || it.Matcher.Matches(value))
+// nameMatch is a label that drop or keep name.
+type nameMatch struct {
+	name  string
+	match match // without a Matcher for any value
 }
+
+func newNameMatches(items []syntax.NameMatch) (out []nameMatch, err error) {
+	for _, it := range items {
+		n := nameMatch{name: it.Name}
+		if it.Matcher != nil {
+			if n.match, err = newMatch(it.Matcher); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+func (it *nameMatch) hits(name, value string, stop func() bool) bool {
+	return it.name == name && (it.match.Matcher == nil || it.match.matches(value, stop))
+}
+
+type drop struct{ items []nameMatch }
 
 func (d *drop) run(p *Pipeline) bool {
 	for k := range d.items {
 		it := &d.items[k]
-		switch it.Name {
+		switch it.name {
 		case syntax.ErrorLabel:
-			if hits(it, it.Name, p.labels.err) {
+			if it.hits(it.name, p.labels.err, p.opts.Stop) {
 				p.labels.err = ""
 			}
 		case syntax.ErrorDetails:
-			if hits(it, it.Name, p.labels.details) {
+			if it.hits(it.name, p.labels.details, p.opts.Stop) {
 				p.labels.details = ""
 			}
 		default:
-			if i := p.labels.find(it.Name); i >= 0 && hits(it, it.Name, p.labels.list[i].value) {
+			if i := p.labels.find(it.name); i >= 0 && it.hits(it.name, p.labels.list[i].value, p.opts.Stop) {
 				p.labels.remove(i)
 			}
 		}
@@ -279,13 +302,13 @@ func (d *drop) run(p *Pipeline) bool {
 }
 
 // keep leaves the mistake of a line alone.
-type keep struct{ items []syntax.NameMatch }
+type keep struct{ items []nameMatch }
 
 func (d *keep) run(p *Pipeline) bool {
 	out := p.labels.list[:0]
 	for _, l := range p.labels.list {
 		for k := range d.items {
-			if hits(&d.items[k], l.name, l.value) {
+			if d.items[k].hits(l.name, l.value, p.opts.Stop) {
 				out = append(out, l)
 				break
 			}

@@ -90,9 +90,11 @@ func (p *Pipeline) compile(s syntax.Stage) (stage, error) {
 	case *syntax.LabelFormat:
 		return newLabelFormat(s, p)
 	case *syntax.Drop:
-		return &drop{s.Items}, nil
+		items, err := newNameMatches(s.Items)
+		return &drop{items}, err
 	case *syntax.Keep:
-		return &keep{s.Items}, nil
+		items, err := newNameMatches(s.Items)
+		return &keep{items}, err
 	}
 	return nil, fmt.Errorf("stage %T is not known", s)
 }

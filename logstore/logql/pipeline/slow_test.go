@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/logstore/logql/syntax"
 )
 
@@ -12,6 +13,7 @@ func TestSlowStagesStop(t *testing.T) {
 	long := bytes.Repeat([]byte("x"), 256<<10)
 	for _, text := range []string{
 		"{a=\"b\"} |~ `(x?x?x?x?){200}y`", "{a=\"b\"} !~ `(x?x?x?x?){200}y`", "{a=\"b\"} | regexp `(?P<n>(x?x?x?x?){200}y)`",
+		"{a=\"b\"} | f=~`(x?x?x?x?){200}x*y`", "{a=\"b\"} | f!~`(x?x?x?x?){200}x*y`", "{a=\"b\"} | drop f=~`(x?x?x?x?){200}x*y`", "{a=\"b\"} | keep f=~`(x?x?x?x?){200}x*y`",
 		`{a="b"} | line_format "{{ regexReplaceAll \"x.*y|x\" __line__ \"z\" }}"`, `{a="b"} | line_format "{{ __line__ | count \"x.*y|x\" }}"`,
 		"{a=\"b\"} | regexp `(?P<n>.*)` | n =~ `.*(x?x?x?x?){200}y`", "{a=\"b\"} | regexp `(?P<n>.*)` | n !~ `.*(x?x?x?x?){200}y`",
 	} {
@@ -24,7 +26,7 @@ func TestSlowStagesStop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.Process(&Line{Text: long})
+		p.Process(&Line{Text: long, Fields: []wire.Label{{Name: "f", Value: string(long)}}})
 		if asked == 0 || asked > 2 {
 			t.Errorf("%s: asked %d times whether to go on", text, asked)
 		}

@@ -15,4 +15,7 @@ const (
 	maxDepth  = 64       // nesting of parentheses, functions and operators
 	maxTokens = 8192
 	maxStages = 256 // of one pipeline
+	// maxExtracts bounds the labels that the parsers of a query name, which are looked for in a line one after the other. A line has no more
+	// labels (pipeline.MaxLabels).
+	maxExtracts = 256
 )

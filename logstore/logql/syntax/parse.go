@@ -74,6 +74,7 @@ type parser struct {
 	tokens []token
 	at     int
 	progs  int // instructions of the regular expressions so far
+	named  int // labels that parsers name so far
 }
 
 func (p *parser) peek() token { return p.tokens[p.at] }

@@ -2,6 +2,7 @@ package syntax
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -210,6 +211,8 @@ func TestHostileTexts(t *testing.T) {
 		"repetition":         `{a="b"} |~ "((((a{100}){100}){100}){100})"`,
 		"unfolding":          `{a="b"} |~ "` + strings.Repeat("(a{500}){2}", 100) + `"`,
 		"ranges":             `rate(` + strings.Repeat("(", 30000) + `{a="b"}`,
+		"named labels":       `{a="b"} | json ` + labelNames(maxExtracts+1),
+		"labels of stages":   `{a="b"} | json ` + labelNames(maxExtracts) + ` | logfmt x`,
 		"template":           `{a="b"} | line_format "` + strings.Repeat("{{if .x}}", 1500) + `"`,
 		"template in depth":  `{a="b"} | line_format "{{` + strings.Repeat("(", 5000) + `}}"`,
 	} {
@@ -218,10 +221,21 @@ func TestHostileTexts(t *testing.T) {
 		}
 	}
 	t.Logf("%v", time.Since(began))
+	if _, err := Parse(`{a="b"} | json ` + labelNames(maxExtracts)); err != nil {
+		t.Error(err)
+	}
 	// As long as a list of alternatives that a dashboard sends.
 	if _, err := Parse(`{a=~"` + strings.Repeat("host-1234|", 400) + `x"}`); err != nil {
 		t.Error(err)
 	}
+}
+
+func labelNames(n int) string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprint("l", i)
+	}
+	return strings.Join(names, ", ")
 }
 
 func TestValues(t *testing.T) {

@@ -198,6 +198,9 @@ func (p *parser) extracts(check func(string) error) (out []Extract, err error) {
 		if slices.ContainsFunc(out, func(e Extract) bool { return e.Label == label }) {
 			return nil, p.fail(t, "label %s is extracted twice", label)
 		}
+		if p.named++; p.named > maxExtracts {
+			return nil, p.fail(t, "more than %d labels are named behind json and logfmt", maxExtracts)
+		}
 		out = append(out, Extract{label, path})
 		if !p.accept(",") {
 			break
