@@ -24,6 +24,7 @@ import (
 func TestDeepDigestIsTheRunningOne(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, seed)
 			for round := range 12 {
 				for range 5 {
@@ -171,6 +172,11 @@ func (k *fileKind) pick(t *testing.T, w *world) string {
 			paths = paths[:len(paths)-1]
 		}
 	}
+	if strings.HasPrefix(k.name, "Pebble manifest") { // older ones are of no use any more
+		if slices.Sort(paths); len(paths) > 0 {
+			paths = paths[len(paths)-1:]
+		}
+	}
 	best, size := "", int64(-1)
 	for _, p := range paths {
 		if st, err := os.Stat(p); err == nil && st.Size() > size {
@@ -218,9 +224,13 @@ func stocked(t *testing.T, seed uint64) *world {
 
 // A flipped bit in each kind of file is found by a pass while the store is open.
 func TestFlippedBitIsFoundWhileOpen(t *testing.T) {
+	first := stocked(t, 5)
+	first.close()
 	for _, k := range fileKinds {
 		t.Run(k.name, func(t *testing.T) {
-			w := stocked(t, 5)
+			t.Parallel()
+			w := first.copied(t)
+			w.open()
 			var before []Damage
 			if err := w.scrubber(&before).Pass(t.Context()); err != nil || len(before) > 0 || len(w.told()) > 0 {
 				t.Fatalf("before: %v %v %v", err, before, w.told())
@@ -242,10 +252,12 @@ func TestFlippedBitIsFoundWhileOpen(t *testing.T) {
 // After a restart the store either refuses to open or a pass finds it; what it answers is never other than what was
 // accepted without being said.
 func TestFlippedBitIsFoundAfterReopening(t *testing.T) {
+	first := stocked(t, 6)
+	first.close()
 	for _, k := range fileKinds {
 		t.Run(k.name, func(t *testing.T) {
-			w := stocked(t, 6)
-			w.close()
+			t.Parallel()
+			w := first.copied(t)
 			path := k.pick(t, w)
 			flipBit(t, path)
 			if err := w.tryOpen(); err != nil {
@@ -271,9 +283,13 @@ func TestFlippedBitIsFoundAfterReopening(t *testing.T) {
 
 // A store that is damaged answers with an error, or says that the answer is partial: never with something else.
 func TestDamagedStoreNeverAnswersWrongly(t *testing.T) {
+	first := stocked(t, 7)
+	first.close()
 	for _, k := range fileKinds {
 		t.Run(k.name, func(t *testing.T) {
-			w := stocked(t, 7)
+			t.Parallel()
+			w := first.copied(t)
+			w.open()
 			flipBit(t, k.pick(t, w))
 			var found []Damage
 			if err := w.scrubber(&found).Pass(t.Context()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -54,6 +55,28 @@ func newWorld(t testing.TB, seed uint64) *world {
 	t.Cleanup(func() { w.close() })
 	w.open()
 	return w
+}
+
+// copied is another world of what a closed one left on disk, not opened yet.
+func (w *world) copied(t *testing.T) *world {
+	t.Helper()
+	dir := t.TempDir()
+	c := &world{
+		t: t, rng: rand.New(rand.NewPCG(1, 1)), index: w.index, floors: maps.Clone(w.floors), clock: w.clock,
+		dirs: [2]string{filepath.Join(dir, "tsdb"), filepath.Join(dir, "logs")},
+	}
+	w.mu.Lock()
+	for _, d := range w.sums.List() {
+		c.sums.AddDigest(d)
+	}
+	w.mu.Unlock()
+	for i := range c.dirs {
+		if err := os.CopyFS(c.dirs[i], os.DirFS(w.dirs[i])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(c.close)
+	return c
 }
 
 func (w *world) note(place string) {

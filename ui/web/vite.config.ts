@@ -21,5 +21,5 @@ export default defineConfig({
   },
   server: { proxy: { '/v1': { target: server, ws: true }, '/api': server } },
   resolve: process.env.VITEST ? { conditions: ['browser'] } : {},
-  test: { environment: 'jsdom', include: ['src/**/*.test.ts'] },
+  test: { environment: 'node', include: ['src/**/*.test.ts'] },
 });

@@ -32,6 +32,7 @@ func compare(t *testing.T, c *Cluster, n *Node, r api.VerifyRequest) (v api.Veri
 
 // TestNodesAreComparedAtOneIndex compares three nodes under load, restarts one, lets one lie about a day, stops one.
 func TestNodesAreComparedAtOneIndex(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	a := c.NewAgent(t, "web1", series(1), series(2))
 	yesterday := time.Now().Add(-24 * time.Hour).Truncate(24 * time.Hour).Add(6 * time.Hour)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/api"
 )
 
@@ -42,8 +43,7 @@ func TestLinesAreCountedAndExportedTheSameEverywhere(t *testing.T) {
 				text += " \xff\xfe"
 			}
 			texts[text] = true
-			_, err := a.Send(c.Nodes[(h+i)%3], a.Lines(start.UnixNano()+int64(i*3+h)*1e6, text))
-			must(t, err)
+			must(t, sendAgain(a, c.Nodes[(h+i)%3], []wire.Batch{a.Lines(start.UnixNano()+int64(i*3+h)*1e6, text)}))
 		}
 	}
 	c.WaitEqual(t)

@@ -67,6 +67,7 @@ func (c *Cluster) lineCount(n *Node, word string) (int, bool, error) {
 // TestDamagedNodesMendThemselves: a node whose files are damaged while it is down comes up whole, with everything that
 // was acknowledged, keeps its vote where it may, and events tell of it.
 func TestDamagedNodesMendThemselves(t *testing.T) {
+	t.Parallel()
 	c := StartWith(t, 3, watchesItself)
 	a := c.NewAgent(t, "web", map[string]string{"__name__": "temperature"})
 	sent := 0

@@ -156,6 +156,7 @@ func (s *repositorySite) covers(t *testing.T, index uint64) {
 // TestRestoreAtExactlyOneEntry saves into a repository and archives the log of a cluster that is written to and whose
 // leader goes, restores at entries and times that live nodes were asked about, and finds just what they held.
 func TestRestoreAtExactlyOneEntry(t *testing.T) {
+	t.Parallel()
 	s := newRepositorySite(t, map[string]any{"archive_s": 5})
 	// The archive has nothing to follow: the first backup is made at once, by the schedule itself.
 	run := waitForRuns(t, s.c, 1)
@@ -261,6 +262,7 @@ func TestRestoreAtExactlyOneEntry(t *testing.T) {
 // TestRestoreOfOneKind keeps one kind in turn: the others are as if the retention had cut them, and a backup of what
 // begins with it is found whole.
 func TestRestoreOfOneKind(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	a := c.NewAgent(t, "web1", series(1), series(2))
 	acked, stop := busy(t, c, a)
@@ -355,6 +357,7 @@ func TestRestoreOfOneKind(t *testing.T) {
 
 // TestDrill tries a restore of an encrypted repository that lets the cluster do so, and one that is damaged.
 func TestDrill(t *testing.T) {
+	t.Parallel()
 	s := newRepositorySite(t, map[string]any{"drill_days": 1})
 	must(t, s.c.Post(s.c.Nodes[1], "/v1/snapshots/schedules/nightly/run", nil, nil))
 	run := waitForRuns(t, s.c, 1)

@@ -35,9 +35,10 @@ export function launch() {
   });
 }
 
+/** A context for pages in a language, a theme and a size; with forgetful each page begins without what others chose. */
 export async function newContext(
   browser,
-  { lang = 'en', theme = 'light', width = 1280, height = 800, origins = [], ...more } = {},
+  { lang = 'en', theme = 'light', width = 1280, height = 800, origins = [], forgetful = false, ...more } = {},
 ) {
   const context = await browser.newContext({
     viewport: { width, height },
@@ -46,11 +47,12 @@ export async function newContext(
     ...more,
   });
   await context.addInitScript(
-    ([l, t]) => {
+    ([l, t, forget]) => {
+      if (forget) localStorage.clear();
       localStorage.setItem('triward.lang', l);
       localStorage.setItem('triward.theme', t);
     },
-    [lang, theme],
+    [lang, theme, forgetful],
   );
   context.faults = [];
   context.allowed = new Set([new URL(env.url).origin, ...origins]);
@@ -83,8 +85,57 @@ export async function newPage(context) {
         `${e.violatedDirective} ${e.blockedURI} ${e.sourceFile ?? ''}:${e.lineNumber ?? ''}`,
       );
     });
+    // For settled: how many questions have no answer yet, to the last byte.
+    window.triwardAsking = 0;
+    const ask = window.fetch;
+    window.fetch = async (...args) => {
+      window.triwardAsking++;
+      const done = () => window.triwardAsking--;
+      try {
+        const res = await ask(...args);
+        res.clone().arrayBuffer().then(done, done);
+        return res;
+      } catch (e) {
+        done();
+        throw e;
+      }
+    };
   });
   return page;
+}
+
+/**
+ * Waits until a page shows all that it came for: loaded, connected, no question without an answer, nothing marked busy,
+ * fonts there, nothing moving, and no change of the document for a few frames.
+ */
+export async function settled(page) {
+  const still = () => {
+    const FRAMES = 4;
+    if (!window.triwardStill) {
+      window.triwardStill = { frames: 0, why: '' };
+      new MutationObserver(([m]) => {
+        window.triwardStill = { frames: 0, why: `${m.type} of ${m.target.nodeName} changes` };
+      }).observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+    }
+    const link = document.querySelector('[data-state-link]');
+    const busy = [...document.querySelectorAll('[aria-busy=true]')].find((e) => {
+      const r = e.getBoundingClientRect(); // a chart asks nothing while it is out of sight
+      return r.width > 0 && r.bottom > 0 && r.top < innerHeight;
+    });
+    const moving = document.getAnimations().find((a) => a.playState === 'running');
+    const why =
+      (document.readyState !== 'complete' && 'it loads') ||
+      (window.triwardAsking > 0 && `${window.triwardAsking} questions have no answer`) ||
+      (document.fonts.status !== 'loaded' && 'fonts are loaded') ||
+      (link && link.dataset.stateLink !== 'live' && `it is ${link.dataset.stateLink}`) ||
+      (busy && `${busy.ariaLabel ?? busy.textContent} is busy`) ||
+      (moving && `${moving.effect?.target?.className} moves`);
+    if (why) window.triwardStill = { frames: 0, why };
+    return !why && ++window.triwardStill.frames > FRAMES;
+  };
+  await page.waitForFunction(still, undefined, { polling: 'raf' }).catch(async (e) => {
+    throw new Error(`not settled: ${await page.evaluate(() => window.triwardStill?.why)}`, { cause: e });
+  });
 }
 
 /** Logs in by the API, so that tests which are not about the login page start behind it. */
