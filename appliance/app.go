@@ -176,7 +176,6 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 	a.quiet, a.ownLines = opts.Log.With("node", a.cfg.NodeID), selfmon.NewBuffer()
 	a.rootLog = slog.New(selfmon.NewHandler(opts.Log.Handler(), a.ownLines))
 	a.log = a.rootLog.With("node", a.cfg.NodeID)
-	a.memory = a.cfg.limitMemory(a.log)
 	if a.identity, err = a.cfg.loadIdentity(a.log); err != nil {
 		return nil, err
 	}
@@ -283,6 +282,7 @@ func closed(err error) error {
 
 // openStores makes the stores; the node opens them in their directories.
 func (a *App) openStores() (err error) {
+	a.memory = a.cfg.limitMemory(a.log)
 	a.metrics, err = tsdb.New(tsdb.Options{
 		Dictionary: a.state, Logger: a.part("tsdb"), Registerer: a.registry, Stagger: a.stagger(3 * time.Minute),
 		OnDamage: func(d *tsdb.DamageError) { a.integrity.metricsDamaged(d) },
