@@ -280,7 +280,7 @@ func closed(err error) error {
 	return err
 }
 
-// openStores makes the stores; the node opens them in their directories.
+// openStores says how the memory is shared and makes the stores; the node opens them in their directories.
 func (a *App) openStores() (err error) {
 	a.memory = a.cfg.limitMemory(a.log)
 	a.metrics, err = tsdb.New(tsdb.Options{

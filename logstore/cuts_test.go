@@ -290,6 +290,14 @@ func TestCutStreamsLeaveNothingOnDisk(t *testing.T) {
 	dir := t.TempDir()
 	s := testStore(t, dir, Options{})
 	rng := rand.New(rand.NewPCG(29, 29))
+	vocabulary := make([]string, 900) // few enough that blocks are given to the word index
+	for i := range vocabulary {
+		word := make([]byte, 8)
+		for k := range word {
+			word[k] = 'a' + byte(rng.IntN(26))
+		}
+		vocabulary[i] = string(word)
+	}
 	index := uint64(0)
 	raw := map[string]int{}
 	batches := rounds(12, 6)
@@ -298,11 +306,10 @@ func TestCutStreamsLeaveNothingOnDisk(t *testing.T) {
 		for unit, n := range map[string]int{"gone": 150, "kept": 50} {
 			var lines []wire.LogLine
 			for i := range n {
-				text := make([]byte, 1<<10)
-				for k := range text {
-					text[k] = "abcdefghijklmnopqrstuvwxyz     "[rng.IntN(31)]
+				text := append(make([]byte, 0, 1<<10), unit+"secret"...)
+				for len(text) < 1<<10-9 {
+					text = append(append(text, ' '), vocabulary[rng.IntN(len(vocabulary))]...)
 				}
-				copy(text, unit+"secret ")
 				raw[unit] += len(text)
 				lines = append(lines, wire.LogLine{T: testDay*DayNs + int64(index*1000) + int64(i), Text: text})
 			}
@@ -346,8 +353,9 @@ func TestCutStreamsLeaveNothingOnDisk(t *testing.T) {
 		t.Errorf("%d rows of the stream that is kept: %v", len(page.Rows), err)
 	}
 	after := onDisk()
-	// Random text takes three quarters of its length. All but the quarter of the other stream must be gone.
-	if after > before/4+before/10 {
+	// All but the quarter of the other stream must be gone. That lies there twice: the day's word index is made anew, and before that its small
+	// blocks are merged, whose bytes Pebble frees when it compacts them.
+	if after > 2*before/4+before/10 {
 		t.Errorf("%d KiB of %d are on disk, %d of %d KiB of text were cut", after>>10, before>>10, raw["gone"]>>10, (raw["gone"]+raw["kept"])>>10)
 	}
 	t.Logf("%d KiB of %d are on disk, %d of %d KiB of text were cut", after>>10, before>>10, raw["gone"]>>10, (raw["gone"]+raw["kept"])>>10)
