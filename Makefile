@@ -21,9 +21,9 @@ help: ## list the targets
 build: web go-build ## make bin/triward and bin/triward-agent with the page in it
 
 .PHONY: go-build
-go-build: ## make the binaries with the page as it was last built
+go-build: ## make the binaries with the page as it was last built, without C as in packages
 	@mkdir -p $(BIN)
-	go build $(GOFLAGS_BUILD) -o $(BIN)/ ./appliance/cmd/triward ./agent/cmd/triward-agent
+	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o $(BIN)/ ./appliance/cmd/triward ./agent/cmd/triward-agent
 
 .PHONY: web
 web: $(WEB)/dist/index.html ## build the page
