@@ -67,6 +67,7 @@ export async function newPage(context) {
     if (m.type() !== 'error') return;
     // A refused or lost request is written to the console by the browser itself; tests that cause one expect it.
     if (context.expected?.some((re) => re.test(m.text()))) return;
+    if (/status of 503/.test(m.text()) && context.retried?.some((re) => re.test(m.location().url))) return;
     fault(`console: ${m.text()} (${m.location().url})`);
   });
   page.on('pageerror', (e) => fault(`exception: ${e.stack ?? e}`));
