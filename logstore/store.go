@@ -85,7 +85,7 @@ func (o *Options) defaults() {
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
-	o.FS = checkedFS{o.FS}
+	o.FS = checkedFS{blobRoomFS{o.FS}}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
