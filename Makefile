@@ -73,12 +73,12 @@ $(GRAMMAR)/node_modules/.package-lock.json: $(GRAMMAR)/package-lock.json
 senders: $(CACHE)/prometheus $(CACHE)/lokiclient ## build and install the senders that tests deliver with
 	@packaging/syslog.sh install
 
-# These wait for whole clusters most of the time, for minutes: they begin first, and one package more than there are cores runs
+# These take minutes, most of which they wait for whole clusters: they begin first, and one package more than there are cores runs
 # at once.
-WAITING := ./appliance/systemtest ./appliance/internal/testcluster
+LONGEST := ./appliance/systemtest ./appliance/internal/testcluster ./logstore ./appliance/alerting
 .PHONY: test-go
 test-go: $(CACHE)/versitygw $(GRAMMAR)/node_modules/.package-lock.json senders fault-tools ## tests of the Go packages
-	TRIWARD_BIN=$(BIN) TRIWARD_VERSITYGW=$(CACHE)/versitygw TRIWARD_SENDERS=$(CACHE) go test -timeout 20m -p $$(( $$(nproc) + 1 )) -parallel 4 $(WAITING) ./...
+	TRIWARD_BIN=$(BIN) TRIWARD_VERSITYGW=$(CACHE)/versitygw TRIWARD_SENDERS=$(CACHE) go test -timeout 20m -p $$(( $$(nproc) + 1 )) -parallel 4 $(LONGEST) ./...
 	@echo 'test-go: passed'
 
 .PHONY: test-web
