@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -193,24 +192,9 @@ func sameRows(a, b []row) bool {
 func TestLogcliOverThreeNodes(t *testing.T) {
 	t.Parallel()
 	c := Start(t, 3)
-	raw, err := os.ReadFile("testdata/logcli.json")
-	must(t, err)
-	s := &session{c: c, base: time.Now().Add(-20 * time.Minute).Truncate(time.Minute), know: map[string]string{}}
-	must(t, json.Unmarshal(raw, &s.list))
-	if len(s.list) < 15 {
-		t.Fatalf("only %d requests are recorded", len(s.list))
-	}
-	var token struct {
-		Token string `json:"token"`
-	}
-	must(t, c.Post(c.Nodes[0], "/v1/tokens/api", map[string]string{"name": "alloy", "role": "ingest"}, &token))
-	s.lines(t, token.Token, 0, 20)
-	c.WaitEqual(t)
-	for _, n := range c.Nodes {
-		s.replay(t, n)
-	}
+	s, token := recorded(t, c, "testdata/logcli.json", 20)
 	// Times that lines of one stream and of several have in common.
-	push := &sender{c: &Cluster{HTTP: c.HTTP, Nodes: c.Nodes}, token: token.Token}
+	push := &sender{c: &Cluster{HTTP: c.HTTP, Nodes: c.Nodes}, token: token}
 	for _, host := range []string{"a", "b"} {
 		var values []string
 		for k := range 12 {
@@ -234,7 +218,7 @@ func TestLogcliOverThreeNodes(t *testing.T) {
 	}
 	live := s.follow(t, others[0], "2")
 	leader.Stop(t)
-	s.lines(t, token.Token, 20, 30)
+	s.lines(t, token, 20, 30)
 	c.WaitEqual(t)
 	s.pages(t, others, `{app="web"}`, 30)
 	onceEach(t, live, 30)

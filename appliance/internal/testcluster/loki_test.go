@@ -200,27 +200,34 @@ func (s *session) count(name string, n int) {
 	s.know[name] = strconv.Itoa(was + n)
 }
 
+// recorded reads a session, delivers so many rounds of the lines that it asks for, and has every node answer it. The token may deliver more.
+func recorded(t *testing.T, c *Cluster, file string, rounds int) (s *session, token string) {
+	t.Helper()
+	raw, err := os.ReadFile(file)
+	must(t, err)
+	s = &session{c: c, base: time.Now().Add(-20 * time.Minute).Truncate(time.Minute), know: map[string]string{}}
+	must(t, json.Unmarshal(raw, &s.list))
+	if len(s.list) < 15 {
+		t.Fatalf("only %d requests are recorded", len(s.list))
+	}
+	var made struct {
+		Token string `json:"token"`
+	}
+	must(t, c.Post(c.Nodes[0], "/v1/tokens/api", map[string]string{"name": "alloy", "role": "ingest"}, &made))
+	s.lines(t, made.Token, 0, rounds)
+	c.WaitEqual(t)
+	for _, n := range c.Nodes {
+		s.replay(t, n)
+	}
+	return s, made.Token
+}
+
 // A session of Explore gets the same answers of every node, before and after the leader has gone and come back, and a live
 // tail on a follower goes on meanwhile.
 func TestExploreOverThreeNodes(t *testing.T) {
 	t.Parallel()
 	c := Start(t, 3)
-	raw, err := os.ReadFile("testdata/explore.json")
-	must(t, err)
-	s := &session{c: c, base: time.Now().Add(-20 * time.Minute).Truncate(time.Minute), know: map[string]string{}}
-	must(t, json.Unmarshal(raw, &s.list))
-	if len(s.list) < 15 {
-		t.Fatalf("only %d requests are recorded", len(s.list))
-	}
-	var token struct {
-		Token string `json:"token"`
-	}
-	must(t, c.Post(c.Nodes[0], "/v1/tokens/api", map[string]string{"name": "alloy", "role": "ingest"}, &token))
-	s.lines(t, token.Token, 0, 40)
-	c.WaitEqual(t)
-	for _, n := range c.Nodes {
-		s.replay(t, n)
-	}
+	s, token := recorded(t, c, "testdata/explore.json", 40)
 	leader := c.Leader(t)
 	var follower *Node
 	for _, n := range c.Nodes {
@@ -230,7 +237,7 @@ func TestExploreOverThreeNodes(t *testing.T) {
 	}
 	live := s.follow(t, follower, "0")
 	leader.Stop(t)
-	s.lines(t, token.Token, 40, 60)
+	s.lines(t, token, 40, 60)
 	c.WaitEqual(t)
 	for _, n := range c.Nodes {
 		if n != leader {
