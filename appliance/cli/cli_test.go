@@ -112,6 +112,7 @@ func TestExitCodes(t *testing.T) {
 		{"no token", []string{"query", "instant", "x", "--addr", s.URL}, ExitFailed, "TRIWARD_TOKEN"},
 		{"nobody there", []string{"queue", "status", "--addr", "http://127.0.0.1:1"}, ExitFailed, "no node can be reached"},
 		{"unknown command", []string{"fly"}, ExitFailed, "unknown command"},
+		{"an argument that begins with a hyphen", []string{"logs", "query", "-debug"}, ExitFailed, "comes after `--`"},
 		{"unknown form", []string{"version", "-o", "xml"}, ExitFailed, "want table or json"},
 		{"too many nodes", []string{"dev", "--nodes", "99"}, ExitFailed, "--nodes 99"},
 		{"bad time", []string{"query", "range", "x", "--start", "yesterday", "--addr", s.URL}, ExitFailed, "want RFC 3339"},

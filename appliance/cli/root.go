@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -159,6 +160,12 @@ Exit codes: 0 ok, 1 failed, 3 done with warnings, 10 not initialised, 11 data di
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	root.SetVersionTemplate("triward {{.Version}}\n")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		if strings.Contains(err.Error(), "unknown shorthand flag") { // `logs query '-debug'`, an id of old that begins with a hyphen
+			return fmt.Errorf("%w; an argument that begins with a hyphen comes after `--`", err)
+		}
+		return err
+	})
 	root.AddCommand(
 		newServer(s), newDev(s), newCluster(s), newSnapshot(s), newQuery(s), newLogs(s), newEvents(s), newQueue(s), newRetention(s), newAgents(s), newKey(s), newConfig(s), newTLS(s), newDoctor(s), newUpgrade(s),
 		newVersion(s),

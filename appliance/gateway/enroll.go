@@ -189,8 +189,13 @@ func (g *Gateway) renew(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+// newAgentID never begins with a hyphen: on a command line it would be read as a flag.
 func newAgentID() string {
 	var b [12]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return base64.RawURLEncoding.EncodeToString(b[:])
+	for {
+		_, _ = rand.Read(b[:]) // never fails
+		if id := base64.RawURLEncoding.EncodeToString(b[:]); id[0] != '-' {
+			return id
+		}
+	}
 }

@@ -253,3 +253,12 @@ func TestForeignAndRevokedCertificates(t *testing.T) {
 		t.Errorf("a foreign certificate: %v", err)
 	}
 }
+
+// An id is an argument of commands: one that begins with a hyphen would be read as their flags.
+func TestIDsOfAgentsAreArguments(t *testing.T) {
+	for range 10_000 {
+		if id := newAgentID(); len(id) != 16 || id[0] == '-' {
+			t.Fatalf("id %q", id)
+		}
+	}
+}
