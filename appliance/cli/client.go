@@ -327,7 +327,7 @@ func (c *client) put(ctx context.Context, path string, body, v any) error {
 	return c.call(ctx, http.MethodPut, path, encoded, v)
 }
 
-// show is get that prints the answer as it came when JSON is wanted; shown is true then, and v as it was.
+// show is get that also prints the answer as it came when JSON is wanted; shown is true then.
 func (c *client) show(ctx context.Context, s streams, form *outputForm, path string, q url.Values, v any) (shown bool, err error) {
 	var raw json.RawMessage
 	if err := c.get(ctx, path, q, &raw); err != nil {
@@ -346,11 +346,11 @@ func (c *client) showPost(ctx context.Context, s streams, form *outputForm, path
 }
 
 func (f *outputForm) show(s streams, path string, raw json.RawMessage, v any) (shown bool, err error) {
-	if f.json() {
-		return true, writeJSON(s.out, raw)
-	}
 	if err := json.Unmarshal(raw, v); err != nil {
 		return false, fmt.Errorf("answer of %s: %w", path, err)
+	}
+	if f.json() {
+		return true, writeJSON(s.out, raw)
 	}
 	return false, nil
 }

@@ -63,11 +63,10 @@ func (l *logQuestion) numbers(c *cobra.Command, query string, step time.Duration
 		return err
 	}
 	tellNode(l.s.err, cl.answered)
-	if shown { // with its warnings
-		return nil
-	}
-	if err := printProm(l.s.out, &answer.Data.promData); err != nil {
-		return err
+	if !shown {
+		if err := printProm(l.s.out, &answer.Data.promData); err != nil {
+			return err
+		}
 	}
 	if l.stats {
 		sum, blocks := &answer.Data.Stats.Summary, &answer.Data.Stats.Triward

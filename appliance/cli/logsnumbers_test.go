@@ -55,6 +55,10 @@ func TestNumbersOfLogs(t *testing.T) {
 	if code, out, _ = run(t, "logs", "query", query, "-o", "json"); code != ExitOK || !strings.Contains(out, `"resultType": "vector"`) {
 		t.Errorf("%d %s", code, out)
 	}
+	code, out, errs = run(t, "logs", "query", query, "--start", "1699990000", "--end", "1700000000", "--step", "90s", "-o", "json")
+	if code != ExitWarnings || !strings.Contains(out, `"resultType": "matrix"`) || errs != "warning: the answer is partial\n" {
+		t.Errorf("%d %s%s", code, out, errs)
+	}
 	if code, _, errs = run(t, "logs", "query", `rate({oops`); code == ExitOK || !strings.Contains(errs, "parse error at line 1, col 3: \uFFFD[31mno") {
 		t.Errorf("%d %q", code, errs)
 	}
