@@ -124,7 +124,14 @@ type Error struct {
 	File     string
 	Problems []Problem
 
-	stored bool // a query that is not taken is its rule's own matter
+	stored  bool             // a query that is not taken is its rule's own matter
+	refused map[place]string // the rules of Prometheus' groups of which that is so, and why
+}
+
+// place is that of a rule in its file.
+type place struct {
+	group string
+	rule  int
 }
 
 // Error names the first problems.
@@ -159,10 +166,25 @@ func (e *Error) add(node *yaml.Node, format string, args ...any) {
 // query notes what is wrong with the query of a rule.
 func (e *Error) query(rule *Rule, node *yaml.Node, format string, args ...any) {
 	if e.stored {
-		rule.Refused = fmt.Sprintf("this version does not take its query any more: "+format, args...)
+		rule.Refused = refusal + fmt.Sprintf(format, args...)
 		return
 	}
 	e.add(node, "rule %q: %s", rule.Name, fmt.Sprintf(format, args...))
+}
+
+const refusal = "this version does not take its query any more: "
+
+// prom notes an error of Prometheus' own check with the rule it is of, when that is how the file is read.
+func (e *Error) prom(err error) bool {
+	of, ok := errors.AsType[*rulefmt.Error](err)
+	if !ok || !e.stored {
+		return false
+	}
+	if e.refused == nil {
+		e.refused = make(map[place]string)
+	}
+	e.refused[place{of.Group, of.Rule - 1}] = refusal + of.Error()
+	return true
 }
 
 // document is a file. Groups in LogQL and of Triward's own kinds stand beside those of Prometheus, which stay as they are.
@@ -217,7 +239,9 @@ func readFile(name string, body []byte, promql parser.Parser, queries Queries, s
 	}
 	if _, errs := rulefmt.Parse(body, true, model.UTF8Validation, promql, slog.New(slog.DiscardHandler)); len(errs) > 0 {
 		for _, err := range errs {
-			bad.Problems = append(bad.Problems, promProblem(err))
+			if !bad.prom(err) {
+				bad.Problems = append(bad.Problems, promProblem(err))
+			}
 		}
 	}
 	f := &File{Name: name, LogQL: doc.LogQL != nil}
@@ -289,7 +313,7 @@ func (f *File) addProm(g *rulefmt.RuleGroup, bad *Error) {
 	if g.QueryOffset != nil {
 		out.Offset = time.Duration(*g.QueryOffset)
 	}
-	for _, r := range g.Rules {
+	for i, r := range g.Rules {
 		labels := maps.Clone(g.Labels)
 		if labels == nil {
 			labels = make(map[string]string)
@@ -297,7 +321,7 @@ func (f *File) addProm(g *rulefmt.RuleGroup, bad *Error) {
 		maps.Copy(labels, r.Labels)
 		rule := Rule{
 			Kind: Metrics, Language: LanguagePromQL, Name: r.Alert, Expr: r.Expr, For: time.Duration(r.For), KeepFiringFor: time.Duration(r.KeepFiringFor),
-			Labels: labels, Annotations: r.Annotations,
+			Labels: labels, Annotations: r.Annotations, Refused: bad.refused[place{g.Name, i}],
 		}
 		if r.Record != "" {
 			rule.Kind, rule.Name = Record, r.Record

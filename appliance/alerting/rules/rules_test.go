@@ -165,3 +165,36 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+// What Prometheus no longer takes of a stored file is the matter of that rule alone.
+func TestStoredRulesThatPrometheusTakesNoMore(t *testing.T) {
+	const body = `groups:
+  - name: a
+    rules:
+      - {alert: Good, expr: up == 0}
+      - {record: "smooth:load", expr: "holt_winters(node_load1[1h], 0.5, 0.5)"}
+      - {alert: Good, expr: up == 2, annotations: {summary: "{{ gone $value }}"}}
+  - name: b
+    rules:
+      - {alert: Good, expr: up == 3}
+`
+	if _, err := parse(body); err == nil {
+		t.Error("a new file is taken with what is wrong in it")
+	}
+	f, err := ParseStored("file", []byte(body), parser.NewParser(parser.Options{}), queries{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []struct {
+		group, rule int
+		says        string
+	}{{0, 0, ""}, {0, 1, "holt_winters"}, {0, 2, "gone"}, {1, 0, ""}} {
+		got := f.Groups[want.group].Rules[want.rule].Refused
+		if (got == "") != (want.says == "") || !strings.Contains(got, want.says) {
+			t.Errorf("rule %d of group %d: %q, want %q", want.rule, want.group, got, want.says)
+		}
+	}
+	if _, err := ParseStored("file", []byte("groups:\n  - name: \"\"\n    rules: []\n"), parser.NewParser(parser.Options{}), queries{}); err == nil {
+		t.Error("what is wrong with the file itself is passed over")
+	}
+}
