@@ -188,6 +188,13 @@ torture: go-build fault-tools ## every fault over and over: MINUTES=60 SEED='1 2
 	TRIWARD_BIN=$(BIN) TRIWARD_TORTURE_MINUTES=$(MINUTES) TRIWARD_TORTURE_ROWS='$(ROWS)' TRIWARD_TORTURE_SEED='$(SEED)' \
 	  go test -count=1 -v -run '^TestTorture$$' -timeout 0 ./appliance/systemtest
 
+# Its answers are kept (appliance/internal/lokigoldens/testdata), so that no other target wants one.
+LOKI ?= $(CACHE)/loki
+.PHONY: loki-goldens
+loki-goldens: ## ask a Loki 1.6.1 (LOKI=program) the questions of the differential test again and keep its answers
+	go run ./appliance/internal/lokigoldens/record -loki '$(LOKI)' -dir appliance/internal/lokigoldens/testdata
+	@echo 'make loki-goldens: passed'
+
 .PHONY: torture-damage
 torture-damage: ## twenty flipped bits in each kind of file, and damage of two nodes: DAMAGE_FLIPS=20 DAMAGE_KINDS='part of a name'
 	$(MAKE) torture ROWS='bit-* damage-*' MINUTES=0 DAMAGE_FLIPS=$(or $(DAMAGE_FLIPS),20)

@@ -88,7 +88,7 @@ type Engine struct {
 type Params struct {
 	Start, End int64 // lines: Start <= T < End; numbers: at Start, Start+Step, … <= End
 	Step       time.Duration
-	Interval   time.Duration // lines: of each stream at most one within it; 0 for all
+	Interval   time.Duration // lines: of all streams together at most one within it; 0 for all
 	Limit      int           // lines; 0 is 100
 	Oldest     bool          // lines oldest first, else newest first
 	Categorize bool          // lines: streams by their own labels only, the others beside each line

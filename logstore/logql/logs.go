@@ -30,7 +30,7 @@ func (e *Engine) logs(ctx context.Context, x *syntax.Log, p Params) (*Result, er
 			q.Limit = p.Limit
 		}
 	}
-	c := &collector{p: p, bound: limits.Bytes, streams: map[string]*logStream{}, pipe: pipe}
+	c := &collector{p: p, bound: limits.Bytes, streams: map[string]*Stream{}, pipe: pipe}
 	r := &Result{Kind: Streams, apart: p.Categorize}
 	n := 0
 	st, err := e.Source.Lines(ctx, q, func(l *Line) bool {
@@ -56,18 +56,14 @@ func (e *Engine) logs(ctx context.Context, x *syntax.Log, p Params) (*Result, er
 	return r.done(), nil
 }
 
-type logStream struct {
-	Stream
-	last int64
-}
-
 // collector puts lines into streams.
 type collector struct {
 	p       Params
 	bound   int
 	pipe    *pipeline.Pipeline
-	streams map[string]*logStream
+	streams map[string]*Stream
 	n       int
+	last    int64 // the time of the line that was taken last
 	bytes   int
 	cut     bool
 	labels  wire.Labels
@@ -76,6 +72,9 @@ type collector struct {
 
 // take takes the line that the pipeline holds and reports whether there is room for more.
 func (c *collector) take(t int64) bool {
+	if c.n > 0 && abs(t-c.last) < int64(c.p.Interval) {
+		return true
+	}
 	ls := c.pipe.Labels()
 	if c.p.Categorize {
 		c.labels = ls.AppendOf(c.labels[:0], pipeline.Stream)
@@ -86,13 +85,11 @@ func (c *collector) take(t int64) bool {
 	c.key = appendKey(c.key[:0], c.labels)
 	s, ok := c.streams[string(c.key)]
 	if !ok {
-		s = &logStream{Stream: Stream{Labels: cloneLabels(c.labels)}}
+		s = &Stream{Labels: cloneLabels(c.labels)}
 		c.streams[string(c.key)] = s
 		c.bytes += len(c.key)
-	} else if c.p.Interval > 0 && abs(t-s.last) < int64(c.p.Interval) {
-		return true
 	}
-	s.last = t
+	c.last = t
 	e := Entry{T: t, Line: strings.Clone(c.pipe.Text())}
 	if c.p.Categorize {
 		e.Fields = sortedClone(ls.AppendOf(nil, pipeline.Field))
@@ -133,7 +130,7 @@ func sortedClone(ls []wire.Label) []wire.Label {
 func (c *collector) result() []Stream {
 	out := make([]Stream, 0, len(c.streams))
 	for _, s := range c.streams {
-		out = append(out, s.Stream)
+		out = append(out, *s)
 	}
 	slices.SortFunc(out, func(a, b Stream) int { return compareLabels(a.Labels, b.Labels) })
 	return out

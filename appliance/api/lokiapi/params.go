@@ -131,11 +131,11 @@ func (q *request) number(name string, def, most int) (int, error) {
 // minStep bounds how fine a range is looked at.
 const minStep = time.Millisecond
 
-// step returns the step of a range: as given, else so that there are about 250 of them, whole seconds.
+// step returns the step of a range: as given, else the whole seconds of which a range has 250, or a few more, as Loki chooses.
 func (q *request) step(start, end int64) (time.Duration, error) {
 	s := q.form.Get("step")
 	if s == "" {
-		return time.Duration(max(1, stepsOf(end-start, 250*int64(time.Second)))) * time.Second, nil
+		return time.Duration(max(1, (end-start)/(250*int64(time.Second)))) * time.Second, nil
 	}
 	d, err := parseDuration(s)
 	switch {
