@@ -131,7 +131,7 @@ func (q *request) number(name string, def, most int) (int, error) {
 // minStep bounds how fine a range is looked at.
 const minStep = time.Millisecond
 
-// step returns the step of a range: as given, else the whole seconds of which a range has 250, or a few more, as Loki chooses.
+// step returns the step of a range: as given, else the 250th part of the range in whole seconds, as Loki chooses it.
 func (q *request) step(start, end int64) (time.Duration, error) {
 	s := q.form.Get("step")
 	if s == "" {

@@ -406,21 +406,16 @@ func (t *tail) send(lines []held) error {
 	return nil
 }
 
-// message makes a message of lines, those of one stream together, in the order in which streams come first.
+// message makes a message of lines in their order, which readers show them in: a stream begins again behind a line of another.
 func (t *tail) message(lines []held) []byte {
 	var streams []logql.Stream
-	at := map[string]int{}
-	var key []byte
 	for i := range lines {
 		l := &lines[i]
-		key = l.labels.AppendKey(key[:0])
-		k, ok := at[string(key)]
-		if !ok {
-			k = len(streams)
-			at[string(key)] = k
+		if i == 0 || !slices.Equal(l.labels, lines[i-1].labels) {
 			streams = append(streams, logql.Stream{Labels: l.labels})
 		}
-		streams[k].Entries = append(streams[k].Entries, logql.Entry{T: l.t, Line: l.text})
+		s := &streams[len(streams)-1]
+		s.Entries = append(s.Entries, logql.Entry{T: l.t, Line: l.text})
 	}
 	w := &writer{}
 	w.text(`{"streams":[`)

@@ -22,6 +22,7 @@ import (
 	"github.com/triward/triward/raftstate/command"
 	"github.com/triward/triward/raftstate/machine"
 	"github.com/triward/triward/raftstate/meta"
+	"github.com/triward/triward/ui"
 )
 
 // node is a log of one member from the push to the answer: intake, state machine, store and API.
@@ -29,6 +30,7 @@ type node struct {
 	t     *testing.T
 	m     *machine.Machine
 	store *logstore.Store
+	feed  *ui.LineFeed
 	in    *intake.Intake
 	api   *lokiapi.API
 	index uint64
@@ -46,7 +48,8 @@ func newNode(t *testing.T) *node {
 	must(t, err)
 	must(t, store.Open(t.TempDir()))
 	t.Cleanup(func() { must(t, store.Close()) })
-	n := &node{t: t, m: machine.New(state, coder, machine.DefaultLimits()), store: store, api: lokiapi.New(lokiapi.Options{Store: store})}
+	n := &node{t: t, m: machine.New(state, coder, machine.DefaultLimits()), store: store, feed: ui.NewLineFeed()}
+	n.api = lokiapi.New(lokiapi.Options{Store: store, Feed: n.feed, Gate: anybody{}})
 	n.in = intake.New(intake.Options{Cluster: n, Coder: coder, Metrics: prometheus.NewRegistry()})
 	t.Cleanup(func() { must(t, n.api.Close()) })
 	return n
@@ -61,8 +64,18 @@ func (n *node) Propose(_ context.Context, cmds ...command.Command) (uint64, []co
 		return 0, nil, err
 	}
 	n.m.Finish(&g)
-	return n.index, results, n.store.ApplyLogs(n.index, g.Logs)
+	err = n.store.ApplyLogs(n.index, g.Logs)
+	n.feed.Observe(n.index, g.Logs)
+	return n.index, results, err
 }
+
+// anybody is a gate through which everybody may follow lines.
+type anybody struct{}
+
+func (anybody) Viewer(*http.Request) (ui.Viewer, bool) { return ui.Viewer{User: "u"}, true }
+func (anybody) Recheck(v ui.Viewer) (ui.Viewer, bool)  { return v, true }
+func (anybody) May(ui.Viewer, string) bool             { return true }
+func (anybody) Origins() []string                      { return nil }
 
 func (n *node) push(p *Push) {
 	n.t.Helper()
@@ -77,8 +90,11 @@ func (n *node) push(p *Push) {
 	}
 }
 
-func (n *node) ask(q *Question) *Answer {
+func (n *node) ask(q *Question, theirs *Answer) *Answer {
 	n.t.Helper()
+	if q.Path == Tail {
+		return n.follow(q, theirs)
+	}
 	target, err := q.URL()
 	must(n.t, err)
 	w := httptest.NewRecorder()
@@ -87,6 +103,22 @@ func (n *node) ask(q *Question) *Answer {
 		n.t.Errorf("%s: %d %s", q.Name, w.Code, w.Body)
 	}
 	a, err := q.Read(w.Code, w.Body.Bytes())
+	must(n.t, err)
+	return a
+}
+
+// follow waits for as many lines as Loki's tail began with.
+func (n *node) follow(q *Question, theirs *Answer) *Answer {
+	n.t.Helper()
+	there := 0
+	if data, ok := theirs.Data.(map[string]any); ok {
+		there = len(data[Before].([]any))
+	}
+	srv := httptest.NewServer(n.api)
+	n.t.Cleanup(srv.Close)
+	ctx, cancel := context.WithTimeout(n.t.Context(), time.Minute)
+	defer cancel()
+	a, err := q.Follow(ctx, "ws"+strings.TrimPrefix(srv.URL, "http"), http.Header{"Authorization": {"Bearer x"}}, there, func(p *Push) error { n.push(p); return nil })
 	must(n.t, err)
 	return a
 }
@@ -168,7 +200,7 @@ func TestAgainstLoki(t *testing.T) {
 				}
 				for i := range g.Questions {
 					if q := &g.Questions[i]; q.Corpus == corpus {
-						compare(t, n.ask(q), &recorded.Answers[i], expected[q.Name])
+						compare(t, n.ask(q, &recorded.Answers[i]), &recorded.Answers[i], expected[q.Name])
 					}
 				}
 			}

@@ -86,6 +86,7 @@ type Question struct {
 	Interval  string   `json:"interval,omitempty"`
 	Limit     string   `json:"limit,omitempty"`
 	Direction string   `json:"direction,omitempty"`
+	Then      []Push   `json:"then,omitempty"` // of a tail: pushed while it is open; no other question is about the corpus
 }
 
 // URL returns path and parameters of the request.
