@@ -23,7 +23,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Loki is the module and the version of the Loki that answered.
+// What the Loki that answered is built from.
 const (
 	LokiModule  = "github.com/grafana/loki"
 	LokiVersion = "v1.6.1"
