@@ -32,6 +32,9 @@ func (q *Question) Follow(ctx context.Context, address string, header http.Heade
 		return nil, err
 	}
 	ws, resp, err := websocket.DefaultDialer.DialContext(ctx, address+target, header)
+	if resp != nil {
+		defer resp.Body.Close()
+	}
 	if err != nil {
 		if resp == nil || resp.StatusCode < 400 || resp.StatusCode >= 500 {
 			return nil, fmt.Errorf("%s: %w", q.Name, err)
