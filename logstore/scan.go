@@ -72,7 +72,8 @@ type scan struct {
 	columns fetcher                 // of prefixColumns
 	texts   fetcher                 // of prefixText
 	sought  map[string]block.Sought // words that filters are asked for
-	need    query.Need              // of needFor
+	needs   map[*query.Filter]*query.Need
+	need    *query.Need // of needFor
 	needFor *query.Filter
 	cols    block.Columns
 	spans   block.Spans
