@@ -78,3 +78,41 @@ func TestRememberedFiltersAreAskedFirst(t *testing.T) {
 		t.Errorf("a prefix: %+v", st)
 	}
 }
+
+// A scan that has ended leaves its memory to others, and nothing of the store in it.
+func TestWhatAScanLeavesHoldsNothing(t *testing.T) {
+	s := storeOf(t, 2000, func(i int) string { return fmt.Sprintf("job %d failed", i) })
+	for range 100 { // the collector and the race detector may take away what is left
+		c, done, err := s.scan(t.Context(), nil, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.sink = &top{limit: 10, newest: true}
+		if err := c.run(); err != nil {
+			t.Fatal(err)
+		}
+		left := c.decoded
+		if len(left.cols.Times) == 0 {
+			t.Fatal("no block was decoded")
+		}
+		done()
+		if c.decoded != nil {
+			t.Fatal("a scan that has ended has its memory still")
+		}
+		again, _ := s.decoded.Get().(*decoded)
+		if again == nil {
+			continue
+		}
+		all := again.cands[:cap(again.cands)]
+		if again != left || len(all) == 0 {
+			t.Fatalf("something else was left: %d candidates", len(all))
+		}
+		for i := range all {
+			if all[i].st != nil || all[i].filter != nil {
+				t.Fatal("a candidate was left")
+			}
+		}
+		return
+	}
+	t.Fatal("nothing was left a hundred times")
+}
