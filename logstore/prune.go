@@ -2,6 +2,7 @@ package logstore
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/triward/triward/logstore/block"
@@ -38,9 +39,10 @@ func (p *pruners) of(f *query.Filter) *pruner {
 	return one
 }
 
-// pruner is what the word index of a day answers to a need. It is asked once, when there are candidates.
+// pruner is what the word index of a day answers to a need. It is asked once, when there are candidates that it may rule out.
 type pruner struct {
 	need    query.Need
+	open    bool // of some candidate no filter is remembered that says what the index could say
 	asked   bool
 	indexed bool // it answered
 	pending bool // it could have answered if it were there
@@ -48,13 +50,27 @@ type pruner struct {
 	marks   map[uint64]struct{}
 }
 
-// prune leaves out the blocks that cannot match by the word index; blocks with a mark are not in it yet and stay.
+// prune leaves out the blocks that cannot match by what is remembered of their filters or by the word index, which is asked when there are
+// others; blocks with a mark are not in it yet and stay.
 func (c *scan) prune(d int64, p *pruners, cands []candidate) (left []candidate, err error) {
 	left = cands[:0]
 	for i := range cands {
 		k := &cands[i]
+		if one := p.of(k.filter); one != nil {
+			may, seen := c.mayHoldSeen(k.id, &one.need)
+			if !may {
+				c.stats.SkippedFilter++
+				continue
+			}
+			one.open = one.open || !seen || !ofWords(&one.need)
+		}
+		left = append(left, *k)
+	}
+	cands, left = left, left[:0]
+	for i := range cands {
+		k := &cands[i]
 		one := p.of(k.filter)
-		if one == nil {
+		if one == nil || !one.open && !one.asked {
 			left = append(left, *k)
 			continue
 		}
@@ -195,6 +211,17 @@ func indexQuery(n *query.Need) index.Query {
 		return q
 	}
 	return index.Query{}
+}
+
+// ofWords reports whether filters answer the need as the index does: it asks for whole words only.
+func ofWords(n *query.Need) bool {
+	switch n.Op {
+	case query.NeedWord:
+		return true
+	case query.NeedAll, query.NeedAny:
+		return !slices.ContainsFunc(n.Kids, func(k query.Need) bool { return !ofWords(&k) })
+	}
+	return false
 }
 
 // settled reports whether the index answers the need in full, so that filters have nothing to add.

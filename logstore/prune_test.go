@@ -10,7 +10,7 @@ import (
 // A block that waits to be put into the word index of its day is searched although the index, which knows nothing of it, is asked: for
 // what all lines need, and for what is left of a filter in blocks without the fields asked for.
 func TestBlocksThatWaitForTheIndexAreSearched(t *testing.T) {
-	s := testStore(t, t.TempDir(), Options{})
+	s := testStore(t, t.TempDir(), Options{OutlineBytes: -1}) // filters that are remembered would be asked instead
 	index := uint64(0)
 	apply := func(text string) {
 		b := &wire.LogBatch{Streams: []wire.LogStream{{Kind: wire.StreamLog, Labels: wire.LabelsFromMap(map[string]string{"unit": text})}}}

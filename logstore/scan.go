@@ -66,24 +66,21 @@ type scan struct {
 	hasTurn bool    // it is one of those who compute
 	stop    func() bool
 
+	*decoded
+
 	reducer *query.Reducer
-	cands   []candidate
 	filters fetcher                 // of prefixFilter
 	columns fetcher                 // of prefixColumns
 	texts   fetcher                 // of prefixText
 	sought  map[string]block.Sought // words that filters are asked for
-	need    query.Need              // of needFor
+	needs   map[*query.Filter]*query.Need
+	need    *query.Need // of needFor
 	needFor *query.Filter
-	cols    block.Columns
-	spans   block.Spans
-	text    block.Text
-	view    block.View
 
-	byMinute block.Minutes
-	lines    query.Lines
-	plans    query.Plans
-	late     map[dayStream]uint64 // see shows; nil until it is asked
-	began    time.Time
+	lines query.Lines
+	plans query.Plans
+	late  map[dayStream]uint64 // see shows; nil until it is asked
+	began time.Time
 
 	member     *query.Filter // of texts that the sink looks at, when it looks only for a field in them
 	templates  *block.View   // the texts of the block at hand, nil when c.text has them
@@ -91,6 +88,29 @@ type scan struct {
 	line       []byte        // of templates
 	labels     []wire.Label
 	offered    block.Line
+}
+
+// decoded is memory that a scan leaves to a later one: a question about one line of millions would else take more time to get and clear
+// it than to look.
+type decoded struct {
+	cands    []candidate
+	cols     block.Columns
+	spans    block.Spans
+	text     block.Text
+	view     block.View
+	byMinute block.Minutes
+}
+
+// maxLeft bounds the candidates that memory is left for.
+const maxLeft = 4096
+
+// leave has a scan that has ended leave its memory, until the collector needs it.
+func (s *Store) leave(d *decoded) {
+	clear(d.cands) // they hold streams and filters
+	if cap(d.cands) > maxLeft {
+		d.cands = nil
+	}
+	s.decoded.Put(d)
 }
 
 // scan opens a scan on the store as of now; done frees it. The caller's context bounds it together with the
@@ -118,10 +138,15 @@ func (s *Store) scan(ctx context.Context, f *query.Filter, start, end int64) (*s
 		newest: true, reducer: f.Reducer(), began: time.Now(),
 	}
 	c.stop = c.breathe
+	if c.decoded, _ = s.decoded.Get().(*decoded); c.decoded == nil {
+		c.decoded = &decoded{}
+	}
 	return c, func() {
 		for _, f := range []*fetcher{&c.filters, &c.columns, &c.texts} {
 			f.close()
 		}
+		s.leave(c.decoded)
+		c.decoded = nil
 		_ = c.snap.Close() // a snapshot has nothing to fail with
 		stop()
 		cancel(nil)

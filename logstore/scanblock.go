@@ -256,12 +256,27 @@ func (c *scan) look(texts *blockTexts) (sight *query.Sight, may bool, err error)
 	return sight, true, nil
 }
 
-// needOf returns the need of a filter: many blocks in a row have the same one.
+// maxNeeds bounds the needs that a scan remembers.
+const maxNeeds = 1024
+
+// needOf returns the need of a filter: many blocks have the same one.
 func (c *scan) needOf(f *query.Filter) *query.Need {
-	if c.needFor != f {
-		c.need, c.needFor = f.Need(), f
+	if c.needFor == f {
+		return c.need
 	}
-	return &c.need
+	need, ok := c.needs[f]
+	if !ok {
+		n := f.Need()
+		need = &n
+		if c.needs == nil {
+			c.needs = map[*query.Filter]*query.Need{}
+		}
+		if len(c.needs) < maxNeeds {
+			c.needs[f] = need
+		}
+	}
+	c.need, c.needFor = need, f
+	return need
 }
 
 // limiter is a sink that now wants only lines of some times, both included, whatever part they are in.

@@ -164,6 +164,7 @@ type Store struct {
 	bounds bounds
 
 	queries *queryGate
+	decoded sync.Pool // of *decoded
 
 	suggesting chan struct{} // holds one for each Suggest under way
 }

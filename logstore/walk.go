@@ -125,7 +125,7 @@ func (w *walker) stream() (more bool, err error) {
 	return true, err
 }
 
-// header makes a candidate of a block of the stream at hand, unless its header rules it out.
+// header makes a candidate of a block of the stream at hand, unless its header rules it out, or what is remembered of its filter.
 func (w *walker) header(id uint64, v []byte) error {
 	c, st := w.c, &w.st
 	h, err := block.ParseHeader(v)
@@ -147,6 +147,10 @@ func (w *walker) header(id uint64, v []byte) error {
 	f := c.reducer.Block(w.filter, &h)
 	if f.IsNone() {
 		c.stats.SkippedHeader++
+		return nil
+	}
+	if may, _ := c.mayHoldSeen(id, c.needOf(f)); !may {
+		c.stats.SkippedFilter++
 		return nil
 	}
 	if w.kept == nil {

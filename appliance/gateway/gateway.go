@@ -123,6 +123,7 @@ type Gateway struct {
 	strange  *rate.Limiter // look-ups on behalf of senders that are not known yet
 	beats    *heartbeats
 	sessions *sessions
+	checked  checkedCerts
 	together *together // catching up for agents that want their configuration
 	failures *failureLog
 	busiest  busiest

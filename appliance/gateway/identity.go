@@ -2,10 +2,13 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/triward/triward/appliance/auth"
@@ -75,7 +78,7 @@ func (g *Gateway) authenticate(r *http.Request) (identity, error) {
 			WithHint("enroll the agent with `triward-agent enroll`")
 	}
 	cert := r.TLS.PeerCertificates[0]
-	id, serial, err := pki.CheckAgent(cert, g.opts.Certificates.Pool())
+	id, serial, err := g.checked.check(cert, g.opts.Certificates.Pool())
 	if err != nil {
 		return who, problem.Wrap(http.StatusUnauthorized, err).WithHint("enroll the agent with this cluster: " + enrollHint)
 	}
@@ -101,6 +104,41 @@ func (g *Gateway) authenticate(r *http.Request) (identity, error) {
 		return who, refused("the certificate of agent %s was replaced by a newer one", id)
 	}
 	return identity{rec, serial, cert.NotAfter}, nil
+}
+
+// checkedCerts remembers whom certificates name that were found to be an agent's: to check a signature takes as long as to check a batch of
+// samples. Nothing of that depends on the time. It is safe for concurrent use.
+type checkedCerts struct {
+	mu    sync.Mutex
+	cas   *x509.CertPool // that they were checked with; with others all is checked anew
+	names map[[sha256.Size]byte]certName
+}
+
+type certName struct{ id, serial string }
+
+// maxChecked bounds the certificates that are remembered: all are forgotten when there are more.
+const maxChecked = 4096
+
+// check is pki.CheckAgent.
+func (c *checkedCerts) check(cert *x509.Certificate, cas *x509.CertPool) (id, serial string, err error) {
+	key := sha256.Sum256(cert.Raw)
+	c.mu.Lock()
+	name, known := c.names[key]
+	known = known && c.cas == cas
+	c.mu.Unlock()
+	if known {
+		return name.id, name.serial, nil
+	}
+	if id, serial, err = pki.CheckAgent(cert, cas); err != nil {
+		return "", "", err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cas != cas || len(c.names) >= maxChecked {
+		c.cas, c.names = cas, map[[sha256.Size]byte]certName{}
+	}
+	c.names[key] = certName{id, serial}
+	return id, serial, nil
 }
 
 func refused(format string, id string) error {

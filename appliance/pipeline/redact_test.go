@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -316,4 +317,33 @@ func cpuTime(tb testing.TB) time.Duration {
 		tb.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// What needs a look of its own is looked for whenever it may be there, whatever stands before it.
+func TestNothingIsPassedOverForBeingRare(t *testing.T) {
+	pieces := []string{
+		"bearer ", "Bearer ", "BEARER ", "bearer", "earer ", "EARER ", "Earer ", "r ", "R ", "-", "--", "---", " --password ", "--token", "-----BEGIN RSA PRIVATE KEY-----", "-----END",
+		"abcdefgh12345678", "a/b+c~d=e/f+g~h=", "4111 1111 1111 1111", "4111-1111-1111-1111", " ", "password=", "password: ", "<secret>", "://", "user:pw@", ":", "=", ">", "：", "x", "1234567890123456789012345678901234567890",
+	}
+	opts := everything
+	rng := rand.New(rand.NewPCG(3, 9))
+	n, looked := 0, 0
+	for range 200_000 {
+		text := ""
+		for range 1 + rng.IntN(8) {
+			text += pieces[rng.IntN(len(pieces))]
+		}
+		always := scanner{s: text, opts: &opts}
+		hyphens, bearer := always.walk()
+		always.rest(true, true)
+		if got := scan(text, &opts); !slices.Equal(got, always.spans) {
+			t.Fatalf("%q: %v, want %v", text, got, always.spans)
+		}
+		if n += len(always.spans); hyphens || bearer {
+			looked++
+		}
+	}
+	if n == 0 || looked == 0 || looked == 200_000 {
+		t.Errorf("%d secrets, %d texts were looked at again", n, looked)
+	}
 }

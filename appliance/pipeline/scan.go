@@ -30,9 +30,10 @@ const (
 
 // steps say how a byte moves the scan on. The scan shifts a bit from the end of the last word towards trigger, and
 // another one from the end of the last run of digits, blanks and hyphens: keep drops what the byte ends, begin starts it
-// anew. So it needs no branch until a word is minWord long, a run minCards, or a byte stops it.
+// anew. Two more bits are behind an r, for a blank, and behind a hyphen, for another one. So it needs no branch until a word is minWord long,
+// a run minCards, one of these pairs is there, or a byte stops it.
 var steps = func() (table [256]struct{ keep, begin uint64 }) {
-	const low, high = 1<<32 - 1, (1<<32 - 2) << 32
+	const low, high = 1<<32 - 1, (1<<minCards - 1) << 33
 	for i := range table {
 		st := &table[i]
 		if inWord[i] {
@@ -41,11 +42,18 @@ var steps = func() (table [256]struct{ keep, begin uint64 }) {
 			st.begin |= 1
 		}
 		if inDigits[i] {
-			st.keep |= high &^ stopped
+			st.keep |= high
 		} else {
 			st.begin |= 1 << 32
 		}
 		switch byte(i) {
+		case 'r', 'R':
+			st.begin |= rBlank >> 1
+		case ' ':
+			st.keep |= rBlank
+		case '-':
+			st.begin |= twoHyphens >> 1
+			st.keep |= twoHyphens
 		case ':', '=', '>', 0xef: // the last begins a colon of full width
 			st.begin |= stopped
 		}
@@ -64,6 +72,9 @@ const (
 	longRun  = 1 << (32 + minCards)
 	stopped  = 1 << 63
 	fresh    = 1 | 1<<32 // nothing has begun
+
+	rBlank     = 1 << 56
+	twoHyphens = 1 << 58
 )
 
 // scan returns the secrets of a text, in ascending order and apart. It goes over the text once, without a branch for most
@@ -71,10 +82,28 @@ const (
 // length.
 func scan(s string, opts *Options) []span {
 	c := scanner{s: s, opts: opts}
+	c.rest(c.walk())
+	return c.spans
+}
+
+// walk looks for all secrets but those that rest looks for, and reports whether there may be some of those: two hyphens, or the end of the word
+// "bearer" with a blank.
+func (c *scanner) walk() (hyphens, bearer bool) {
+	s := c.s
 	state := uint64(fresh)
 	for i := 0; i < len(s); i++ {
 		st := &steps[s[i]]
 		state = state<<1&st.keep | st.begin
+		if state&(longWord|longRun|stopped|rBlank|twoHyphens) == 0 {
+			continue
+		}
+		if state&twoHyphens != 0 {
+			hyphens = true
+		}
+		if state&rBlank != 0 && i >= len("earer") {
+			word := s[i-len("earer") : i]
+			bearer = bearer || word == "earer" || word == "EARER"
+		}
 		if state&(longWord|longRun|stopped) == 0 {
 			continue
 		}
@@ -96,18 +125,23 @@ func scan(s string, opts *Options) []span {
 		default:
 			next = c.separator(i, 1)
 		}
-		if next != i+1 {
+		if next != i+1 { // what is passed over may be anything
 			i, state = next-1, fresh
+			hyphens, bearer = true, true
 		}
 	}
-	if hasTwoHyphens(s) {
+	return hyphens, bearer
+}
+
+// rest looks for secrets that walk takes no note of, wherever they are.
+func (c *scanner) rest(hyphens, bearer bool) {
+	if hyphens {
 		c.options()
 	}
-	if opts.Tokens {
+	if bearer && c.opts.Tokens {
 		c.bearers("earer ")
 		c.bearers("EARER ")
 	}
-	return c.spans
 }
 
 // bearers looks for tokens behind "bearer", which ends as given, but for its first letter. They are of any characters of
@@ -134,18 +168,6 @@ func (c *scanner) bearers(ends string) {
 	if len(c.spans) > before && before > 0 {
 		c.spans = apart(c.spans)
 	}
-}
-
-// hasTwoHyphens looks at short pieces, which the library searches fastest.
-func hasTwoHyphens(s string) bool {
-	const piece = 64
-	for len(s) > piece {
-		if strings.Contains(s[:piece], "--") {
-			return true
-		}
-		s = s[piece-1:]
-	}
-	return strings.Contains(s, "--")
 }
 
 type scanner struct {

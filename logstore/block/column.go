@@ -28,6 +28,8 @@ const (
 
 const (
 	groupBytes    = 16 << 10
+	idWidth       = 16      // so long are ids at least: columns of them are looked at for an id, and for nothing else,
+	idBytes       = 1 << 10 // and are in sections of their own when they have as many bytes
 	maxDictionary = 255
 	maxDigits     = 18
 )
@@ -51,7 +53,7 @@ type columnWriter struct {
 // when that may be all of them; they are valid until the next call.
 func (w *columnWriter) put(data []byte, ends []uint32) (distinct []int) {
 	w.n++
-	begin := len(w.all)
+	begin, alone := len(w.all), false
 	switch width, same := shape(data, ends); {
 	case same:
 		w.all = appendBytes(append(w.all, columnConstant), data[:ends[0]])
@@ -70,6 +72,7 @@ func (w *columnWriter) put(data []byte, ends []uint32) (distinct []int) {
 	case width >= 0:
 		w.all = binary.AppendUvarint(append(w.all, columnFixed), uint64(width))
 		w.all = append(w.all, data...)
+		alone = width >= idWidth && len(data) >= idBytes
 	default:
 		w.all = append(w.all, columnAny)
 		at := uint32(0)
@@ -79,10 +82,10 @@ func (w *columnWriter) put(data []byte, ends []uint32) (distinct []int) {
 		}
 		w.all = append(w.all, data...)
 	}
-	if w.n > 1 && len(w.all)-begin >= groupBytes/2 { // whoever asks for those before need not decompress it
+	if w.n > 1 && (alone || len(w.all)-begin >= groupBytes/2) { // whoever asks for those before need not decompress it
 		w.flushBefore(begin)
 	}
-	if len(w.all)-w.from >= groupBytes {
+	if alone || len(w.all)-w.from >= groupBytes {
 		w.flush()
 	}
 	return distinct

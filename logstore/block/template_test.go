@@ -447,3 +447,45 @@ func TestFaultyCodecFallsBack(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Whoever looks at ids reads them alone, and whoever does not reads none of them, however few lines of a form there are.
+func TestIDsAreApart(t *testing.T) {
+	c := codec(t)
+	rng := rand.New(rand.NewPCG(8, 8))
+	var lines []Line
+	const n, forms = 1000, 10
+	for i := range n {
+		id := fmt.Sprintf("%016x%016x", rng.Uint64(), rng.Uint64())
+		lines = append(lines, Line{
+			T: int64(i), Index: 1, Ord: uint32(i), Severity: 3, Fields: []wire.Label{{Name: "id", Value: id}, {Name: "number", Value: fmt.Sprint(rng.IntN(1e9))}},
+			Text: fmt.Appendf(nil, "%s took %d of %d for %s at %d", strings.Repeat("x", 1+i%forms), rng.IntN(1e6), rng.IntN(1e6), id, rng.IntN(1e6)),
+		})
+	}
+	columns, text := encode(t, c, lines, Version2)
+	read := func(slot int) int {
+		var v View
+		if ok, err := c.View(&v, text, n); !ok || err != nil {
+			t.Fatal(err)
+		}
+		before := v.Decompressed()
+		for i := range v.Templates() {
+			if got := v.Template(i).Column(slot).Len(); got != n/forms {
+				t.Fatalf("%d values", got)
+			}
+		}
+		return v.Decompressed() - before
+	}
+	if got := read(2); got < 32*n || got > 33*n {
+		t.Errorf("%d bytes are read for %d ids", got, n)
+	}
+	if got := read(0); got > 3*8*n {
+		t.Errorf("%d bytes are read for %d numbers", got, n)
+	}
+	var cols Columns
+	if err := c.DecodeColumns(&cols, columns, n, What{Fields: true, ByName: true}); err != nil {
+		t.Fatal(err)
+	}
+	if groups := len(cols.fields.cols.first); groups != 2 {
+		t.Errorf("two fields are in %d sections", groups)
+	}
+}

@@ -251,7 +251,13 @@ func (p *Plans) outlook(f *Filter, s *block.Shape, slots uint64, stop func() boo
 	if !f.mayMatch(l, s, p.lowered, slots) {
 		return Never
 	}
-	switch v := f.judge(s, l.machine, slots, stop); v.how {
+	var v verdict
+	if slots == anySlot {
+		v = p.of(f, s, stop) // which is asked again when lines of the shape are looked at
+	} else {
+		v = p.judge(f, s, l.machine, slots, stop)
+	}
+	switch v.how {
 	case noLine:
 		return Never
 	case allLines:

@@ -64,7 +64,7 @@ func TestTemplatesAreNotComparedWordByWordForEver(t *testing.T) {
 		t.Fatalf("no templates: %v", err)
 	}
 	f := Phrase(strings.Repeat("x ", 900)+"y", false)
-	if how := f.judge(&v.Template(0).Shape, nil, anySlot, nil).how; how != byText {
+	if how := new(Plans).judge(f, &v.Template(0).Shape, nil, anySlot, nil).how; how != byText {
 		t.Errorf("a template is judged as %d", how)
 	}
 	var plans Plans
@@ -72,7 +72,7 @@ func TestTemplatesAreNotComparedWordByWordForEver(t *testing.T) {
 	if found := f.Select(&b, Range(len(lines), 0, len(lines))); found.Count() != 3 || !found.Has(2) {
 		t.Errorf("lines %b", found)
 	}
-	if f := Phrase("x y", false); f.judge(&v.Template(0).Shape, nil, anySlot, nil).how != noLine {
+	if f := Phrase("x y", false); new(Plans).judge(f, &v.Template(0).Shape, nil, anySlot, nil).how != noLine {
 		t.Error("a short phrase is not judged by the template")
 	}
 }

@@ -39,6 +39,7 @@ type Plans struct {
 	bytes  int
 
 	sight     Sight
+	units     []unit // of judgePhrase
 	flat      Lines
 	lowered   []byte // pieces of loweredOf
 	loweredOf *block.Shape
@@ -76,7 +77,7 @@ func (p *Plans) of(f *Filter, t *block.Shape, stop func() bool) verdict {
 	if v, ok := l.verdicts[string(key)]; ok {
 		return v
 	}
-	v := f.judge(t, l.machine, anySlot, stop)
+	v := p.judge(f, t, l.machine, anySlot, stop)
 	if len(key) <= maxPlanKey {
 		if p.take(len(key) + 128); v.form != nil {
 			p.take(4 * len(key))
@@ -87,7 +88,7 @@ func (p *Plans) of(f *Filter, t *block.Shape, stop func() bool) verdict {
 }
 
 // judge looks at a template. slots are the words of the leaf that may be values of it.
-func (f *Filter) judge(t *block.Shape, m *machine, slots uint64, stop func() bool) verdict {
+func (p *Plans) judge(f *Filter, t *block.Shape, m *machine, slots uint64, stop func() bool) verdict {
 	if t.Slots() == 0 { // it is the line
 		if f.matchText(t.Piece(0), stop) {
 			return verdict{how: allLines}
@@ -96,7 +97,8 @@ func (f *Filter) judge(t *block.Shape, m *machine, slots uint64, stop func() boo
 	}
 	switch f.op {
 	case opPhrase, opWords:
-		return f.judgePhrase(t, slots)
+		p.units = appendUnits(p.units[:0], t)
+		return f.judgePhrase(t, p.units, slots)
 	case opMember:
 		return f.judgeMember(t)
 	case opPattern:
@@ -130,7 +132,7 @@ type unit struct {
 	slot int // -1 for a word
 }
 
-func units(t *block.Shape) (out []unit) {
+func appendUnits(out []unit, t *block.Shape) []unit {
 	for i := range t.Slots() + 1 {
 		piece := t.Piece(i)
 		for s := (words.Scanner{Text: piece}); s.Next(); {
@@ -147,9 +149,8 @@ func units(t *block.Shape) (out []unit) {
 // again, lines are decided by their texts.
 const maxTried = 64
 
-// judgePhrase finds where in the template the words of a phrase, or of a sequence of tests, may stand.
-func (f *Filter) judgePhrase(t *block.Shape, slots uint64) (v verdict) {
-	us := units(t)
+// judgePhrase finds where in the template, whose units are us, the words of a phrase, or of a sequence of tests, may stand.
+func (f *Filter) judgePhrase(t *block.Shape, us []unit, slots uint64) (v verdict) {
 	left := maxTried * len(us)
 	for from := range us {
 		if from+f.length() > len(us) {
