@@ -63,6 +63,12 @@ $(CACHE)/victoria-logs: packaging/logpeers.mod
 	@mkdir -p $(CACHE)
 	go build -modfile=packaging/logpeers.mod -o $@ github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs
 
+# Loki and its command line, of a module of their own: 1.6.1 is the last release under the Apache license that is a version of
+# Loki's module. A first build takes minutes, so nothing that `make test` runs needs them.
+$(CACHE)/loki $(CACHE)/logcli: $(CACHE)/%: packaging/loki161.mod
+	@mkdir -p $(CACHE)
+	CGO_ENABLED=0 go build -modfile=packaging/loki161.mod -o $@ github.com/grafana/loki/cmd/$*
+
 # Grafana's grammar of LogQL, which our parser is compared with.
 GRAMMAR := packaging/logqlgrammar
 $(GRAMMAR)/node_modules/.package-lock.json: $(GRAMMAR)/package-lock.json
