@@ -182,6 +182,11 @@ race: ## tests of the packages that start goroutines, under the race detector
 	go test -race -short -timeout 30m $$(packaging/raced.sh)
 	@echo 'make race: passed'
 
+.PHONY: test-logcli
+test-logcli: go-build $(CACHE)/logcli ## Loki's own logcli asks a real cluster; the first time its build takes minutes
+	TRIWARD_BIN=$(BIN) TRIWARD_LOGCLI=$(CACHE)/logcli go test -count=1 -v -run '^TestRealLogcli$$' -timeout 15m ./appliance/systemtest
+	@echo 'make test-logcli: passed'
+
 # Both run as root, or as a user who gets namespaces; what cannot be run is said, and fails where CI_STRICT is set.
 .PHONY: faults
 faults: go-build fault-tools ## ten minutes of faults on a real cluster; ROWS and SEED choose, as for torture
