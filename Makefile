@@ -63,6 +63,12 @@ $(CACHE)/victoria-logs: packaging/logpeers.mod
 	@mkdir -p $(CACHE)
 	go build -modfile=packaging/logpeers.mod -o $@ github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs
 
+# Loki and its command line, of a module of their own: 1.6.1 is the last release under the Apache license that is a version of
+# Loki's module. A first build takes minutes, so nothing that `make test` runs needs them.
+$(CACHE)/loki $(CACHE)/logcli: $(CACHE)/%: packaging/loki161.mod
+	@mkdir -p $(CACHE)
+	CGO_ENABLED=0 go build -modfile=packaging/loki161.mod -o $@ github.com/grafana/loki/cmd/$*
+
 # Grafana's grammar of LogQL, which our parser is compared with.
 GRAMMAR := packaging/logqlgrammar
 $(GRAMMAR)/node_modules/.package-lock.json: $(GRAMMAR)/package-lock.json
@@ -176,6 +182,11 @@ race: ## tests of the packages that start goroutines, under the race detector
 	go test -race -short -timeout 30m $$(packaging/raced.sh)
 	@echo 'make race: passed'
 
+.PHONY: test-logcli
+test-logcli: go-build $(CACHE)/logcli ## Loki's own logcli asks a real cluster; the first time its build takes minutes
+	TRIWARD_BIN=$(BIN) TRIWARD_LOGCLI=$(CACHE)/logcli go test -count=1 -v -run '^TestRealLogcli$$' -timeout 15m ./appliance/systemtest
+	@echo 'make test-logcli: passed'
+
 # Both run as root, or as a user who gets namespaces; what cannot be run is said, and fails where CI_STRICT is set.
 .PHONY: faults
 faults: go-build fault-tools ## ten minutes of faults on a real cluster; ROWS and SEED choose, as for torture
@@ -188,10 +199,10 @@ torture: go-build fault-tools ## every fault over and over: MINUTES=60 SEED='1 2
 	TRIWARD_BIN=$(BIN) TRIWARD_TORTURE_MINUTES=$(MINUTES) TRIWARD_TORTURE_ROWS='$(ROWS)' TRIWARD_TORTURE_SEED='$(SEED)' \
 	  go test -count=1 -v -run '^TestTorture$$' -timeout 0 ./appliance/systemtest
 
-# Its answers are kept (appliance/internal/lokigoldens/testdata), so that no other target wants one.
+# Its answers are kept (appliance/internal/lokigoldens/testdata), so that no test wants one. bench-logs runs it too.
 LOKI ?= $(CACHE)/loki
 .PHONY: loki-goldens
-loki-goldens: ## ask a Loki 1.6.1 (LOKI=program) the questions of the differential test again and keep its answers
+loki-goldens: $(LOKI) ## ask a Loki 1.6.1 (LOKI=program) the questions of the differential test again and keep its answers
 	go run ./appliance/internal/lokigoldens/record -loki '$(LOKI)' -dir appliance/internal/lokigoldens/testdata
 	@echo 'make loki-goldens: passed'
 
@@ -245,8 +256,8 @@ LINES ?= 3000000
 LOGS  ?= $(CURDIR)/../shared/data/logs
 PEER  ?= $(CACHE)/victoria-logs
 .PHONY: bench-logs
-bench-logs: go-build $(PEER) ## the log store beside VictoriaLogs: LINES=3000000 LOGS=folder of loghub's files; PEER= for none, NODES=1, COLD=5 rounds, HOSTILE=0, TABLE=file for the tables; a quiet machine
-	TRIWARD_BIN=$(BIN) TRIWARD_BENCH_LINES=$(LINES) TRIWARD_LOGS='$(LOGS)' TRIWARD_VICTORIALOGS='$(PEER)' TRIWARD_BENCH_NODES='$(NODES)' TRIWARD_BENCH_COLD='$(COLD)' TRIWARD_BENCH_HOSTILE='$(HOSTILE)' TRIWARD_BENCH_TABLE='$(TABLE)' \
+bench-logs: go-build $(PEER) $(LOKI) ## the log store beside VictoriaLogs and Loki: LINES=3000000 LOGS=folder of loghub's files; PEER= LOKI= for none, NODES=1, COLD=5 rounds, HOSTILE=0, TABLE=file for the tables; a quiet machine
+	TRIWARD_BIN=$(BIN) TRIWARD_BENCH_LINES=$(LINES) TRIWARD_LOGS='$(LOGS)' TRIWARD_VICTORIALOGS='$(PEER)' TRIWARD_LOKI='$(LOKI)' TRIWARD_BENCH_NODES='$(NODES)' TRIWARD_BENCH_COLD='$(COLD)' TRIWARD_BENCH_HOSTILE='$(HOSTILE)' TRIWARD_BENCH_TABLE='$(TABLE)' \
 	  go test -count=1 -v -run '^TestBenchLogs$$' -timeout 120m ./appliance/systemtest
 
 .PHONY: bench

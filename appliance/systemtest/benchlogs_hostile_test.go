@@ -64,8 +64,6 @@ func (o *ourLogs) stored(ctx context.Context) (sum float64, err error) {
 	return sum, err
 }
 
-func (p *peerLogs) stored(context.Context) (float64, error) { return float64(dirBytes(p.data())), nil }
-
 // hostileLines measures what lines cost that are made to cost.
 func (b *benchLogs) hostileLines(ctx context.Context) error {
 	c := b.c.hostile(max(b.c.n/10, 1000))

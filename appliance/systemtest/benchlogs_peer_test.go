@@ -10,12 +10,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,12 +21,8 @@ import (
 
 // peerLogs is a running VictoriaLogs.
 type peerLogs struct {
-	c       *corpus
-	bin     string
-	dir     string
-	address string
-	cmd     *exec.Cmd
-	http    *http.Client
+	*peerProcess
+	c *corpus
 }
 
 func startPeer(ctx context.Context, c *corpus, bin, dir string) (*peerLogs, error) {
@@ -38,71 +30,9 @@ func startPeer(ctx context.Context, c *corpus, bin, dir string) (*peerLogs, erro
 	if err != nil {
 		return nil, err
 	}
-	p := &peerLogs{c: c, bin: bin, dir: dir, address: free[0], http: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: corpusHosts}}}
+	p := &peerLogs{c: c, peerProcess: &peerProcess{title: "VictoriaLogs", bin: bin, dir: dir, address: free[0], ready: "/health"}}
+	p.args = []string{"-storageDataPath=" + p.data(), "-httpListenAddr=" + p.address, "-retentionPeriod=100y"}
 	return p, p.start(ctx)
-}
-
-func (p *peerLogs) name() string         { return "VictoriaLogs" }
-func (p *peerLogs) client() *http.Client { return p.http }
-func (p *peerLogs) pid() int             { return p.cmd.Process.Pid }
-
-func (p *peerLogs) start(ctx context.Context) error {
-	log, err := os.OpenFile(filepath.Join(p.dir, "victoria-logs.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	p.cmd = exec.Command(p.bin, "-storageDataPath="+p.data(), "-httpListenAddr="+p.address, "-retentionPeriod=100y")
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
-		return fmt.Errorf("start VictoriaLogs: %w", err)
-	}
-	return until(ctx, time.Minute, func(ctx context.Context) error {
-		_, err := p.get(ctx, "/health")
-		return err
-	})
-}
-
-func (p *peerLogs) data() string { return filepath.Join(p.dir, "victoria-logs-data") }
-
-func (p *peerLogs) stop() error {
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	end := time.AfterFunc(time.Minute, func() { _ = p.cmd.Process.Kill() })
-	defer end.Stop()
-	_ = p.cmd.Wait() // it ends by the signal
-	return nil
-}
-
-func (p *peerLogs) restart(ctx context.Context) error {
-	if err := p.stop(); err != nil {
-		return err
-	}
-	return p.start(ctx)
-}
-
-func (p *peerLogs) get(ctx context.Context, path string) ([]byte, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.address+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	return fetch(p.http, r)
-}
-
-// fetch returns the body of a good answer.
-func fetch(client *http.Client, r *http.Request) ([]byte, error) {
-	resp, err := client.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 256<<20))
-	if err == nil && resp.StatusCode/100 != 2 {
-		err = &answerError{resp.StatusCode, string(b[:min(len(b), 500)])}
-	}
-	return b, err
 }
 
 // feed sends the corpus by the insert API for lines of JSON, a sender for each host, each waiting for the answer.

@@ -4,7 +4,7 @@ import (
 	"fmt"
 )
 
-// What the design recorded of Loki 3.8, as a share of what VictoriaLogs took on the same lines. Loki is not run here.
+// What the design recorded of Loki 3.8, as a share of what VictoriaLogs took on the same lines. That Loki is not run here.
 const (
 	lokiCPU  = 1 / 1.07
 	lokiDisk = 1 / 0.85
@@ -18,18 +18,18 @@ const (
 )
 
 // report writes the tables.
-func (b *benchLogs) report(ours, three, peer *measured) {
+func (b *benchLogs) report(ours, three, peer, loki *measured) {
 	million := float64(b.c.n) / 1e6
 	line := float64(b.c.n)
-	b.say("| whole path | Triward, 1 node | Triward, 3 nodes, leader | follower | VictoriaLogs | goal | Loki, recorded, not measured here |\n|---|--:|--:|--:|--:|--:|--:|")
-	row := func(name string, of func(m *measured) string, follower, goal, loki string) {
+	b.say("| whole path | Triward, 1 node | Triward, 3 nodes, leader | follower | VictoriaLogs | Loki 1.6.1 | goal | Loki 3.8, recorded, not measured here |\n|---|--:|--:|--:|--:|--:|--:|--:|")
+	row := func(name string, of func(m *measured) string, follower, goal, recorded string) {
 		cell := func(m *measured) string {
 			if m == nil {
 				return ""
 			}
 			return of(m)
 		}
-		b.say("| %s | %s | %s | %s | %s | %s | %s |", name, cell(ours), cell(three), follower, cell(peer), goal, loki)
+		b.say("| %s | %s | %s | %s | %s | %s | %s | %s |", name, cell(ours), cell(three), follower, cell(peer), cell(loki), goal, recorded)
 	}
 	var cpuGoal, diskGoal, lokiC, lokiD, follower string
 	if peer != nil {
@@ -60,7 +60,7 @@ func (b *benchLogs) report(ours, three, peer *measured) {
 	row("RSS at rest, MiB", func(m *measured) string { return fmt.Sprintf("%.0f", m.rss) }, "", "", "")
 	row("RSS at most, MiB", func(m *measured) string { return fmt.Sprintf("%.0f", m.peak) }, "", "", "")
 	b.parts(ours)
-	b.questions(ours, three, peer)
+	b.questions(ours, three, peer, loki)
 	b.say("Memory while searching: %s.\n", ours.small)
 	for _, n := range b.notes {
 		b.say("%s.\n", n)
@@ -89,33 +89,43 @@ func (b *benchLogs) parts(m *measured) {
 }
 
 // questions tells how long they took and whether the answers were right.
-func (b *benchLogs) questions(ours, three, peer *measured) {
-	b.say("| question | lines found | Triward warm, p50 / p99 ms | CPU ms | cold, p50 / max ms | without word index, warm p50 / p99 ms, CPU ms | VictoriaLogs warm, p50 / p99 ms | CPU ms | cold, p50 / max ms | goal, warm p50 ms | Loki p50 ms, recorded, not measured here |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+func (b *benchLogs) questions(ours, three, peer, loki *measured) {
+	b.say("| question | lines found | Triward warm, p50 / p99 ms | CPU ms | cold, p50 / max ms | without word index, warm p50 / p99 ms, CPU ms | VictoriaLogs warm, p50 / p99 ms | CPU ms | cold, p50 / max ms | Loki 1.6.1 warm, p50 / p99 ms | CPU ms | goal, warm p50 ms | Loki 3.8 p50 ms, recorded, not measured here |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for k := range b.ref.queries {
 		q := &b.ref.queries[k]
 		plain := ""
 		if ours.plain != nil {
 			plain = fmt.Sprintf("%s, %.1f", pair(ours.plain, k, 0.99), ours.plain[k].cpu)
 		}
-		theirs, theirCPU, theirCold, want, loki := "", "", "", "", ""
+		theirs, theirCPU, theirCold, want, recorded := "", "", "", "", ""
 		if peer != nil {
 			theirs, theirCPU, theirCold = pair(peer.warm, k, 0.99), fmt.Sprintf("%.1f", peer.warm[k].cpu), pair(peer.coldly, k, 1)
 			want = goal(ours.warm[k].at(0.5), q.goal*peer.warm[k].at(0.5), "%.1f")
-			if q.loki > 0 {
-				loki = fmt.Sprintf("%.0f", peer.warm[k].at(0.5)/q.loki)
+			if q.recorded > 0 {
+				recorded = fmt.Sprintf("%.0f", peer.warm[k].at(0.5)/q.recorded)
 			}
 			if wrong := peer.warm[k].wrong; wrong != "" {
 				b.notes = append(b.notes, fmt.Sprintf("VictoriaLogs, %s (`%s`): %s", q.name, q.peer, wrong))
 			}
 		}
-		b.say("| %s | %d | %s | %.1f | %s | %s | %s | %s | %s | %s | %s |", q.name, b.ref.want[k].count,
-			pair(ours.warm, k, 0.99), ours.warm[k].cpu, pair(ours.coldly, k, 1), plain, theirs, theirCPU, theirCold, want, loki)
+		lokis, lokiCPU := "", ""
+		if loki != nil {
+			m := &loki.warm[k]
+			if lokis = pair(loki.warm, k, 0.99); m.none == "" {
+				lokiCPU = fmt.Sprintf("%.1f", m.cpu)
+			}
+			if m.wrong != "" {
+				b.notes = append(b.notes, fmt.Sprintf("Loki, %s (`%s`): %s", q.name, q.logql, m.wrong))
+			}
+		}
+		b.say("| %s | %d | %s | %.1f | %s | %s | %s | %s | %s | %s | %s | %s | %s |", q.name, b.ref.want[k].count,
+			pair(ours.warm, k, 0.99), ours.warm[k].cpu, pair(ours.coldly, k, 1), plain, theirs, theirCPU, theirCold, lokis, lokiCPU, want, recorded)
 		if q.note != "" {
 			b.notes = append(b.notes, fmt.Sprintf("%s: %s", q.name, q.note))
 		}
 	}
 	b.say("\nAnswers are compared with a walk through all lines, time and text of each row included: Triward %s, warm, cold, with small caches and without its index%s%s. Times are from the request to the last byte of the answer.\n",
-		b.right(ours), map[bool]string{true: ", and the same on each of three nodes"}[three != nil], theirsRight(b, peer))
+		b.right(ours), map[bool]string{true: ", and the same on each of three nodes"}[three != nil], b.theirsRight("VictoriaLogs", peer)+b.theirsRight("Loki", loki))
 	if ours.noIndex != "" {
 		b.notes = append(b.notes, ours.noIndex)
 	}
@@ -126,26 +136,33 @@ func (b *benchLogs) questions(ours, three, peer *measured) {
 
 // right says how many answers were right.
 func (b *benchLogs) right(m *measured) string {
-	n := len(m.warm)
+	n, asked := 0, 0
 	for k := range m.warm {
-		if m.warm[k].wrong != "" || m.coldly != nil && m.coldly[k].wrong != "" || m.plain != nil && m.plain[k].wrong != "" {
-			n--
+		if m.warm[k].none != "" {
+			continue
+		}
+		asked++
+		if m.warm[k].wrong == "" && (m.coldly == nil || m.coldly[k].wrong == "") && (m.plain == nil || m.plain[k].wrong == "") {
+			n++
 		}
 	}
-	return fmt.Sprintf("%d of %d right", n, len(m.warm))
+	return fmt.Sprintf("%d of %d right", n, asked)
 }
 
-func theirsRight(b *benchLogs, m *measured) string {
+func (b *benchLogs) theirsRight(name string, m *measured) string {
 	if m == nil {
 		return ""
 	}
-	return "; VictoriaLogs " + b.right(m) + ", others are named below"
+	return "; " + name + " " + b.right(m) + ", others are named below"
 }
 
 // pair is two quantiles of a question.
 func pair(of []timing, k int, high float64) string {
-	if of == nil {
+	switch {
+	case of == nil:
 		return ""
+	case of[k].none != "":
+		return of[k].none
 	}
 	return fmt.Sprintf("%.1f / %.1f", of[k].at(0.5), of[k].at(high))
 }

@@ -1,16 +1,21 @@
 package systemtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/triward/triward/agent/wire"
 )
@@ -176,5 +181,142 @@ func TestCutsInsidePasses(t *testing.T) {
 	}
 	if got := handedOn.String(); got != "time=x level=INFO msg=hello\n" {
 		t.Errorf("handed on: %q", got)
+	}
+}
+
+// Lines are pushed into Loki with their time, in a stream for each file, in their order.
+func TestLokiPush(t *testing.T) {
+	push := appendLokiPush(nil, []corpusLine{
+		{t: 1_700_000_000_000_000_005, host: 3, file: "/a", text: []byte("one")},
+		{t: 1_700_000_001_999_999_999, host: 3, file: "/b", text: []byte("超时")},
+		{t: 1_700_000_002_000_000_000, host: 3, file: "/a", text: []byte("three")},
+	})
+	// fields returns what is in the fields of a message, those of a kind in their order.
+	fields := func(b []byte) map[protowire.Number][]string {
+		all := map[protowire.Number][]string{}
+		for len(b) > 0 {
+			num, kind, n := protowire.ConsumeTag(b)
+			if n < 0 {
+				t.Fatalf("%x: %v", b, protowire.ParseError(n))
+			}
+			b = b[n:]
+			if kind == protowire.VarintType {
+				v, n := protowire.ConsumeVarint(b)
+				all[num], b = append(all[num], fmt.Sprint(v)), b[n:]
+				continue
+			}
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				t.Fatalf("field %d of %x: %v", num, b, protowire.ParseError(n))
+			}
+			all[num], b = append(all[num], string(v)), b[n:]
+		}
+		return all
+	}
+	var got []string
+	for _, stream := range fields(push)[1] {
+		s := fields([]byte(stream))
+		for _, entry := range s[2] {
+			e := fields([]byte(entry))
+			at := fields([]byte(e[1][0]))
+			got = append(got, fmt.Sprint(s[1], at[1], at[2], e[2]))
+		}
+	}
+	want := []string{
+		`[{file="/a",host="sender3"}] [1700000000] [5] [one]`, `[{file="/a",host="sender3"}] [1700000002] [0] [three]`,
+		`[{file="/b",host="sender3"}] [1700000001] [999999999] [超时]`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q\nnot\n%q", got, want)
+	}
+}
+
+// Answers of Loki are read, minutes by when they begin.
+func TestLokiAnswers(t *testing.T) {
+	l := &lokiLogs{}
+	for kind, body := range map[askKind]string{
+		askRows:  `{"data":{"resultType":"streams","result":[{"stream":{},"values":[["5","a"]]},{"stream":{},"values":[["7","b"]]}]}}`,
+		askCount: `{"data":{"resultType":"vector","result":[{"metric":{},"value":[1795825844.77,"2"]}]}}`,
+		askBars:  `{"data":{"resultType":"matrix","result":[{"metric":{},"values":[[120,"1"],[180,"1"]]}]}}`,
+	} {
+		q := &benchQuery{kind: kind}
+		got, err := l.parse(q, []byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		right := benchAnswer{rows: []benchRow{{7, "b"}, {5, "a"}}, count: 2, bars: map[int64]int64{60: 1, 120: 1}}
+		if why := q.difference(&got, &right); why != "" {
+			t.Errorf("kind %d: %s", kind, why)
+		}
+	}
+	if _, err := l.request(t.Context(), &benchQuery{}); !errors.Is(err, errNotAsked) {
+		t.Errorf("a question without LogQL: %v", err)
+	}
+}
+
+// slowSystem answers its only question after a time.
+type slowSystem struct {
+	logSystem
+	after time.Duration
+	asked int
+}
+
+func (s *slowSystem) name() string { return "slow" }
+func (s *slowSystem) pid() int     { return os.Getpid() }
+func (s *slowSystem) client() *http.Client {
+	return &http.Client{Timeout: time.Minute, Transport: s}
+}
+
+func (s *slowSystem) request(ctx context.Context, q *benchQuery) (*http.Request, error) {
+	if q.logql == "" {
+		return nil, errNotAsked
+	}
+	return http.NewRequestWithContext(ctx, http.MethodGet, "http://slow", nil)
+}
+
+func (s *slowSystem) parse(*benchQuery, []byte) (benchAnswer, error) {
+	return benchAnswer{count: 1}, nil
+}
+
+func (s *slowSystem) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.asked++
+	if err := pause(r.Context(), s.after); err != nil {
+		return nil, err
+	}
+	return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Request: r}, nil
+}
+
+// A system that is slow is not asked for long, one that is too slow or does not know a question has no times; ours must answer.
+func TestSlowSystems(t *testing.T) {
+	for _, c := range []struct {
+		after time.Duration
+		logql string
+		asked int
+		cell  string
+	}{
+		{100 * time.Millisecond, "x", 3 + 20, "100.0 / 100.0"},
+		{time.Second, "x", 3 + 10, "1000.0 / 1000.0"},
+		{3 * time.Second, "x", 4, "3000.0 / 3000.0"},
+		{13 * time.Second, "x", 1, "13000.0 / 13000.0"},
+		{2 * time.Minute, "x", 1, "> 60 s"},
+		{time.Second, "", 0, "—"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &benchLogs{t: t, ref: &reference{queries: []benchQuery{{kind: askCount, logql: c.logql}}, want: []benchAnswer{{count: 1}}}}
+			s := &slowSystem{after: c.after}
+			got, err := b.warmly(t.Context(), s, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cell := pair(got, 0, 0.99); s.asked != c.asked || cell != c.cell {
+				t.Errorf("after %v: asked %d times, not %d: %q, not %q", c.after, s.asked, c.asked, cell, c.cell)
+			}
+			if got[0].none == "" {
+				return
+			}
+			if _, err := b.warmly(t.Context(), s, true); err == nil {
+				t.Errorf("after %v: an answer that must be was not there, and nothing failed", c.after)
+			}
+		})
 	}
 }
