@@ -17,7 +17,7 @@ import (
 
 func TestGateAdmitsInOrderWithinItsBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, err := New(Options{Queries: 3, QueryBytes: 100, QueriesWaiting: 2})
+		s, err := New(Options{Queries: 2, QueryBytes: 100, QueriesWaiting: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
