@@ -29,7 +29,8 @@ var ErrBusy = errors.New("too many log queries are running at once")
 const (
 	queryBytes = 64 << 20               // what a query counts when its caller does not say: blocks decoded, and what is collected
 	shortQuery = 100 * time.Millisecond // a query that takes longer gives way to others and to intake
-	giveWay    = 20 * time.Millisecond  // for one entry of the log, between two blocks
+	giveWay    = 20 * time.Millisecond  // for one entry of the log, and for sealing
+	ownTime    = 10 * time.Millisecond  // that a long query computes before it gives way again: so it gets on while lines come without a pause
 )
 
 // queryGate bounds the queries that run at once in number and memory, and what long ones take of the processors.
@@ -122,13 +123,16 @@ func (s *Store) query(ctx context.Context, req *Request) (*scan, func(), error) 
 	}, nil
 }
 
-// turn is called between two blocks. It fails when the query has ended, and has a long one give way: to an entry of the log
-// that is being stored, and to other long queries, of which only as many compute at a time as leave room on the processors.
+// turn is called between two blocks. It fails when the query has ended, and has a long one give way from time to time: to an entry of the
+// log that is being stored, and to other long queries, of which only as many compute at a time as leave room on the processors.
 func (c *scan) turn() error {
 	if err := c.err(); err != nil || c.ticket == nil || time.Since(c.ticket.began) < shortQuery {
 		return err
 	}
 	if other := c.ticket.turn.Load(); other != nil && other != c {
+		return nil
+	}
+	if c.hasTurn && time.Since(c.resumed) < ownTime {
 		return nil
 	}
 	c.pauseTurn()
@@ -138,7 +142,7 @@ func (c *scan) turn() error {
 	c.e.waitForSealing(c.ctx)
 	select {
 	case c.ticket.lane.turns <- struct{}{}:
-		c.hasTurn = true
+		c.hasTurn, c.resumed = true, time.Now()
 		c.ticket.turn.Store(c)
 	case <-c.ctx.Done():
 	}
@@ -161,8 +165,9 @@ func (e *engine) waitForSealing(ctx context.Context) {
 // breathe is called within a block, every few lines: a long query gives way there too, and stops when nobody waits for it.
 func (c *scan) breathe() (stop bool) {
 	if c.hasTurn {
-		if a := c.e.applying.Load(); a != nil {
+		if a := c.e.applying.Load(); a != nil && time.Since(c.resumed) >= ownTime {
 			a.wait(c.ctx)
+			c.resumed = time.Now()
 		}
 	}
 	return c.ctx.Err() != nil
