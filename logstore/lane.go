@@ -72,6 +72,11 @@ func (l *lane) admit(ctx context.Context, who Asker, bytes int64) (leave func(),
 	l.mu.Unlock()
 	leave = func() { l.leave(a, w.bytes) }
 	select {
+	case <-w.decided: // also when ctx has ended: what it has time for is the query's own affair
+		return leave, w.err
+	default:
+	}
+	select {
 	case <-w.decided:
 		return leave, w.err
 	case <-ctx.Done():
