@@ -414,7 +414,7 @@ func (a *App) openServices() error {
 			Retention: a.retention.metricsAge, Rules: a.promRules,
 		}),
 		Loki: a.openLoki(), Live: a.hub, Intake: taken, Assets: ui.NewAssets(), Metrics: promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
-		Unusable: a.checkReplay, Repairs: a, Answers: a.answers,
+		Unusable: a.checkReplay, Asking: asking, Repairs: a, Answers: a.answers,
 		Errors: errorRules(), Origins: a.cfg.Listen.HTTP.Origins, Log: a.part("api"), Registerer: a.registry,
 	})
 	if err != nil {

@@ -185,7 +185,7 @@ func DefaultConfig() Config {
 		},
 		Limits: LimitsConfig{
 			QueryTimeout: Duration(30 * time.Second),
-			QuerySamples: 20_000_000, Queries: 16, LogQueries: 4, LogQueryMemory: 256 << 20, LiveClients: 500,
+			QuerySamples: 20_000_000, Queries: 16, LogQueries: 4, LogQueryMemory: 320 << 20, LiveClients: 500,
 		},
 		Metrics:        MetricsConfig{Retention: Duration(90 * day)},
 		Scrub:          ScrubConfig{Every: Duration(7 * day), Rate: 16 << 20, VerifyRate: 128 << 20},

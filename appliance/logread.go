@@ -10,11 +10,17 @@ import (
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/api"
+	"github.com/triward/triward/appliance/auth"
 	"github.com/triward/triward/appliance/problem"
 	"github.com/triward/triward/logstore"
 	"github.com/triward/triward/logstore/logql/syntax"
 	"github.com/triward/triward/logstore/query"
 )
+
+// asking has the log store tell by session or token who asks: whoever shares a token waits for the others who do.
+func asking(ctx context.Context, who auth.Principal) context.Context {
+	return logstore.AskedBy(ctx, logstore.Asker{Key: string(who.Kind) + ":" + who.Key, Name: who.Actor()})
+}
 
 // logQueries answers the API's questions about lines from the log store.
 type logQueries struct{ store *logstore.Store }

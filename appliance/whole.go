@@ -496,6 +496,7 @@ func (a *App) serveOthers(mux *http.ServeMux) {
 				return
 			}
 			r.Body = http.MaxBytesReader(w, r.Body, maxPeerAsk)
+			r = r.WithContext(logstore.AskedBy(r.Context(), logstore.Asker{Key: "peers", Name: "other nodes"}))
 			if err := fn(w, r); err != nil {
 				problemOf(err).Write(w)
 			}

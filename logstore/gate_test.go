@@ -17,7 +17,7 @@ import (
 
 func TestGateAdmitsInOrderWithinItsBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, err := New(Options{Queries: 3, QueryBytes: 100, QueriesWaiting: 2})
+		s, err := New(Options{Queries: 2, QueryBytes: 100, QueriesWaiting: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -255,6 +255,55 @@ func TestQueriesGiveWayToIntake(t *testing.T) {
 		if d := time.Since(begin); d != giveWay/2 {
 			t.Errorf("waited %v for the second", d)
 		}
+	})
+}
+
+// A long search looks at the many small batches of an inbox that is full: it gives way for each time that it computes, not for each batch.
+func TestLongQueriesGetOnWhileSealingIsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		e := &engine{store: s}
+		e.inboxBytes.Store(e.inboxBound())
+		l := &s.queries.lanes[LanePeople]
+		c := &scan{e: e, ctx: t.Context(), ticket: &ticket{lane: l, began: time.Now().Add(-time.Hour)}}
+		begin := time.Now()
+		const batches = 4000
+		for range batches {
+			if err := c.turn(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(ownTime / 100) // it computes, in the time of the bubble
+		}
+		computed := batches * ownTime / 100
+		if waited := time.Since(begin) - computed; waited < computed/ownTime*giveWay*9/10 || waited > computed/ownTime*giveWay+giveWay {
+			t.Errorf("while it computed %v it gave way for %v", computed, waited)
+		}
+		// The same within a block that takes long, to an entry that is not stored yet.
+		if err := c.turn(); err != nil {
+			t.Fatal(err)
+		}
+		a := &applying{began: time.Now(), done: make(chan struct{})}
+		e.applying.Store(a)
+		begin = time.Now()
+		for range 50 {
+			if c.breathe() {
+				t.Fatal("it is to stop")
+			}
+		}
+		if d := time.Since(begin); d != 0 {
+			t.Errorf("it gave way for %v a moment after it had", d)
+		}
+		time.Sleep(ownTime)
+		begin, a.began = time.Now(), time.Now()
+		c.breathe()
+		if d := time.Since(begin); d != giveWay {
+			t.Errorf("it gave way for %v, want %v", d, giveWay)
+		}
+		c.pauseTurn()
 	})
 }
 

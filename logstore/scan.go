@@ -62,8 +62,9 @@ type scan struct {
 	rest   func(d int64) bool // asked when a day is done: the scan ends there; nil for no
 	stats  Stats
 
-	ticket  *ticket // nil for the store's own work
-	hasTurn bool    // it is one of those who compute
+	ticket  *ticket   // nil for the store's own work
+	hasTurn bool      // it is one of those who compute
+	resumed time.Time // when it last had given way
 	stop    func() bool
 
 	*decoded

@@ -60,10 +60,12 @@ type closing struct {
 	text string
 }
 
-func newConn(h *Hub, v Viewer) *conn {
-	ctx, cancel := context.WithCancel(h.ctx)
+// newConn makes a connection. What it asks has the values of the request's context, of, and ends with the hub.
+func newConn(of context.Context, h *Hub, v Viewer) *conn {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(of))
+	stop := context.AfterFunc(h.ctx, cancel)
 	return &conn{
-		hub: h, user: v.User, viewer: v, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1),
+		hub: h, user: v.User, viewer: v, ctx: ctx, cancel: func() { stop(); cancel() }, wake: make(chan struct{}, 1),
 		subs: make(map[string]*sub), limit: rate.NewLimiter(50, 300),
 	}
 }

@@ -22,7 +22,7 @@ func FuzzClientMessage(f *testing.F) {
 			ramp: &ramp{calls: map[string]int{}, series: []string{"a"}}, lines: &lines{}, feed: NewLineFeed(),
 		}
 		b.hub = NewHub(Config{Gate: b.gate, Hosts: b.hosts, Ranges: b.ramp, Cluster: &clusterState{}, Tail: b.lines, Lines: b.feed})
-		c := newConn(b.hub, Viewer{User: "ada", Role: "viewer"})
+		c := newConn(t.Context(), b.hub, Viewer{User: "ada", Role: "viewer"})
 		c.handle(data)
 		c.handle(data)
 		c.work.Wait()

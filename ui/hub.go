@@ -191,7 +191,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "want the websocket subprotocol "+Subprotocol)
 		return
 	}
-	c := newConn(h, viewer)
+	c := newConn(r.Context(), h, viewer)
 	if err := h.admit(c); err != nil {
 		refuse(w, err.status, err.text)
 		return

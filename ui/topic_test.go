@@ -40,7 +40,7 @@ func (noAlerts) Agents(context.Context) ([]Host, error) { return nil, nil }
 // sub subscribes a connection made by hand.
 func (b *bench) sub(kind, params, cursor string) stream {
 	b.t.Helper()
-	c := newConn(b.hub, Viewer{User: "ada", Role: "viewer", Key: "ada"})
+	c := newConn(b.t.Context(), b.hub, Viewer{User: "ada", Role: "viewer", Key: "ada"})
 	b.t.Cleanup(c.cancel)
 	st, err := b.hub.starters()[kind](b.t.Context(), c, &request{ID: "s", Kind: kind, Params: json.RawMessage(params), Cursor: cursor})
 	if err != nil {
@@ -169,7 +169,7 @@ func TestTopicsEndWhenNobodyIsLeft(t *testing.T) {
 
 func TestBadAndHourlyQueriesDoNotLinger(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
-		c := newConn(b.hub, Viewer{User: "ada"})
+		c := newConn(t.Context(), b.hub, Viewer{User: "ada"})
 		defer c.cancel()
 		if _, err := b.hub.startProm(t.Context(), c, &request{ID: "x", Params: json.RawMessage(`{"query":"bad","step":1000,"window":1000}`)}); err == nil {
 			t.Fatal("a bad query was taken")
@@ -195,7 +195,7 @@ func TestBadAndHourlyQueriesDoNotLinger(t *testing.T) {
 func TestTopicsAreBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.hub.cfg.MaxTopics = 10
-		c := newConn(b.hub, Viewer{User: "ada"})
+		c := newConn(t.Context(), b.hub, Viewer{User: "ada"})
 		defer c.cancel()
 		refused := 0
 		for i := range 20 {
@@ -212,7 +212,7 @@ func TestTopicsAreBounded(t *testing.T) {
 
 func TestFailingQueryIsReportedOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
-		c := newConn(b.hub, Viewer{User: "ada"})
+		c := newConn(t.Context(), b.hub, Viewer{User: "ada"})
 		defer c.cancel()
 		failing := &flaky{ramp: b.ramp}
 		b.hub.cfg.Ranges = failing
@@ -361,7 +361,7 @@ func TestQuietTailTellsItsCursor(t *testing.T) {
 
 func TestControlMessagesAreBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
-		c := newConn(b.hub, Viewer{User: "ada"})
+		c := newConn(t.Context(), b.hub, Viewer{User: "ada"})
 		for range maxControl + 10 {
 			c.send(msgTick{Op: "tick"})
 		}
@@ -375,7 +375,7 @@ func TestControlMessagesAreBounded(t *testing.T) {
 func TestAlertsAreNeverLeftOut(t *testing.T) {
 	h := NewHub(Config{Gate: newGate()})
 	defer h.Close()
-	c := newConn(h, Viewer{})
+	c := newConn(t.Context(), h, Viewer{})
 	top := &stateTopic{hub: h, kind: KindAlerts, strict: true, seq: ringTicks + 1, rows: map[string]*stateRow{"a": {json: []byte(`{}`), changed: 2}}, order: []string{"a"}}
 	slow := &stateSub{topic: top, conn: c, id: "x", started: true, last: 1}
 	if f := slow.next(); len(f) != 1 || c.closing != nil {

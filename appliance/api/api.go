@@ -66,6 +66,8 @@ type Config struct {
 	Keys Keys
 	// Repairs takes the orders of operators.
 	Repairs Repairs
+	// Asking returns the context of what somebody asks, by which the stores tell askers apart; nil: they do not.
+	Asking func(ctx context.Context, who auth.Principal) context.Context
 	// Unusable says why nothing is answered now, to anybody but strangers; nil, or nil returned: everything is.
 	Unusable func() error
 	Checks   []Check // parts of the node for /-/healthy and /-/ready
@@ -329,6 +331,9 @@ func (a *API) serve(route *Route, params []Param, maxBody int64, q *request) err
 		q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxBody)
 		// A body that trickles in must not hold the request for ever.
 		_ = http.NewResponseController(q.w).SetReadDeadline(q.now.Add(defaultTimeout))
+	}
+	if a.cfg.Asking != nil && route.Permission != auth.Public {
+		q.r = q.r.WithContext(a.cfg.Asking(q.r.Context(), q.p))
 	}
 	if route.mount != nil {
 		h := route.mount(a)

@@ -20,8 +20,8 @@ import (
 // What BenchmarkIntakeBesideSearches does.
 const (
 	besideSenders  = 16
-	besideRequests = 40 // of each sender in a phase
-	besideBatches  = 4  // of a request
+	besideRequests = 120 // of each sender in a phase
+	besideBatches  = 4   // of a request
 	besideLines    = 500
 	besideFiles    = 125 // of each sender: 2,000 streams
 	besideClients  = 64
@@ -69,16 +69,18 @@ type beside struct {
 	start   string
 	end     string
 	asking  *http.Client
+	panels  string // the token of those who ask what is heavy
 }
 
 // phase is what was seen while the senders delivered as fast as they were answered.
 type phase struct {
-	lines    int
-	took     time.Duration
-	acks     []time.Duration
-	answered int             // heavy questions
-	waited   int             // heavy questions that were refused for the moment
-	light    []time.Duration // to the answers to light questions
+	lines  int
+	took   time.Duration
+	acks   []time.Duration
+	heavy  []time.Duration // to the answers to heavy questions
+	cpu    float64         // seconds of the node
+	waited int             // heavy questions that were refused for the moment
+	light  []time.Duration // to the answers to light questions
 }
 
 func (p *phase) perSecond() float64 { return float64(p.lines) / p.took.Seconds() }
@@ -87,14 +89,15 @@ func (p *phase) add(q *phase) {
 	p.lines += q.lines
 	p.took += q.took
 	p.acks = append(p.acks, q.acks...)
-	p.answered += q.answered
+	p.heavy = append(p.heavy, q.heavy...)
+	p.cpu += q.cpu
 	p.waited += q.waited
 	p.light = append(p.light, q.light...)
 }
 
 // BenchmarkIntakeBesideSearches delivers lines to one node over the agents' protocol, alone and beside 64 clients that ask without a
-// pause for what looks at every line, in turn. A client beside them asks light questions, at the peak of intake and at rest. Senders
-// and clients share the machine with the node.
+// pause and with one token for what looks at every line, in turn. A client beside them asks light questions with a token of its own, at
+// the peak of intake and at rest. Senders and clients share the machine with the node.
 func BenchmarkIntakeBesideSearches(b *testing.B) {
 	bin, err := filepath.Abs(os.Getenv("TRIWARD_BIN"))
 	if err != nil || os.Getenv("TRIWARD_BIN") == "" {
@@ -120,6 +123,11 @@ func besideOnce(ctx context.Context, b *testing.B, bin string) {
 	}
 	defer l.close()
 	s := &beside{c: c, lines: logLines(b), start: fmt.Sprint(time.Now().Add(-3 * time.Hour).UnixNano()), end: fmt.Sprint(time.Now().Add(time.Hour).UnixNano()), asking: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2 * besideClients}}}
+	var panels struct{ Token string }
+	if err := c.change(ctx, &c.Nodes[0], http.MethodPost, "/v1/tokens/api", map[string]any{"name": "panels", "role": "viewer"}, &panels); err != nil {
+		b.Fatal(err)
+	}
+	s.panels = panels.Token
 	for i := range besideSenders {
 		sender, err := (kills{}).sender(ctx, c, l, i, 1)
 		if err != nil {
@@ -149,11 +157,15 @@ func besideOnce(ctx context.Context, b *testing.B, bin string) {
 		slices.Sort(p.light)
 		b.ReportMetric(ms(p.light, 0.5), name+"-light-p50-ms")
 		b.ReportMetric(ms(p.light, 0.99), name+"-light-p99-ms")
+		b.ReportMetric(p.cpu/p.took.Seconds(), name+"-cores")
 	}
+	slices.Sort(with.heavy)
+	b.ReportMetric(ms(with.heavy, 0.5), "heavy-p50-ms")
+	b.ReportMetric(ms(with.heavy, 0.99), "heavy-p99-ms")
 	slices.Sort(atRest)
 	b.ReportMetric(ms(atRest, 0.5), "rest-light-p50-ms")
 	b.ReportMetric(ms(atRest, 0.99), "rest-light-p99-ms")
-	b.ReportMetric(float64(with.answered)/with.took.Seconds(), "heavy/s")
+	b.ReportMetric(float64(len(with.heavy))/with.took.Seconds(), "heavy/s")
 	b.ReportMetric(float64(with.waited)/with.took.Seconds(), "refused/s")
 	b.ReportMetric(rss, "rss-MiB")
 	b.ReportMetric(inbox/(1<<20), "inbox-MiB")
@@ -229,10 +241,14 @@ func (s *beside) run(ctx context.Context, b *testing.B, clients int, light bool)
 			b.Fatal(err)
 		}
 		mu.Lock()
-		p.answered, p.waited = 0, 0
+		p.heavy, p.waited = nil, 0
 		mu.Unlock()
 	}
 	begin := time.Now()
+	used, err := cpuSeconds(s.c.Nodes[0].PID)
+	if err != nil {
+		b.Fatal(err)
+	}
 	for i, sender := range s.senders {
 		wg.Go(func() {
 			for _, batches := range requests[i] {
@@ -250,24 +266,29 @@ func (s *beside) run(ctx context.Context, b *testing.B, clients int, light bool)
 	}
 	wg.Wait()
 	p.took = time.Since(begin)
+	after, err := cpuSeconds(s.c.Nodes[0].PID)
+	if err != nil {
+		b.Fatal(err)
+	}
+	p.cpu = after - used
 	mu.Lock()
-	answered, waited := p.answered, p.waited
+	heavy, waited := p.heavy, p.waited
 	mu.Unlock()
 	stop()
 	asked.Wait()
-	p.answered, p.waited = answered, waited
+	p.heavy, p.waited = heavy, waited
 	return p
 }
 
 func (s *beside) askHeavy(ctx context.Context, b *testing.B, i int, mu *sync.Mutex, p *phase) {
 	questions := heavyQuestions(s.start, s.end)
 	for k := i; ctx.Err() == nil; k++ {
-		_, err := s.ask(ctx, questions[k%len(questions)])
+		took, err := s.ask(ctx, s.panels, questions[k%len(questions)])
 		refused, is := errors.AsType[*answerError](err)
 		mu.Lock()
 		switch {
 		case err == nil:
-			p.answered++
+			p.heavy = append(p.heavy, took)
 		case is && refused.status == http.StatusTooManyRequests:
 			p.waited++
 		case is && refused.status == http.StatusGatewayTimeout || ctx.Err() != nil:
@@ -284,7 +305,7 @@ func (s *beside) askHeavy(ctx context.Context, b *testing.B, i int, mu *sync.Mut
 func (s *beside) askLight(ctx context.Context, b *testing.B, rounds int) (out []time.Duration) {
 	for range rounds {
 		for _, q := range lightQuestions(s.start, s.end) {
-			took, err := s.ask(ctx, q)
+			took, err := s.ask(ctx, s.c.Token, q)
 			refused, is := errors.AsType[*answerError](err)
 			switch {
 			case err == nil, is && refused.status == http.StatusGatewayTimeout: // limits.query_timeout was all it took
@@ -302,12 +323,12 @@ func (s *beside) askLight(ctx context.Context, b *testing.B, rounds int) (out []
 	return out
 }
 
-func (s *beside) ask(ctx context.Context, path string) (time.Duration, error) {
+func (s *beside) ask(ctx context.Context, token, path string) (time.Duration, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.c.Nodes[0].URL+path, nil)
 	if err != nil {
 		return 0, err
 	}
-	r.Header.Set("Authorization", "Bearer "+s.c.Token)
+	r.Header.Set("Authorization", "Bearer "+token)
 	begin := time.Now()
 	_, err = fetch(s.asking, r)
 	return time.Since(begin), err

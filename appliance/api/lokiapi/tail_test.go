@@ -311,8 +311,8 @@ func TestTailHoldsLabelsWithinItsBound(t *testing.T) {
 // Stopping the node does not wait until a tail has its first lines.
 func TestCloseEndsTailsAtTheirBeginning(t *testing.T) {
 	s := newStand(t, func(o *Options) { o.Timeout = time.Hour })
-	for range 4 { // all places of the store: the tail waits for one
-		_, leave, err := s.store.Admit(t.Context(), 1)
+	for i := range 4 { // all places of the store: the tail waits for one
+		_, leave, err := s.store.Admit(logstore.AskedBy(t.Context(), logstore.Asker{Key: fmt.Sprint(i)}), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
