@@ -23,14 +23,11 @@ import (
 // so little that it goes in nevertheless.
 func fullDisk() (fs vfs.FS, full *atomic.Bool) {
 	full = new(atomic.Bool)
-	fs = errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if full.Load() && (op.Kind == errorfs.OpCreate || op.Kind == errorfs.OpFileWrite) &&
-			!strings.HasPrefix(filepath.Base(op.Path), "MANIFEST") && !strings.HasPrefix(filepath.Base(op.Path), floorsFile) {
-			return syscall.ENOSPC
-		}
-		return nil
-	}))
-	return fs, full
+	data := func(name string) bool {
+		base := filepath.Base(name)
+		return !strings.HasPrefix(base, "MANIFEST") && !strings.HasPrefix(base, floorsFile)
+	}
+	return smallDisk{vfs.NewMem(), data, func(int64) bool { return !full.Load() }}, full
 }
 
 // soon fails the test when fn has not returned after much more than it may take.
