@@ -132,29 +132,34 @@ func (c *scan) turn() error {
 	if other := c.ticket.turn.Load(); other != nil && other != c {
 		return nil
 	}
-	if c.hasTurn && time.Since(c.resumed) < ownTime {
-		return nil
+	computed := time.Duration(0)
+	if c.hasTurn {
+		if computed = time.Since(c.resumed); computed < ownTime {
+			return nil
+		}
 	}
 	c.pauseTurn()
 	if a := c.e.applying.Load(); a != nil {
 		a.wait(c.ctx)
 	}
-	c.e.waitForSealing(c.ctx)
 	select {
 	case c.ticket.lane.turns <- struct{}{}:
-		c.hasTurn, c.resumed = true, time.Now()
+		c.hasTurn = true
 		c.ticket.turn.Store(c)
+		c.e.waitForSealing(c.ctx, computed) // in its turn, so that no other long query computes meanwhile
+		c.resumed = time.Now()
 	case <-c.ctx.Done():
 	}
 	return c.err()
 }
 
-// waitForSealing gives way to it while the inbox has twice as much as is sealed at once: a search looks at every line there.
-func (e *engine) waitForSealing(ctx context.Context) {
+// waitForSealing gives way to it, twice as long as the query computed, while the inbox has twice as much as is sealed at once: a search
+// looks at every line there.
+func (e *engine) waitForSealing(ctx context.Context, computed time.Duration) {
 	if e.inboxBytes.Load() < e.inboxBound()/2 || e.store.opt.Manual {
 		return
 	}
-	timer := time.NewTimer(giveWay)
+	timer := time.NewTimer(max(giveWay, 2*computed))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

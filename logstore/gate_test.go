@@ -307,6 +307,40 @@ func TestLongQueriesGetOnWhileSealingIsBehind(t *testing.T) {
 	})
 }
 
+// However many long searches there are, together they compute a third of the time of one while sealing is behind.
+func TestLongQueriesTogetherLeaveRoomForSealing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		e := &engine{store: s}
+		e.inboxBytes.Store(e.inboxBound())
+		l := &s.queries.lanes[LanePeople]
+		l.turns = make(chan struct{}, 1)
+		const queries, blocks, each = 3, 20, 5 * ownTime
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for range queries {
+			wg.Go(func() {
+				c := &scan{e: e, ctx: t.Context(), ticket: &ticket{lane: l, began: time.Now().Add(-time.Hour)}}
+				for range blocks {
+					if err := c.turn(); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(each) // it computes, in the time of the bubble
+				}
+				c.pauseTurn()
+			})
+		}
+		wg.Wait()
+		if took, computed := time.Since(begin), queries*blocks*each; took < 5*computed/2 || took > 7*computed/2 {
+			t.Errorf("%v of computing took %v", computed, took)
+		}
+	})
+}
+
 // Apply is held up the longer the more lines wait to be sealed, and long queries give way to sealing.
 func TestSealingThatIsBehindHoldsOthersUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -323,7 +357,7 @@ func TestSealingThatIsBehindHoldsOthersUp(t *testing.T) {
 			fn()
 			return time.Since(begin)
 		}
-		search := func() { e.waitForSealing(t.Context()) }
+		search := func() { e.waitForSealing(t.Context(), 0) }
 		for _, c := range []struct {
 			inbox         int64
 			apply, search time.Duration
