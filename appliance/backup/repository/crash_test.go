@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -140,8 +141,8 @@ func leftOver(t *testing.T, r *Repository) int {
 	return len(packs) + len(busy) + len(drop)
 }
 
-// turns lets one operation of one of several processes happen at a time, in an order that a seed decides, and kills some
-// of them on the way.
+// turns lets one operation of one of several processes happen at a time, in an order that a seed alone decides, and kills
+// some of them on the way. Some are much faster than others, so that one also acts on what another has finished.
 type turns struct {
 	rng   *rand.Rand
 	ready chan *process
@@ -149,6 +150,7 @@ type turns struct {
 
 type process struct {
 	name string
+	pace int // its part of the turns, beside those of the others
 	turn chan bool // false: it is dead from here on
 	dead bool
 	done bool
@@ -191,11 +193,26 @@ func (tu *turns) run(work map[*process]func(), order []*process, between func())
 			return
 		}
 		between()
-		i := tu.rng.IntN(len(waiting))
-		pr := waiting[i]
-		waiting = append(waiting[:i], waiting[i+1:]...)
+		pr := tu.next(waiting)
+		waiting = slices.DeleteFunc(waiting, func(other *process) bool { return other == pr })
 		pr.turn <- tu.rng.IntN(60) > 0
 	}
+}
+
+// next chooses among those that wait. They come in any order, and the choice must not depend on it.
+func (tu *turns) next(waiting []*process) *process {
+	slices.SortFunc(waiting, func(a, b *process) int { return strings.Compare(a.name, b.name) })
+	total := 0
+	for _, pr := range waiting {
+		total += pr.pace
+	}
+	at := tu.rng.IntN(total)
+	for _, pr := range waiting {
+		if at -= pr.pace; at < 0 {
+			return pr
+		}
+	}
+	panic("unreachable: at is less than the sum of all paces")
 }
 
 // TestManyAtOnce lets two nodes save, two sweep and one remove old saves, interleaved in many ways, each of which may be
@@ -205,7 +222,7 @@ func TestManyAtOnce(t *testing.T) {
 	secret := newSecret(t, false)
 	rounds := 600
 	if testing.Short() {
-		rounds = 60
+		rounds = 100
 	}
 	var kept, dropped, overtaken int
 	for seed := range rounds {
@@ -217,7 +234,7 @@ func TestManyAtOnce(t *testing.T) {
 		var order []*process
 		work := make(map[*process]func())
 		add := func(name string, do func(r *Repository) error) {
-			pr := &process{name: name, turn: make(chan bool)}
+			pr := &process{name: name, pace: 1 << tu.rng.IntN(8), turn: make(chan bool)}
 			c := tu.client(p, pr)
 			order = append(order, pr)
 			work[pr] = func() {
