@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/triward/triward/agent/wire"
 )
 
@@ -136,39 +138,11 @@ func normal(t testing.TB, g *golden, data []byte) any {
 
 // same compares what normal returned; numbers may differ in their last digits.
 func same(a, b any) bool {
-	switch a := a.(type) {
-	case map[string]any:
-		m, ok := b.(map[string]any)
-		if !ok || len(m) != len(a) {
-			return false
-		}
-		for k := range a {
-			if v, ok := m[k]; !ok || !same(a[k], v) {
-				return false
-			}
-		}
-		return true
-	case []any:
-		l, ok := b.([]any)
-		if !ok || len(l) != len(a) {
-			return false
-		}
-		for i := range a {
-			if !same(a[i], l[i]) {
-				return false
-			}
-		}
-		return true
-	case string:
-		s, ok := b.(string)
-		if !ok || a == s {
-			return ok
-		}
+	return cmp.Equal(a, b, cmp.Comparer(func(a, b string) bool {
 		x, xerr := strconv.ParseFloat(a, 64)
-		y, yerr := strconv.ParseFloat(s, 64)
-		return xerr == nil && yerr == nil && math.Abs(x-y) <= 1e-9*max(math.Abs(x), math.Abs(y))
-	}
-	return a == b
+		y, yerr := strconv.ParseFloat(b, 64)
+		return a == b || xerr == nil && yerr == nil && math.Abs(x-y) <= 1e-9*max(math.Abs(x), math.Abs(y))
+	}))
 }
 
 func (g *golden) check(t testing.TB, e *Engine) {

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/snappy"
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -276,35 +277,16 @@ func (r *Recorded) Encode() ([]byte, error) {
 
 // Alike compares data in normal form. Values may differ in their last digits: Loki adds up series in the order of a map.
 func Alike(a, b any) bool {
-	switch a := a.(type) {
-	case map[string]any:
-		m, ok := b.(map[string]any)
-		if !ok || len(m) != len(a) {
-			return false
-		}
-		for k := range a {
-			if v, ok := m[k]; !ok || !Alike(a[k], v) {
-				return false
-			}
-		}
-		return true
-	case []any:
-		l, ok := b.([]any)
-		if !ok || len(l) != len(a) {
-			return false
-		}
-		if p, ok := point(a); ok {
-			o, ok := point(l)
-			return ok && sameTime(a[0], l[0]) && near(p, o)
-		}
-		for i := range a {
-			if !Alike(a[i], l[i]) {
-				return false
-			}
-		}
-		return true
+	points := func(a, b []any) bool {
+		_, first := point(a)
+		_, second := point(b)
+		return first && second
 	}
-	return a == b
+	return cmp.Equal(a, b, cmp.FilterValues(points, cmp.Comparer(func(a, b []any) bool {
+		x, _ := point(a)
+		y, _ := point(b)
+		return sameTime(a[0], b[0]) && near(x, y)
+	})))
 }
 
 // point returns the value of [seconds, "value"].
