@@ -150,7 +150,7 @@ type turns struct {
 
 type process struct {
 	name string
-	pace int // its part of the turns, beside those of the others
+	pace int       // its part of the turns, beside those of the others
 	turn chan bool // false: it is dead from here on
 	dead bool
 	done bool
