@@ -96,7 +96,7 @@ whole() { # VERSION of every member; all of them vote, there is a leader and nob
 	echo "$status" | tr -d ' \n' >"$work/status"
 	grep -q '"tolerates":1' "$work/status" || return 1
 	! grep -q '"role":"unreachable"' "$work/status" || return 1
-	[ "$(grep -c " true .* $1 " <<<"$members")" = 3 ]
+	[ "$(grep -c " voter .* $1 " <<<"$members")" = 3 ]
 }
 
 join() {
