@@ -2,9 +2,11 @@ package raftstate
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -47,12 +49,18 @@ func (r *raftLogger) Log(l hclog.Level, msg string, args ...any) {
 			}
 		}
 	}
+	r.log.Log(context.Background(), lv, msg, formatted(args)...)
+}
+
+// formatted returns args with what raft wants printed in a format of its own.
+func formatted(args []any) []any {
+	args = slices.Clone(args) // the caller's
 	for i, a := range args {
 		if f, ok := a.(hclog.Format); ok && len(f) > 0 {
-			args[i] = f[0]
+			args[i] = fmt.Sprintf(fmt.Sprint(f[0]), f[1:]...)
 		}
 	}
-	r.log.Log(context.Background(), lv, msg, args...)
+	return args
 }
 
 func quietMark(err error) bool {
