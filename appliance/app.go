@@ -48,6 +48,9 @@ type Options struct {
 	Version string         // shown to operators
 	// PasswordCost of new passwords; zero takes the default. Tests lower it.
 	PasswordCost auth.PasswordCost
+	// CompactEvery is how often samples are compacted, as tsdb.Options has it; zero takes the default. Tests that compact
+	// one node and not another turn it off.
+	CompactEvery time.Duration
 	// Context ends New as well as what it made, when it takes longer than somebody wants to wait; nil: nothing does.
 	Context context.Context
 }
@@ -195,7 +198,7 @@ func New(cfg Config, opts Options) (_ *App, err error) {
 
 	a.state = newLateState()
 	a.onStop("state", func(context.Context) error { a.state.open(nil); return nil }) // frees whoever still waits for it
-	if err := a.openStores(); err != nil {
+	if err := a.openStores(opts.CompactEvery); err != nil {
 		return nil, err
 	}
 	a.auth = auth.New(auth.Config{
@@ -281,10 +284,10 @@ func closed(err error) error {
 }
 
 // openStores says how the memory is shared and makes the stores; the node opens them in their directories.
-func (a *App) openStores() (err error) {
+func (a *App) openStores(compactEvery time.Duration) (err error) {
 	a.memory = a.cfg.limitMemory(a.log)
 	a.metrics, err = tsdb.New(tsdb.Options{
-		Dictionary: a.state, Logger: a.part("tsdb"), Registerer: a.registry, Stagger: a.stagger(3 * time.Minute),
+		Dictionary: a.state, Logger: a.part("tsdb"), Registerer: a.registry, Stagger: a.stagger(3 * time.Minute), CompactEvery: compactEvery,
 		OnDamage: func(d *tsdb.DamageError) { a.integrity.metricsDamaged(d) },
 	})
 	if err != nil {

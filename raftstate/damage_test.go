@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -512,7 +513,19 @@ func TestBadImagesLeaveTheStateAlone(t *testing.T) {
 func TestHungDiskIsFatal(t *testing.T) {
 	c := newTestCluster(t, 1, func(cfg *Config) { cfg.HungDisk = time.Nanosecond }) // any write hangs that long
 	n := c.nodes["n1"]
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var load sync.WaitGroup
+	for range 4 { // the watchdog looks once a millisecond, and has to meet a write
+		load.Go(func() {
+			for ctx.Err() == nil {
+				_, _, _ = n.Propose(ctx, command.NewTick("x"))
+			}
+		})
+	}
 	waitFor(t, "the watchdog", func() bool { return n.Status().Fatal != "" })
+	cancel()
+	load.Wait()
 	var fatal *FatalError
 	if err := <-n.fatal; !errors.As(err, &fatal) || fatal.Code != ExitStorage || !strings.Contains(err.Error(), "hanging") {
 		t.Errorf("fatal: %v", err)

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -107,7 +108,7 @@ func tlsNodes(t testing.TB, size int, tune func(*Config)) []*Node {
 		})
 		nodes = append(nodes, n)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), tlsPatience)
 	defer cancel()
 	if err := nodes[0].Barrier(ctx); err != nil { // elects itself after its time-out
 		for ctx.Err() == nil && err != nil {
@@ -125,13 +126,33 @@ func tlsNodes(t testing.TB, size int, tune func(*Config)) []*Node {
 	return nodes
 }
 
+// tlsPatience is how long nodes in real time may take on a busy machine: it only ends what hangs.
+const tlsPatience = 3 * time.Minute
+
+// again tries until there is a leader that does it: a busy machine loses one without any fault.
+func again(ctx context.Context, try func() error) error {
+	for {
+		err := try()
+		if !errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrUnknown) || ctx.Err() != nil {
+			return err
+		}
+		retry := time.NewTimer(50 * time.Millisecond)
+		<-retry.C
+	}
+}
+
 func TestThreeNodesOverTLS(t *testing.T) {
 	nodes := tlsNodes(t, 3, nil)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), tlsPatience)
 	defer cancel()
 	set := func(n *Node, value string) uint64 {
 		t.Helper()
-		index, res, err := n.Propose(ctx, command.NewMetaTxn(command.Txn{Ops: []command.Op{{Bucket: "settings", Key: "k", Value: []byte(value)}}}))
+		var index uint64
+		var res []command.Result
+		err := again(ctx, func() (err error) {
+			index, res, err = n.Propose(ctx, command.NewMetaTxn(command.Txn{Ops: []command.Op{{Bucket: "settings", Key: "k", Value: []byte(value)}}}))
+			return err
+		})
 		if err != nil || res[0].Status != command.StatusOK {
 			t.Fatalf("propose: %v %+v", err, res)
 		}
@@ -162,18 +183,16 @@ func TestThreeNodesOverTLS(t *testing.T) {
 	if string(body) != "node-3 greets node-2" {
 		t.Errorf("peer page says %q", body)
 	}
-	if err := nodes[0].RemoveServer(ctx, "node-3"); err != nil {
+	if err := again(ctx, func() error { return nodes[0].RemoveServer(ctx, "node-3") }); err != nil {
 		t.Error(err)
 	}
-	if n := len(nodes[0].Status().Members); n != 2 {
-		t.Errorf("%d members after one was removed", n)
-	}
+	waitFor(t, "two members after one was removed", func() bool { return len(nodes[0].Status().Members) == 2 })
 	leader, _ := nodes[0].Leader()
 	to := "node-1"
 	if leader == to {
 		to = "node-2"
 	}
-	if err := nodes[1].TransferLeadership(ctx, to); err != nil {
+	if err := again(ctx, func() error { return nodes[1].TransferLeadership(ctx, to) }); err != nil {
 		t.Error(err)
 	}
 	waitFor(t, "the other leader", func() bool { id, _ := nodes[0].Leader(); return id == to })

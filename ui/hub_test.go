@@ -291,7 +291,7 @@ func (c *client) send(msg string) {
 func (c *client) read() got {
 	c.t.Helper()
 	for {
-		_ = c.ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_ = c.ws.SetReadDeadline(time.Now().Add(patience))
 		var m got
 		_, data, err := c.ws.ReadMessage()
 		if err != nil {
@@ -572,9 +572,8 @@ func TestIDIsInUse(t *testing.T) {
 func TestConnectionEndsWithItsSession(t *testing.T) {
 	b := newBench(t, nil)
 	ada, bob := b.dial("ada"), b.dial("bob")
-	start := time.Now()
 	b.gate.change(func() { b.gate.out["ada"] = true })
-	_ = ada.ws.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = ada.ws.SetReadDeadline(time.Now().Add(patience)) // the next sweep that nobody asks for is in an hour
 	for {
 		if _, _, err := ada.ws.ReadMessage(); err != nil {
 			if !websocket.IsCloseError(err, websocket.ClosePolicyViolation) {
@@ -582,9 +581,6 @@ func TestConnectionEndsWithItsSession(t *testing.T) {
 			}
 			break
 		}
-	}
-	if took := time.Since(start); took > time.Second {
-		t.Fatalf("took %s", took)
 	}
 	bob.send(`{"op":"sub","id":"x","kind":"cluster"}`)
 	bob.next("snap")
@@ -616,7 +612,7 @@ func TestHugeMessageEndsTheConnection(t *testing.T) {
 	b := newBench(t, nil)
 	c := b.dial("ada")
 	_ = c.ws.WriteMessage(websocket.TextMessage, []byte(strings.Repeat("x", readLimit+1)))
-	_ = c.ws.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.ws.SetReadDeadline(time.Now().Add(patience))
 	for {
 		if _, _, err := c.ws.ReadMessage(); err != nil {
 			return
@@ -627,7 +623,7 @@ func TestHugeMessageEndsTheConnection(t *testing.T) {
 func TestApplicationTick(t *testing.T) {
 	b := newBench(t, nil)
 	c := b.dial("ada")
-	_ = c.ws.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.ws.SetReadDeadline(time.Now().Add(patience))
 	_, data, err := c.ws.ReadMessage()
 	if err != nil || !strings.HasPrefix(string(data), `{"op":"tick","t":`) {
 		t.Fatalf("%s %v", data, err)

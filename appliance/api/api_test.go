@@ -568,7 +568,7 @@ func TestHostileRequests(t *testing.T) {
 		if w.Body.Len() > 2000 {
 			t.Errorf("%s: answers %d bytes", name, w.Body.Len())
 		}
-		if took := time.Since(start); took > 2*time.Second {
+		if took := time.Since(start); took > 20*time.Second { // seconds even on a busy machine would be work that somebody can make us do
 			t.Errorf("%s took %s", name, took)
 		}
 		if w.Header().Get(RequestIDHeader) == "" {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/triward/triward/appliance"
+	"github.com/triward/triward/appliance/internal/freeaddr"
 	"github.com/triward/triward/appliance/keyring"
 	"github.com/triward/triward/appliance/pki"
 )
@@ -40,14 +41,11 @@ func config(t *testing.T) *appliance.Config {
 	dir := t.TempDir()
 	cfg := appliance.DefaultConfig()
 	cfg.NodeID, cfg.DataDir = "n1", filepath.Join(dir, "data")
-	for _, address := range []*string{&cfg.Listen.Peer.Address, &cfg.Listen.Agents.Address, &cfg.Listen.HTTP.Address} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		*address = l.Addr().String()
-		_ = l.Close()
+	at, err := freeaddr.Addresses(3)
+	if err != nil {
+		t.Fatal(err)
 	}
+	cfg.Listen.Peer.Address, cfg.Listen.Agents.Address, cfg.Listen.HTTP.Address = at[0], at[1], at[2]
 	if err := cfg.Resolve(); err != nil {
 		t.Fatal(err)
 	}
@@ -282,13 +280,12 @@ func TestMembers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	gone, err := freeaddr.Addresses(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = gone.Close()
 	r := Members(t.Context(), []Member{
-		{ID: "n2", Peer: l.Addr().String(), AgentURL: "https://" + gone.Addr().String(), URL: "https://nowhere.invalid:8443"},
+		{ID: "n2", Peer: l.Addr().String(), AgentURL: "https://" + gone[0], URL: "https://nowhere.invalid:8443"},
 	})
 	for subject, want := range map[string]Status{"peers of n2": OK, "agents of n2": Problem, "browsers of n2": Problem} {
 		if got := worst(t, r, "ports", subject); got != want {

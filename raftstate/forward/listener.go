@@ -31,6 +31,7 @@ type Listener struct {
 	log    *slog.Logger
 	tcp    net.Listener
 	tls    *tls.Config
+	within time.Duration // who has not shown its certificate by then is cut off
 	stream *Stream
 	http   *queue
 	server *http.Server
@@ -51,6 +52,10 @@ type handshake struct {
 
 // Listen opens the peer port. Connections wait until Stream is accepted from and Serve was called.
 func Listen(addr string, id *Identity, log *slog.Logger) (*Listener, error) {
+	return listen(addr, id, log, handshakeTimeout)
+}
+
+func listen(addr string, id *Identity, log *slog.Logger, within time.Duration) (*Listener, error) {
 	if err := id.check(); err != nil {
 		return nil, err
 	}
@@ -59,7 +64,7 @@ func Listen(addr string, id *Identity, log *slog.Logger) (*Listener, error) {
 		return nil, fmt.Errorf("listen for peers: %w", err)
 	}
 	l := &Listener{
-		id: id, log: log, tcp: tcp, tls: id.server(),
+		id: id, log: log, tcp: tcp, tls: id.server(), within: within,
 		http:    newQueue(tcp.Addr()),
 		pending: make(map[net.Conn]handshake),
 		sources: make(map[netip.Prefix]int),
@@ -228,7 +233,7 @@ func (l *Listener) handshake(raw net.Conn) {
 	defer l.wg.Done()
 	tuneConn(raw)
 	conn := tls.Server(raw, l.tls)
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), l.within)
 	err := conn.HandshakeContext(ctx)
 	cancel()
 	l.mu.Lock()

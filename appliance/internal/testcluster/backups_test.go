@@ -24,6 +24,9 @@ import (
 	"github.com/triward/triward/raftstate/meta"
 )
 
+// halfADayAway is the time of day (UTC) of a schedule that makes no backup by itself while a test asks for its own.
+func halfADayAway() string { return time.Now().UTC().Add(12 * time.Hour).Format("15:04") }
+
 // TestScheduledBackupsInS3 lets a cluster store its backups in an S3 service by a schedule, under load, and restores
 // one from there with the recovery key alone.
 func TestScheduledBackupsInS3(t *testing.T) {
@@ -51,8 +54,8 @@ func TestScheduledBackupsInS3(t *testing.T) {
 		"kind": "s3", "url": service.URL("site"), "endpoint": service.Endpoint, "access_key": service.AccessKey,
 		"secret_key": service.SecretKey, "ca_pem": string(service.CA),
 	}
-	must(t, put(c.Nodes[0], "nightly", map[string]any{"enabled": true, "target": where, "recovery": true, "at": "02:00", "keep_last": 1}))
-	if err := put(c.Nodes[1], "bad", map[string]any{"enabled": true, "target": where, "at": "02:00"}); err == nil || !strings.Contains(err.Error(), "recipients") {
+	must(t, put(c.Nodes[0], "nightly", map[string]any{"enabled": true, "target": where, "recovery": true, "at": halfADayAway(), "keep_last": 1}))
+	if err := put(c.Nodes[1], "bad", map[string]any{"enabled": true, "target": where, "at": halfADayAway()}); err == nil || !strings.Contains(err.Error(), "recipients") {
 		t.Errorf("a schedule that does not say for whom: %v", err)
 	}
 	Until(t, "the schedule on another node", func() error {

@@ -35,7 +35,7 @@ func TestOneAskerLeavesAPlaceToOthers(t *testing.T) {
 
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
-	heavy := asking{route: "GET /v1/logs/query", q: url.Values{"query": {"/" + worstExpression + "/"}, "end": {fmt.Sprint(start.Add(time.Minute).UnixNano())}, "start": {"0"}}}
+	heavy := asking{route: "GET /v1/logs/query", q: url.Values{"query": {"/" + worstExpression + "/"}, "end": {fmt.Sprint(start.Add(time.Minute).UnixNano())}, "start": {"0"}, "timeout": {"5m"}}}
 	answers := make(chan error, 100)
 	for range 67 {
 		go func() { answers <- heavy.ask(ctx, &dashboard, n) }()

@@ -12,7 +12,7 @@ import (
 )
 
 // leaderPatience is for how long a request is repeated while a cluster whose majority runs has no leader.
-const leaderPatience = 20 * time.Second
+const leaderPatience = time.Minute
 
 // running counts the nodes of a cluster.
 type running struct{ up, down atomic.Int32 }

@@ -273,13 +273,13 @@ func TestQueueShowsNothingOfTheMetadataButAlerts(t *testing.T) {
 	t.Parallel()
 	c := Start(t, 1)
 	n := c.Nodes[0]
-	must(t, c.Post(n, "/v1/users", map[string]string{"name": "ada", "password": "correct horse ada", "role": "viewer"}, nil))
+	must(t, c.Post(n, "/v1/users", map[string]string{"name": "wolfhild-of-nowhere", "password": "correct horse of wolfhild", "role": "viewer"}, nil))
 	resp, err := c.do(http.MethodGet, n.URL()+"/v1/queue/peek?from=beginning&limit=1000", nil, nil)
 	must(t, err)
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	must(t, err)
-	for _, secret := range []string{"argon2", "passhash", "ada", Password} {
+	for _, secret := range []string{"argon2", "passhash", "wolfhild", Password} {
 		if strings.Contains(string(body), secret) {
 			t.Errorf("peek shows %q: %.2000s", secret, body)
 		}

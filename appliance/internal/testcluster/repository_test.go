@@ -111,7 +111,7 @@ func newRepositorySite(t *testing.T, schedule map[string]any) *repositorySite {
 	})
 	must(t, err)
 	body := map[string]any{
-		"enabled": true, "recovery": true, "at": "02:00", "keep_last": 2, "form": "repository",
+		"enabled": true, "recovery": true, "at": halfADayAway(), "keep_last": 2, "form": "repository",
 		"target": map[string]any{
 			"kind": "s3", "url": s.service.URL("site"), "endpoint": s.service.Endpoint, "access_key": s.service.AccessKey,
 			"secret_key": s.service.SecretKey, "ca_pem": string(s.service.CA),

@@ -23,6 +23,7 @@ import (
 // from every node, and what went is told.
 func TestRetentionPolicyIsThatOfTheCluster(t *testing.T) {
 	t.Parallel()
+	withinADay(t)
 	c := Start(t, 3)
 	get := func(n *Node) (v api.RetentionView) {
 		t.Helper()
@@ -35,11 +36,14 @@ func TestRetentionPolicyIsThatOfTheCluster(t *testing.T) {
 	if first.Version != 0 || first.Policy != first.Defaults || first.Policy.Logs.AgeMs != 30*retention.DayMs || len(first.Nodes) != 3 {
 		t.Fatalf("a new cluster has %+v", first)
 	}
-	for _, n := range first.Nodes {
-		if n.State == "unknown" || n.Total <= 0 || n.Room <= 0 || n.Queue <= 0 {
-			t.Errorf("disk %+v", n)
+	Until(t, "every node to say how its disk is", func() error { // each has a second for it
+		for _, n := range get(c.Nodes[0]).Nodes {
+			if n.State == "unknown" || n.Total <= 0 || n.Room <= 0 || n.Queue <= 0 {
+				return fmt.Errorf("disk %+v", n)
+			}
 		}
-	}
+		return nil
+	})
 	today := time.Now().UnixMilli() / retention.DayMs
 	a := c.NewAgent(t, "host-a")
 	for d := int64(9); d >= 0; d-- {

@@ -25,6 +25,7 @@ import (
 // damage finds any: on no node, whoever cut, after a restart, on one that installed an image, for lines that come late.
 func TestSelectorsCutLinesOfSomeStreams(t *testing.T) {
 	t.Parallel()
+	withinADay(t)
 	c := Start(t, 3)
 	today := time.Now().UnixMilli() / retention.DayMs
 	walrus, otter := c.NewAgent(t, "walrus"), c.NewAgent(t, "otter")
