@@ -247,7 +247,7 @@ func TestTooManyEpochs(t *testing.T) {
 func TestSlowBodiesTimeOut(t *testing.T) {
 	r := newRig(t)
 	r.register(wire.Epoch{1})
-	srv := r.server(r.handler, func(s *http.Server) { s.ReadTimeout = 200 * time.Millisecond })
+	srv := r.server(r.handler, func(s *http.Server) { s.ReadTimeout = 2 * time.Second }) // the handshake on a busy machine is within it too
 	for path, kind := range map[string]string{"/v1/agent/batches": wire.ContentType, "/v1/agent/hello": "application/json", "/v1/agent/series": "application/json"} {
 		body, feed := io.Pipe()
 		go func() { _, _ = io.WriteString(feed, `{"s`) }()

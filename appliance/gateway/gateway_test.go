@@ -150,7 +150,7 @@ func newRigWith(t *testing.T, change func(*Options)) *rig {
 	t.Cleanup(func() { _ = svc.Close() })
 	opts := Options{
 		Configs: agentconfig.New(asMeta{d}), Cluster: d, State: store, Auth: svc, Coder: coder, ClusterID: "c1", Log: slog.New(slog.DiscardHandler),
-		Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, BytesInFlight: 64 << 20, RegisterRate: 1000,
+		Metrics: prometheus.NewRegistry(), Timeout: time.Minute, BytesInFlight: 64 << 20, RegisterRate: 1000,
 		Problem: func(err error) *problem.Problem {
 			if errors.Is(err, errNoLeader) {
 				return problem.Wrap(http.StatusServiceUnavailable, err).WithRetryAfter(time.Second)
