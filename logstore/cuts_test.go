@@ -144,6 +144,7 @@ func (c *cutting) check(t testing.TB, s *Store, m *model) {
 func TestCutsHideWhereverLinesAre(t *testing.T) {
 	for seed := range rounds[uint64](2, 1) { // one with blocks of each version
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
 			m := newModel(100 + seed)
 			dir := t.TempDir()
 			s := testStore(t, filepath.Join(dir, "0"), Options{})

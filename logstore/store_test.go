@@ -78,6 +78,7 @@ func rounds[N int | uint64](n, raced N) N {
 func TestSearchIsExactWhereverLinesAre(t *testing.T) {
 	for seed := range rounds[uint64](3, 1) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
 			m := newModel(seed)
 			dir := t.TempDir()
 			// Outlines are remembered, pushed out again and again, and not kept at all.
@@ -175,6 +176,7 @@ func TestReopenedStoreIsTheSame(t *testing.T) {
 func TestPowerLossAtAnyMoment(t *testing.T) {
 	for seed := range rounds[uint64](6, 3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
 			m := newModel(100 + seed)
 			mem := vfs.NewCrashableMem()
 			dir := t.TempDir()

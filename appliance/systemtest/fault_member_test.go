@@ -261,8 +261,8 @@ func oldProgram() (string, error) {
 	if out, err := exec.Command("sh", "-c", pack).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("unpack commit %s: %w\n%s", commit, err, out)
 	}
-	build := exec.Command("go", "build", "-trimpath", "-o", bin+"/", "./appliance/cmd/triward")
-	build.Dir = src
+	build := exec.Command("go", append(buildArgs(), "-o", bin+"/", "./appliance/cmd/triward")...)
+	build.Dir, build.Env = src, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the program of commit %s: %w\n%s", commit, err, out)
 	}

@@ -284,6 +284,7 @@ func TestPlantedBugs(t *testing.T) {
 			continue
 		}
 		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
 			k := kills{leader: 2, all: 2, senders: 2, pace: 10 * time.Millisecond}
 			out := k.run(t, binaries(t, p.overlay(t)))
 			if err := p.verdict(out.violations); err != nil {
