@@ -33,7 +33,7 @@ const (
 	memTableBytes = 16 << 20
 	sealBytes     = 64 << 20
 	outlineBytes  = 32 << 20
-	sealTakes     = 2 // times what is sealed: the lines as they came and the blocks
+	sealTakes     = 3 // times what is sealed: its lines, the blocks, and lines that wait decoded for the next time
 	memTables     = 4
 	sampleBytes   = 16
 )

@@ -53,7 +53,7 @@ func TestMemoryIsShared(t *testing.T) {
 	}
 	held := func(c *Config, p *memoryPlan) int64 {
 		return int64(c.Logs.CacheBytes+c.Queue.CacheBytes+c.Queue.BytesInFlight+c.Listen.Agents.BytesInFlight+c.Limits.LogQueryMemory) +
-			4*p.memTable + 2*p.seal + p.outlines + decodedBytes
+			memTables*p.memTable + sealTakes*p.seal + p.outlines + decodedBytes
 	}
 	c := given
 	p := c.planMemory(1 << 30)

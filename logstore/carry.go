@@ -142,7 +142,7 @@ func (e *engine) loadRows(rows []Row) error {
 			return err
 		}
 		entry := wire.LogEntry{Index: rows[0].Index, Batches: []wire.AcceptedLogs{{Batch: b}}}
-		size, err := e.applyEntry(batch, &entry, rows[0].Ord, &fresh)
+		size, err := e.applyEntry(batch, &entry, rows[0].Ord, &fresh, nil)
 		if err != nil {
 			return err
 		}

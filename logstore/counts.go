@@ -144,7 +144,7 @@ func (c *scan) countRow(key, value []byte, through uint64, out map[KindDay]int64
 	if err != nil || r.index > through {
 		return err
 	}
-	b, err := r.decode(c.e.store.codec)
+	b, err := c.e.lines(&r)
 	if err != nil {
 		return err
 	}

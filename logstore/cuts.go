@@ -113,7 +113,7 @@ func (c *scan) findLate() error {
 		if Day(r.minT) > c.cuts.newest {
 			return nil
 		}
-		b, err := r.decode(c.e.store.codec)
+		b, err := c.e.lines(&r)
 		if err != nil {
 			return err
 		}

@@ -43,6 +43,7 @@ type engine struct {
 	applyMu  sync.Mutex
 	applying atomic.Pointer[applying] // nil while nothing is being stored
 	known    map[dayStream]struct{}   // stream keys that are written
+	decoded  *decodedRows
 
 	ripe     ripeness
 	squeezed squeezing
@@ -85,7 +86,7 @@ func openEngine(s *Store, dir string) (*engine, error) {
 	}
 	e := &engine{
 		store: s, dir: dir, maint: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		outlines: sieve.New(int(s.opt.OutlineBytes)), known: map[dayStream]struct{}{}, ripe: newRipeness(s.opt.NoIndex), damage: map[string]bool{}, short: map[KindDay]bool{},
+		outlines: sieve.New(int(s.opt.OutlineBytes)), known: map[dayStream]struct{}{}, decoded: newDecodedRows(s.bounds.decoded), ripe: newRipeness(s.opt.NoIndex), damage: map[string]bool{}, short: map[KindDay]bool{},
 		bad: map[int64]index.Name{}, sparse: map[int64]bool{}, trim: trimming{done: map[KindDay]uint64{}, loose: map[int64]bool{}},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())

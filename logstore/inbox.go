@@ -69,6 +69,14 @@ func parseInboxRow(key, v []byte) (r inboxRow, err error) {
 	return r, nil
 }
 
+// lines returns the lines of a row of the inbox. Nobody may change them; they do not point into the row.
+func (e *engine) lines(r *inboxRow) (*wire.LogBatch, error) {
+	if b := e.decoded.get(rowKey{r.index, r.ord}); b != nil {
+		return b, nil
+	}
+	return r.decode(e.store.codec)
+}
+
 // decode returns the lines of the row. The batch points into fresh memory, not into the row.
 func (r *inboxRow) decode(c *block.Codec) (*wire.LogBatch, error) {
 	var raw []byte
@@ -98,8 +106,8 @@ func (r *inboxRow) decode(c *block.Codec) (*wire.LogBatch, error) {
 }
 
 // ApplyLogs stores the entries, given in ascending order of Index, in one atomic write together with `through`.
-// Entries at or below Applied are passed over. It keeps nothing of entries. What it wrote is durable after
-// Flush and a syncfs of the directory.
+// Entries at or below Applied are passed over. It may keep the batches of entries, which nobody may change any more, but not
+// their bodies. What it wrote is durable after Flush and a syncfs of the directory.
 func (s *Store) ApplyLogs(through uint64, entries []wire.LogEntry) error {
 	e, release, err := s.acquire()
 	if err != nil {
@@ -153,6 +161,11 @@ func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 	if through <= applied {
 		return nil
 	}
+	defer func() {
+		if e.applied.Load() == applied { // it was not stored
+			e.decoded.forget(func(k rowKey) bool { return k.index > applied })
+		}
+	}()
 	batch := e.db.NewBatch()
 	defer func() { _ = batch.Close() }()
 	var bytes int64
@@ -161,7 +174,7 @@ func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 		if entries[i].Index <= applied {
 			continue
 		}
-		n, err := e.applyEntry(batch, &entries[i], 0, &fresh)
+		n, err := e.applyEntry(batch, &entries[i], 0, &fresh, e.decoded)
 		if err != nil {
 			return err
 		}
@@ -187,8 +200,8 @@ func (e *engine) apply(through uint64, entries []wire.LogEntry) error {
 }
 
 // applyEntry adds the rows of one entry to the batch, whose first line has the ordinal ord, and the streams that are new on
-// their day.
-func (e *engine) applyEntry(batch *pebble.Batch, entry *wire.LogEntry, ord uint32, fresh *[]dayStream) (bytes int64, err error) {
+// their day. Their lines are kept in known, unless it is nil: before they can be read, so that whoever seals them forgets them.
+func (e *engine) applyEntry(batch *pebble.Batch, entry *wire.LogEntry, ord uint32, fresh *[]dayStream, known *decodedRows) (bytes int64, err error) {
 	for i := range entry.Batches {
 		a := &entry.Batches[i]
 		row := inboxRow{index: entry.Index, ord: ord, codec: a.Codec, body: a.Body}
@@ -220,6 +233,9 @@ func (e *engine) applyEntry(batch *pebble.Batch, entry *wire.LogEntry, ord uint3
 		}
 		if err := batch.Set(inboxKey(entry.Index, ord), row.append(nil), nil); err != nil {
 			return 0, err
+		}
+		if known != nil {
+			known.keep(rowKey{entry.Index, ord}, a.Batch, row.bytes)
 		}
 		ord += uint32(row.lines)
 		bytes += row.bytes

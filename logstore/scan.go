@@ -291,7 +291,7 @@ func (c *scan) inboxRow(key, v []byte) error {
 	if err != nil {
 		return err
 	}
-	b, err := r.decode(c.e.store.codec)
+	b, err := c.e.lines(&r)
 	if err != nil {
 		return err
 	}

@@ -67,6 +67,7 @@ func (e *engine) seal() (bool, error) {
 	groups := map[dayStream]*group{}
 	var bytes int64
 	var last []byte
+	var through rowKey
 	low := e.store.floorsNow()
 	if e.noteFloors(low) != nil { // whoever drops days says why
 		low = e.lows
@@ -82,12 +83,12 @@ func (e *engine) seal() (bool, error) {
 		if err != nil {
 			return err
 		}
-		b, err := r.decode(e.store.codec)
+		b, err := e.lines(&r)
 		if err != nil {
 			return err
 		}
 		bytes += r.bytes
-		last = append(last[:0], key...)
+		last, through = append(last[:0], key...), rowKey{r.index, r.ord}
 		sortIn(groups, b, r.index, r.ord, &low)
 		return nil
 	})
@@ -118,6 +119,7 @@ func (e *engine) seal() (bool, error) {
 	if err := e.commit(batch); err != nil {
 		return false, fmt.Errorf("seal: %w", e.wrap("blocks", err))
 	}
+	e.decoded.forget(through.upTo)
 	pass.done()
 	w.done()
 	e.applyMu.Lock()

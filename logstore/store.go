@@ -169,8 +169,9 @@ type Store struct {
 	suggesting chan struct{} // holds one for each Suggest under way
 }
 
-// bounds of what a query holds.
+// bounds of what is held in memory, and of what queries hold.
 type bounds struct {
+	decoded int64         // bytes of lines of the inbox that are held decoded, as block.Size counts
 	window  int           // bytes of lines that a walk in the order of time collects before it hands them out; up to twice that
 	values  int           // bytes of the distinct values that are counted at once
 	squeeze int64         // bytes on disk that are worth a compaction (squeeze)
@@ -190,6 +191,7 @@ func New(opt Options) (*Store, error) {
 		opt: opt, codec: codec, bounds: defaultBounds, queries: newQueryGate(&opt),
 		suggesting: make(chan struct{}, suggestAtOnce),
 	}
+	s.bounds.decoded = opt.SealBytes
 	for i := range s.floors {
 		s.floors[i].Store(minTime)
 	}

@@ -176,9 +176,8 @@ type LogEntry struct {
 	Batches []AcceptedLogs
 }
 
-// AcceptedLogs is one accepted batch: its body as it came (compressed as Codec says) and the same decoded. Both
-// belong to the state machine and are valid only until the sink's call returns; text in Batch points into a
-// buffer that is used again.
+// AcceptedLogs is one accepted batch: its body as it came (compressed as Codec says) and the same decoded. The body belongs to
+// the state machine and is valid only until the sink's call returns; Batch may be kept, and nobody may change it.
 type AcceptedLogs struct {
 	Agent string
 	Codec Codec

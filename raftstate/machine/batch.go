@@ -164,8 +164,7 @@ func refuseAll(r *command.Result, from, n int, reason string) {
 func (m *Machine) lines(tx *meta.Tx, b *wire.Batch, dropRepeats bool, g *Group, r *command.Result) error {
 	logs := m.decoded.Take(b)
 	if logs == nil {
-		raw, err := m.coder.Decompress(g.bufs.next(), b)
-		g.bufs.keep(raw)
+		raw, err := m.coder.Decompress(nil, b) // stores may keep it
 		if err != nil {
 			return err
 		}

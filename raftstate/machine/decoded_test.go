@@ -1,6 +1,7 @@
 package machine_test
 
 import (
+	"bytes"
 	"reflect"
 	"testing"
 
@@ -60,5 +61,25 @@ func TestDecodedBeforehandChangesNothing(t *testing.T) {
 	_, a := with.s.Digests()
 	if _, b := without.s.Digests(); len(a) == 0 || !reflect.DeepEqual(a, b) {
 		t.Errorf("digests %v and %v", a, b)
+	}
+}
+
+// TestLinesStayWhatTheyWere: stores may keep the batches that they are given, so the next group is not decoded into their memory.
+func TestLinesStayWhatTheyWere(t *testing.T) {
+	r := newRig(t, machine.DefaultLimits())
+	deliver := func(b byte) *wire.LogBatch {
+		logs := &wire.LogBatch{Streams: []wire.LogStream{{Kind: wire.StreamLog, Labels: wire.Labels{{Name: "unit", Value: "x"}}, Lines: []wire.LogLine{
+			{T: start * 1e6, Text: bytes.Repeat([]byte{b}, 1000)},
+		}}}}
+		r.apply(batch(r.coder, r.id(wire.LaneLogs), wire.AppendLogs(nil, logs)))
+		if len(r.group.Logs) != 1 {
+			t.Fatalf("%d entries with lines", len(r.group.Logs))
+		}
+		return r.group.Logs[0].Batches[0].Batch
+	}
+	first := deliver('a')
+	deliver('b')
+	if text := first.Streams[0].Lines[0].Text; !bytes.Equal(text, bytes.Repeat([]byte{'a'}, 1000)) {
+		t.Errorf("a line became %.20q", text)
 	}
 }

@@ -22,7 +22,6 @@ type Group struct {
 
 	term   uint64
 	hashes []uint64 // of the labels of each sample
-	bufs   bufPool
 
 	mu     sync.Mutex
 	shards int // of which parts are in sum
@@ -34,9 +33,6 @@ type IndexedVerdict struct {
 	Index uint64
 	Body  []byte
 }
-
-// maxKeptBuffers bounds in bytes what an empty group keeps for lines.
-const maxKeptBuffers = 8 << 20
 
 // Reset empties the group and keeps its memory within bounds.
 func (g *Group) Reset() {
@@ -51,7 +47,6 @@ func (g *Group) Reset() {
 	clear(g.Verdicts)
 	g.Logs, g.Meta, g.Verdicts = g.Logs[:0], g.Meta[:0], g.Verdicts[:0]
 	g.FirstIndex, g.LastIndex, g.LogTime, g.term = 0, 0, 0, 0
-	g.bufs.reset()
 	g.shards, g.sum = 0, meta.Digests{}
 }
 
@@ -132,33 +127,4 @@ func (g *Group) digests() []meta.Digest {
 		g.HashShard(0, 1)
 	}
 	return g.sum.List()
-}
-
-// bufPool hands out buffers that stay in use until reset.
-type bufPool struct {
-	bufs [][]byte
-	used int
-}
-
-// next returns an empty buffer to append to; keep tells the pool what became of it.
-func (p *bufPool) next() []byte {
-	if p.used == len(p.bufs) {
-		p.bufs = append(p.bufs, nil)
-	}
-	p.used++
-	return p.bufs[p.used-1][:0]
-}
-
-func (p *bufPool) keep(b []byte) { p.bufs[p.used-1] = b }
-
-func (p *bufPool) reset() {
-	total := 0
-	for i := range p.bufs {
-		if total += cap(p.bufs[i]); total > maxKeptBuffers {
-			clear(p.bufs[i:])
-			p.bufs = p.bufs[:i]
-			break
-		}
-	}
-	p.used = 0
 }
