@@ -14,9 +14,10 @@ import (
 
 // DayStreams calls fn for every stream that has lines on a UTC day (since 1970), with about how many bytes its lines in
 // blocks have; what waits in the inbox is not counted. The labels stay valid. It fails when the dictionary or a header of the
-// day is damaged: a list that lacks a stream would be taken for all.
+// day is damaged: a list that lacks a stream would be taken for all. It is not admitted by itself (Admit): the archive reads at a pace
+// of its own.
 func (s *Store) DayStreams(ctx context.Context, day int64, fn func(kind wire.StreamKind, labels wire.Labels, bytes int64) error) error {
-	c, done, err := s.scan(ctx, nil, minTime, 0)
+	c, done, err := s.part(ctx, nil, minTime, 0)
 	if err != nil {
 		return err
 	}
@@ -29,7 +30,7 @@ func (s *Store) DayStreams(ctx context.Context, day int64, fn func(kind wire.Str
 		}
 		_, id, _ := parseHeaderKey(key)
 		bytes[id] += int64(h.Bytes)
-		return c.err()
+		return c.turn()
 	})
 	if err != nil {
 		return err
@@ -40,7 +41,7 @@ func (s *Store) DayStreams(ctx context.Context, day int64, fn func(kind wire.Str
 		if err := parseStream(&st, id, value); err != nil {
 			return c.e.damaged(fmt.Sprintf("key %x", key), err)
 		}
-		if err := c.err(); err != nil {
+		if err := c.turn(); err != nil {
 			return err
 		}
 		if cut := c.cuts.hidden(day, &st); cut > 0 {
@@ -60,12 +61,13 @@ type Span struct {
 
 // EachOf calls fn for every line within the span of the streams that pick chooses, in no particular order but each once. The
 // row is valid only during the call, but its labels stay, and are the same slice for lines of one stream that follow each
-// other. It fails when a part of the span is damaged, whatever stream that is of. pick is asked very often and must be cheap.
+// other. It fails when a part of the span is damaged, whatever stream that is of. pick is asked very often and must be cheap. Like
+// DayStreams it is not admitted by itself.
 func (s *Store) EachOf(ctx context.Context, span Span, pick func(kind wire.StreamKind, label func(name string) string) bool, fn func(*Row) error) error {
 	if span.From >= span.To || span.Above >= span.Through {
 		return nil
 	}
-	c, done, err := s.scan(ctx, nil, span.From, span.To)
+	c, done, err := s.part(ctx, nil, span.From, span.To)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/triward/triward/logstore/query"
 )
 
 // Lane says on whose behalf a query runs. Lanes do not wait for each other, so no amount of what people ask keeps a rule
@@ -110,16 +112,27 @@ func (s *Store) query(ctx context.Context, req *Request) (*scan, func(), error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	c, done, err := s.scan(ctx, req.Filter, req.Start, req.End)
+	c, done, err := s.part(ctx, req.Filter, req.Start, req.End)
 	if err != nil {
 		leave()
+		return nil, nil, err
+	}
+	return c, func() {
+		done()
+		leave()
+	}, nil
+}
+
+// part is scan for a part of the query that ctx was admitted for, if it was: it gives way as that does.
+func (s *Store) part(ctx context.Context, f *query.Filter, start, end int64) (*scan, func(), error) {
+	c, done, err := s.scan(ctx, f, start, end)
+	if err != nil {
 		return nil, nil, err
 	}
 	c.ticket, _ = ctx.Value(ticketKey{}).(*ticket)
 	return c, func() {
 		c.pauseTurn()
 		done()
-		leave()
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -221,6 +222,28 @@ func TestLongQueriesTakeTurns(t *testing.T) {
 	}
 	if rows != 24*400 || inner != 5*20 {
 		t.Errorf("%d rows and %d within", rows, inner)
+	}
+	if tk.turn.Load() != nil {
+		t.Error("a turn was kept")
+	}
+	// What reads files out is such a query too.
+	const day = testDay + 2
+	rows, streams := 0, 0
+	if err := s.EachOf(ctx, Span{day * DayNs, (day + 1) * DayNs, 0, math.MaxUint64}, func(wire.StreamKind, func(string) string) bool { return true }, func(*Row) error {
+		if rows++; len(tk.lane.turns) != 1 {
+			return errors.New("a long reading has no turn")
+		}
+		return nil
+	}); err != nil || rows != 24*400 {
+		t.Errorf("%d rows read out: %v", rows, err)
+	}
+	if err := s.DayStreams(ctx, day, func(wire.StreamKind, wire.Labels, int64) error {
+		if streams++; len(tk.lane.turns) != 1 {
+			return errors.New("a long list has no turn")
+		}
+		return nil
+	}); err != nil || streams != 4 {
+		t.Errorf("%d streams listed: %v", streams, err)
 	}
 	if len(tk.lane.turns) != 0 {
 		t.Error("the turn was not given up")

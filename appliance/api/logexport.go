@@ -36,6 +36,7 @@ func logExportRoute() Route {
 		Params: with(logRange, orderParam("oldest"),
 			Param{Name: "format", Kind: paramChoice, Choices: LogForms, Default: FormJSONL, Doc: "form of a line"},
 			Param{Name: "columns", Kind: paramText, MaxLen: 8 << 10, Doc: "of CSV, parted by commas: time, t, pos, kind, severity, text, text_b64, or names of labels and fields"},
+			Param{Name: "bom", Kind: paramChoice, Choices: []string{"true", "false"}, Default: "false", Doc: "CSV begins with a byte order mark, by which Excel knows that it is UTF-8"},
 			Param{Name: "end_line", Kind: paramChoice, Choices: []string{"true", "false"}, Default: "false", Doc: "JSON lines of a whole answer end with {\"end\":{\"lines\":…,\"cursor\":…,\"stats\":…}}, for who gets no trailers"},
 			Param{Name: "limit", Kind: paramInt, Min: 1, Max: 1 << 53, Doc: "how many lines at most; all when absent"},
 			Param{Name: "cursor", Kind: paramText, MaxLen: 512, Doc: "go on behind this line: its t and pos with a dot between; CSV has no first line then"}),
@@ -103,7 +104,10 @@ func (e *logExport) begin(head bool) func(*LogRow) error {
 	h.Set("Content-Disposition", `attachment; filename="`+name+`"`)
 	var failed error
 	if head {
-		failed = e.lines.Head()
+		if form == FormCSV && e.q.v.str("bom") == "true" {
+			_, failed = e.out.WriteString("\ufeff")
+		}
+		failed = errors.Join(failed, e.lines.Head())
 	}
 	e.q.w.WriteHeader(http.StatusOK)
 	failed = errors.Join(failed, e.flush()) // so that the client knows that it is on its way, however long the first line takes

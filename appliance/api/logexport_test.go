@@ -165,6 +165,11 @@ func TestExportRefusesBadColumnsAndGoesOn(t *testing.T) {
 			t.Errorf("%s: %d %s", q, resp.StatusCode, body)
 		}
 	}
+	for asked, marked := range map[string]bool{"format=csv&bom=true": true, "format=csv": false, "format=text&bom=true": false, "format=csv&bom=true&cursor=1.2.3": false} {
+		if _, body, err := export(t, s, asked); err != nil || bytes.HasPrefix(body, []byte("\ufefftime,")) != marked || bytes.HasPrefix(body, []byte("\ufeff")) != marked {
+			t.Errorf("%s: %v, begins with %.20q", asked, err, body)
+		}
+	}
 	_, body, err := export(t, s, "format=csv&cursor=1.2.3&order=newest&limit=9")
 	if err != nil || strings.Contains(string(body), "severity") || s.parts.lastLogs.Cursor != "1.2.3" || s.parts.lastLogs.Oldest || s.parts.lastLogs.Limit != 9 {
 		t.Errorf("%s %+v %v", body, s.parts.lastLogs, err)

@@ -69,7 +69,7 @@ type Service struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 	born   time.Time
-	// busy bounds the files that are read out at once.
+	// busy bounds the files of the archive that are read out at once.
 	busy chan struct{}
 }
 

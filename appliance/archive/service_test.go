@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/triward/triward/agent/wire"
 	"github.com/triward/triward/appliance/auth"
@@ -18,6 +20,7 @@ import (
 	"github.com/triward/triward/appliance/backup/schedule"
 	"github.com/triward/triward/appliance/backup/target"
 	"github.com/triward/triward/appliance/keyring"
+	"github.com/triward/triward/logstore"
 )
 
 // site is a cluster of some nodes that have the same lines and share a folder.
@@ -409,6 +412,54 @@ func TestTreeOfStoreAndArchive(t *testing.T) {
 	}
 	if err := n1.Cat(t.Context(), "/logs/a/2020-01-01/x/y", OfStore, false, nil); !errors.Is(err, ErrNotFound) {
 		t.Fatal(err)
+	}
+}
+
+// TestReadingOutIsAdmitted: files of the store take places of exports, lists those of people, and no more run than of these.
+func TestReadingOutIsAdmitted(t *testing.T) {
+	s := newSite(t, 37)
+	s.apply(10, testDay)
+	n1 := s.service("n1", "1")
+	l, err := n1.Tree(t.Context(), "/logs", OfStore)
+	for err == nil && strings.Count(l.Entries[0].Path, "/") < 5 {
+		l, err = n1.Tree(t.Context(), l.Entries[0].Path, OfStore)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := l.Entries[0].Path
+	running, listed := 0, s.store.QueryLoad(logstore.LanePeople).Admitted
+	if err := n1.Cat(t.Context(), file, OfStore, false, func() io.Writer {
+		running = s.store.QueryLoad(logstore.LaneExport).Running
+		return io.Discard
+	}); err != nil || running != 1 || listed == 0 {
+		t.Fatalf("%v: %d exports run, %d lists were admitted", err, running, listed)
+	}
+	for _, in := range []logstore.Lane{logstore.LaneExport, logstore.LanePeople} {
+		var taken []func()
+		for key := 0; s.store.QueryLoad(in).Running == len(taken); key++ { // until one waits
+			who := logstore.AskedBy(logstore.InLane(t.Context(), in), logstore.Asker{Key: fmt.Sprint(key)})
+			late, cancel := context.WithTimeout(who, time.Millisecond)
+			_, done, err := s.store.Admit(late, 1)
+			cancel()
+			if err != nil {
+				break
+			}
+			taken = append(taken, done)
+		}
+		ended, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if in == logstore.LaneExport {
+			err = n1.Cat(ended, file, OfStore, false, func() io.Writer { return io.Discard })
+		} else {
+			_, err = n1.Tree(ended, "/logs", OfStore)
+		}
+		if !errors.Is(err, logstore.ErrBusy) {
+			t.Errorf("lane %d with %d places taken: %v", in, len(taken), err)
+		}
+		for _, done := range taken {
+			done()
+		}
 	}
 }
 

@@ -51,6 +51,9 @@ const (
 // MaxEntries bounds a listing.
 const MaxEntries = 10_000
 
+// listBytes is what listing a path of the store takes at most, beside streams' names: entries, and how large each stream of a day is.
+const listBytes = 16 << 20
+
 // place is a path that was asked for: pieces as they are escaped.
 type place struct{ pieces []string }
 
@@ -164,6 +167,11 @@ func (s *Service) place() (target.Target, error) {
 }
 
 func (s *Service) listStore(ctx context.Context, l *listing) error {
+	ctx, leave, err := s.cfg.Store.Admit(ctx, listBytes)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	days := slices.Sorted(maps.Keys(s.cfg.Totals()))
 	for _, day := range days {
 		date := DateOf(day)
@@ -244,11 +252,11 @@ func (l *listing) archived(ctx context.Context, to target.Target, d *Day) error 
 	return nil
 }
 
-// ErrBusy says that as many files are being read out as may be at once.
-var ErrBusy = errors.New("too many files are being read out at once")
+// ErrBusy says that as many files of the archive are being read out as may be at once.
+var ErrBusy = errors.New("too many files of the archive are being read out at once")
 
 // Cat writes the lines of a file of the tree in the order of time, those that came late to an archived day behind them: as they
-// are, or as JSON. begin is called once there is something to write.
+// are, or as JSON. begin is called once there is something to write. A file of the store is admitted as an export is.
 func (s *Service) Cat(ctx context.Context, path, of string, asJSON bool, begin func() io.Writer) error {
 	at, err := parsePlace(path)
 	if err != nil {
@@ -256,12 +264,6 @@ func (s *Service) Cat(ctx context.Context, path, of string, asJSON bool, begin f
 	}
 	if len(at.pieces) != treeDepth {
 		return fmt.Errorf("%w: %s is no file: want /logs/AGENT/DATE/TYPE/FILE", ErrInvalid, at)
-	}
-	select {
-	case s.busy <- struct{}{}:
-		defer func() { <-s.busy }()
-	default:
-		return ErrBusy
 	}
 	out := &catWriter{begin: begin, json: asJSON}
 	if of == OfArchive {
@@ -335,6 +337,11 @@ func (s *Service) catStore(ctx context.Context, at place, out *catWriter) error 
 	if err != nil {
 		return err
 	}
+	ctx, leave, err := s.cfg.Store.Admit(logstore.InLane(ctx, logstore.LaneExport), logstore.WalkBytes)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	d := &writing{Writer: &Writer{Store: s.cfg.Store, held: catHeld, part: math.MaxInt}, day: day}
 	groups, err := d.groups(ctx)
 	if err != nil {
@@ -349,6 +356,12 @@ func (s *Service) catStore(ctx context.Context, at place, out *catWriter) error 
 }
 
 func (s *Service) catArchive(ctx context.Context, at place, out *catWriter) error {
+	select {
+	case s.busy <- struct{}{}:
+		defer func() { <-s.busy }()
+	default:
+		return ErrBusy
+	}
 	to, err := s.place()
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 
 // Source is the log store that lines are read from; logstore.Store is one.
 type Source interface {
+	Admit(ctx context.Context, bytes int64) (admitted context.Context, done func(), err error)
 	DayStreams(ctx context.Context, day int64, fn func(kind wire.StreamKind, labels wire.Labels, bytes int64) error) error
 	EachOf(ctx context.Context, span logstore.Span, pick func(kind wire.StreamKind, label func(string) string) bool, fn func(*logstore.Row) error) error
 }

@@ -32,7 +32,9 @@ describe('export', () => {
       order: 'newest',
       limit: '10',
       archive: 'r1',
+      bom: 'true',
     });
+    expect(asked({ form: 'text' }).bom).toBeUndefined();
     expect(asked({ form: 'csv', columns: '' }).columns).toBeUndefined();
     expect(asked({ form: 'text', columns: 'time' }).columns).toBeUndefined();
     expect(asked({ form: 'text' }).end_line).toBeUndefined();

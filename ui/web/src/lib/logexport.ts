@@ -33,6 +33,8 @@ export function exportURL(e: Export): string {
   if (ownColumns(e)) set('columns', e.columns.trim());
   // A browser takes no trailers: the last line says that nothing is missing.
   if (e.form === 'jsonl') set('end_line', 'true');
+  // Whoever saves CSV opens it in a spreadsheet, and Excel takes what has no mark for the characters of its own code page.
+  if (e.form === 'csv') set('bom', 'true');
   set('limit', e.limit);
   set('archive', e.archive);
   const seen = position.get();
