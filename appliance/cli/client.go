@@ -259,6 +259,8 @@ type apiError struct {
 	// The form of Prometheus' own API.
 	ErrorType string `json:"errorType"`
 	ErrorText string `json:"error"`
+
+	query string // that was asked, which Pos is a place in
 }
 
 // Error returns what the cluster said.
@@ -396,7 +398,7 @@ func newAPIError(resp *http.Response, answer []byte) error {
 	if err := json.Unmarshal(answer, e); err != nil && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
 		e.Detail = printable(strings.TrimSpace(string(answer[:min(len(answer), 2000)])))
 	}
-	e.Status = resp.StatusCode
+	e.Status, e.query = resp.StatusCode, resp.Request.URL.Query().Get("query")
 	if e.Status == http.StatusUnauthorized && e.Hint == "" {
 		e.Hint = "set TRIWARD_TOKEN to an API token of the cluster, or run this on a node as root: it finds the node's own"
 	}

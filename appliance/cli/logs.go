@@ -296,7 +296,7 @@ func (f *follower) follow(ctx context.Context, base string) (got bool, err error
 			if m.Code == "unavailable" { // now, or at this node
 				return got, errors.New(m.Message)
 			}
-			return got, &apiError{Status: http.StatusBadRequest, Detail: m.Message, Pos: m.Pos}
+			return got, &apiError{Status: http.StatusBadRequest, Detail: m.Message, Pos: m.Pos, query: f.query}
 		case "end":
 			return got, errors.New("the node ended the subscription")
 		}

@@ -128,7 +128,7 @@ func TestExportThatIsNotWholeFails(t *testing.T) {
 		fmt.Fprint(w, `{"title":"Bad Request","status":400,"detail":"query at byte 3","pos":3}`)
 	})
 	exportNodes(t, refuse)
-	if code, _, errs := run(t, "logs", "export", "a ("); code != ExitFailed || !strings.Contains(errs, "at byte 3") || strings.Contains(errs, "connection lost") {
+	if code, _, errs := run(t, "logs", "export", "a ("); code != ExitFailed || !strings.Contains(errs, "at byte 3") || !strings.Contains(errs, "\n  a (\n     ^\n") || strings.Contains(errs, "connection lost") {
 		t.Errorf("a bad query: code %d\n%s", code, errs)
 	}
 	for _, args := range [][]string{{"--format", "xml"}, {"--order", "up"}, {"--columns", "a,a"}, {"--limit", "-1"}, {"--start", "now", "--end", "now-1h"}} {

@@ -58,7 +58,7 @@ func Main(args []string, in io.Reader, out, errs io.Writer) int {
 	}
 	code := exitCode(ctx, err)
 	if code != ExitInterrupted && code != ExitWarnings {
-		fmt.Fprintf(errs, "triward: %v\n", err)
+		fmt.Fprintf(errs, "triward: %v\n%s", err, caretAt(err))
 		if hint := hintOf(err); hint != "" {
 			fmt.Fprintf(errs, "hint: %s\n", hint)
 		}
