@@ -40,11 +40,8 @@ $(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(web_sources)
 run: build ## a throw-away cluster of three nodes and an agent of this machine
 	@$(BIN)/triward dev $(ARGS)
 
-# What is installed and built, and the tests of the page's code, come first. Pages in Chromium wait most of their time: they are driven
-# beside the tests in Go, and the output of each is shown when it is at its end.
 .PHONY: test
-test: build browser tested-with test-web ## every test but long faults
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-go pages
+test: build test-go test-web test-e2e ## every test but long faults
 	@echo 'make test: passed'
 
 # An S3 service for the tests of backups; its module has nothing to do with ours.
@@ -85,11 +82,8 @@ senders: $(CACHE)/prometheus $(CACHE)/lokiclient ## build and install the sender
 # These take minutes, most of which they wait for whole clusters: they begin first, and one package more than there are cores runs
 # at once.
 LONGEST := ./appliance/systemtest ./appliance/internal/testcluster ./logstore ./appliance/alerting
-.PHONY: tested-with
-tested-with: $(CACHE)/versitygw $(GRAMMAR)/node_modules/.package-lock.json senders fault-tools
-
 .PHONY: test-go
-test-go: tested-with ## tests of the Go packages
+test-go: $(CACHE)/versitygw $(GRAMMAR)/node_modules/.package-lock.json senders fault-tools ## tests of the Go packages
 	TRIWARD_BIN=$(BIN) TRIWARD_VERSITYGW=$(CACHE)/versitygw TRIWARD_SENDERS=$(CACHE) go test -timeout 20m -p $$(( $$(nproc) + 1 )) -parallel 4 $(LONGEST) ./...
 	@echo 'test-go: passed'
 
@@ -100,10 +94,6 @@ test-web: $(WEB)/node_modules/.package-lock.json ## tests of the page's code
 
 .PHONY: test-e2e
 test-e2e: build browser ## drive the page in Chromium against a running cluster
-	@$(MAKE) --no-print-directory pages
-
-.PHONY: pages
-pages:
 	@if packaging/browser.sh find >/dev/null; then \
 	  TRIWARD_CHROMIUM=$$(packaging/browser.sh find) packaging/e2e.sh $(BIN) && echo 'test-e2e: passed'; \
 	else \

@@ -47,6 +47,9 @@ type asking struct {
 	brief bool
 }
 
+// treeFile is a file of the tree of the archive, which need not be there.
+const treeFile = "/logs/worst/2026-01-01/file/x"
+
 // askings are all the kinds of questions about lines, with lines of file from start on.
 func askings(start time.Time) []asking {
 	at := func(d time.Duration) string { return fmt.Sprint(start.Add(d).UnixNano()) }
@@ -86,6 +89,8 @@ func askings(start time.Time) []asking {
 		{name: "export of stages", route: "GET /v1/logs/export", q: own("query", staged), lane: export, slow: true},
 		{name: "export as CSV", route: "GET /v1/logs/export", q: own("format", "csv"), lane: export, slow: true},
 		{name: "export as text", route: "GET /v1/logs/export", q: own("format", "text"), lane: export, slow: true},
+		{name: "tree", route: "GET /v1/logs/tree", q: url.Values{"path": {"/logs"}}},
+		{name: "file of the tree", route: "GET /v1/logs/cat", q: url.Values{"path": {treeFile}}, lane: export},
 		{name: "events", route: "GET /v1/events", q: own()},
 		{name: "event hits", route: "GET /v1/events/hits", q: own("step", "1h")},
 		{name: "event values", route: "GET /v1/events/facets", q: own("field", "kind")},
@@ -274,8 +279,6 @@ func filled(r *api.Route) url.Values {
 			if p.Required {
 				q.Set(p.Name, "logs")
 			}
-		case "path":
-			q.Set(p.Name, "/logs/worst/"+time.Now().UTC().Format(time.DateOnly)+"/file/x")
 		case "limit":
 			q.Set(p.Name, "10")
 		}
@@ -283,6 +286,10 @@ func filled(r *api.Route) url.Values {
 	switch r.Path {
 	case "/loki/api/v1/query":
 		q.Set("query", `count_over_time({file="x"}[1m])`)
+	case "/v1/logs/tree":
+		q.Set("path", "/logs")
+	case "/v1/logs/cat":
+		q.Set("path", treeFile)
 	case "/v1/logs/suggest":
 		q.Set("query", "xx")
 		q.Set("at", "2")

@@ -339,7 +339,7 @@ await steps.step('logs: an export is the query and the range as shown, and whole
   await page.fill('[data-testid=export-limit]', '2');
   const [csv] = await Promise.all([page.waitForEvent('download'), page.click('[data-testid=export-go]')]);
   const table = await readFile(await csv.path(), 'utf8');
-  assert(table.startsWith('time,text\r\n') || table.startsWith('time,text\n'), table.slice(0, 100));
+  assert(/^\ufefftime,text\r?\n/.test(table), table.slice(0, 100));
 
   context.expected = [/400/];
   await page.fill('[data-testid=export-columns]', 'time,');
