@@ -92,7 +92,7 @@ func TestRecordsAreToldAsEvents(t *testing.T) {
 		{readRun, `{"date":"2026-01-01","node":"n1","ended":2,"ok":true,"attempt":3}`, "logs_archived", wire.SeverityInfo},
 		{readRun, `{"date":"2026-01-01","node":"n1","ended":2,"error":"full","attempt":1}`, "logs_archive_failed", wire.SeverityError},
 		{readRun, `{"date":"2026-01-01","node":"n1","ended":2,"error":"full","attempt":2}`, "", 0},
-		{readRun, `{"date":"2026-01-01","node":"n1","ended":2,"error":"full","attempt":13}`, "logs_archive_failed", wire.SeverityError},
+		{readRun, `{"date":"2026-01-01","node":"n1","ended":2,"error":"full","attempt":13,"tell":true}`, "logs_archive_failed", wire.SeverityError},
 		{readRun, `nonsense`, "", 0},
 		{readLost, `{"date":"2026-01-01","at":2,"why":"size"}`, "logs_not_archived", wire.SeverityError},
 		{readAlert, `nonsense`, "", 0},

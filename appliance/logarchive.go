@@ -163,9 +163,6 @@ func (l *logArchive) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(roomBytesDesc, prometheus.GaugeValue, float64(l.rooms.Bytes()))
 }
 
-// failuresTold is every how many failed attempts at a day, after the first, another event tells of it.
-const failuresTold = 12
-
 // eventOfArchive tells of attempts that failed, of the first that went well after them, and of days that went unarchived.
 func eventOfArchive(key string, data []byte) (e events.Event, ok bool) {
 	if l, ok := archive.LostOf(key, data); ok {
@@ -186,7 +183,7 @@ func eventOfArchive(key string, data []byte) (e events.Event, ok bool) {
 	if !r.OK {
 		e.Kind, e.Severity = "logs_archive_failed", wire.SeverityError
 		e.Text = fmt.Sprintf("lines of %s were not archived: node %s failed: %s", r.Date, r.Node, r.Error)
-		return e, r.Attempt%failuresTold == 1
+		return e, r.Tell || r.Attempt == 1 // the second: of a node of before there was Tell
 	}
 	return e, true
 }

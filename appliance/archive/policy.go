@@ -93,6 +93,7 @@ type DayRecord struct {
 	// Plan is the attempt under way, or the one that failed and is repeated with the same entries.
 	Plan     *Plan  `json:"plan,omitempty"`
 	Attempts int    `json:"attempts,omitempty"`
+	Told     int    `json:"told,omitempty"` // the attempt of those whose failure was last told
 	Error    string `json:"error,omitempty"`
 	Retry    int64  `json:"retry,omitempty"`
 }
@@ -114,6 +115,7 @@ type Run struct {
 	OK      bool   `json:"ok"`
 	Error   string `json:"error,omitempty"`
 	Attempt int    `json:"attempt"`
+	Tell    bool   `json:"tell,omitempty"` // an event says that it failed
 	Lines   int64  `json:"lines"`
 	Stored  int64  `json:"stored"`
 	Target  string `json:"target"`
@@ -213,7 +215,7 @@ func (s *Service) askAgain(txn *auth.Txn) {
 	s.cfg.Meta.Scan(Bucket, prefixDay, func(key string, held auth.Value) bool {
 		var r DayRecord
 		if json.Unmarshal(held.Data, &r) == nil && r.Retry > 0 {
-			r.Retry, r.Attempts = 0, 0
+			r.Retry, r.Attempts, r.Told = 0, 0, 0
 			txn.Ops = append(txn.Ops, auth.Op{Bucket: Bucket, Key: key, Value: encode(r)})
 		}
 		return len(txn.Ops) < 64

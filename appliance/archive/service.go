@@ -384,6 +384,9 @@ func (s *Service) wait(ctx context.Context, n int) error {
 	return nil
 }
 
+// failuresTold is every how many failed attempts at a day, after the first, another event tells of it.
+const failuresTold = 12
+
 // record writes what became of an attempt and ends its claim, however often that takes; a claim that cannot be ended ends by
 // itself.
 func (s *Service) record(h *hold, run Run, failed error) {
@@ -399,12 +402,16 @@ func (s *Service) recordOnce(ctx context.Context, h *hold, run Run, failed error
 	r := h.record
 	switch {
 	case failed == nil:
-		r.Plan, r.Attempts, r.Error, r.Retry = nil, 0, "", 0
+		r.Plan, r.Attempts, r.Told, r.Error, r.Retry = nil, 0, 0, "", 0
 		r.Node, r.Target, r.At = s.cfg.Node, run.Target, run.Ended
 	default:
 		run.Error = clip(failed.Error())
 		r = held // what was found out before it failed is not known for sure
 		r.Error, r.Retry = run.Error, run.Ended+pause(h.record.Attempts)
+		// Not by the number of the attempt alone: of one whose node went there is no run.
+		if since := run.Attempt - r.Told; r.Told == 0 || since == 0 || since >= failuresTold {
+			run.Tell, r.Told = true, run.Attempt
+		}
 		if errors.Is(failed, ErrTaken) || errors.Is(failed, ErrDiffers) || errors.Is(failed, errGone) {
 			r.Plan = nil // the next attempt is of other entries
 		}

@@ -132,6 +132,45 @@ func TestDaysAreArchivedByTheLeader(t *testing.T) {
 	}
 }
 
+// TestFailureIsToldThoughTheFirstAttemptLeftNoRun: the node that made it went down, or lost its place before it wrote down
+// what became of it.
+func TestFailureIsToldThoughTheFirstAttemptLeftNoRun(t *testing.T) {
+	s := newSite(t, 32)
+	s.apply(10, testDay)
+	n1, n2 := s.service("n1", "1"), s.service("n2", "1")
+	s.set(n1, Policy{After: 1})
+	s.meta.Advance(2 * hourMs)
+	if err := os.WriteFile(s.dir, nil, 0o600); err != nil { // no folder can be made there
+		t.Fatal(err)
+	}
+	p, _, _ := n1.policy()
+	if _, err := n1.claim(t.Context(), &p, testDay, schedule.Actor{}); err != nil {
+		t.Fatal(err)
+	}
+	s.leader = "n2"
+	for s.record(testDay).Attempts < 15 {
+		s.meta.Advance(24 * hourMs)
+		s.look(n2)
+	}
+	var told []int
+	for _, run := range list[Run](s.meta, prefixRun) {
+		if run.Tell {
+			told = append(told, run.Attempt)
+		}
+	}
+	if !slices.Equal(told, []int{2, 14}) {
+		t.Fatalf("told of attempts %v", told)
+	}
+	if err := os.Remove(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	s.meta.Advance(24 * hourMs)
+	s.look(n2)
+	if r := s.record(testDay); r.Error != "" || r.Told != 0 {
+		t.Fatalf("%+v", r)
+	}
+}
+
 // TestAttemptsThatFailAreRepeated: with pauses, by whoever leads, of the same entries; what was wrong is told.
 func TestAttemptsThatFailAreRepeated(t *testing.T) {
 	s := newSite(t, 31)
