@@ -281,17 +281,24 @@ func TestQueriesGiveWayToIntake(t *testing.T) {
 	})
 }
 
+// sealingBehind is an engine without files whose inbox is full.
+func sealingBehind(t *testing.T) *engine {
+	t.Helper()
+	s, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	e := &engine{store: s}
+	e.inboxBytes.Store(e.inboxBound())
+	return e
+}
+
 // A long search looks at the many small batches of an inbox that is full: it gives way for each time that it computes, not for each batch.
 func TestLongQueriesGetOnWhileSealingIsBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, err := New(Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		e := &engine{store: s}
-		e.inboxBytes.Store(e.inboxBound())
-		l := &s.queries.lanes[LanePeople]
+		e := sealingBehind(t)
+		l := &e.store.queries.lanes[LanePeople]
 		c := &scan{e: e, ctx: t.Context(), ticket: &ticket{lane: l, began: time.Now().Add(-time.Hour)}}
 		begin := time.Now()
 		const batches = 4000
@@ -333,14 +340,8 @@ func TestLongQueriesGetOnWhileSealingIsBehind(t *testing.T) {
 // However many long searches there are, together they compute a third of the time of one while sealing is behind.
 func TestLongQueriesTogetherLeaveRoomForSealing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, err := New(Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		e := &engine{store: s}
-		e.inboxBytes.Store(e.inboxBound())
-		l := &s.queries.lanes[LanePeople]
+		e := sealingBehind(t)
+		l := &e.store.queries.lanes[LanePeople]
 		l.turns = make(chan struct{}, 1)
 		const queries, blocks, each = 3, 20, 5 * ownTime
 		begin := time.Now()

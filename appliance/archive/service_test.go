@@ -132,17 +132,24 @@ func TestDaysAreArchivedByTheLeader(t *testing.T) {
 	}
 }
 
+// newFailingSite is a site whose testDay waits to be archived by either node, where no archive can be until s.dir, a file, is removed.
+func newFailingSite(t *testing.T, seed uint64) (s *site, n1, n2 *Service) {
+	t.Helper()
+	s = newSite(t, seed)
+	s.apply(10, testDay)
+	n1, n2 = s.service("n1", "1"), s.service("n2", "1")
+	s.set(n1, Policy{After: 1})
+	s.meta.Advance(2 * hourMs)
+	if err := os.WriteFile(s.dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return s, n1, n2
+}
+
 // TestFailureIsToldThoughTheFirstAttemptLeftNoRun: the node that made it went down, or lost its place before it wrote down
 // what became of it.
 func TestFailureIsToldThoughTheFirstAttemptLeftNoRun(t *testing.T) {
-	s := newSite(t, 32)
-	s.apply(10, testDay)
-	n1, n2 := s.service("n1", "1"), s.service("n2", "1")
-	s.set(n1, Policy{After: 1})
-	s.meta.Advance(2 * hourMs)
-	if err := os.WriteFile(s.dir, nil, 0o600); err != nil { // no folder can be made there
-		t.Fatal(err)
-	}
+	s, n1, n2 := newFailingSite(t, 32)
 	p, _, _ := n1.policy()
 	if _, err := n1.claim(t.Context(), &p, testDay, schedule.Actor{}); err != nil {
 		t.Fatal(err)
@@ -173,14 +180,7 @@ func TestFailureIsToldThoughTheFirstAttemptLeftNoRun(t *testing.T) {
 
 // TestAttemptsThatFailAreRepeated: with pauses, by whoever leads, of the same entries; what was wrong is told.
 func TestAttemptsThatFailAreRepeated(t *testing.T) {
-	s := newSite(t, 31)
-	s.apply(10, testDay)
-	n1, n2 := s.service("n1", "1"), s.service("n2", "1")
-	s.set(n1, Policy{After: 1})
-	s.meta.Advance(2 * hourMs)
-	if err := os.WriteFile(s.dir, nil, 0o600); err != nil { // no folder can be made there
-		t.Fatal(err)
-	}
+	s, n1, n2 := newFailingSite(t, 31)
 	s.look(n1)
 	r := s.record(testDay)
 	if r.Error == "" || r.Attempts != 1 || r.Plan == nil || r.Retry == 0 {

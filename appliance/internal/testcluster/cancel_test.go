@@ -89,7 +89,7 @@ func askings(start time.Time) []asking {
 		{name: "export of stages", route: "GET /v1/logs/export", q: own("query", staged), lane: export, slow: true},
 		{name: "export as CSV", route: "GET /v1/logs/export", q: own("format", "csv"), lane: export, slow: true},
 		{name: "export as text", route: "GET /v1/logs/export", q: own("format", "text"), lane: export, slow: true},
-		{name: "tree", route: "GET /v1/logs/tree", q: url.Values{"path": {"/logs"}}},
+		{name: "tree", route: "GET /v1/logs/tree"},
 		{name: "file of the tree", route: "GET /v1/logs/cat", q: url.Values{"path": {treeFile}}, lane: export},
 		{name: "events", route: "GET /v1/events", q: own()},
 		{name: "event hits", route: "GET /v1/events/hits", q: own("step", "1h")},
@@ -286,8 +286,6 @@ func filled(r *api.Route) url.Values {
 	switch r.Path {
 	case "/loki/api/v1/query":
 		q.Set("query", `count_over_time({file="x"}[1m])`)
-	case "/v1/logs/tree":
-		q.Set("path", "/logs")
 	case "/v1/logs/cat":
 		q.Set("path", treeFile)
 	case "/v1/logs/suggest":
